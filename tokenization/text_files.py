@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def find_text_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The files that `paths` name, in order and once each; a folder stands for its readable files at any depth, sorted.
+    """The files that `paths` name, in order and once each; a folder stands for its readable files, at any depth.
 
     Raises:
         TypeError: `paths` is one string.
