@@ -1,0 +1,254 @@
+"""The configuration of one Trine stack: an encoder or a decoder whose every part can be chosen."""
+
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .hub_export import HubExportMixin
+from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
+from .patterns import check_choice, expand_pattern
+from .presets import PRESETS
+from .validation import RULES, check_keywords
+
+
+@strict
+class TrineConfig(HubExportMixin, PreTrainedConfig):
+    """Configuration of a `TrineModel` and of every head on it.
+
+    Sizes are in units (features, layers, heads), windows and lengths in tokens. Unknown keywords are errors.
+
+    Args:
+        vocab_size: Number of token ids.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of a dense feed-forward. Default: 8/3 of `hidden_size` rounded up to a multiple of 64
+            if gated, else 4 times `hidden_size`.
+        num_hidden_layers: Number of layers.
+        num_attention_heads: Number of query heads.
+        num_key_value_heads: Number of key-value heads: fewer than query heads is grouped-query attention, 1 is
+            multi-query. Default: `num_attention_heads`.
+        head_dim: Size of a head. Default: `hidden_size / num_attention_heads`.
+        attention_types: Attention kind of each layer: a name, a pattern such as `"sliding*3, full"` that is repeated
+            over the layers, or a list with one name per layer. Kinds: `full`, `sliding`, `chunked`.
+        mlp_layer_types: Feed-forward kind of each layer, written likewise. Kinds: `dense`, `sparse` (experts).
+        position_type: `rope`, `sinusoidal`, `learned`, `relative` (T5 buckets) or `none`.
+        rope_parameters: The library's rotary parameters: `rope_type`, `rope_theta`, scaling `factor`, ...
+        relative_attention_num_buckets: Number of learned distances of `relative`.
+        relative_attention_max_distance: Distance from which `relative` tells no distances apart.
+        max_position_embeddings: Longest sequence the model is meant for. `learned` has no positions beyond it.
+        sliding_window: Tokens that a token of a `sliding` decoder layer sees, itself included. An encoder sees this
+            many to each side.
+        attention_chunk_size: Tokens in a chunk of a `chunked` layer; a token sees its own chunk only.
+        norm_type: `rmsnorm` or `layernorm`.
+        norm_position: `pre` (before each sub-layer, and once at the end) or `post` (after each residual sum).
+        norm_eps: Added to the variance in a norm.
+        hidden_act: Activation of the feed-forwards, any name in the library's `ACT2FN`.
+        gated_mlp: Whether feed-forwards multiply the activation with a second projection (GLU variants).
+        attention_bias: Whether the four attention projections have biases.
+        mlp_bias: Whether dense and shared feed-forwards have biases.
+        qk_norm: Whether queries and keys are normalised per head.
+        is_causal: True for a decoder, False for an encoder.
+        scale_embedding: Whether token embeddings are multiplied with `sqrt(hidden_size)`.
+        attention_dropout: Dropout of attention weights.
+        hidden_dropout: Dropout of the embeddings and of each sub-layer's output.
+        initializer: `normal` (standard deviation `initializer_range`), `xavier` or `kaiming`. Projections into the
+            residual stream are divided by `sqrt(2 * num_hidden_layers)`.
+        initializer_range: Standard deviation of `normal` and of embeddings.
+        tie_word_embeddings: Whether the head shares the token embeddings.
+        use_cache: Whether a forward pass returns a cache by default.
+        pad_token_id: Id of the padding token.
+        bos_token_id: Id of the token that begins a text.
+        eos_token_id: Id, or ids, of the token that ends a text.
+        loss_chunk_size: Tokens whose logits exist at a time while a training loss is computed, or None for ordinary
+            logits. With chunks, a training forward pass with labels returns no logits.
+        num_experts: Number of routed experts of a sparse layer.
+        num_experts_per_tok: Experts that a token visits. Equal to `num_experts` is dense soft gating.
+        moe_intermediate_size: Width of an expert. Default: `intermediate_size`.
+        num_shared_experts: Experts that every token visits, computed as one feed-forward of their joint width.
+        router_type: `softmax`, or `sigmoid` with a balancing bias.
+        norm_topk_prob: Whether the weights of the chosen experts are scaled to sum to 1.
+        routed_scaling_factor: Factor on the weights of the chosen experts.
+        router_aux_loss_coef: Weight of the load-balancing loss.
+        router_z_loss_coef: Weight of the router's z-loss.
+        router_bias_update_rate: Step of the balancing bias per optimizer step.
+        output_router_logits: Whether router logits are returned, and the router losses added to the loss.
+        export_code: Whether saving writes the model's code beside the weights.
+
+    Raises:
+        ValueError: For an unknown keyword, or a value that a rule in `validation.py` forbids.
+
+    Example:
+        >>> TrineConfig(num_hidden_layers=4, attention_types="sliding*3, full").attention_types
+        ['sliding', 'sliding', 'sliding', 'full']
+    """
+
+    model_type = "trine"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"num_local_experts": "num_experts"}
+    hub_auto_map = {
+        "AutoConfig": "configuration_trine.TrineConfig",
+        "AutoModel": "modeling_trine.TrineModel",
+        "AutoModelForCausalLM": "modeling_trine_heads.TrineForCausalLM",
+    }
+    hub_entry_modules = ("trine.configuration.configuration_trine", "trine.modeling.modeling_trine_heads")
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    vocab_size: int = 32000
+    hidden_size: int = 512
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 8
+    num_attention_heads: int = 8
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    attention_types: list[str] | str = "full"
+    mlp_layer_types: list[str] | str = "dense"
+    position_type: str = "rope"
+    rope_parameters: dict[str, Any] | None = None
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    max_position_embeddings: int = 2048
+    sliding_window: int = 256
+    attention_chunk_size: int = 256
+    norm_type: str = "rmsnorm"
+    norm_position: str = "pre"
+    norm_eps: float | int = 1e-6
+    hidden_act: str = "silu"
+    gated_mlp: bool = True
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    is_causal: bool = True
+    scale_embedding: bool = False
+    attention_dropout: float | int = 0.0
+    hidden_dropout: float | int = 0.0
+    initializer: str = "normal"
+    initializer_range: float | int = 0.02
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    loss_chunk_size: int | None = 1024
+    num_experts: int = 8
+    num_experts_per_tok: int = 2
+    moe_intermediate_size: int | None = None
+    num_shared_experts: int = 0
+    router_type: str = "softmax"
+    norm_topk_prob: bool = True
+    routed_scaling_factor: float | int = 1.0
+    router_aux_loss_coef: float | int = 0.01
+    router_z_loss_coef: float | int = 0.0
+    router_bias_update_rate: float | int = 0.001
+    output_router_logits: bool = False
+    export_code: bool = True
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "TrineConfig":
+        """Builds the config of a named size, with any field overridden.
+
+        Raises:
+            ValueError: When there is no such preset; the message lists them.
+        """
+        check_choice("preset", name, PRESETS)
+        return cls(**{**PRESETS[name], **overrides})
+
+    def __post_init__(self, **kwargs):
+        check_keywords(kwargs, [field.name for field in fields(self)])
+        for field, kinds in (("attention_types", ATTENTION_KINDS), ("mlp_layer_types", FEED_FORWARD_KINDS)):
+            setattr(self, field, expand_pattern(field, getattr(self, field), self.num_hidden_layers, kinds))
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size={self.hidden_size} is not a multiple of "
+                    f"num_attention_heads={self.num_attention_heads}; change one of them, or set head_dim."
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.intermediate_size is None:
+            self.intermediate_size = 64 * -(-self.hidden_size // 24) if self.gated_mlp else 4 * self.hidden_size
+        if self.moe_intermediate_size is None:
+            self.moe_intermediate_size = self.intermediate_size
+        has_rotary_parameters = self.rope_parameters or any(key.startswith("rope_") for key in kwargs)
+        super().__post_init__(**kwargs)
+        if self.position_type != "rope" and not has_rotary_parameters:
+            self.rope_parameters = None  # the base class fills it for every model that has the field
+        self.check()
+
+    def check(self) -> None:
+        """Applies every rule of `validation.py`; raises a `ValueError` at the first that fails."""
+        for rule in RULES:
+            rule(self)
+
+    def validate_architecture(self) -> None:
+        self.check()
+
+    def validate_layer_type(self) -> None:
+        """Replaced by the rule `check_layers`: the library's closed list does not hold our kinds."""
+
+    @property
+    def layer_types(self) -> list[str]:
+        """The library's name of each layer's attention, which keys its caches and masks. Derived, never serialised."""
+        return [ATTENTION_KINDS[kind].layer_type for kind in self.attention_types]
+
+    @property
+    def base_model_tp_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride] depends on the kinds
+        """Tensor-parallel plan of the layers that this config has.
+
+        None for `relative` positions: every process would need the bias of its own heads only.
+        """
+        if self.position_type == "relative":
+            return None
+        plan = {
+            "embed_tokens": "embedding_rowwise",
+            "layers.*.self_attn.q_proj": "colwise",
+            "layers.*.self_attn.k_proj": "colwise",
+            "layers.*.self_attn.v_proj": "colwise",
+            "layers.*.self_attn.o_proj": "rowwise",
+        }
+        if self.qk_norm:
+            plan |= {
+                "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
+                "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
+            }
+        inner = ["gate_proj", "up_proj"] if self.gated_mlp else ["up_proj"]
+        for prefix in self._dense_prefixes:
+            plan |= {f"layers.*.mlp.{prefix}{name}": "colwise" for name in inner}
+            plan[f"layers.*.mlp.{prefix}down_proj"] = "rowwise"
+        if "sparse" in self.mlp_layer_types:
+            plan |= {
+                f"layers.*.mlp.experts.{self._expert_weight}": "packed_colwise" if self.gated_mlp else "colwise",
+                "layers.*.mlp.experts.down_proj": "rowwise",
+                "layers.*.mlp.experts": "moe_tp_experts",
+            }
+        return plan
+
+    @property
+    def base_model_ep_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride] depends on the kinds
+        """Expert-parallel plan, where there are experts."""
+        if "sparse" not in self.mlp_layer_types:
+            return None
+        return {
+            f"layers.*.mlp.experts.{self._expert_weight}": "grouped_gemm",
+            "layers.*.mlp.experts.down_proj": "grouped_gemm",
+            "layers.*.mlp.experts": "ep_dispatch_experts",
+        }
+
+    @property
+    def _expert_weight(self) -> str:
+        return "gate_up_proj" if self.gated_mlp else "up_proj"
+
+    @property
+    def _dense_prefixes(self) -> list[str]:
+        """Where, within `mlp`, this config has dense feed-forwards."""
+        prefixes = [""] if "dense" in self.mlp_layer_types else []
+        has_shared = "sparse" in self.mlp_layer_types and self.num_shared_experts
+        return prefixes + ["shared_experts."] if has_shared else prefixes
+
+
+__all__ = ["TrineConfig"]

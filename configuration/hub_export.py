@@ -1,0 +1,99 @@
+"""Writes the code of the package beside every saved config, so that a checkpoint loads where Trine is not installed.
+
+The library's own exporter follows relative imports within one folder only. Trine's modules lie in folders, so they are
+flattened first: every module that is reachable from the entry modules becomes a sibling file, and `from ..a.b import c`
+becomes `from .b import c`. Every way of saving (models, `push_to_hub`, `Trainer`, sentence-transformers) passes through
+`config.save_pretrained`, which is where the files are written.
+"""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+
+HEADER = """\
+# Copyright 2026 The Trine authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+
+
+def relative_imports(source: str, module: str) -> list[tuple[ast.ImportFrom, str]]:
+    """Lists the relative imports of `module`, each with the absolute name of what it imports from."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            if node.module is None:
+                raise ValueError(f"{module}, line {node.lineno}: write `from .module import name`.")
+            found.append((node, ".".join(module.split(".")[: -node.level] + [node.module])))
+    return found
+
+
+def flatten(entry_modules: tuple[str, ...]) -> dict[str, str]:
+    """Collects every module reachable from `entry_modules` by relative imports, as sibling files.
+
+    Args:
+        entry_modules: Absolute module names.
+
+    Returns:
+        File name to source text, sorted by name.
+
+    Raises:
+        ValueError: When two modules share a file name, or an import cannot be rewritten.
+    """
+    files: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    queue = list(entry_modules)
+    while queue:
+        module = queue.pop()
+        name = module.rsplit(".", 1)[-1] + ".py"
+        if owners.setdefault(name, module) != module:
+            raise ValueError(f"{owners[name]} and {module} would both become {name}.")
+        if name in files:
+            continue
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None or spec.origin.endswith("__init__.py"):
+            raise ValueError(f"{module} is not a module with a file of its own.")
+        source = Path(spec.origin).read_text(encoding="utf-8")
+        lines = source.split("\n")
+        for node, target in relative_imports(source, module):
+            old = f"from {'.' * node.level}{node.module} "
+            line = lines[node.lineno - 1]
+            if not line.startswith(old, node.col_offset):
+                raise ValueError(f"{module}, line {node.lineno}: cannot rewrite {line!r}.")
+            new = f"from .{target.rsplit('.', 1)[-1]} "
+            lines[node.lineno - 1] = line[: node.col_offset] + new + line[node.col_offset + len(old) :]
+            queue.append(target)
+        files[name] = HEADER + "\n".join(lines)
+    return dict(sorted(files.items()))
+
+
+class HubExportMixin:
+    """First base of every config class: saves the flattened code and the whole `auto_map` with the config.
+
+    A class that was itself loaded from exported code leaves this to the library, whose exporter handles flat folders.
+    """
+
+    hub_auto_map: dict[str, str] = {}  # Auto class name to "file.Class"
+    hub_entry_modules: tuple[str, ...] = ()  # absolute names
+    export_code: bool = True
+
+    def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
+        is_remote = type(self).__module__.startswith("transformers_modules.")
+        if self.export_code and not is_remote:
+            folder = Path(save_directory)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.auto_map = dict(self.hub_auto_map)
+            for name, text in flatten(self.hub_entry_modules).items():
+                (folder / name).write_text(text, encoding="utf-8")
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it

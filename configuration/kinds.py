@@ -1,0 +1,77 @@
+"""What each attention, position, feed-forward and router kind supports: the single source of truth.
+
+A kind is a row here, a class in the table of its folder under `modeling/`, and a loop in the tests' reference. The
+tests, the option table of the README and the benchmarks loop over these rows.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AttentionKind:
+    """One way in which a layer mixes tokens."""
+
+    layer_type: str  # the library's name, which keys its cache layers and mask functions
+    window_field: str | None  # the config field that holds the window, in tokens
+    cost: str  # arithmetic cost of one layer at sequence length n
+    flash: bool  # whether the library's flash attention functions serve it
+    source: str
+
+
+@dataclass(frozen=True)
+class PositionKind:
+    """One way in which a layer knows where its tokens are."""
+
+    flash: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class FeedForwardKind:
+    """One kind of feed-forward layer."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class RouterKind:
+    """One way in which a token chooses its experts."""
+
+    source: str
+
+
+ATTENTION_KINDS = {
+    "full": AttentionKind("full_attention", None, "O(n²)", True, "Vaswani et al. 2017, arXiv 1706.03762"),
+    "sliding": AttentionKind(
+        "sliding_attention", "sliding_window", "O(n · window)", True, "Beltagy et al. 2020, arXiv 2004.05150"
+    ),
+    "chunked": AttentionKind(
+        "chunked_attention",
+        "attention_chunk_size",
+        "O(n · chunk)",
+        False,
+        "Llama 4 (Meta 2025), block-local attention",
+    ),
+}
+
+POSITION_KINDS = {
+    "sinusoidal": PositionKind(True, "Vaswani et al. 2017, arXiv 1706.03762, section 3.5"),
+    "learned": PositionKind(True, "Devlin et al. 2018, arXiv 1810.04805"),
+    "rope": PositionKind(True, "Su et al. 2021, arXiv 2104.09864"),
+    "relative": PositionKind(False, "Raffel et al. 2019, T5, arXiv 1910.10683"),
+    "none": PositionKind(True, "Haviv et al. 2022, arXiv 2203.16634"),
+}
+
+FEED_FORWARD_KINDS = {
+    "dense": FeedForwardKind("Vaswani et al. 2017; gated: Shazeer 2020, arXiv 2002.05202"),
+    "sparse": FeedForwardKind("Shazeer et al. 2017, arXiv 1701.06538; Fedus et al. 2021, arXiv 2101.03961"),
+}
+
+ROUTER_KINDS = {
+    "softmax": RouterKind("Jiang et al. 2024, Mixtral, arXiv 2401.04088"),
+    "sigmoid": RouterKind("DeepSeek-AI 2024, DeepSeek-V3, arXiv 2412.19437, section 2.1.2"),
+}
+
+NORM_TYPES = ("rmsnorm", "layernorm")
+NORM_POSITIONS = ("pre", "post")
+INITIALIZERS = ("normal", "xavier", "kaiming")

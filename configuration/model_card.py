@@ -1,0 +1,87 @@
+"""The model card that is saved beside the weights: what the model is, how to load it, where its limits lie."""
+
+from itertools import groupby
+
+
+CARD = """\
+---
+library_name: transformers
+tags:
+- trine
+- {tag}
+---
+
+# {title}
+
+A `{class_name}` with {num_parameters:,} parameters, made with [Trine](https://pypi.org/project/trine/).
+
+| part | choice |
+|---|---|
+{rows}
+
+## How to load it
+
+```python
+from transformers import {auto_class}, AutoTokenizer
+
+model = {auto_class}.from_pretrained("PATH_OR_REPOSITORY", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("PATH_OR_REPOSITORY")
+```
+
+With `pip install trine` and `import trine`, the same lines work without `trust_remote_code`.
+
+## Limits
+
+* The model knows what its training data held; the data and the training are not described here unless its author adds them.
+* {length_limit}
+* Output may be wrong, biased or unsafe. Evaluate the model before you rely on it.
+"""
+
+
+def describe_runs(names: list[str]) -> str:
+    """`["sliding", "sliding", "full"]` becomes `2 x sliding, full`."""
+    runs = [(name, len(list(group))) for name, group in groupby(names)]
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in runs)
+
+
+def architecture_rows(config) -> list[tuple[str, str]]:
+    """Part and choice for each part of the architecture that `config` describes."""
+    mlp = f"{config.hidden_act}, {'gated' if config.gated_mlp else 'plain'}, {config.intermediate_size} wide"
+    rows = [
+        ("shape", "decoder" if config.is_causal else "encoder"),
+        ("layers", f"{config.num_hidden_layers}, {config.hidden_size} wide"),
+        ("attention", describe_runs(config.attention_types)),
+        (
+            "heads",
+            f"{config.num_attention_heads} query, {config.num_key_value_heads} key-value, size {config.head_dim}",
+        ),
+        ("positions", config.position_type),
+        ("feed-forward", f"{describe_runs(config.mlp_layer_types)} ({mlp})"),
+        ("norm", f"{config.norm_type}, {config.norm_position}"),
+        ("vocabulary", f"{config.vocab_size:,}"),
+    ]
+    if "sliding" in config.attention_types:
+        rows.append(("sliding window", f"{config.sliding_window} tokens"))
+    if "chunked" in config.attention_types:
+        rows.append(("attention chunk", f"{config.attention_chunk_size} tokens"))
+    if "sparse" in config.mlp_layer_types:
+        experts = f"{config.num_experts} of width {config.moe_intermediate_size}, {config.num_experts_per_tok} a token"
+        rows.append(("experts", f"{experts}, {config.num_shared_experts} shared, {config.router_type} router"))
+    return rows
+
+
+def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:
+    """Renders the card as Markdown with the Hub's metadata block."""
+    if config.position_type == "learned":
+        length_limit = f"It has positions for {config.max_position_embeddings} tokens; longer input is an error."
+    else:
+        length_limit = f"It is meant for up to {config.max_position_embeddings} tokens; beyond them quality may fall."
+    return CARD.format(
+        tag="text-generation" if auto_class == "AutoModelForCausalLM" else "feature-extraction",
+        title=class_name,
+        class_name=class_name,
+        auto_class=auto_class,
+        num_parameters=num_parameters,
+        rows="\n".join(f"| {part} | {choice} |" for part, choice in architecture_rows(config)),
+        length_limit=length_limit,
+    )

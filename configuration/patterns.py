@@ -1,0 +1,47 @@
+"""Per-layer choices: a name, a pattern or a list becomes one name per layer."""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def suggest(value: object, choices: Iterable[str]) -> str:
+    """Returns ` Did you mean 'x'?` for the nearest choice, or an empty string where nothing is near."""
+    near = get_close_matches(str(value), list(choices), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
+    """Raises a `ValueError` that names field, value and choices unless `value` is one of `choices`."""
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{field}={value!r} is not one of {choices}.{suggest(value, choices)}")
+
+
+def expand_pattern(field: str, value: str | list[str], num_layers: int, choices: Iterable[str]) -> list[str]:
+    """Expands `value` to one name per layer.
+
+    Args:
+        field: Name of the config field, for the messages.
+        value: A pattern such as `"full"` or `"sliding*3, full"`, which is repeated over the layers (and cut at the
+            last one), or a list with exactly one name per layer.
+        num_layers: Number of layers.
+        choices: The names that are allowed.
+
+    Raises:
+        ValueError: For an unknown name, a pattern that cannot be read, or a list of another length.
+    """
+    if isinstance(value, str):
+        names = []
+        for part in value.split(","):
+            match = re.fullmatch(r"\s*([\w-]+)\s*(?:\*\s*([1-9]\d*)\s*)?", part)
+            if match is None:
+                raise ValueError(f"{field}={value!r} has the part {part!r}; write 'name' or 'name*count'.")
+            names += [match[1]] * int(match[2] or 1)
+    else:
+        names = list(value)
+        if len(names) != num_layers:
+            raise ValueError(f"{field} has {len(names)} entries, but num_hidden_layers={num_layers}.")
+    for index, name in enumerate(names):
+        check_choice(f"{field}[{index}]", name, choices)
+    return [names[index % len(names)] for index in range(num_layers)]

@@ -1,0 +1,67 @@
+"""Named sizes. Each is a set of `TrineConfig` keywords; `TrineConfig.from_preset(name, **overrides)` reads it."""
+
+PRESETS = {
+    # A model for a laptop and for tests: every example of the README runs on it in seconds.
+    "tiny": {
+        "vocab_size": 1024,
+        "hidden_size": 64,
+        "intermediate_size": 176,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "attention_types": "sliding, full",
+        "sliding_window": 64,
+        "attention_chunk_size": 64,
+        "max_position_embeddings": 512,
+    },
+    # Radford et al. 2019, the 124 M model.
+    "gpt2": {
+        "vocab_size": 50257,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "position_type": "learned",
+        "max_position_embeddings": 1024,
+        "norm_type": "layernorm",
+        "norm_eps": 1e-5,
+        "hidden_act": "gelu_new",
+        "gated_mlp": False,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "attention_dropout": 0.1,
+        "hidden_dropout": 0.1,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+    },
+    # The recipe of Touvron et al. 2023 (arXiv 2302.13971) with grouped heads, at a size that one GPU trains.
+    "llama-like": {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    # The recipe of Jiang et al. 2024 (arXiv 2401.04088) at the same size.
+    "mixtral-like": {
+        "vocab_size": 32000,
+        "hidden_size": 768,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 4,
+        "mlp_layer_types": "sparse",
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "output_router_logits": True,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+}

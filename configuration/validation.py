@@ -1,0 +1,139 @@
+"""The rules of a `TrineConfig`, one function a rule. Every message names field, value and what is allowed."""
+
+from collections.abc import Iterable
+
+from .kinds import (
+    ATTENTION_KINDS,
+    FEED_FORWARD_KINDS,
+    INITIALIZERS,
+    NORM_POSITIONS,
+    NORM_TYPES,
+    POSITION_KINDS,
+    ROUTER_KINDS,
+)
+from .patterns import check_choice, suggest
+
+
+POSITIVE_INTEGERS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+    "sliding_window",
+    "attention_chunk_size",
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+)
+PROBABILITIES = ("attention_dropout", "hidden_dropout")
+NOT_NEGATIVE = ("num_shared_experts", "router_aux_loss_coef", "router_z_loss_coef", "router_bias_update_rate")
+POSITIVE_NUMBERS = ("norm_eps", "initializer_range", "routed_scaling_factor")
+CHOICES = {
+    "position_type": POSITION_KINDS,
+    "norm_type": NORM_TYPES,
+    "norm_position": NORM_POSITIONS,
+    "initializer": INITIALIZERS,
+    "router_type": ROUTER_KINDS,
+}
+# Keywords that are no fields of ours, but that the library passes to, or writes into, every config.
+LIBRARY_KEYWORDS = frozenset(
+    "adapter attn_implementation auto_map custom_pipelines distributed_config experts_implementation model_type "
+    "name_or_path num_labels output_attentions partial_rotary_factor per_layer_config quantization_config "
+    "rope_scaling rope_theta task_specific_params torch_dtype transformers_weights".split()
+)
+
+
+def check_keywords(keywords: Iterable[str], fields: Iterable[str]) -> None:
+    """A keyword that nothing reads is a mistake: the base class would keep `hidden_sise=64` as an attribute."""
+    known = LIBRARY_KEYWORDS.union(fields)
+    for keyword in keywords:
+        if keyword not in known and not keyword.startswith("_"):
+            raise ValueError(f"TrineConfig has no field {keyword!r}.{suggest(keyword, known)}")
+
+
+def check_numbers(config) -> None:
+    for field in POSITIVE_INTEGERS:
+        if getattr(config, field) < 1:
+            raise ValueError(f"{field}={getattr(config, field)} must be at least 1.")
+    for field in PROBABILITIES:
+        if not 0 <= getattr(config, field) < 1:
+            raise ValueError(f"{field}={getattr(config, field)} must be at least 0 and below 1.")
+    for field in NOT_NEGATIVE:
+        if getattr(config, field) < 0:
+            raise ValueError(f"{field}={getattr(config, field)} must not be negative.")
+    for field in POSITIVE_NUMBERS:
+        if getattr(config, field) <= 0:
+            raise ValueError(f"{field}={getattr(config, field)} must be above 0.")
+    if config.loss_chunk_size is not None and config.loss_chunk_size < 1:
+        raise ValueError(f"loss_chunk_size={config.loss_chunk_size} must be at least 1, or None for ordinary logits.")
+
+
+def check_choices(config) -> None:
+    for field, choices in CHOICES.items():
+        check_choice(field, getattr(config, field), choices)
+
+
+def check_layers(config) -> None:
+    for field, kinds in (("attention_types", ATTENTION_KINDS), ("mlp_layer_types", FEED_FORWARD_KINDS)):
+        types = getattr(config, field)
+        if len(types) != config.num_hidden_layers:
+            raise ValueError(f"{field} has {len(types)} entries, but num_hidden_layers={config.num_hidden_layers}.")
+        for index, kind in enumerate(types):
+            check_choice(f"{field}[{index}]", kind, kinds)
+
+
+def check_heads(config) -> None:
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    if heads % groups:
+        raise ValueError(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={groups}.")
+
+
+def check_positions(config) -> None:
+    if config.position_type == "rope" and config.head_dim % 2:
+        raise ValueError(f"head_dim={config.head_dim} must be even for position_type='rope', which rotates pairs.")
+    if config.position_type == "sinusoidal" and config.hidden_size % 2:
+        raise ValueError(f"hidden_size={config.hidden_size} must be even for position_type='sinusoidal'.")
+    if config.position_type != "rope" and config.rope_parameters:
+        raise ValueError(
+            f"rope_parameters={config.rope_parameters} is read by position_type='rope' only, "
+            f"but position_type={config.position_type!r}."
+        )
+    buckets, distance = config.relative_attention_num_buckets, config.relative_attention_max_distance
+    smallest = 2 if config.is_causal else 4
+    if buckets < smallest or buckets % smallest:
+        raise ValueError(f"relative_attention_num_buckets={buckets} must be a positive multiple of {smallest}.")
+    if distance <= buckets // smallest:
+        raise ValueError(
+            f"relative_attention_max_distance={distance} must be above {buckets // smallest}, the number of "
+            f"distances that have a bucket of their own with relative_attention_num_buckets={buckets}."
+        )
+
+
+def check_experts(config) -> None:
+    if config.num_experts_per_tok > config.num_experts:
+        raise ValueError(
+            f"num_experts_per_tok={config.num_experts_per_tok} must be at most num_experts={config.num_experts}."
+        )
+
+
+def check_token_ids(config) -> None:
+    for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = getattr(config, field)
+        for token in value if isinstance(value, list) else [value]:
+            if token is not None and not 0 <= token < config.vocab_size:
+                raise ValueError(f"{field}={value} must lie in the vocabulary, 0 to {config.vocab_size - 1}.")
+
+
+RULES = (
+    check_numbers,
+    check_choices,
+    check_layers,
+    check_heads,
+    check_positions,
+    check_experts,
+    check_token_ids,
+)

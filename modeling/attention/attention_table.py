@@ -1,0 +1,12 @@
+"""The attention mechanisms by name."""
+
+from .chunked import ChunkedAttention
+from .full import FullAttention
+from .sliding import SlidingAttention
+
+
+ATTENTIONS = {
+    "full": FullAttention,
+    "sliding": SlidingAttention,
+    "chunked": ChunkedAttention,
+}

@@ -1,0 +1,118 @@
+"""Pairwise softmax attention: what `full`, `sliding` and `chunked` layers share."""
+
+# Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size.
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ...configuration.configuration_trine import TrineConfig
+from ..initialization import fill_
+from ..norms import make_norm
+from ..positions.rope import apply_rotation
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    position_bias: torch.Tensor | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The library's `eager` interface, written out: the truth beside its kernels, and the one that returns weights.
+
+    Args:
+        query: (B, H, Q, D).
+        key: (B, G, K, D), as is `value`.
+        attention_mask: (B, 1, Q, K), added to the scores.
+        position_bias: (1, H, Q, K), added to the scores.
+
+    Returns:
+        Output (B, Q, H, D) and weights (B, H, Q, K).
+    """
+    groups = module.num_key_value_groups
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if position_bias is not None:
+        scores = scores + position_bias
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    weights = nn.functional.softmax(scores, dim=-1, dtype=dtype).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class SoftmaxAttention(nn.Module):
+    """Multi-head attention with grouped key-value heads, optional biases, query-key norm and any position encoding.
+
+    The mask alone tells full, sliding and chunked attention apart; the kernel is chosen by the library's
+    `attn_implementation`.
+    Source: Vaswani et al. 2017, arXiv 1706.03762; grouped heads: Ainslie et al. 2023, arXiv 2305.13245; query-key
+    norm: Henry et al. 2020, arXiv 2010.04245.
+    """
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = config.is_causal
+        self.sliding_window: int | None = None  # tells windowed kernels how far to look
+        query_size = config.num_attention_heads * self.head_dim
+        key_value_size = config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_value_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.attention_bias)
+        self.q_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
+
+    def initialize(self) -> None:
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            fill_(projection.weight, self.config)
+        fill_(self.o_proj.weight, self.config, into_residual=True)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        position_bias: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and weights if eager."""
+        head_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
+        query = self.q_norm(self.q_proj(hidden_states).view(head_shape)).transpose(1, 2)
+        key = self.k_norm(self.k_proj(hidden_states).view(head_shape)).transpose(1, 2)
+        value = self.v_proj(hidden_states).view(head_shape).transpose(1, 2)
+        if position_embeddings is not None:
+            query, key = apply_rotation(query, *position_embeddings), apply_rotation(key, *position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        if position_bias is not None:
+            kwargs["position_bias"] = position_bias
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights

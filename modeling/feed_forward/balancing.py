@@ -1,0 +1,70 @@
+"""Losses that keep the experts evenly loaded and the router's logits small."""
+
+# Shapes: T tokens, E experts.
+
+from collections.abc import Sequence
+
+import torch
+
+from .routers import TrineRouter
+
+
+def flatten_mask(attention_mask: torch.Tensor | None, router_logits: torch.Tensor) -> torch.Tensor:
+    """Returns one weight per row of `router_logits`, (T,): 1 for a token, 0 for padding."""
+    if attention_mask is None:
+        return router_logits.new_ones(router_logits.shape[0], dtype=torch.float32)
+    num_tokens = router_logits.shape[0]
+    if attention_mask.ndim != 2 or attention_mask.shape[0] == 0 or num_tokens % attention_mask.shape[0]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}; router losses need (batch, length), "
+            f"to tell padding among the {num_tokens} tokens."
+        )
+    length = num_tokens // attention_mask.shape[0]
+    return attention_mask[:, -length:].reshape(-1).to(router_logits.device, torch.float32)
+
+
+def load_balancing_loss(router: TrineRouter, router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`E * sum_e f_e P_e`: f the mean choices of expert e per token, P its mean normalised score.
+
+    Smallest, `num_experts_per_tok`, when the load is even. Padding counts in neither mean.
+    Source: Fedus et al. 2021, Switch Transformers, arXiv 2101.03961, equations 4 to 6, for each layer by itself.
+
+    Args:
+        router: The router that made the logits, which knows how they become choices.
+        router_logits: (T, E).
+        mask: (T,), 1 for a token, 0 for padding.
+    """
+    scores = router.scores(router_logits)
+    chosen = torch.zeros_like(scores).scatter_(-1, router.choose(scores), 1.0)
+    share = scores / scores.sum(dim=-1, keepdim=True)
+    weights = (mask / mask.sum().clamp(min=1)).to(scores.dtype)
+    return router.num_experts * torch.sum((weights @ chosen) * (weights @ share))
+
+
+def router_z_loss(router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over tokens of the squared log-sum-exp of the logits, which keeps them in a range that is exact in bf16.
+
+    Source: Zoph et al. 2022, ST-MoE, arXiv 2202.08906, equation 5.
+    """
+    logits = router_logits.to(torch.promote_types(router_logits.dtype, torch.float32))
+    return torch.sum(torch.logsumexp(logits, dim=-1).square() * mask) / mask.sum().clamp(min=1)
+
+
+def router_losses(
+    routers: Sequence[TrineRouter], router_logits: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Load-balancing loss and z-loss, each the mean over the sparse layers.
+
+    Args:
+        routers: The router of each sparse layer.
+        router_logits: Its logits, (T, E).
+        attention_mask: (batch, length), 1 for a token, 0 for padding; or None if there is no padding.
+    """
+    device = router_logits[0].device
+    mask = flatten_mask(attention_mask, router_logits[0])
+    balancing = [
+        load_balancing_loss(router, logits, mask.to(logits.device)).to(device)
+        for router, logits in zip(routers, router_logits, strict=True)
+    ]
+    z = [router_z_loss(logits, mask.to(logits.device)).to(device) for logits in router_logits]
+    return torch.stack(balancing).mean(), torch.stack(z).mean()

@@ -1,0 +1,115 @@
+"""Mixture of experts: many feed-forwards, of which every token visits a few."""
+
+# Shapes: T tokens, E experts, C experts per token, H hidden size, I width of an expert.
+
+import torch
+from torch import nn
+from transformers.integrations import use_experts_implementation
+
+from ...configuration.configuration_trine import TrineConfig
+from ..initialization import fill_
+from .mlp import make_activation, make_mlp
+from .routers import ROUTERS
+
+
+class StackedExperts(nn.Module):
+    """All experts of a layer as two three-dimensional weights. `forward` is the library's `eager` experts interface.
+
+    The library swaps `forward` for `batched_mm` or `grouped_mm` as `experts_implementation` says.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__()
+        self.num_experts = config.num_experts
+        self.down_proj = nn.Parameter(
+            torch.empty(config.num_experts, config.hidden_size, config.moe_intermediate_size)
+        )
+        self.act_fn = make_activation(config)
+
+    def initialize(self) -> None:
+        fill_(self.down_proj, self.config, into_residual=True)
+
+    def expand(self, hidden_states: torch.Tensor, expert: int) -> torch.Tensor:
+        """Maps the tokens (., H) of one expert to its activations (., I)."""
+        raise NotImplementedError
+
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Sums the outputs of the chosen experts.
+
+        Args:
+            hidden_states: (T, H).
+            top_k_index: (T, C). Indices beyond the experts, which expert parallelism uses for other processes' tokens,
+                add nothing.
+            top_k_weights: (T, C).
+        """
+        output = torch.zeros_like(hidden_states)
+        for expert in range(self.num_experts):
+            tokens, slots = torch.where(top_k_index == expert)
+            activations = self.expand(hidden_states[tokens], expert)
+            expert_output = nn.functional.linear(activations, self.down_proj[expert])
+            output.index_add_(0, tokens, (expert_output * top_k_weights[tokens, slots, None]).to(output.dtype))
+        return output
+
+
+@use_experts_implementation(has_gate=False)
+class PlainExperts(StackedExperts):
+    """Experts of the form `down(act(up(x)))`."""
+
+    def __init__(self, config: TrineConfig):
+        super().__init__(config)
+        self.up_proj = nn.Parameter(torch.empty(config.num_experts, config.moe_intermediate_size, config.hidden_size))
+
+    def initialize(self) -> None:
+        super().initialize()
+        fill_(self.up_proj, self.config)
+
+    def expand(self, hidden_states: torch.Tensor, expert: int) -> torch.Tensor:
+        return self.act_fn(nn.functional.linear(hidden_states, self.up_proj[expert]))
+
+
+@use_experts_implementation(has_gate=True)
+class GatedExperts(StackedExperts):
+    """Experts of the form `down(act(gate(x)) * up(x))`, gate and up stacked in one weight."""
+
+    def __init__(self, config: TrineConfig):
+        super().__init__(config)
+        self.gate_up_proj = nn.Parameter(
+            torch.empty(config.num_experts, 2 * config.moe_intermediate_size, config.hidden_size)
+        )
+
+    def initialize(self) -> None:
+        super().initialize()
+        fill_(self.gate_up_proj, self.config, num_stacked=2)
+
+    def expand(self, hidden_states: torch.Tensor, expert: int) -> torch.Tensor:
+        gate, up = nn.functional.linear(hidden_states, self.gate_up_proj[expert]).chunk(2, dim=-1)
+        return self.act_fn(gate) * up
+
+
+EXPERTS = {False: PlainExperts, True: GatedExperts}
+
+
+class SparseMLP(nn.Module):
+    """Routes every token to its experts and adds the shared ones, (..., H) to the same shape.
+
+    Cost O(T * C * H * I), whatever the number of experts.
+    Source: Shazeer et al. 2017, arXiv 1701.06538; shared experts: Dai et al. 2024, DeepSeekMoE, arXiv 2401.06066.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__()
+        self.gate = ROUTERS[config.router_type](config)
+        self.experts = EXPERTS[config.gated_mlp](config)
+        self.shared_experts = None
+        if config.num_shared_experts:
+            self.shared_experts = make_mlp(config, config.num_shared_experts * config.moe_intermediate_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
+        _, top_k_weights, top_k_index = self.gate(tokens)
+        output = self.experts(tokens, top_k_index, top_k_weights)
+        if self.shared_experts is not None:
+            output = output + self.shared_experts(tokens)
+        return output.reshape(hidden_states.shape)

@@ -1,0 +1,130 @@
+"""The language-model loss without the logits of a whole batch."""
+
+# Shapes: N tokens, H hidden size, V vocabulary.
+
+import torch
+from torch import nn
+
+
+IGNORE_INDEX = -100
+
+
+def is_plain_head(head: nn.Module) -> bool:
+    """Whether `head` is nothing but a linear layer: not adapted, quantised, sharded, nor hooked by a wrapper."""
+    return (
+        type(head) is nn.Linear
+        and type(head.weight) is nn.Parameter
+        and not head._forward_hooks
+        and not head._forward_pre_hooks
+        and "forward" not in vars(head)
+    )
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Summed cross-entropy of a linear head. Logits exist for one chunk of tokens at a time.
+
+    The forward pass computes the gradients too, while a chunk's logits are at hand, so that nothing is recomputed:
+    the arithmetic is that of the ordinary loss, the memory O(chunk * V) in place of several times O(N * V).
+    Method: Wijmans et al. 2024, Cut your losses, arXiv 2411.09009; Hsu et al. 2024, Liger Kernel, arXiv 2410.10989.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_states, weight, bias, targets, chunk_size, compute_dtype):
+        """Args as in `summed_cross_entropy`; hidden states (N, H), targets (N,), `IGNORE_INDEX` where there is none."""
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        sum_dtype = torch.promote_types(compute_dtype, torch.float32)
+        grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=sum_dtype) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=sum_dtype) if bias is not None and needs_bias else None
+        head_weight = weight.to(compute_dtype)
+        head_bias = None if bias is None else bias.to(compute_dtype)
+        total = hidden_states.new_zeros((), dtype=sum_dtype)
+        for start in range(0, hidden_states.shape[0], chunk_size):
+            rows = slice(start, start + chunk_size)
+            hidden, target = hidden_states[rows].to(compute_dtype), targets[rows, None]
+            counts = target != IGNORE_INDEX
+            index = target.clamp(min=0)
+            log_probabilities = nn.functional.linear(hidden, head_weight, head_bias).log_softmax(-1, dtype=sum_dtype)
+            total -= (log_probabilities.gather(-1, index) * counts).sum()
+            if not (needs_hidden or needs_weight or needs_bias):
+                continue
+            grad_logits = log_probabilities.exp_()
+            grad_logits.scatter_add_(-1, index, -torch.ones_like(index, dtype=sum_dtype))
+            grad_logits.mul_(counts)
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(dim=0)
+            grad_logits = grad_logits.to(compute_dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad_logits @ head_weight
+            if grad_weight is not None:
+                if compute_dtype == sum_dtype:
+                    grad_weight.addmm_(grad_logits.t(), hidden)
+                else:
+                    grad_weight += grad_logits.t() @ hidden
+        ctx.save_for_backward(
+            grad_hidden,
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None else grad_bias.to(bias.dtype),
+        )
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_total):
+        grads = (None if grad is None else grad * grad_total.to(grad.dtype) for grad in ctx.saved_tensors)
+        return *grads, None, None, None
+
+
+def summed_cross_entropy(
+    hidden_states: torch.Tensor, head: nn.Linear, targets: torch.Tensor, chunk_size: int
+) -> torch.Tensor:
+    """Cross-entropy of `head(hidden_states)` with `targets`, summed, in nats, in float32 or better.
+
+    Args:
+        hidden_states: (N, H).
+        head: The projection to V logits.
+        targets: (N,), token ids, or `IGNORE_INDEX`.
+        chunk_size: Tokens per chunk.
+    """
+    device = hidden_states.device.type
+    if torch.is_autocast_enabled(device):
+        compute_dtype = torch.get_autocast_dtype(device)
+    else:
+        compute_dtype = hidden_states.dtype
+    with torch.autocast(device, enabled=False):
+        return ChunkedCrossEntropy.apply(hidden_states, head.weight, head.bias, targets, chunk_size, compute_dtype)
+
+
+def next_token_targets(labels: torch.Tensor) -> torch.Tensor:
+    """The token that each position predicts: `labels` (batch, length) moved one to the left."""
+    return nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+
+
+def chunked_causal_lm_loss(
+    hidden_states: torch.Tensor,
+    head: nn.Linear,
+    labels: torch.Tensor,
+    chunk_size: int,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    shift_labels: torch.Tensor | None = None,
+    **kwargs,
+) -> torch.Tensor:
+    """The library's causal language-model loss, with the same meaning of every argument, computed in chunks.
+
+    Args:
+        hidden_states: (batch, length, H).
+        head: The projection to the vocabulary.
+        labels: (batch, length), token ids, `IGNORE_INDEX` where nothing is predicted.
+        chunk_size: Tokens whose logits exist at a time.
+        num_items_in_batch: What the sum is divided by: the targets of all micro-batches of an optimizer step. Default:
+            the targets of this batch.
+        shift_labels: (batch, length), targets that are shifted already, in place of `labels`.
+    """
+    targets = next_token_targets(labels) if shift_labels is None else shift_labels
+    targets = targets.reshape(-1).to(hidden_states.device)
+    total = summed_cross_entropy(hidden_states.flatten(0, -2), head, targets, chunk_size)
+    if num_items_in_batch is None:
+        num_items_in_batch = (targets != IGNORE_INDEX).sum()
+    elif torch.is_tensor(num_items_in_batch):
+        num_items_in_batch = num_items_in_batch.to(total.device)
+    return total / num_items_in_batch

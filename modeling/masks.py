@@ -1,0 +1,132 @@
+"""Attention masks and position ids: made once a forward pass, for each attention type that the model has."""
+
+# Shapes: B batch, Q queries, K keys.
+
+from collections.abc import Callable
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.masking_utils import (
+    and_masks,
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+    create_causal_mask,
+    create_chunked_causal_mask,
+    create_sliding_window_causal_mask,
+    find_packed_sequence_indices,
+)
+
+from ..configuration.configuration_trine import TrineConfig
+
+
+DECODER_MASKS = {
+    "full_attention": create_causal_mask,
+    "sliding_attention": create_sliding_window_causal_mask,
+    "chunked_attention": create_chunked_causal_mask,
+}
+ENCODER_MASKS = {
+    "full_attention": create_bidirectional_mask,
+    "sliding_attention": create_bidirectional_sliding_window_mask,
+    "chunked_attention": create_bidirectional_mask,
+}
+
+
+def make_position_ids(
+    inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, past_key_values: Cache | None
+) -> torch.Tensor:
+    """Counts the real tokens of each sequence from 0, so that padding on the left shifts nothing.
+
+    Args:
+        inputs_embeds: (B, Q, hidden).
+        attention_mask: (B, K) with 1 for a token, 0 for padding. Any other form says nothing about padding.
+        past_key_values: The cache, which knows how many tokens came before.
+
+    Returns:
+        (B, Q), or (1, Q) if there is no padding mask.
+    """
+    length = inputs_embeds.shape[1]
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -length:].to(inputs_embeds.device)
+    past = past_key_values.get_seq_length() if past_key_values is not None else 0
+    return (torch.arange(length, device=inputs_embeds.device) + past)[None]
+
+
+def same_group(groups: torch.Tensor) -> Callable:
+    """Mask function that lets a token see the tokens of its own group; `groups` is (B, K)."""
+
+    def inner_mask(batch_idx, head_idx, q_idx, kv_idx):
+        return groups[batch_idx, q_idx] == groups[batch_idx, kv_idx]
+
+    return inner_mask
+
+
+def encoder_overlay(
+    config: TrineConfig, layer_type: str, attention_mask: torch.Tensor | None, position_ids: torch.Tensor
+) -> Callable | None:
+    """What an encoder layer may not see besides padding: other chunks, and other sequences of a packed batch.
+
+    The library looks for packed sequences in causal masks only.
+    """
+    overlays = []
+    packed = find_packed_sequence_indices(position_ids) if attention_mask is None else None
+    if packed is not None:
+        overlays.append(same_group(packed))
+    if layer_type == "chunked_attention":
+        overlays.append(same_group(position_ids // config.attention_chunk_size))
+    return and_masks(*overlays) if overlays else None
+
+
+def make_masks(
+    config: TrineConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | dict | None,
+    past_key_values: Cache | None,
+    position_ids: torch.Tensor,
+) -> dict:
+    """Makes the mask of every attention type in the model.
+
+    Args:
+        inputs_embeds: (B, Q, hidden).
+        attention_mask: Padding mask (B, K), a ready mask (B, 1, Q, K), or, as `generate` hands over with a static
+            cache, the result of this function.
+        past_key_values: The cache.
+        position_ids: (B or 1, Q). Positions that start again mark packed sequences, which do not see each other.
+
+    Returns:
+        The library's name of each type to its mask, in the form that the attention implementation reads; None where
+        that needs no mask.
+    """
+    if isinstance(attention_mask, dict):
+        return attention_mask
+    arguments = {
+        "config": config,
+        "inputs_embeds": inputs_embeds,
+        "attention_mask": attention_mask,
+        "past_key_values": past_key_values,
+    }
+    first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
+    if config.is_causal:
+        return {
+            layer_type: DECODER_MASKS[layer_type](**arguments, position_ids=position_ids, layer_idx=index)
+            for layer_type, index in first_layers.items()
+        }
+    positions = position_ids.expand(inputs_embeds.shape[0], -1)
+    return {
+        layer_type: ENCODER_MASKS[layer_type](
+            **arguments, and_mask_function=encoder_overlay(config, layer_type, attention_mask, positions)
+        )
+        for layer_type in first_layers
+    }
+
+
+def relative_indices(
+    inputs_embeds: torch.Tensor, past_key_values: Cache | None, layer_idx: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices (Q,) of the queries and (K,) of the keys that a layer attends to, as its cache will hold them."""
+    length = inputs_embeds.shape[1]
+    query_offset, num_keys, key_offset = 0, length, 0
+    if past_key_values is not None:
+        query_offset = past_key_values.get_query_offset(layer_idx)
+        num_keys, key_offset = past_key_values.get_mask_sizes(length, layer_idx)
+    device = inputs_embeds.device
+    return torch.arange(length, device=device) + query_offset, torch.arange(num_keys, device=device) + key_offset

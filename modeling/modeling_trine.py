@@ -1,0 +1,150 @@
+"""The trunk of every Trine model: embeddings, positions, layers."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import MoeModelOutputWithPast
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from ..configuration.configuration_trine import TrineConfig
+from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
+from .attention.softmax_attention import SoftmaxAttention
+from .block import LAYERS, TrineLayer
+from .card_writer import CardWriterMixin
+from .checks import check_ids
+from .feed_forward.routers import TrineRouter
+from .masks import make_masks, make_position_ids, relative_indices
+from .norms import make_norm
+from .positions.position_table import POSITIONS
+
+
+class TrinePreTrainedModel(CardWriterMixin, PreTrainedModel):
+    """What all Trine models share: how weights begin, what the library may do with them, what can be recorded."""
+
+    config_class = TrineConfig
+    config: TrineConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TrineLayer", "TrinePostNormLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    # The library decides both by searching the source of this file for names that stand in the mechanisms' own files.
+    _can_set_attn_implementation_cached_value = True
+    _can_set_experts_implementation_cached_value = True
+    _can_record_outputs = {
+        "hidden_states": TrineLayer,
+        "attentions": SoftmaxAttention,
+        "router_logits": OutputRecorder(TrineRouter, index=0),
+    }
+
+    @property
+    def _supports_flash_attn(self) -> bool:
+        """Flash kernels take neither a bias on the scores nor chunks."""
+        kinds = [ATTENTION_KINDS[kind] for kind in self.config.attention_types]
+        return all(kind.flash for kind in [*kinds, POSITION_KINDS[self.config.position_type]])
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if hasattr(module, "initialize"):
+            module.initialize()
+
+
+class TrineModel(TrinePreTrainedModel):
+    """A stack of layers without a head: a decoder if `config.is_causal`, else an encoder.
+
+    Args:
+        config: The architecture. It is validated once more, for changes since it was made.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__(config)
+        config.check()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.positions = POSITIONS[config.position_type](config)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        layer_class = LAYERS[config.norm_position]
+        self.layers = nn.ModuleList([layer_class(config, index) for index in range(config.num_hidden_layers)])
+        self.norm = make_norm(config, config.hidden_size) if config.norm_position == "pre" else nn.Identity()
+        self.embedding_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> MoeModelOutputWithPast:
+        """Computes the hidden states of a batch.
+
+        Args:
+            input_ids: Token ids, (batch, length).
+            attention_mask: 1 for a token and 0 for padding, (batch, length with cached tokens); or a ready mask of four
+                dimensions.
+            position_ids: (batch, length). Default: real tokens are counted, so padding on the left shifts nothing.
+                Positions that start again, without a mask, mark packed sequences.
+            past_key_values: The cache of earlier tokens.
+            inputs_embeds: (batch, length, hidden), in place of `input_ids`.
+            use_cache: Whether to return a cache.
+            kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
+                `output_router_logits`, and what the attention functions of the library read.
+
+        Returns:
+            `last_hidden_state` (batch, length, hidden), the cache, and what was asked for: hidden states, one for the
+            embeddings and one a layer; attention weights (batch, heads, queries, keys) a layer; router logits
+            (batch * length, experts) a sparse layer.
+
+        Raises:
+            ValueError: If ids lie outside the vocabulary, or not exactly one of ids and embeddings is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Exactly one of input_ids and inputs_embeds must be given.")
+        if inputs_embeds is None:
+            check_ids(input_ids, self.embed_tokens.num_embeddings, "input_ids", "vocab_size")
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
+        masks = make_masks(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        biases = self.position_biases(inputs_embeds, past_key_values)
+
+        hidden_states = self.dropout(self.positions.add_to(inputs_embeds * self.embedding_scale, position_ids))
+        position_embeddings = self.positions.rotate(hidden_states, position_ids)
+        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
+            hidden_states = layer(
+                hidden_states,
+                biases[layer_type],
+                attention_mask=masks[layer_type],
+                position_ids=position_ids,
+                position_embeddings=position_embeddings,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def position_biases(self, inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> dict:
+        """The bias on the scores for every attention type, (1, heads, queries, keys), or None where there is none."""
+        if not self.positions.biases_scores:
+            return dict.fromkeys(self.config.layer_types)
+        biases = {}
+        for index, layer_type in enumerate(self.config.layer_types):
+            if layer_type not in biases:
+                biases[layer_type] = self.positions.bias(*relative_indices(inputs_embeds, past_key_values, index))
+        return biases
+
+
+__all__ = ["TrineModel", "TrinePreTrainedModel"]

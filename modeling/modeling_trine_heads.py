@@ -1,0 +1,148 @@
+"""The heads on a Trine trunk, and the table that registers them."""
+
+import torch
+from torch import nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import can_return_tuple, logging
+
+from ..configuration.configuration_trine import TrineConfig
+from .feed_forward.balancing import router_losses
+from .feed_forward.routers import TrineRouter
+from .losses import IGNORE_INDEX, chunked_causal_lm_loss, is_plain_head, next_token_targets
+from .modeling_trine import TrineModel, TrinePreTrainedModel
+
+
+logger = logging.get_logger(__name__)
+
+
+class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
+    """A decoder that predicts the next token.
+
+    Args:
+        config: The architecture; `is_causal` must be True.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: TrineConfig):
+        if not config.is_causal:
+            raise ValueError("is_causal=False describes an encoder; TrineForCausalLM needs is_causal=True.")
+        super().__init__(config)
+        self.model = TrineModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> MoeCausalLMOutputWithPast:
+        """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
+
+        Args:
+            labels: Token ids, (batch, length), -100 where nothing is predicted. They are shifted here.
+            output_router_logits: Whether to return router logits and the load-balancing loss.
+            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
+            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step, and
+                `shift_labels` in place of `labels`.
+
+        Returns:
+            `loss`: mean cross-entropy in nats. In training the router losses, times their coefficients, are added for
+            sparse models; in evaluation they are not, so that losses compare. `aux_loss`: the load-balancing loss
+            alone. `logits` (batch, kept, vocabulary): None in training with labels while `config.loss_chunk_size` is
+            set, as the loss is then computed chunk by chunk. (A head that is adapted, quantised or sharded always
+            computes them.)
+        """
+        if output_router_logits is None:
+            output_router_logits = self.config.output_router_logits
+        is_sparse = "sparse" in self.config.mlp_layer_types
+        adds_router_loss = self.training and labels is not None and is_sparse
+        outputs: MoeModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_router_logits=is_sparse and (output_router_logits or adds_router_loss),
+            **kwargs,
+        )
+        loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
+        aux_loss = None
+        if outputs.router_logits:
+            aux_loss, z_loss = self.router_losses(outputs.router_logits, attention_mask)
+            if adds_router_loss:
+                router_loss = self.config.router_aux_loss_coef * aux_loss + self.config.router_z_loss_coef * z_loss
+                loss = loss + router_loss.to(loss.device) * micro_batch_share(labels, **kwargs)
+        return MoeCausalLMOutputWithPast(
+            loss=loss,
+            aux_loss=aux_loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            router_logits=outputs.router_logits if output_router_logits else None,
+        )
+
+    def head_loss(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor | None,
+        logits_to_keep: int | torch.Tensor,
+        **kwargs,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Loss and logits of the head, of which training with labels computes the loss only."""
+        chunk_size = self.config.loss_chunk_size
+        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
+            return chunked_causal_lm_loss(hidden_states, self.lm_head, labels, chunk_size, **kwargs), None
+        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        if labels is None:
+            return None, logits
+        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
+
+    def router_losses(
+        self, router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Load-balancing loss and z-loss of this forward pass, over real tokens."""
+        routers = [module for module in self.model.modules() if isinstance(module, TrineRouter)]
+        if self.training and torch.is_grad_enabled() and not router_logits[0].requires_grad:
+            logger.warning_once(
+                "The router losses have no gradient: reentrant gradient checkpointing hides it. "
+                "Use gradient_checkpointing_kwargs={'use_reentrant': False}."
+            )
+        is_padding_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+        return router_losses(routers, router_logits, attention_mask if is_padding_mask else None)
+
+
+def micro_batch_share(
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    shift_labels: torch.Tensor | None = None,
+    **kwargs,
+) -> torch.Tensor | float:
+    """The share of this micro-batch in the targets of an optimizer step: the weight of its mean losses."""
+    if num_items_in_batch is None:
+        return 1.0
+    targets = next_token_targets(labels) if shift_labels is None else shift_labels
+    return (targets != IGNORE_INDEX).sum() / num_items_in_batch
+
+
+# Auto class to head class. Registration, the Hub's `auto_map` and the tests follow this table.
+HEADS = {"AutoModelForCausalLM": TrineForCausalLM}
+
+__all__ = ["TrineForCausalLM"]

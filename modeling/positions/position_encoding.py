@@ -1,0 +1,31 @@
+"""What a position encoding may contribute: to the embeddings, to queries and keys, or to the attention scores."""
+
+import torch
+from torch import nn
+
+from ...configuration.configuration_trine import TrineConfig
+
+
+class PositionEncoding(nn.Module):
+    """The encoding `none`, and the base of all others, each of which overrides one of the three methods.
+
+    A decoder without any encoding still learns order from its causal mask.
+    Source: Haviv et al. 2022, arXiv 2203.16634.
+    """
+
+    biases_scores = False  # whether `bias` is overridden
+
+    def __init__(self, config: TrineConfig):
+        super().__init__()
+
+    def add_to(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
+        """Returns the embeddings (batch, length, hidden) with the positions (batch or 1, length) added."""
+        return inputs_embeds
+
+    def rotate(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+        """Returns cosines and sines (batch or 1, 1, length, rotated size) for queries and keys, or None."""
+        return None
+
+    def bias(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor | None:
+        """Returns what to add to the scores, (1, heads, queries, keys), from two vectors of indices, or None."""
+        return None

@@ -1,0 +1,64 @@
+"""Rotary positions: queries and keys are rotated by an angle that grows with the position."""
+
+import torch
+from torch import nn
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+
+from ...configuration.configuration_trine import TrineConfig
+from .position_encoding import PositionEncoding
+
+
+class TrineRotaryEmbedding(PositionEncoding):
+    """Cosines and sines of the rotation, with every scaling type of the library (linear, dynamic, YaRN, llama3, ...).
+
+    Names and buffers follow the library's rotary modules, whose updates and tests rely on them.
+    Source: Su et al. 2021, arXiv 2104.09864.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__(config)
+        self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        if self.rope_type == "default":
+            inv_freq, self.attention_scaling = self.compute_default_rope_parameters(config)
+        else:
+            inv_freq, self.attention_scaling = ROPE_INIT_FUNCTIONS[self.rope_type](config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: TrineConfig, **kwargs) -> tuple[torch.Tensor, float]:
+        """Returns the inverse frequencies (rotated size / 2,) in radians a token, and the factor on the waves."""
+        size = int(config.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+        exponents = torch.arange(0, size, 2, dtype=torch.float) / size
+        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns cosines and sines (batch or 1, length, rotated size) in the dtype of `hidden_states`."""
+        angles = position_ids[..., None].float() * self.inv_freq.to(device=hidden_states.device, dtype=torch.float)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+
+    def rotate(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        cos, sin = self(hidden_states, position_ids)
+        return cos[:, None], sin[:, None]
+
+
+def apply_rotation(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotates the first features of each head; the rest, if `cos` is narrower than the head, passes.
+
+    Args:
+        states: Queries or keys, (batch, heads, length, head size).
+        cos: Cosines, (batch or 1, 1, length, rotated size).
+        sin: Sines, likewise.
+    """
+    rotated_size = cos.shape[-1]
+    rotated, passed = states[..., :rotated_size], states[..., rotated_size:]
+    first, second = rotated.chunk(2, dim=-1)
+    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((rotated, passed), dim=-1) if passed.shape[-1] else rotated
