@@ -1,9 +1,9 @@
 """Writes the code of the package beside every saved config, so that a checkpoint loads where Trine is not installed.
 
-The library's own exporter follows relative imports within one folder only. Trine's modules lie in folders, so they are
-flattened first: every module that is reachable from the entry modules becomes a sibling file, and `from ..a.b import c`
-becomes `from .b import c`. Every way of saving (models, `push_to_hub`, `Trainer`, sentence-transformers) passes through
-`config.save_pretrained`, which is where the files are written.
+The library's own exporter follows relative imports within one folder only. Trine's modules lie in folders, so they
+are flattened first: every module that is reachable from the entry modules becomes a sibling file, and
+`from ..a.b import c` becomes `from .b import c`. Every way of saving (models, `push_to_hub`, `Trainer`,
+sentence-transformers) passes through `config.save_pretrained`, which is where the files are written.
 """
 
 import ast

@@ -13,7 +13,7 @@ tags:
 
 # {title}
 
-A `{class_name}` with {num_parameters:,} parameters, made with [Trine](https://pypi.org/project/trine/).
+A `{class_name}` with {num_parameters:,} parameters, made with Trine.
 
 | part | choice |
 |---|---|
@@ -28,11 +28,11 @@ model = {auto_class}.from_pretrained("PATH_OR_REPOSITORY", trust_remote_code=Tru
 tokenizer = AutoTokenizer.from_pretrained("PATH_OR_REPOSITORY")
 ```
 
-With `pip install trine` and `import trine`, the same lines work without `trust_remote_code`.
+Where the package `trine` is installed, `import trine` makes the same lines work without `trust_remote_code`.
 
 ## Limits
 
-* The model knows what its training data held; the data and the training are not described here unless its author adds them.
+* The model knows what its training data held, which is not described here unless its author adds it.
 * {length_limit}
 * Output may be wrong, biased or unsafe. Evaluate the model before you rely on it.
 """

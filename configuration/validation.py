@@ -41,9 +41,26 @@ CHOICES = {
 }
 # Keywords that are no fields of ours, but that the library passes to, or writes into, every config.
 LIBRARY_KEYWORDS = frozenset(
-    "adapter attn_implementation auto_map custom_pipelines distributed_config experts_implementation model_type "
-    "name_or_path num_labels output_attentions partial_rotary_factor per_layer_config quantization_config "
-    "rope_scaling rope_theta task_specific_params torch_dtype transformers_weights".split()
+    {
+        "adapter",
+        "attn_implementation",
+        "auto_map",
+        "custom_pipelines",
+        "distributed_config",
+        "experts_implementation",
+        "model_type",
+        "name_or_path",
+        "num_labels",
+        "output_attentions",
+        "partial_rotary_factor",
+        "per_layer_config",
+        "quantization_config",
+        "rope_scaling",
+        "rope_theta",
+        "task_specific_params",
+        "torch_dtype",
+        "transformers_weights",
+    }
 )
 
 

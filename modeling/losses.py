@@ -30,7 +30,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_states, weight, bias, targets, chunk_size, compute_dtype):
-        """Args as in `summed_cross_entropy`; hidden states (N, H), targets (N,), `IGNORE_INDEX` where there is none."""
+        """Takes what `summed_cross_entropy` takes, with the head as weight (V, H) and bias (V,) or None."""
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         sum_dtype = torch.promote_types(compute_dtype, torch.float32)
         grad_hidden = torch.empty_like(hidden_states) if needs_hidden else None
@@ -87,10 +87,7 @@ def summed_cross_entropy(
         chunk_size: Tokens per chunk.
     """
     device = hidden_states.device.type
-    if torch.is_autocast_enabled(device):
-        compute_dtype = torch.get_autocast_dtype(device)
-    else:
-        compute_dtype = hidden_states.dtype
+    compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
     with torch.autocast(device, enabled=False):
         return ChunkedCrossEntropy.apply(hidden_states, head.weight, head.bias, targets, chunk_size, compute_dtype)
 

@@ -12,7 +12,7 @@ from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .attention.softmax_attention import SoftmaxAttention
 from .block import LAYERS, TrineLayer
-from .card_writer import CardWriterMixin
+from .checkpoints import CheckpointMixin
 from .checks import check_ids
 from .feed_forward.routers import TrineRouter
 from .masks import make_masks, make_position_ids, relative_indices
@@ -20,7 +20,7 @@ from .norms import make_norm
 from .positions.position_table import POSITIONS
 
 
-class TrinePreTrainedModel(CardWriterMixin, PreTrainedModel):
+class TrinePreTrainedModel(CheckpointMixin, PreTrainedModel):
     """What all Trine models share: how weights begin, what the library may do with them, what can be recorded."""
 
     config_class = TrineConfig
@@ -92,8 +92,8 @@ class TrineModel(TrinePreTrainedModel):
 
         Args:
             input_ids: Token ids, (batch, length).
-            attention_mask: 1 for a token and 0 for padding, (batch, length with cached tokens); or a ready mask of four
-                dimensions.
+            attention_mask: 1 for a token and 0 for padding, (batch, length with cached tokens); or a ready mask of
+                four dimensions.
             position_ids: (batch, length). Default: real tokens are counted, so padding on the left shifts nothing.
                 Positions that start again, without a mask, mark packed sequences.
             past_key_values: The cache of earlier tokens.

@@ -58,5 +58,5 @@ MLPS = {False: PlainMLP, True: GatedMLP}
 
 
 def make_mlp(config: TrineConfig, intermediate_size: int | None = None) -> nn.Module:
-    """Builds the feed-forward that `config.gated_mlp` chooses, `config.intermediate_size` wide unless told otherwise."""
+    """Builds the feed-forward that `config.gated_mlp` chooses. Default width: `config.intermediate_size`."""
     return MLPS[config.gated_mlp](config, intermediate_size or config.intermediate_size)

@@ -1,12 +1,37 @@
-"""Saves a model card with the weights, and sends it in place of the library's empty template."""
+"""What saving and loading add to the library's: a model card, and the name of the file that is damaged."""
 
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from ..configuration.model_card import model_card
 
 
-class CardWriterMixin:
+def damaged_files(folder: str | Path) -> list[str]:
+    """Names of the safetensors files in `folder` that cannot be opened, because they are truncated for example."""
+    damaged = []
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError:
+            damaged.append(path.name)
+    return damaged
+
+
+class CheckpointMixin:
     """Comes before `PreTrainedModel`. A card that somebody wrote is never replaced."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except SafetensorError as error:
+            names = ", ".join(damaged_files(pretrained_model_name_or_path)) or "a weight file"
+            raise OSError(
+                f"{pretrained_model_name_or_path}: {names} is damaged or incomplete ({error}). "
+                "Copy or download the checkpoint again, or load an earlier one."
+            ) from error
 
     def render_card(self) -> str:
         """The card of this model, as Markdown."""
