@@ -1,0 +1,53 @@
+# Needs Python 3.10 or newer, with its venv module, and make. Every target installs what it needs into .venv first.
+
+PYTHON ?= python3
+WORKERS ?= auto
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+# Each worker computes on one thread: small models are many times slower when threads compete for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint conformance bench wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: .venv/test.stamp  ## train, sample, plot, save and reload a small model (minutes on a CPU)
+	$(BIN)/trine demo
+
+test: .venv/test.stamp  ## run the tests
+	$(PYTEST) --ignore tests/conformance
+
+lint: .venv/dev.stamp  ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+conformance: .venv/test.stamp  ## run the common model tests of transformers on Trine's classes
+	$(BIN)/python tests/conformance/upstream.py
+	$(PYTEST) tests/conformance
+
+bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, and write docs/benchmarks.md
+	$(BIN)/trine benchmark-models
+
+wheel: .venv/test.stamp  ## build the source distribution and the wheel into dist/
+	$(BIN)/python -m build
+
+clean:  ## remove the virtual environment, caches, and everything built
+	rm -rf .venv .cache .pytest_cache .ruff_cache build dist *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# .venv/test.stamp and .venv/dev.stamp: the environment with that extra. torch comes first: left to the dependency
+# resolver, Linux gets the CUDA build, which is several gigabytes, with or without a GPU.
+.venv/%.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Trine needs Python 3.10 or newer.")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@if nvidia-smi > /dev/null 2>&1 || [ "$$(uname)" = Darwin ]; then $(PIP) install '$(TORCH)'; \
+	else $(PIP) install --quiet '$(TORCH)+cpu' 2> /dev/null \
+		|| $(PIP) install '$(TORCH)+cpu' --extra-index-url $(TORCH_CPU_INDEX) \
+		|| $(PIP) install '$(TORCH)'; fi
+	$(PIP) install --constraint constraints.txt --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,55 @@
+"""The test mixins of the installed transformers, taken from its source distribution.
+
+`python tests/conformance/upstream.py` downloads that archive with pip and unpacks its `tests/*.py` as the package
+`transformers_tests` below `.cache/conformance/<version>/`. The archive leaves out modules that these files import:
+`stubs/` stands in for them. Nothing of the archive is committed.
+"""
+
+import importlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+
+HERE = Path(__file__).resolve().parent
+VERSION = version("transformers")
+CACHE = HERE.parents[1] / ".cache" / "conformance" / VERSION
+PACKAGE = CACHE / "transformers_tests"
+
+
+def download() -> Path:
+    """Return the unpacked package, after downloading it when it is not there yet."""
+    if not PACKAGE.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder]
+            subprocess.run([*pip, "--no-deps", "--no-binary", "transformers", f"transformers=={VERSION}"], check=True)
+            with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
+                archive.extractall(folder, filter=_tests_only)
+            CACHE.mkdir(parents=True, exist_ok=True)
+            shutil.move(Path(folder) / f"transformers-{VERSION}" / "tests", PACKAGE)
+        (PACKAGE / "__init__.py").touch()
+    shutil.copytree(HERE / "stubs", PACKAGE, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return PACKAGE
+
+
+def load(name: str) -> ModuleType:
+    """Import `transformers_tests.<name>`."""
+    if not PACKAGE.is_dir():
+        raise FileNotFoundError(f"{PACKAGE} is missing: run `make conformance`, which downloads it")
+    if str(CACHE) not in sys.path:
+        sys.path.insert(0, str(CACHE))
+    return importlib.import_module(f"transformers_tests.{name}")
+
+
+def _tests_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    inside = Path(member.name).parts[1:2] == ("tests",)
+    return tarfile.data_filter(member, folder) if inside else None
+
+
+if __name__ == "__main__":
+    print(f"The common tests of transformers {VERSION} are in {download()}")
