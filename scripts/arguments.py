@@ -1,0 +1,98 @@
+"""Arguments of the scripts: dataclasses filled from the command line, over a recipe in YAML."""
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+from transformers import HfArgumentParser
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass
+class RecipeArguments:
+    """The option that every script has."""
+
+    recipe: str | None = field(
+        default=None,
+        metadata={"help": "YAML file of arguments by name, or the name of a packaged one; the command line wins."},
+    )
+
+
+def parse_arguments(
+    types: Sequence[type], argv: Sequence[str] | None = None, *, command: str, description: str | None
+) -> tuple[Any, ...]:
+    """Fill dataclasses from `argv` (default: the process's) over the recipe that it names; return one object per type.
+
+    In a recipe, a list of `key=value` texts may be written as a mapping.
+    Exits with status 2 and a message on an unknown argument or a value of the wrong type, in either place.
+    """
+    options = {
+        "prog": f"trine {command}",
+        "usage": "%(prog)s [--recipe NAME] [--ARGUMENT VALUE ...]",
+        "allow_abbrev": False,
+    }
+    parser = HfArgumentParser([RecipeArguments, *types], description=description, **options)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    recipe = HfArgumentParser(RecipeArguments, add_help=False, **options).parse_known_args(argv)[0].recipe
+    try:
+        if recipe is not None:
+            argv = _as_argv(read_recipe(recipe), types) + argv
+        _, *filled, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    if unknown:
+        parser.error(unknown_name("argument", unknown[0], parser._option_string_actions))
+    return tuple(filled)
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The arguments of a YAML file, or of the packaged recipe of that name.
+
+    Raises:
+        ValueError: neither is there, or the file is not a mapping.
+    """
+    import yaml
+
+    packaged = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    path = packaged.get(name, Path(name))
+    if not path.is_file():
+        raise ValueError(f"{unknown_name('recipe', name, packaged)} There is no such file either.")
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"The recipe '{path}' is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"The recipe '{path}' holds a {type(recipe).__name__}, not a mapping of arguments to values.")
+    return recipe
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
+    """The message for a name that is not one of `choices`, with the nearest or with all of them."""
+    choices = list(choices)
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Choose from {choices}." if len(choices) < 20 else "See --help."
+    return f"Unknown {kind} '{name}'. {hint}"
+
+
+def _as_argv(recipe: dict[str, Any], types: Sequence[type]) -> list[str]:
+    """A recipe as texts of a command line, so that both are read by the same rules."""
+    known = {item.name: get_type_hints(type_)[item.name] for type_ in types for item in fields(type_) if item.init}
+    argv = []
+    for name, value in recipe.items():
+        if name not in known:
+            raise ValueError(unknown_name("recipe key", str(name), known))
+        if isinstance(value, dict) and get_origin(known[name]) is list:
+            value = [f"{key}={json.dumps(item)}" for key, item in value.items()]
+        if isinstance(value, list):
+            argv += [f"--{name}", *map(str, value)]
+        elif value is not None:  # an empty value is as if left out
+            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return argv

@@ -1,0 +1,150 @@
+"""What happens between optimizer steps: counting and balancing the load of experts, and stopping well on Ctrl-C."""
+
+# Shapes: T tokens, L sparse layers, E experts, C experts per token.
+
+import signal
+import threading
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..modeling.feed_forward.balancing import flatten_mask
+from ..modeling.feed_forward.routers import TrineRouter
+
+
+class ExpertLoadCallback(TrainerCallback):
+    """Count the tokens of each expert while a model trains, log the load, and balance routers that have a bias.
+
+    Counted are the choices of the training forward passes of an optimizer step: over all its micro-batches and all
+    processes, without evaluation, without the recomputation of gradient checkpointing, and without padding where the
+    model gets a two-dimensional attention mask.
+
+    After each step, routers with `e_score_correction_bias` learn to prefer idle experts:
+    `bias += router_bias_update_rate * sign(mean load - load)`. No gradient and no loss takes part in this.
+
+    With each logged training loss, `expert_load_worst` is the load of the busiest expert of the worst layer over
+    the mean load (1 is even, E / C is the most), since the last log. `trainer.state.log_history`
+    also holds `expert_load`, L lists of E shares. A model without routers is left alone.
+
+    Source: DeepSeek-AI 2024, DeepSeek-V3, arXiv 2412.19437, section 2.1.2.
+    """
+
+    def __init__(self):
+        self.routers: list[TrineRouter] = []
+        self._handles = []
+        self._is_forward = False  # a training forward pass is under way; recomputation takes place outside of it
+        self._attention_mask: Tensor | None = None
+        self._step_load: Tensor | None = None  # (L, E), choices since the last optimizer step, of this process
+        self._logged_load: Tensor | None = None  # (L, E), choices since the last log, of all processes
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: PreTrainedModel | None = None,
+        **kwargs,
+    ):
+        self._remove_hooks()
+        self.routers = [module for module in model.modules() if isinstance(module, TrineRouter)]
+        if not self.routers:
+            return
+        self._step_load = torch.zeros(len(self.routers), self.routers[0].num_experts, device=args.device)
+        self._logged_load = torch.zeros_like(self._step_load)
+        self._handles = [
+            model.register_forward_pre_hook(self._open, with_kwargs=True),
+            model.register_forward_hook(self._close, always_call=True),
+            *(
+                router.register_forward_hook(self._counter(layer_load))
+                for router, layer_load in zip(self.routers, self._step_load, strict=True)
+            ),
+        ]
+
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if not self.routers:
+            return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self._step_load)
+        for router, load in zip(self.routers, self._step_load, strict=True):
+            bias = getattr(router, "e_score_correction_bias", None)
+            if bias is not None:
+                with torch.no_grad():
+                    bias += router.config.router_bias_update_rate * (load.mean() - load).sign().to(bias)
+        self._logged_load += self._step_load
+        self._step_load.zero_()
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None, **kwargs
+    ):
+        if not self.routers or "loss" not in logs:
+            return
+        shares = self._logged_load / self._logged_load.sum(1, keepdim=True).clamp(min=1)
+        logs["expert_load_worst"] = round(shares.max().item() * shares.shape[1], 3)
+        # the trainer has copied the logs into its history before it calls back
+        state.log_history[-1] |= {"expert_load_worst": logs["expert_load_worst"], "expert_load": shares.tolist()}
+        self._logged_load.zero_()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._remove_hooks()
+
+    def _remove_hooks(self):
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _open(self, module: nn.Module, args: tuple, kwargs: dict):
+        self._is_forward = module.training
+        self._attention_mask = kwargs.get("attention_mask")
+
+    def _close(self, module: nn.Module, args: tuple, output):
+        self._is_forward = False
+        self._attention_mask = None
+
+    def _counter(self, layer_load: Tensor):
+        """The hook of one router; `layer_load` (E) is its row of the counts."""
+
+        def count(router: nn.Module, args: tuple, output: tuple[Tensor, Tensor, Tensor]):
+            if not self._is_forward:
+                return
+            router_logits, _, top_k_index = output  # (T, E), (T, C), (T, C)
+            mask = self._attention_mask
+            if mask is not None and mask.ndim != 2:
+                mask = None
+            weights = flatten_mask(mask, router_logits).unsqueeze(1).expand_as(top_k_index)
+            layer_load.index_add_(0, top_k_index.flatten(), weights.flatten())
+
+        return count
+
+
+class InterruptCallback(TrainerCallback):
+    """On Ctrl-C, finish the optimizer step, save a checkpoint and end training; a second Ctrl-C stops at once.
+
+    `interrupted` tells afterwards whether that happened.
+    """
+
+    def __init__(self):
+        self.interrupted = False
+        self._previous_handler = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.interrupted = False
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no signal handlers
+            self._previous_handler = signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._restore()
+
+    def _interrupt(self, signal_number: int, frame):
+        self.interrupted = True
+        print("\nInterrupted: saving a checkpoint after this step. Press Ctrl-C again to stop at once.", flush=True)
+        self._restore()
+
+    def _restore(self):
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+            self._previous_handler = None
