@@ -1,7 +1,7 @@
 """The configuration of one Trine stack: an encoder or a decoder whose every part can be chosen."""
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -9,8 +9,19 @@ from transformers import PreTrainedConfig
 from .hub_export import HubExportMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .patterns import check_choice, expand_pattern
+from .plans import expert_parallel_plan, tensor_parallel_plan
 from .presets import PRESETS
 from .validation import RULES, check_keywords
+
+
+# Fields that are None only until `__post_init__` derives them. The strict dataclass checks annotations at run time.
+if TYPE_CHECKING:
+    DerivedInt = int
+    DerivedDict = dict[str, Any]
+else:
+    DerivedInt = int | None
+    DerivedDict = dict[str, Any] | None
+DERIVED: Any = None
 
 
 @strict
@@ -100,15 +111,15 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
 
     vocab_size: int = 32000
     hidden_size: int = 512
-    intermediate_size: int | None = None
+    intermediate_size: DerivedInt = DERIVED
     num_hidden_layers: int = 8
     num_attention_heads: int = 8
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    num_key_value_heads: DerivedInt = DERIVED
+    head_dim: DerivedInt = DERIVED
     attention_types: list[str] | str = "full"
     mlp_layer_types: list[str] | str = "dense"
     position_type: str = "rope"
-    rope_parameters: dict[str, Any] | None = None
+    rope_parameters: DerivedDict = DERIVED
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     max_position_embeddings: int = 2048
@@ -136,7 +147,7 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
     loss_chunk_size: int | None = 1024
     num_experts: int = 8
     num_experts_per_tok: int = 2
-    moe_intermediate_size: int | None = None
+    moe_intermediate_size: DerivedInt = DERIVED
     num_shared_experts: int = 0
     router_type: str = "softmax"
     norm_topk_prob: bool = True
@@ -159,8 +170,9 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         check_keywords(kwargs, [field.name for field in fields(self)])
-        for field, kinds in (("attention_types", ATTENTION_KINDS), ("mlp_layer_types", FEED_FORWARD_KINDS)):
-            setattr(self, field, expand_pattern(field, getattr(self, field), self.num_hidden_layers, kinds))
+        layers = self.num_hidden_layers
+        self.attention_types = expand_pattern("attention_types", self.attention_types, layers, ATTENTION_KINDS)
+        self.mlp_layer_types = expand_pattern("mlp_layer_types", self.mlp_layer_types, layers, FEED_FORWARD_KINDS)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
@@ -177,7 +189,9 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
         has_rotary_parameters = self.rope_parameters or any(key.startswith("rope_") for key in kwargs)
         super().__post_init__(**kwargs)
         if self.position_type != "rope" and not has_rotary_parameters:
-            self.rope_parameters = None  # the base class fills it for every model that has the field
+            self.rope_parameters = DERIVED  # the base class fills it for every model that has the field
+        # The library, too, sets the plan on the instance, where it depends on the config.
+        self.base_model_tp_plan = tensor_parallel_plan(self)  # pyright: ignore[reportAttributeAccessIssue]
         self.check()
 
     def check(self) -> None:
@@ -197,58 +211,9 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
         return [ATTENTION_KINDS[kind].layer_type for kind in self.attention_types]
 
     @property
-    def base_model_tp_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride] depends on the kinds
-        """Tensor-parallel plan of the layers that this config has.
-
-        None for `relative` positions: every process would need the bias of its own heads only.
-        """
-        if self.position_type == "relative":
-            return None
-        plan = {
-            "embed_tokens": "embedding_rowwise",
-            "layers.*.self_attn.q_proj": "colwise",
-            "layers.*.self_attn.k_proj": "colwise",
-            "layers.*.self_attn.v_proj": "colwise",
-            "layers.*.self_attn.o_proj": "rowwise",
-        }
-        if self.qk_norm:
-            plan |= {
-                "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
-                "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
-            }
-        inner = ["gate_proj", "up_proj"] if self.gated_mlp else ["up_proj"]
-        for prefix in self._dense_prefixes:
-            plan |= {f"layers.*.mlp.{prefix}{name}": "colwise" for name in inner}
-            plan[f"layers.*.mlp.{prefix}down_proj"] = "rowwise"
-        if "sparse" in self.mlp_layer_types:
-            plan |= {
-                f"layers.*.mlp.experts.{self._expert_weight}": "packed_colwise" if self.gated_mlp else "colwise",
-                "layers.*.mlp.experts.down_proj": "rowwise",
-                "layers.*.mlp.experts": "moe_tp_experts",
-            }
-        return plan
-
-    @property
-    def base_model_ep_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride] depends on the kinds
+    def base_model_ep_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Expert-parallel plan, where there are experts."""
-        if "sparse" not in self.mlp_layer_types:
-            return None
-        return {
-            f"layers.*.mlp.experts.{self._expert_weight}": "grouped_gemm",
-            "layers.*.mlp.experts.down_proj": "grouped_gemm",
-            "layers.*.mlp.experts": "ep_dispatch_experts",
-        }
-
-    @property
-    def _expert_weight(self) -> str:
-        return "gate_up_proj" if self.gated_mlp else "up_proj"
-
-    @property
-    def _dense_prefixes(self) -> list[str]:
-        """Where, within `mlp`, this config has dense feed-forwards."""
-        prefixes = [""] if "dense" in self.mlp_layer_types else []
-        has_shared = "sparse" in self.mlp_layer_types and self.num_shared_experts
-        return prefixes + ["shared_experts."] if has_shared else prefixes
+        return expert_parallel_plan(self)
 
 
 __all__ = ["TrineConfig"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
 
 from ..configuration.model_card import model_card
 
@@ -19,8 +20,8 @@ def damaged_files(folder: str | Path) -> list[str]:
     return damaged
 
 
-class CheckpointMixin:
-    """Comes before `PreTrainedModel`. A card that somebody wrote is never replaced."""
+class CheckpointedModel(PreTrainedModel):
+    """A `PreTrainedModel` with both. A card that somebody wrote is never replaced."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):

@@ -64,7 +64,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight.dtype),
-            None if grad_bias is None else grad_bias.to(bias.dtype),
+            None if bias is None or grad_bias is None else grad_bias.to(bias.dtype),
         )
         return total
 

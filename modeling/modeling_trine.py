@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import MoeModelOutputWithPast
 from transformers.utils.generic import merge_with_config_defaults
@@ -12,7 +11,7 @@ from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .attention.softmax_attention import SoftmaxAttention
 from .block import LAYERS, TrineLayer
-from .checkpoints import CheckpointMixin
+from .checkpoints import CheckpointedModel
 from .checks import check_ids
 from .feed_forward.routers import TrineRouter
 from .masks import make_masks, make_position_ids, relative_indices
@@ -20,7 +19,7 @@ from .norms import make_norm
 from .positions.position_table import POSITIONS
 
 
-class TrinePreTrainedModel(CheckpointMixin, PreTrainedModel):
+class TrinePreTrainedModel(CheckpointedModel):
     """What all Trine models share: how weights begin, what the library may do with them, what can be recorded."""
 
     config_class = TrineConfig
@@ -52,8 +51,9 @@ class TrinePreTrainedModel(CheckpointMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if hasattr(module, "initialize"):
-            module.initialize()
+        initialize = getattr(module, "initialize", None)
+        if callable(initialize):
+            initialize()
 
 
 class TrineModel(TrinePreTrainedModel):
@@ -80,11 +80,11 @@ class TrineModel(TrinePreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
     ) -> MoeModelOutputWithPast:
@@ -110,11 +110,7 @@ class TrineModel(TrinePreTrainedModel):
         Raises:
             ValueError: If ids lie outside the vocabulary, or not exactly one of ids and embeddings is given.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Exactly one of input_ids and inputs_embeds must be given.")
-        if inputs_embeds is None:
-            check_ids(input_ids, self.embed_tokens.num_embeddings, "input_ids", "vocab_size")
-            inputs_embeds = self.embed_tokens(input_ids)
+        inputs_embeds = self.embed(input_ids, inputs_embeds)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
@@ -135,6 +131,15 @@ class TrineModel(TrinePreTrainedModel):
                 **kwargs,
             )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+    def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+        """Looks the ids up, or passes the embeddings on; exactly one of them must be given."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Exactly one of input_ids and inputs_embeds must be given.")
+        if inputs_embeds is not None:
+            return inputs_embeds
+        check_ids(input_ids, self.embed_tokens.num_embeddings, "input_ids", "vocab_size")
+        return self.embed_tokens(input_ids)
 
     def position_biases(self, inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> dict:
         """The bias on the scores for every attention type, (1, heads, queries, keys), or None where there is none."""

@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_utils import slice_logits_to_keep
-from transformers.utils import can_return_tuple, logging
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
 from .feed_forward.balancing import router_losses
@@ -27,7 +27,7 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # pyright: ignore[reportAssignmentType] lists in the library too
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: TrineConfig):
@@ -41,12 +41,12 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -71,22 +71,22 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
         is_sparse = "sparse" in self.config.mlp_layer_types
-        adds_router_loss = self.training and labels is not None and is_sparse
-        outputs: MoeModelOutputWithPast = self.model(
+        trains_router = self.training and labels is not None
+        outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            output_router_logits=is_sparse and (output_router_logits or adds_router_loss),
+            output_router_logits=is_sparse and (output_router_logits or trains_router),
             **kwargs,
         )
         loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
         aux_loss = None
         if outputs.router_logits:
             aux_loss, z_loss = self.router_losses(outputs.router_logits, attention_mask)
-            if adds_router_loss:
+            if loss is not None and labels is not None and self.training:
                 router_loss = self.config.router_aux_loss_coef * aux_loss + self.config.router_z_loss_coef * z_loss
                 loss = loss + router_loss.to(loss.device) * micro_batch_share(labels, **kwargs)
         return MoeCausalLMOutputWithPast(
@@ -110,7 +110,7 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
         chunk_size = self.config.loss_chunk_size
         if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
             return chunked_causal_lm_loss(hidden_states, self.lm_head, labels, chunk_size, **kwargs), None
-        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
         if labels is None:
             return None, logits
         return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
@@ -127,6 +127,23 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
             )
         is_padding_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
         return router_losses(routers, router_logits, attention_mask if is_padding_mask else None)
+
+
+def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+    """Selects the positions whose logits are wanted, with the library's meaning of `logits_to_keep`.
+
+    Args:
+        hidden_states: (batch, length, hidden).
+        logits_to_keep: The number of last positions, 0 for all; or indices (kept,) for all sequences or (batch, kept)
+            for each; or a boolean mask (batch, length), which gives (kept in all sequences, hidden).
+    """
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:]
+    if logits_to_keep.ndim == 1:
+        return hidden_states[:, logits_to_keep]
+    if logits_to_keep.dtype == torch.bool:
+        return hidden_states[logits_to_keep]
+    return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
 def micro_batch_share(

@@ -35,7 +35,7 @@ def eager_attention_forward(
     Returns:
         Output (B, Q, H, D) and weights (B, H, Q, K).
     """
-    groups = module.num_key_value_groups
+    groups = int(module.num_key_value_groups)  # pyright: ignore[reportArgumentType] a module's attributes have any type
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
@@ -103,7 +103,7 @@ class SoftmaxAttention(nn.Module):
             key, value = past_key_values.update(key, value, self.layer_idx)
         if position_bias is not None:
             kwargs["position_bias"] = position_bias
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.config._attn_implementation), eager_attention_forward)
         output, weights = attend(
             self,
             query,

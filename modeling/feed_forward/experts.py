@@ -4,7 +4,7 @@
 
 import torch
 from torch import nn
-from transformers.integrations import use_experts_implementation
+from transformers.integrations.moe import use_experts_implementation
 
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
@@ -20,6 +20,7 @@ class StackedExperts(nn.Module):
 
     def __init__(self, config: TrineConfig):
         super().__init__()
+        self.config = config
         self.num_experts = config.num_experts
         self.down_proj = nn.Parameter(
             torch.empty(config.num_experts, config.hidden_size, config.moe_intermediate_size)
