@@ -1,0 +1,336 @@
+"""Every mechanism of Trine as loops in float64, straight from the papers: the truth that the package is compared with.
+
+Nothing here imports the package. One sequence is computed at a time, without batches, padding, packing or caches, so
+that those cannot be wrong here; the tests compare each row or segment of a batch with the sequence by itself.
+Functions read a config's plain values and a model's weights by their names in the state dict. All of it is
+differentiable, so gradients are compared too.
+"""
+
+# Shapes: N tokens, H query heads, G key-value heads, D head size, E experts, V vocabulary.
+
+import cmath
+import math
+
+import torch
+
+
+class Weights:
+    """The part of a state dict below a prefix, in float64: `weights["mlp"]["up_proj.weight"]`."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor], prefix: str = ""):
+        self.tensors, self.prefix = tensors, prefix
+
+    def __getitem__(self, name: str):
+        if self.prefix + name in self.tensors:
+            return self.tensors[self.prefix + name].double()
+        return Weights(self.tensors, f"{self.prefix}{name}.")
+
+    def __contains__(self, name: str) -> bool:
+        return any(key == self.prefix + name or key.startswith(f"{self.prefix}{name}.") for key in self.tensors)
+
+
+def linear(x: torch.Tensor, weights: Weights) -> torch.Tensor:
+    """`y = W x + b` (b where there is one) for each row of `x`."""
+    y = torch.stack([weights["weight"] @ row for row in x])
+    return y + weights["bias"] if "bias" in weights else y
+
+
+def softmax(scores: torch.Tensor) -> torch.Tensor:
+    """`exp(s_j) / sum_k exp(s_k)` of a vector, shifted by its largest entry, which cancels."""
+    powers = torch.exp(scores - scores.max())
+    return powers / powers.sum()
+
+
+# Norms
+
+
+def rmsnorm(x: torch.Tensor, weights: Weights, eps: float) -> torch.Tensor:
+    """Zhang and Sennrich 2019, arXiv 1910.07467, equation 4."""
+    return torch.stack([row / torch.sqrt((row * row).mean() + eps) for row in x]) * weights["weight"]
+
+
+def layernorm(x: torch.Tensor, weights: Weights, eps: float) -> torch.Tensor:
+    """Ba et al. 2016, arXiv 1607.06450, equation 4."""
+    rows = []
+    for row in x:
+        centred = row - row.mean()
+        rows.append(centred / torch.sqrt((centred * centred).mean() + eps))
+    y = torch.stack(rows) * weights["weight"]
+    return y + weights["bias"]
+
+
+NORMS = {"rmsnorm": rmsnorm, "layernorm": layernorm}
+
+
+# Positions: each may add to the embeddings, rotate a head's vector, or bias a score.
+
+
+class NoPositions:
+    def __init__(self, config, weights: Weights):
+        self.config, self.weights = config, weights
+
+    def add(self, vector: torch.Tensor, position: int) -> torch.Tensor:
+        return vector
+
+    def rotate(self, vector: torch.Tensor, position: int) -> torch.Tensor:
+        return vector
+
+    def biases(self, head: int, query: int, keys: list[int]) -> torch.Tensor:
+        return torch.zeros(len(keys), dtype=torch.float64)
+
+
+class SinusoidalPositions(NoPositions):
+    """Vaswani et al. 2017, arXiv 1706.03762, section 3.5."""
+
+    def add(self, vector, position):
+        size = len(vector)
+        waves = []
+        for i in range(size // 2):
+            angle = position / 10000 ** (2 * i / size)
+            waves += [math.sin(angle), math.cos(angle)]
+        return vector + torch.tensor(waves, dtype=torch.float64)
+
+
+class LearnedPositions(NoPositions):
+    """Devlin et al. 2018, arXiv 1810.04805."""
+
+    def add(self, vector, position):
+        return vector + self.weights["embed_positions.weight"][position]
+
+
+class RotaryPositions(NoPositions):
+    """Su et al. 2021, arXiv 2104.09864, equation 13: features i and i + d/2 are one complex number, multiplied with
+    `exp(1j * position * base^(-2i/d))`. Only the first part of a head is rotated if `partial_rotary_factor` says so.
+    """
+
+    def rotate(self, vector, position):
+        base = self.config.rope_parameters["rope_theta"]
+        half = int(len(vector) * self.config.rope_parameters.get("partial_rotary_factor", 1.0)) // 2
+        turns = torch.tensor([cmath.exp(1j * position * base ** (-i / half)) for i in range(half)])
+        turned = torch.complex(vector[:half], vector[half : 2 * half]) * turns
+        return torch.cat([turned.real, turned.imag, vector[2 * half :]])
+
+
+def t5_bucket(offset: int, num_buckets: int, max_distance: int, is_causal: bool) -> int:
+    """Raffel et al. 2019, arXiv 1910.10683, section 2.1, for a key `offset` tokens after the query.
+
+    Half of the buckets hold one distance each. The borders of the others grow geometrically up to `max_distance`:
+    border k lies at `exact * (max_distance / exact) ** (k / rest)`, compared here as whole numbers.
+    """
+    start = 0
+    if is_causal:
+        distance = max(-offset, 0)
+    else:
+        num_buckets //= 2
+        start = num_buckets if offset > 0 else 0
+        distance = abs(offset)
+    exact = num_buckets // 2
+    rest = num_buckets - exact
+    if distance < exact:
+        return start + distance
+    passed = sum(distance**rest >= exact ** (rest - k) * max_distance**k for k in range(1, rest))
+    return start + exact + passed
+
+
+class RelativePositions(NoPositions):
+    def biases(self, head, query, keys):
+        table = self.weights["relative_attention_bias.weight"]
+        limit, is_causal = self.config.relative_attention_max_distance, self.config.is_causal
+        return table[[t5_bucket(key - query, len(table), limit, is_causal) for key in keys], head]
+
+
+POSITIONS = {
+    "none": NoPositions,
+    "sinusoidal": SinusoidalPositions,
+    "learned": LearnedPositions,
+    "rope": RotaryPositions,
+    "relative": RelativePositions,
+}
+
+
+# Attention: each kind is the set of keys that a query sees.
+
+
+def sees_full(config, query: int, key: int) -> bool:
+    """Vaswani et al. 2017, arXiv 1706.03762, section 3.2.3."""
+    return key <= query or not config.is_causal
+
+
+def sees_sliding(config, query: int, key: int) -> bool:
+    """Beltagy et al. 2020, arXiv 2004.05150: a decoder's window ends at the query, an encoder's is centred on it."""
+    if config.is_causal:
+        return 0 <= query - key < config.sliding_window
+    return abs(query - key) <= config.sliding_window
+
+
+def sees_chunked(config, query: int, key: int) -> bool:
+    """Llama 4 (Meta 2025): the query's own chunk."""
+    same_chunk = query // config.attention_chunk_size == key // config.attention_chunk_size
+    return same_chunk and sees_full(config, query, key)
+
+
+ATTENTIONS = {"full": sees_full, "sliding": sees_sliding, "chunked": sees_chunked}
+
+
+def heads_of(config, x: torch.Tensor, weights: Weights, name: str) -> list[torch.Tensor]:
+    """Projects `x` (N, hidden) and returns one (N, D) matrix a head, normalised if `qk_norm` says so."""
+    heads = list(linear(x, weights[f"{name}_proj"]).split(config.head_dim, dim=1))
+    if config.qk_norm and name != "v":
+        heads = [NORMS[config.norm_type](head, weights[f"{name}_norm"], config.norm_eps) for head in heads]
+    return heads
+
+
+def attention(config, weights: Weights, x: torch.Tensor, kind: str, positions) -> torch.Tensor:
+    """Equation 1 of Vaswani et al. 2017, a query at a time; query head h reads key-value head `h * G / H`."""
+    queries, keys, values = (heads_of(config, x, weights, name) for name in "qkv")
+    keys = [torch.stack([positions.rotate(row, p) for p, row in enumerate(head)]) for head in keys]
+    outputs = []
+    for h, query_head in enumerate(queries):
+        g = h * config.num_key_value_heads // config.num_attention_heads
+        rows = []
+        for i, query in enumerate(query_head):
+            seen = [j for j in range(len(x)) if ATTENTIONS[kind](config, i, j)]
+            query = positions.rotate(query, i)
+            scores = keys[g][seen] @ query / math.sqrt(config.head_dim) + positions.biases(h, i, seen)
+            rows.append(softmax(scores) @ values[g][seen])
+        outputs.append(torch.stack(rows))
+    return linear(torch.cat(outputs, dim=1), weights["o_proj"])
+
+
+# Feed-forwards
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    return x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def gelu_new(x: torch.Tensor) -> torch.Tensor:
+    return x * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+ACTIVATIONS = {
+    "silu": lambda x: x / (1 + torch.exp(-x)),
+    "gelu": gelu,
+    "gelu_new": gelu_new,
+    "relu": lambda x: x * (x > 0),
+}
+
+
+def mlp(config, weights: Weights, x: torch.Tensor) -> torch.Tensor:
+    """Vaswani et al. 2017, equation 2; gated: Shazeer 2020, arXiv 2002.05202, equation 6."""
+    activate = ACTIVATIONS[config.hidden_act]
+    up = linear(x, weights["up_proj"])
+    inner = activate(linear(x, weights["gate_proj"])) * up if config.gated_mlp else activate(up)
+    return linear(inner, weights["down_proj"])
+
+
+def softmax_scores(config, weights: Weights, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Jiang et al. 2024, arXiv 2401.04088: scores, and what the choice is made by."""
+    scores = softmax(logits)
+    return scores, scores
+
+
+def sigmoid_scores(config, weights: Weights, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """DeepSeek-AI 2024, arXiv 2412.19437, equations 15 and 16."""
+    scores = 1 / (1 + torch.exp(-logits))
+    return scores, scores + weights["e_score_correction_bias"]
+
+
+ROUTERS = {"softmax": softmax_scores, "sigmoid": sigmoid_scores}
+
+
+def route(config, weights: Weights, token: torch.Tensor) -> dict[int, torch.Tensor]:
+    """The experts that `token` visits, each with its weight."""
+    scores, preferences = ROUTERS[config.router_type](config, weights, weights["weight"] @ token)
+    ranking = sorted(range(len(scores)), key=lambda expert: -preferences[expert].item())
+    chosen = ranking[: config.num_experts_per_tok]
+    total = sum(scores[expert] for expert in chosen) if config.norm_topk_prob else 1.0
+    return {expert: config.routed_scaling_factor * scores[expert] / total for expert in chosen}
+
+
+def expert_output(config, weights: Weights, expert: int, token: torch.Tensor) -> torch.Tensor:
+    activate = ACTIVATIONS[config.hidden_act]
+    if config.gated_mlp:
+        inner = weights["gate_up_proj"][expert] @ token
+        width = len(inner) // 2
+        inner = activate(inner[:width]) * inner[width:]
+    else:
+        inner = activate(weights["up_proj"][expert] @ token)
+    return weights["down_proj"][expert] @ inner
+
+
+def mixture(config, weights: Weights, x: torch.Tensor) -> torch.Tensor:
+    """Shazeer et al. 2017, arXiv 1701.06538, equation 1; shared experts: Dai et al. 2024, arXiv 2401.06066."""
+    rows = []
+    for token in x:
+        visits = route(config, weights["gate"], token)
+        rows.append(sum(w * expert_output(config, weights["experts"], e, token) for e, w in visits.items()))
+    output = torch.stack(rows)
+    return output + mlp(config, weights["shared_experts"], x) if config.num_shared_experts else output
+
+
+FEED_FORWARDS = {"dense": mlp, "sparse": mixture}
+
+
+# The whole model
+
+
+def trunk(config, weights: Weights, tokens: list[int]) -> torch.Tensor:
+    """Last hidden states (N, hidden) of one sequence."""
+    scale = math.sqrt(config.hidden_size) if config.scale_embedding else 1.0
+    positions = POSITIONS[config.position_type](config, weights["positions"])
+    table = weights["embed_tokens.weight"]
+    x = torch.stack([positions.add(scale * table[token], p) for p, token in enumerate(tokens)])
+
+    def norm(name, states):
+        return NORMS[config.norm_type](states, weights[name], config.norm_eps)
+
+    for index in range(config.num_hidden_layers):
+        layer = weights[f"layers.{index}"]
+        first, second = f"layers.{index}.input_layernorm", f"layers.{index}.post_attention_layernorm"
+        kind, feed_forward = config.attention_types[index], FEED_FORWARDS[config.mlp_layer_types[index]]
+        if config.norm_position == "pre":  # Xiong et al. 2020, arXiv 2002.04745, figure 1b
+            x = x + attention(config, layer["self_attn"], norm(first, x), kind, positions)
+            x = x + feed_forward(config, layer["mlp"], norm(second, x))
+        else:  # figure 1a
+            x = norm(first, x + attention(config, layer["self_attn"], x, kind, positions))
+            x = norm(second, x + feed_forward(config, layer["mlp"], x))
+    return norm("norm", x) if config.norm_position == "pre" else x
+
+
+def logits(config, weights: Weights, tokens: list[int]) -> torch.Tensor:
+    """Logits (N, V) of a `TrineForCausalLM`."""
+    return linear(trunk(config, weights["model"], tokens), weights["lm_head"])
+
+
+# Losses
+
+
+def cross_entropy(logits: torch.Tensor, targets: list[int], ignore_index: int = -100) -> tuple[torch.Tensor, int]:
+    """Summed `-log softmax(logits)[target]`, in nats, and the number of targets that count."""
+    counted = [(row, target) for row, target in zip(logits, targets, strict=True) if target != ignore_index]
+    terms = [torch.log(torch.exp(row - row.max()).sum()) + row.max() - row[target] for row, target in counted]
+    return sum(terms, start=torch.zeros((), dtype=torch.float64)), len(counted)
+
+
+def balancing_loss(config, weights: Weights, router_logits: torch.Tensor) -> torch.Tensor:
+    """Fedus et al. 2021, arXiv 2101.03961, equations 4 to 6, for the logits (N, E) of one layer."""
+    num_tokens, num_experts = router_logits.shape
+    loads, shares = [0.0] * num_experts, [0.0] * num_experts
+    for row in router_logits:
+        scores, preferences = ROUTERS[config.router_type](config, weights, row)
+        ranking = sorted(range(num_experts), key=lambda expert: -preferences[expert].item())
+        for expert in ranking[: config.num_experts_per_tok]:
+            loads[expert] += 1 / num_tokens
+        for expert in range(num_experts):
+            shares[expert] = shares[expert] + scores[expert] / scores.sum() / num_tokens
+    return num_experts * sum(load * share for load, share in zip(loads, shares, strict=True))
+
+
+def z_loss(router_logits: torch.Tensor) -> torch.Tensor:
+    """Zoph et al. 2022, arXiv 2202.08906, equation 5, for the logits (N, E) of one layer."""
+    return sum(torch.log(torch.exp(row).sum()) ** 2 for row in router_logits) / len(router_logits)
+
+
+# Keyed like the rows of `trine.configuration.kinds`; a test fails where a kind has no loop here.
+REFERENCES = {"attention": ATTENTIONS, "position": POSITIONS, "feed_forward": FEED_FORWARDS, "router": ROUTERS}
