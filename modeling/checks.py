@@ -4,7 +4,7 @@ import torch
 from transformers.utils.import_utils import is_torchdynamo_compiling
 
 
-def check_ids(ids: torch.Tensor | None, limit: int, name: str, field: str) -> None:
+def check_ids(ids: torch.Tensor, limit: int, name: str, field: str) -> None:
     """Raises a `ValueError` if `ids` reach beyond the rows of an embedding.
 
     Looks at values on the CPU only, and not while tracing: on an accelerator that would cost a synchronisation in
@@ -16,7 +16,7 @@ def check_ids(ids: torch.Tensor | None, limit: int, name: str, field: str) -> No
         name: What the ids are called in the message.
         field: The config field that sets `limit`.
     """
-    if ids is None or ids.device.type != "cpu" or ids.numel() == 0 or is_torchdynamo_compiling():
+    if ids.device.type != "cpu" or ids.numel() == 0 or is_torchdynamo_compiling():
         return
     low, high = torch.aminmax(ids)
     if low < 0 or high >= limit:

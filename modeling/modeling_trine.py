@@ -134,12 +134,12 @@ class TrineModel(TrinePreTrainedModel):
 
     def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Looks the ids up, or passes the embeddings on; exactly one of them must be given."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Exactly one of input_ids and inputs_embeds must be given.")
-        if inputs_embeds is not None:
+        if input_ids is not None and inputs_embeds is None:
+            check_ids(input_ids, self.embed_tokens.num_embeddings, "input_ids", "vocab_size")
+            return self.embed_tokens(input_ids)
+        if inputs_embeds is not None and input_ids is None:
             return inputs_embeds
-        check_ids(input_ids, self.embed_tokens.num_embeddings, "input_ids", "vocab_size")
-        return self.embed_tokens(input_ids)
+        raise ValueError("Exactly one of input_ids and inputs_embeds must be given.")
 
     def position_biases(self, inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> dict:
         """The bias on the scores for every attention type, (1, heads, queries, keys), or None where there is none."""

@@ -12,6 +12,7 @@ from ..configuration.configuration_trine import TrineConfig
 from .feed_forward.balancing import router_losses
 from .feed_forward.routers import TrineRouter
 from .losses import IGNORE_INDEX, chunked_causal_lm_loss, is_plain_head, next_token_targets
+from .masks import make_masks, make_position_ids
 from .modeling_trine import TrineModel, TrinePreTrainedModel
 
 
@@ -98,6 +99,23 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
             router_logits=outputs.router_logits if output_router_logits else None,
         )
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: TrineConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Cache,
+        position_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> dict:
+        """Masks for a static cache, which `generate` makes ahead of the compiled forward pass.
+
+        The library's function sizes the masks of all windowed layers after the first one; ours differ in window.
+        """
+        if position_ids is None:
+            position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
+        return make_masks(config, inputs_embeds, attention_mask, past_key_values, position_ids)
 
     def head_loss(
         self,
