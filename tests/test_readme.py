@@ -1,0 +1,67 @@
+"""What the README says holds: its code runs, and its tables name every command, kind and field."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from trine import TrineConfig
+from trine.configuration.kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS, POSITION_KINDS, ROUTER_KINDS
+from trine.configuration.presets import PRESETS
+from trine.scripts.cli import find_scripts
+
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def described_fields() -> dict[str, str]:
+    """What the docstring of `TrineConfig` says of each field, on one line."""
+    arguments = TrineConfig.__doc__.split("Args:\n")[1].split("\n\n")[0]
+    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", arguments, flags=re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in entries}
+
+
+def own_fields() -> dict[str, object]:
+    """The default of each field that `TrineConfig` itself declares."""
+    return {field.name: field.default for field in fields(TrineConfig) if field.name in TrineConfig.__annotations__}
+
+
+def field_table() -> str:
+    """The README's table of fields."""
+    descriptions = described_fields()
+    rows = [f"| `{name}` | `{default}` | {descriptions[name]} |" for name, default in own_fields().items()]
+    return "\n".join(["| field | default | meaning |", "|---|---|---|", *rows])
+
+
+def test_every_field_is_described():
+    assert list(described_fields()) == list(own_fields())
+
+
+def test_the_field_table_is_that_of_the_config():
+    assert field_table() in README, f"The README should hold this table:\n{field_table()}"
+
+
+@pytest.mark.parametrize(
+    "name", [*ATTENTION_KINDS, *POSITION_KINDS, *FEED_FORWARD_KINDS, *ROUTER_KINDS, *map(json.dumps, PRESETS)]
+)
+def test_every_kind_is_named(name):
+    assert f"`{name}`" in README
+
+
+def test_the_commands_are_the_scripts():
+    assert set(re.findall(r"^\| `trine ([\w-]+)` \|", README, flags=re.MULTILINE)) == set(find_scripts())
+
+
+def test_the_python_blocks_run(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) >= 5
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    result = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "['sliding', 'sliding', 'sliding', 'full']" in result.stdout
+    assert "torch.Size([1, 24])" in result.stdout
