@@ -98,6 +98,8 @@ def make_masks(
     """
     if isinstance(attention_mask, dict):
         return attention_mask
+    if past_key_values is not None and not past_key_values.is_compileable and past_key_values.get_seq_length() == 0:
+        past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
     arguments = {
         "config": config,
         "inputs_embeds": inputs_embeds,

@@ -98,7 +98,7 @@ class TrineModel(TrinePreTrainedModel):
                 Positions that start again, without a mask, mark packed sequences.
             past_key_values: The cache of earlier tokens.
             inputs_embeds: (batch, length, hidden), in place of `input_ids`.
-            use_cache: Whether to return a cache.
+            use_cache: Whether a decoder returns a cache.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
                 `output_router_logits`, and what the attention functions of the library read.
 
@@ -111,7 +111,7 @@ class TrineModel(TrinePreTrainedModel):
             ValueError: If ids lie outside the vocabulary, or not exactly one of ids and embeddings is given.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
-        if use_cache and past_key_values is None:
+        if use_cache and past_key_values is None and self.config.is_causal:
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
