@@ -25,7 +25,12 @@ class RecipeArguments:
 
 
 def parse_arguments(
-    types: Sequence[type], argv: Sequence[str] | None = None, *, command: str, description: str | None
+    types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    command: str,
+    description: str | None,
+    default_recipe: str | None = None,
 ) -> tuple[Any, ...]:
     """Fill dataclasses from `argv` (default: the process's) over the recipe that it names; return one object per type.
 
@@ -39,7 +44,8 @@ def parse_arguments(
     }
     parser = HfArgumentParser([RecipeArguments, *types], description=description, **options)
     argv = list(sys.argv[1:] if argv is None else argv)
-    recipe = HfArgumentParser(RecipeArguments, add_help=False, **options).parse_known_args(argv)[0].recipe
+    recipe_parser = HfArgumentParser(RecipeArguments, add_help=False, **options)
+    recipe = recipe_parser.parse_known_args(argv)[0].recipe or default_recipe
     try:
         if recipe is not None:
             argv = _as_argv(read_recipe(recipe), types) + argv

@@ -1,0 +1,135 @@
+"""Train a small model on Python's own documentation, sample from it, and load it without this package."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+from trine.scripts.arguments import parse_arguments
+from trine.scripts.generate import continue_prompts
+from trine.scripts.pretrain import check_writable, pretrain
+from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments
+from trine.scripts.python_corpus import collect_python_documents
+
+
+TEMPERATURES = (0.3, 0.7, 1.0)
+
+# What a fresh interpreter runs, in which `trine` cannot be imported: the code in the folder has to do.
+LOAD_WITHOUT_PACKAGE = """
+import sys
+sys.modules["trine"] = None
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder, text, file = sys.argv[1:]
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+with torch.no_grad():
+    torch.save(model(**tokenizer(text, return_tensors="pt")).logits, file)
+"""
+
+
+@dataclass
+class DemoArguments(PretrainArguments):
+    """Those of pretraining, with a text of its own. Values not given are those of the packaged recipe `demo`."""
+
+    files: list[str] = field(
+        default_factory=list, metadata={"help": "Text in place of Python's documentation, as for trine pretrain."}
+    )
+    prompt: str = field(default="Return the ", metadata={"help": "What the samples continue."})
+    sample_length: int = field(default=100, metadata={"help": "Tokens that a sample adds to the prompt."})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    start = time.perf_counter()
+    types = [DemoArguments, PretrainTrainingArguments]
+    arguments, training = parse_arguments(types, argv, command="demo", description=__doc__, default_recipe="demo")
+    folder = Path(training.output_dir)
+    if not arguments.files:
+        arguments.files = [str(write_corpus(folder))]
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("MPLCONFIGDIR", cache)  # plots and remote code leave nothing in the home folder
+        metrics = pretrain(arguments, training)
+        if metrics is None:
+            return 130
+        print_samples(folder, arguments.prompt, arguments.sample_length)
+        check_without_package(folder, arguments.prompt, Path(cache))
+    print(describe_results(folder, metrics["training_seconds"], time.perf_counter() - start))
+    return 0
+
+
+def write_corpus(folder: Path) -> Path:
+    """Write Python's documentation as JSON lines into the folder; return the file."""
+    print("Collecting the documentation and the docstrings of this Python ...", flush=True)
+    try:
+        check_writable(folder)
+        documents = collect_python_documents()
+    except OSError as error:
+        sys.exit(f"trine demo: {error}")
+    file = folder / "corpus.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
+    print(f"{len(documents):,} documents of {sum(map(len, documents)):,} characters.", flush=True)
+    return file
+
+
+def print_samples(folder: Path, prompt: str, length: int) -> None:
+    """Print one continuation of the prompt for each of three temperatures."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for temperature in TEMPERATURES:
+        set_seed(0)
+        (text,) = continue_prompts(
+            model, tokenizer, [prompt], do_sample=True, temperature=temperature, top_k=0, max_new_tokens=length
+        )
+        print(f"\n--- sample at temperature {temperature} ---\n{text}", flush=True)
+
+
+def check_without_package(folder: Path, text: str, cache: Path) -> None:
+    """Load the folder in a fresh process that cannot import this package; its logits must equal those computed here.
+
+    Raises:
+        RuntimeError: the process failed, or its logits differ.
+    """
+    print("\nLoading the folder in a fresh process without the package ...", flush=True)
+    inputs = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt")
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(folder)(**inputs).logits
+    command = [sys.executable, "-c", LOAD_WITHOUT_PACKAGE, str(folder.resolve()), text, str(cache / "logits.pt")]
+    environment = os.environ | {"HF_MODULES_CACHE": str(cache / "modules"), "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(command, env=environment, cwd=cache, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"'{folder}' could not be loaded without the package:\n{process.stderr}")
+    if not torch.equal(torch.load(cache / "logits.pt"), expected):
+        raise RuntimeError(f"'{folder}' gives other logits when it is loaded without the package.")
+    print(
+        f"AutoModelForCausalLM.from_pretrained('{folder}', trust_remote_code=True) gives the same logits, bit by bit."
+    )
+
+
+def describe_results(folder: Path, training_seconds: float, seconds: float) -> str:
+    """What was made, and what to try next."""
+    trine = "trine" if shutil.which("trine") else os.path.relpath(Path(sys.executable).with_name("trine"))
+    return f"""
+Done in {seconds:.0f} seconds, {training_seconds:.0f} of them training. In '{folder}':
+  model.safetensors, config.json, *.py   the model, with the code that loads it anywhere
+  tokenizer.json                         the tokenizer, which needs no code
+  loss.png, expert-load.png              how training went
+  metrics.json, trainer_state.json       its figures
+  corpus.jsonl                           the text it was trained on
+
+Try next:
+  {trine} generate --model {folder} --prompt "Raise a ValueError if" --temperatures 0.3,0.8
+  {trine} pretrain --recipe demo --files YOUR_FOLDER_OF_TEXT --output_dir outputs/mine
+  {trine} --help"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

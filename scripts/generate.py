@@ -1,0 +1,133 @@
+"""Generate text with a causal language model from a folder or the Hub."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+    set_seed,
+)
+
+import trine  # noqa: F401 - registers the models of this package with the Auto classes
+from trine.scripts.arguments import parse_arguments
+
+
+@dataclass
+class GenerateArguments:
+    model: str = field(metadata={"help": "Folder or Hub id of a causal language model."})
+    prompt: list[str] = field(
+        default_factory=list, metadata={"help": "One or more prompts. By default standard input is the prompt."}
+    )
+    max_new_tokens: int = field(default=200, metadata={"help": "Most tokens to add to a prompt."})
+    temperature: float = field(default=0.8, metadata={"help": "Divides the logits; 0 always takes the best token."})
+    temperatures: str | None = field(
+        default=None, metadata={"help": "Several, as 0.2,0.8,1.2: a sample of every prompt for each, in place of one."}
+    )
+    top_k: int = field(default=0, metadata={"help": "Sample from this many best tokens; 0 is all."})
+    top_p: float = field(default=1.0, metadata={"help": "Sample from the best tokens of this joint probability."})
+    min_p: float = field(default=0.0, metadata={"help": "Drop tokens below this share of the best one's probability."})
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Above 1, tokens that occurred become less likely."}
+    )
+    num_beams: int = field(default=1, metadata={"help": "Beams of beam search; 1 is none."})
+    seed: int = field(default=0, metadata={"help": "Random seed, set for each temperature."})
+    stream: bool = field(default=True, metadata={"help": "Print one prompt's text as it arises (not with beams)."})
+    device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
+    dtype: str = field(
+        default="auto", metadata={"help": "Such as float32 or bfloat16. By default that of the weights."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
+    )
+
+    def __post_init__(self):
+        texts = [self.temperature] if self.temperatures is None else self.temperatures.split(",")
+        try:
+            self.all_temperatures = [float(text) for text in texts]
+        except ValueError as error:
+            raise ValueError(
+                f"temperatures='{self.temperatures}' is not a list of numbers such as 0.2,0.8."
+            ) from error
+        if min(self.all_temperatures) < 0:
+            raise ValueError(f"temperature={min(self.all_temperatures)} is below 0.")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (arguments,) = parse_arguments([GenerateArguments], argv, command="generate", description=__doc__)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            arguments.model, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        sys.exit(f"trine generate: {error}")
+    model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
+    prompts = arguments.prompt or [_read_prompt()]
+    for temperature in arguments.all_temperatures:
+        if len(arguments.all_temperatures) > 1:
+            print(f"--- temperature {temperature:g} ---")
+        set_seed(arguments.seed)
+        options = _generation_options(arguments, temperature)
+        if arguments.stream and len(prompts) == 1 and arguments.num_beams == 1:
+            streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+            continue_prompts(model, tokenizer, prompts, streamer=streamer, **options)
+        else:
+            print(*continue_prompts(model, tokenizer, prompts, **options), sep="\n---\n")
+        print()
+
+
+def continue_prompts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any
+) -> list[str]:
+    """Each prompt with its continuation by the model's `generate`, which gets `options`; without special tokens.
+
+    Prompts are one batch, padded on the left. An empty one is begun with the BOS token.
+
+    Raises:
+        ValueError: a prompt is empty and the tokenizer has no BOS token.
+    """
+    if "" in prompts and tokenizer.bos_token is None:
+        raise ValueError("A prompt is empty, and the tokenizer has no bos_token to begin with.")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    inputs = tokenizer(
+        [prompt or tokenizer.bos_token for prompt in prompts],
+        padding=len(prompts) > 1,
+        return_token_type_ids=False,
+        return_tensors="pt",
+    ).to(model.device)
+    ids = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **options)
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def _generation_options(arguments: GenerateArguments, temperature: float) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "max_new_tokens": arguments.max_new_tokens,
+        "num_beams": arguments.num_beams,
+        "repetition_penalty": arguments.repetition_penalty,
+        "do_sample": temperature > 0,
+    }
+    if temperature > 0:
+        options |= {"temperature": temperature, "top_k": arguments.top_k, "top_p": arguments.top_p}
+        options |= {"min_p": arguments.min_p} if arguments.min_p else {}
+    return options
+
+
+def _read_prompt() -> str:
+    if sys.stdin.isatty():
+        print("Type a prompt and end it with Ctrl-D:", file=sys.stderr)
+    return sys.stdin.read().removesuffix("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Arguments of pretraining: what to train on, which model, and the trainer's own with other defaults."""
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+
+@dataclass
+class PretrainArguments:
+    """Data and model."""
+
+    _argument_group_name = "data and model"
+
+    files: list[str] = field(
+        metadata={"help": "Text files (.txt, .md, .rst, .jsonl) and folders of them; a folder is read at any depth."}
+    )
+    text_field: str = field(default="text", metadata={"help": "Name of the text in a line of a .jsonl file."})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of a tokenizer. By default one is trained on the text."}
+    )
+    vocab_size: int = field(default=8192, metadata={"help": "Number of tokens of the tokenizer that is trained."})
+    preset: str = field(default="tiny", metadata={"help": "Named size that the model starts from."})
+    config_overrides: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Fields of TrineConfig as key=value: num_hidden_layers=6 'attention_types=sliding*3, full'. "
+            "In a recipe a mapping, to which the command line adds.",
+            "action": "extend",
+        },
+    )
+    block_length: int = field(default=512, metadata={"help": "Tokens in one training sequence."})
+    document_boundaries: bool = field(
+        default=False, metadata={"help": "Keep the documents of a block apart: none sees the one before it."}
+    )
+    validation_fraction: float = field(
+        default=0.05, metadata={"help": "Share of the text, in whole documents, that is held out."}
+    )
+    baselines: bool = field(default=True, metadata={"help": "Compare with unigram and bigram models of the tokens."})
+
+
+def _trainer_default(name: str, value: Any):
+    """A field of `TrainingArguments` with another default and the same help."""
+    (original,) = [item for item in fields(TrainingArguments) if item.name == name]
+    return field(default=value, metadata=dict(original.metadata))
+
+
+@dataclass
+class PretrainTrainingArguments(TrainingArguments):
+    """The trainer's arguments with the usual values for pretraining a small decoder."""
+
+    _argument_group_name = "training (transformers.TrainingArguments)"
+
+    output_dir: str | None = _trainer_default("output_dir", "outputs/pretrain")
+    num_train_epochs: float = _trainer_default("num_train_epochs", 1.0)
+    learning_rate: float = _trainer_default("learning_rate", 1e-3)
+    lr_scheduler_type: str = _trainer_default("lr_scheduler_type", "cosine")
+    warmup_steps: float = _trainer_default("warmup_steps", 0.05)
+    weight_decay: float = _trainer_default("weight_decay", 0.1)
+    adam_beta2: float = _trainer_default("adam_beta2", 0.95)
+    max_grad_norm: float = _trainer_default("max_grad_norm", 1.0)
+    logging_steps: float = _trainer_default("logging_steps", 10)
+    logging_nan_inf_filter: bool = _trainer_default("logging_nan_inf_filter", False)
+    eval_strategy: str = _trainer_default("eval_strategy", "steps")
+    eval_steps: float | None = _trainer_default("eval_steps", 0.1)
+    save_strategy: str = _trainer_default("save_strategy", "steps")
+    save_steps: float = _trainer_default("save_steps", 500)
+    save_total_limit: int | None = _trainer_default("save_total_limit", 2)
+    report_to: str = _trainer_default("report_to", "none")
+    dataloader_pin_memory: bool = _trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
+    )
+
+
+def parse_overrides(overrides: list[str]) -> dict[str, Any]:
+    """`key=value` texts as a dictionary; values are YAML (numbers, lists, true, null, text), and the last one counts.
+
+    Raises:
+        ValueError: a text without `=`, or a value that is not YAML.
+    """
+    import yaml
+
+    parsed = {}
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise ValueError(f"config_overrides has {text!r}, which is not key=value.")
+        try:
+            parsed[key.strip()] = _number_or_same(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ValueError(f"config_overrides has {text!r}, whose value is not YAML: {error}") from error
+    return parsed
+
+
+def _number_or_same(value: Any) -> Any:
+    """YAML reads 1e-3, which has no point, as text; also inside mappings such as `rope_parameters`."""
+    if isinstance(value, dict):
+        return {key: _number_or_same(item) for key, item in value.items()}
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
+        return value
