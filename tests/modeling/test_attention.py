@@ -61,7 +61,7 @@ def test_every_variant_equals_the_loop(variant, is_causal):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("position_type", ["none", "relative"])
 def test_flex_equals_the_loop(position_type, kind, is_causal):
-    """Without compilation, which takes a C++ compiler 20 seconds: what is tested is the mask and the bias we hand over."""
+    """Without compilation, which takes 20 seconds: what is tested is the mask and the bias that the kernel gets."""
     model = tiny_model(
         attn="flex_attention", attention_types=kind, is_causal=is_causal, position_type=position_type, head_dim=16
     )
