@@ -28,7 +28,7 @@ lint: .venv/dev.stamp  ## check style, format and types
 
 conformance: .venv/test.stamp  ## run the common model tests of transformers on Trine's classes
 	$(BIN)/python tests/conformance/upstream.py
-	$(PYTEST) tests/conformance
+	$(PYTEST) -rfE -o verbosity_subtests=0 tests/conformance
 
 bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, and write docs/benchmarks.md
 	$(BIN)/trine benchmark-models

@@ -40,13 +40,13 @@ SMALL = {
 # The inputs have 7 tokens: windows and chunks are smaller, so that they matter.
 TRINE = SMALL | {"sliding_window": 3, "attention_chunk_size": 4}
 # grouped_mm takes widths that are multiples of 16 bytes.
-EXPERTS = {"mlp_layer_types": "sparse", "intermediate_size": 32, "moe_intermediate_size": 16, "num_experts": 4}
+EXPERTS = {"mlp_layer_types": ["sparse"] * 2, "intermediate_size": 32, "moe_intermediate_size": 16, "num_experts": 4}
 
 # Every attention kind, position, norm placement, feed-forward and router occurs at least once.
 DENSE_FIELDS = {
     "Full": {},
     "Sliding": {
-        "attention_types": "sliding",
+        "attention_types": ["sliding"] * 2,
         "position_type": "learned",
         "norm_type": "layernorm",
         "gated_mlp": False,
@@ -54,13 +54,13 @@ DENSE_FIELDS = {
         "mlp_bias": True,
     },
     "Chunked": {
-        "attention_types": "chunked",
+        "attention_types": ["chunked"] * 2,
         "position_type": "sinusoidal",
         "norm_type": "layernorm",
         "norm_position": "post",
         "scale_embedding": True,
     },
-    "Mixed": {"attention_types": "sliding, full", "position_type": "relative", "initializer": "xavier"},
+    "Mixed": {"attention_types": ["sliding", "full"], "position_type": "relative", "initializer": "xavier"},
     "MultiQuery": {
         "position_type": "none",
         "num_key_value_heads": 1,
@@ -69,7 +69,7 @@ DENSE_FIELDS = {
         "norm_position": "post",
     },
     "Untied": {
-        "attention_types": "chunked, full",
+        "attention_types": ["chunked", "full"],
         "tie_word_embeddings": False,
         "head_dim": 16,
         "initializer": "kaiming",
@@ -78,14 +78,14 @@ DENSE_FIELDS = {
 SPARSE_FIELDS = {
     "SoftmaxExperts": {"num_experts_per_tok": 2, "router_z_loss_coef": 0.001},
     "SigmoidExperts": {
-        "attention_types": "sliding, full",
-        "mlp_layer_types": "dense, sparse",
+        "attention_types": ["sliding", "full"],
+        "mlp_layer_types": ["dense", "sparse"],
         "router_type": "sigmoid",
         "num_shared_experts": 1,
         "qk_norm": True,
     },
     "SoftExperts": {
-        "attention_types": "chunked",
+        "attention_types": ["chunked"] * 2,
         "position_type": "learned",
         "num_experts_per_tok": 4,
         "gated_mlp": False,

@@ -1,9 +1,8 @@
 """Counts what the common tests did for each case, and fails the run on a skip that the peer does not have."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 
 import pytest
-
 from conformance.cases import CASES, Case
 from conformance.known import reason_for
 from conformance.upstream import VERSION
@@ -31,19 +30,12 @@ def pytest_configure(config):
         config.pluginmanager.register(Summary(), "conformance-summary")
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        reason = reason_for(item.cls.case, item.name) if hasattr(item.cls, "case") else None
-        if reason is not None:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-
-
 class Summary:
     """What each case did: `outcomes` and `reasons` go from case to test to outcome, or to the reasons of its skips."""
 
     def __init__(self):
-        self.outcomes = defaultdict(dict)
-        self.reasons = defaultdict(lambda: defaultdict(set))
+        self.outcomes = {}
+        self.reasons = {}
 
     def pytest_runtest_logreport(self, report):
         name, _, test = report.nodeid.partition("::")[2].partition("::")
@@ -51,19 +43,30 @@ class Summary:
             return
         known = hasattr(report, "wasxfail")
         if report.skipped and not known:
-            self.reasons[name][test].add(anonymous(CASES[name], report.longrepr[2]))
+            self.reasons.setdefault(name, {}).setdefault(test, set()).add(anonymous(CASES[name], report.longrepr[2]))
         is_whole_test = not hasattr(report, "context")  # and not one of its subtests
         if is_whole_test:
-            self.outcomes[name][test] = "known" if known else report.outcome
+            self.outcomes.setdefault(name, {})[test] = "known" if known else report.outcome
 
     def unexplained(self):
         """List the skips of ours that neither the peer nor the table of known exceptions has."""
         for name, tests in self.reasons.items():
             case = CASES[name]
             for test, reasons in sorted(tests.items()):
-                if case.peer in self.outcomes and reason_for(case, test) is None:
-                    for reason in sorted(reasons - self.reasons[case.peer][test]):
+                peer_ran = test in self.outcomes.get(case.peer, {})
+                if peer_ran and reason_for(case, test) is None:
+                    for reason in sorted(reasons - self.reasons.get(case.peer, {}).get(test, set())):
                         yield f"{name}::{test}: {reason}"
+
+    def known_reasons(self):
+        """Map each reason in the table of known exceptions to the tests that it explains."""
+        explained = {}
+        for name, tests in self.outcomes.items():
+            for test, outcome in tests.items():
+                reason = reason_for(CASES[name], test)
+                if outcome in ("known", "skipped") and reason is not None:
+                    explained.setdefault(reason, set()).add(test)
+        return explained
 
     def pytest_sessionfinish(self, session):
         if session.exitstatus == pytest.ExitCode.OK and any(self.unexplained()):
@@ -77,8 +80,10 @@ class Summary:
             if name in self.outcomes:
                 counts = Counter(self.outcomes[name].values())
                 write(f"{name:>17}" + "".join(f"{counts[column]:>17}" for column in COLUMNS))
+        for reason, tests in self.known_reasons().items():
+            write(f"known: {', '.join(sorted(tests))}: {reason}")
         for line in self.unexplained():
-            write(f"UNEXPLAINED SKIP {line}", red=True)
+            write(f"SKIPPED, BUT NOT BY THE PEER: {line}", red=True)
 
 
 def anonymous(case: Case, reason: str) -> str:

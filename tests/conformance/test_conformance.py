@@ -1,11 +1,16 @@
 """Runs the library's common model tests on every case of the table in cases.py."""
 
 import unittest
+from collections.abc import Callable
+from contextlib import nullcontext
+from unittest.mock import patch
 
+import pytest
+from conformance.cases import CASES, Case, DecoderTester
+from conformance.known import reason_for
+from conformance.upstream import load
 from transformers.models.auto import modeling_auto
 
-from conformance.cases import CASES, Case, DecoderTester
-from conformance.upstream import load
 from trine import TrineConfig, TrineForCausalLM, TrineModel
 
 
@@ -21,6 +26,19 @@ tensor_parallel.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
 expert_parallel.EP_DISTRIBUTED_TEST_MODEL_TYPES = None
 fsdp.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
 fsdp._get_available_fsdp_workers = lambda: 8
+
+
+def set_epsilons(config) -> None:
+    """Set the epsilons of a config to 1. The library's own helper adds the names that any other model has for them.
+
+    A TrineConfig with unknown fields cannot be loaded again.
+    """
+    for name in vars(config):
+        if name.endswith("_eps"):
+            setattr(config, name, 1.0)
+
+
+common.set_config_for_less_flaky_test = set_epsilons
 
 SINGLE = (common.ModelTesterMixin, common.GenerationTesterMixin, training.TrainingTesterMixin)
 DISTRIBUTED = (
@@ -41,9 +59,29 @@ class ConfigurationTests:
         configuration.ConfigTester(self, config_class=config_class, **self.model_tester.fields).run_common_tests()
 
 
+class Adapted:
+    """Tests that find their subject by a name or a text, and would be skipped; and what they take from the config."""
+
+    def _get_tiny_config(self):
+        # The load-balancing loss of a batch is not the mean of the losses of its parts, on which each process works.
+        config_class, fields = super()._get_tiny_config()
+        return config_class, fields | {"router_aux_loss_coef": 0.0}
+
+    def test_moe_models_record_router_logits(self):
+        with patch.object(common.inspect, "getsource", return_value="@use_experts_implementation"):
+            super().test_moe_models_record_router_logits()
+
+    def test_model_rope_scaling_frequencies(self):
+        modules = TrineModel.named_modules
+        renamed = lambda model: ((name.replace("positions", "rotary_emb"), module) for name, module in modules(model))  # noqa: E731
+        with patch.object(TrineModel, "named_modules", renamed):
+            super().test_model_rope_scaling_frequencies()
+
+
 def conformance_class(case: Case) -> type[unittest.TestCase]:
     """Return the test class of one case."""
-    bases = (ConfigurationTests, *SINGLE, *(DISTRIBUTED if case.distributed else ()), unittest.TestCase)
+    ours = (Adapted,) if case.peer else ()
+    distributed = DISTRIBUTED if case.distributed else ()
     attributes = {
         "__module__": __name__,
         "case": case,
@@ -51,8 +89,25 @@ def conformance_class(case: Case) -> type[unittest.TestCase]:
         "all_model_classes": case.classes[1:],
         # Otherwise skipped, unless the configuration's file has a copyright line of 2023 or later.
         "test_can_init_all_missing_weights_before_2023": True,
+        # Models without rotary positions start with smaller gradients, which take longer to fall by nine tenths.
+        "training_overfit_steps": 400,
     }
-    return type(case.name, bases, attributes)
+    cls = type(case.name, (*ours, ConfigurationTests, *SINGLE, *distributed, unittest.TestCase), attributes)
+    for name in dir(cls):
+        reason = reason_for(case, name) if name.startswith("test_") else None
+        if reason and callable(getattr(cls, name)):
+            setattr(cls, name, pytest.mark.xfail(reason=reason, strict=True)(in_one_piece(getattr(cls, name))))
+    return cls
+
+
+def in_one_piece(test: Callable) -> Callable:
+    """Return the test without its division into subtests, whose failures do not count for an expected failure."""
+
+    def run(self):
+        with patch.object(self, "subTest", lambda *args, **kwargs: nullcontext()):
+            test(self)
+
+    return run
 
 
 def test_the_library_lists_the_classes_by_name():

@@ -1,0 +1,46 @@
+"""What every test runs with: a fixed seed, one thread, no network, and no meaning in uninitialised memory."""
+
+import os
+
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are imported
+
+import pytest
+import torch
+
+
+torch.set_num_threads(1)
+# PyTorch caches, at their first use, the functions that a device context redirects. The cache must hold the originals,
+# not the replacements below: otherwise models would no longer be made on the meta device.
+with torch.device("meta"):
+    torch.empty(0)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poison(request, monkeypatch) -> None:
+    """Fill what `torch.empty` and its relatives return with NaN, so that reading uninitialised memory shows.
+
+    Turned off by the marker `no_poison`.
+    """
+    if request.node.get_closest_marker("no_poison"):
+        return
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+
+
+def poisoned(make):
+    """Return a function like `make` whose floating-point results hold NaN."""
+
+    def make_poisoned(*args, **kwargs):
+        tensor = make(*args, **kwargs)
+        if tensor.is_floating_point() and not tensor.is_meta:
+            with torch.no_grad():
+                tensor.fill_(torch.nan)
+        return tensor
+
+    return make_poisoned

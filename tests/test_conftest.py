@@ -1,0 +1,53 @@
+"""The fixtures that every test runs with do what they say."""
+
+import pytest
+import torch
+
+
+MAKERS = {
+    "empty": lambda **options: torch.empty(2, 3, **options),
+    "empty_like": lambda **options: torch.empty_like(torch.zeros(2, 3), **options),
+    "new_empty": lambda **options: torch.zeros(1).new_empty((2, 3), **options),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_uninitialised_floats_are_nan(maker):
+    assert MAKERS[maker](dtype=torch.float64).isnan().all()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_integers_can_be_made(maker):
+    assert MAKERS[maker](dtype=torch.int64).shape == (2, 3)
+
+
+@pytest.mark.parametrize("maker", ["empty", "empty_like"])
+def test_the_meta_device_still_redirects(maker):
+    with torch.device("meta"):
+        assert MAKERS[maker]().is_meta
+
+
+@pytest.mark.no_poison
+def test_the_marker_restores_the_originals():
+    assert type(torch.empty) is type(torch.zeros)
+
+
+def test_parameters_that_need_a_gradient_can_be_made():
+    assert torch.empty(2, requires_grad=True).isnan().all()
+
+
+def test_initialised_layers_hold_no_nan():
+    assert not any(parameter.isnan().any() for parameter in torch.nn.TransformerEncoderLayer(8, 2).parameters())
+
+
+def test_compiled_code_can_make_tensors():
+    @torch.compile(fullgraph=True, backend="eager")
+    def fill(x):
+        return torch.empty_like(x).copy_(x)
+
+    x = torch.randn(3)
+    assert torch.equal(fill(x), x)
+
+
+def test_every_test_starts_from_the_same_seed():
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))

@@ -1,0 +1,90 @@
+"""The wheel, built through the source distribution, holds the whole package and works without the checkout."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_IN_THE_PACKAGE = {"tests", "build", "dist", "docs"}
+MAKE_A_MODEL = """
+import torch
+import trine
+
+model = trine.TrineForCausalLM(trine.TrineConfig.from_preset("tiny"))
+model.save_pretrained("saved")
+print(trine.__file__, trine.__version__, tuple(model(torch.zeros(1, 3, dtype=torch.long)).logits.shape[:2]))
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """Folder with the source distribution and the wheel, made offline by the setuptools that is installed."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built) -> zipfile.ZipFile:
+    return zipfile.ZipFile(next(built.glob("*.whl")))
+
+
+def package_files() -> set[str]:
+    """List the files of the package as the wheel has to name them."""
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in NOT_IN_THE_PACKAGE]
+    code = [path for folder in folders if folder.name[0] != "." for path in folder.rglob("*.py")]
+    data = [ROOT / "py.typed", *(ROOT / "scripts" / "recipes").glob("*.yaml")]
+    return {f"trine/{path.relative_to(ROOT).as_posix()}" for path in [*ROOT.glob("*.py"), *code, *data]}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel):
+    held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert held == package_files()
+
+
+def test_there_are_recipes_in_the_wheel(wheel):
+    assert any(name.startswith("trine/scripts/recipes/") for name in wheel.namelist())
+
+
+def test_the_metadata_names_the_command_the_plugin_and_the_licence(wheel):
+    info = next(name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name)
+    entry_points = wheel.read(f"{info}/entry_points.txt").decode()
+    assert "trine = trine.scripts.cli:main" in entry_points
+    assert "[vllm.general_plugins]\ntrine = trine:register" in entry_points
+    assert "License-Expression: Apache-2.0" in wheel.read(f"{info}/METADATA").decode()
+    assert f"{info}/licenses/LICENSE" in wheel.namelist()
+
+
+def test_the_source_distribution_holds_the_package(built):
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name.removeprefix("trine/") for name in package_files()} <= held
+
+
+def test_the_installed_wheel_makes_and_saves_a_model(built, tmp_path):
+    """In another folder, where neither the checkout nor its editable installation is what gets imported."""
+    site = tmp_path / "site"
+    wheel = next(built.glob("*.whl"))
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MAKE_A_MODEL],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{site}{os.sep}trine"), done.stdout
+    assert done.stdout.rstrip().endswith("(1, 3)")
+    assert (tmp_path / "saved" / "modeling_trine.py").is_file()

@@ -1,0 +1,142 @@
+"""The shape of the house: who may import whom, what the wheel holds, and how long a file may be."""
+
+import ast
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import trine
+from trine import TrineConfig
+from trine.configuration.hub_export import flatten
+
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+ROOT = Path(__file__).resolve().parents[1]
+# Each room of the package, and the other rooms that it may import.
+ROOMS = {
+    "configuration": set(),
+    "tokenization": {"configuration"},
+    "modeling": {"configuration"},
+    "generation": {"configuration", "modeling"},
+    "training": {"configuration", "modeling"},
+    "retrieval": {"configuration", "modeling"},
+}
+EXPORTED_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names
+OPTIONAL = {"datasets", "matplotlib", "yaml"}
+LONGEST_FILE = 400
+PUBLIC = [
+    "TrineConfig",
+    "TrineForCausalLM",
+    "TrineModel",
+    "TrinePreTrainedModel",
+    "__version__",
+    "register",
+    "train_byte_level_bpe",
+]
+
+ROOM_FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+LIBRARY_FILES = [*sorted(ROOT.glob("*.py")), *ROOM_FILES]
+SCRIPT_FILES = sorted((ROOT / "scripts").rglob("*.py"))
+TEST_FILES = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+def imports(source: str) -> list[tuple[int, str]]:
+    """List every import as its number of leading dots and the name of the module, functions and all."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or ""))
+    return found
+
+
+def target_of(path: Path, dots: int, module: str) -> Path:
+    """Return the path, without a suffix, that a relative import in `path` points at."""
+    return path.parents[dots - 1].joinpath(*module.split(".")) if module else path.parents[dots - 1]
+
+
+@each(ROOM_FILES)
+def test_imports_follow_the_direction_between_rooms(path):
+    room = path.relative_to(ROOT).parts[0]
+    for dots, module in imports(path.read_text(encoding="utf-8")):
+        if dots:
+            other = target_of(path, dots, module).relative_to(ROOT).parts[0]
+            assert other == room or other in ROOMS[room], f"{name_of(path)} imports from {other}/"
+
+
+@each(LIBRARY_FILES)
+def test_the_package_imports_its_own_leaf_modules_relatively(path):
+    for dots, module in imports(path.read_text(encoding="utf-8")):
+        if dots:
+            leaf = target_of(path, dots, module).with_suffix(".py")
+            assert module and leaf.is_file(), f"{name_of(path)}: `{'.' * dots}{module}` is not a module with a file"
+        else:
+            assert module.split(".")[0] != "trine", f"{name_of(path)} imports {module} by its absolute name"
+
+
+@each(SCRIPT_FILES + TEST_FILES)
+def test_scripts_and_tests_import_the_package_absolutely(path):
+    relative = [module for dots, module in imports(path.read_text(encoding="utf-8")) if dots]
+    assert not relative, f"{name_of(path)} imports {relative} relatively"
+
+
+@each([path for path in ROOM_FILES if path.relative_to(ROOT).parts[0] == "configuration"])
+def test_the_configuration_needs_no_torch(path):
+    assert not {"torch"} & {module.split(".")[0] for _, module in imports(path.read_text(encoding="utf-8"))}
+
+
+@each(LIBRARY_FILES)
+def test_optional_packages_stay_in_scripts(path):
+    assert not OPTIONAL & {module.split(".")[0] for _, module in imports(path.read_text(encoding="utf-8"))}
+
+
+def test_every_folder_with_code_is_a_listed_package():
+    """An unlisted package is missing from the wheel, without an error."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {path.parent.relative_to(ROOT) for path in ROOM_FILES + SCRIPT_FILES}
+    assert all((ROOT / folder / "__init__.py").is_file() for folder in folders), "a folder has no __init__.py"
+    names = {".".join(("trine", *folder.parts)) for folder in folders}
+    assert sorted(settings["tool"]["setuptools"]["packages"]) == sorted(names | {"trine"})
+
+
+def test_the_rooms_are_the_top_level_folders_with_code():
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py") if not path.parent.name.startswith(".")}
+    assert folders - {"scripts"} <= ROOMS.keys()
+
+
+def test_the_public_names_are_frozen():
+    assert sorted(trine.__all__) == PUBLIC
+    assert all(hasattr(trine, name) for name in PUBLIC)
+
+
+@each(LIBRARY_FILES + SCRIPT_FILES)
+def test_files_stay_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+
+
+def test_module_names_stay_unique_when_the_folders_are_flattened():
+    names = Counter(path.name for path in ROOM_FILES if path.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []
+
+
+@pytest.mark.parametrize("name", sorted(flatten(TrineConfig.hub_entry_modules)))
+def test_exported_code_needs_no_other_packages(name):
+    source = flatten(TrineConfig.hub_entry_modules)[name]
+    found = {module.split(".")[0] for dots, module in imports(source) if not dots}
+    assert found <= EXPORTED_CODE_MAY_IMPORT
