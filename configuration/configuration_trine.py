@@ -5,14 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import logging
 
 from .hub_export import HubExportMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .patterns import check_choice, expand_pattern
 from .plans import expert_parallel_plan, tensor_parallel_plan
 from .presets import PRESETS
-from .validation import RULES, check_keywords
+from .validation import RULES, unknown_keywords
 
+
+logger = logging.get_logger(__name__)
 
 # Fields that are None only until `__post_init__` derives them. The strict dataclass checks annotations at run time.
 if TYPE_CHECKING:
@@ -168,8 +171,29 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
         check_choice("preset", name, PRESETS)
         return cls(**{**PRESETS[name], **overrides})
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Builds the config of a `config.json`.
+
+        There, unlike in code, a key that is no field is kept with a warning: people and tools leave notes in the file,
+        and a checkpoint must not be lost to one.
+        """
+        unknown = unknown_keywords(config_dict, cls._field_names())
+        for message in unknown.values():
+            logger.warning(f"{message} It is kept in the config, but changes nothing.")
+        result = super().from_dict({key: config_dict[key] for key in config_dict if key not in unknown}, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        for key in unknown:
+            setattr(config, key, config_dict[key])
+        return result
+
+    @classmethod
+    def _field_names(cls) -> list[str]:
+        return [field.name for field in fields(cls)]
+
     def __post_init__(self, **kwargs):
-        check_keywords(kwargs, [field.name for field in fields(self)])
+        for message in unknown_keywords(kwargs, self._field_names()).values():
+            raise ValueError(message)
         layers = self.num_hidden_layers
         self.attention_types = expand_pattern("attention_types", self.attention_types, layers, ATTENTION_KINDS)
         self.mlp_layer_types = expand_pattern("mlp_layer_types", self.mlp_layer_types, layers, FEED_FORWARD_KINDS)

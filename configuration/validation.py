@@ -64,12 +64,14 @@ LIBRARY_KEYWORDS = frozenset(
 )
 
 
-def check_keywords(keywords: Iterable[str], fields: Iterable[str]) -> None:
-    """A keyword that nothing reads is a mistake: the base class would keep `hidden_sise=64` as an attribute."""
+def unknown_keywords(keywords: Iterable[str], fields: Iterable[str]) -> dict[str, str]:
+    """Maps each keyword that nothing reads to a message about it."""
     known = LIBRARY_KEYWORDS.union(fields)
-    for keyword in keywords:
-        if keyword not in known and not keyword.startswith("_"):
-            raise ValueError(f"TrineConfig has no field {keyword!r}.{suggest(keyword, known)}")
+    return {
+        keyword: f"TrineConfig has no field {keyword!r}.{suggest(keyword, known)}"
+        for keyword in keywords
+        if keyword not in known and not keyword.startswith("_")
+    }
 
 
 def check_numbers(config) -> None:

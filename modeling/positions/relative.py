@@ -35,9 +35,9 @@ class RelativeEncoding(PositionEncoding):
             offset = (distances > 0).long() * num_buckets
             distances = distances.abs()
         num_exact = num_buckets // 2
-        scale = (num_buckets - num_exact) / math.log(self.max_distance / num_exact)
-        logarithmic = (torch.log(distances.clamp(min=1).float() / num_exact) * scale).long() + num_exact
-        far = logarithmic.clamp(max=num_buckets - 1)
+        # In the order of the original, whose rounding decides where a border between buckets is a whole number.
+        share = torch.log(distances.clamp(min=1).float() / num_exact) / math.log(self.max_distance / num_exact)
+        far = (num_exact + (share * (num_buckets - num_exact)).long()).clamp(max=num_buckets - 1)
         return offset + torch.where(distances < num_exact, distances, far)
 
     def bias(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
