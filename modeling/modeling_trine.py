@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import MoeModelOutputWithPast
-from transformers.processing_utils import Unpack
+from transformers.processing_utils import Unpack  # pyright: ignore[reportPrivateImportUsage]
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -87,7 +87,7 @@ class TrineModel(TrinePreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
     ) -> MoeModelOutputWithPast:
         """Computes the hidden states of a batch.
 
@@ -122,7 +122,7 @@ class TrineModel(TrinePreTrainedModel):
         hidden_states = self.dropout(self.positions.add_to(inputs_embeds * self.embedding_scale, position_ids))
         position_embeddings = self.positions.rotate(hidden_states, position_ids)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
-            hidden_states = layer(
+            hidden_states = layer(  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
                 hidden_states,
                 biases[layer_type],
                 attention_mask=masks[layer_type],

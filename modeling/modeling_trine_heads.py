@@ -5,7 +5,7 @@ from torch import nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
-from transformers.processing_utils import Unpack
+from transformers.processing_utils import Unpack  # pyright: ignore[reportPrivateImportUsage]
 from transformers.utils import logging
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
@@ -52,7 +52,7 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
     ) -> MoeCausalLMOutputWithPast:
         """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
 
@@ -74,7 +74,7 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
             output_router_logits = self.config.output_router_logits
         is_sparse = "sparse" in self.config.mlp_layer_types
         trains_router = self.training and labels is not None
-        outputs = self.model(
+        outputs = self.model(  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,

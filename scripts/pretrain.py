@@ -98,8 +98,8 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
     return Task(
         tokenizer=tokenizer,
         model=TrineForCausalLM(config),
-        train_blocks=_make_blocks("training", train_documents, tokenizer, arguments),
-        validation_blocks=_make_blocks("validation", validation_documents, tokenizer, arguments),
+        train_blocks=_make_blocks("training", train_documents, tokenizer, arguments, training),
+        validation_blocks=_make_blocks("validation", validation_documents, tokenizer, arguments, training),
         checkpoint=checkpoint,
     )
 
@@ -142,9 +142,14 @@ def describe(metrics: dict[str, Any]) -> str:
 
 
 def _make_blocks(
-    name: str, documents: list[str], tokenizer: PreTrainedTokenizerBase, arguments: PretrainArguments
+    name: str,
+    documents: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: PretrainArguments,
+    training: PretrainTrainingArguments,
 ) -> PackedBlocks:
-    tokens = tokenize_documents(documents, tokenizer, description=f"Tokenising the {name} text")
+    description = None if training.disable_tqdm else f"Tokenising the {name} text"
+    tokens = tokenize_documents(documents, tokenizer, description=description)
     if len(tokens) < arguments.block_length:
         raise ValueError(
             f"The {name} text has {len(tokens)} tokens, fewer than one block of "

@@ -12,6 +12,15 @@ from conformance.upstream import load
 from transformers.models.auto import modeling_auto
 
 from trine import TrineConfig, TrineForCausalLM, TrineModel
+from trine.configuration.kinds import (
+    ATTENTION_KINDS,
+    FEED_FORWARD_KINDS,
+    INITIALIZERS,
+    NORM_POSITIONS,
+    NORM_TYPES,
+    POSITION_KINDS,
+    ROUTER_KINDS,
+)
 
 
 common = load("test_modeling_common")
@@ -114,6 +123,23 @@ def test_the_library_lists_the_classes_by_name():
     """Without these entries the common tests make no labels and leave classes out, silently."""
     assert modeling_auto.MODEL_MAPPING_NAMES[TrineConfig.model_type] == TrineModel.__name__
     assert modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TrineConfig.model_type] == TrineForCausalLM.__name__
+
+
+KINDS = {
+    "attention_types": ATTENTION_KINDS,
+    "mlp_layer_types": FEED_FORWARD_KINDS,
+    "position_type": POSITION_KINDS,
+    "router_type": ROUTER_KINDS,
+    "norm_type": NORM_TYPES,
+    "norm_position": NORM_POSITIONS,
+    "initializer": INITIALIZERS,
+}
+
+
+@pytest.mark.parametrize("field", KINDS)
+def test_every_kind_occurs_in_a_case(field):
+    values = [getattr(TrineConfig(**case.fields), field) for case in CASES.values() if case.peer]
+    assert set(KINDS[field]) == {kind for value in values for kind in (value if isinstance(value, list) else [value])}
 
 
 globals().update({name: conformance_class(case) for name, case in CASES.items()})
