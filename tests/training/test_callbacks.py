@@ -188,6 +188,7 @@ def test_nothing_is_counted_after_training(tmp_path):
     assert callback._step_load.sum() == 0
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,0 +1,178 @@
+"""The `trine` command, its arguments and its recipes."""
+
+import runpy
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+import trine
+from trine.scripts import arguments, cli
+from trine.scripts.demo import DemoArguments
+from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
+
+
+SCRIPTS = Path(cli.__file__).parent
+
+
+@dataclass
+class Options:
+    name: str = "none"
+    rate: float = 0.5
+    numbers: list[int] = field(default_factory=list)
+    pairs: list[str] = field(default_factory=list, metadata={"action": "extend"})
+    flag: bool = True
+
+
+def parse(*argv, types=(Options,), **keywords):
+    return arguments.parse_arguments(types, argv, command="test", description=None, **keywords)[0]
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(text):
+        (tmp_path / "recipe.yaml").write_text(text)
+        return str(tmp_path / "recipe.yaml")
+
+    return write
+
+
+def test_every_script_is_a_sub_command_with_help(capsys):
+    scripts = cli.find_scripts()
+    assert {"pretrain", "train-tokenizer", "generate", "demo"} <= set(scripts)
+    assert not {"arguments", "plots", "cli", "python-corpus"} & set(scripts)
+    assert cli.main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for name, summary in scripts.items():
+        assert summary and f"{summary}\n" in overview
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0
+        assert "--recipe" in capsys.readouterr().out, name
+
+
+def test_three_ways_to_start(capsys, monkeypatch):
+    starts = [
+        (lambda: runpy.run_path(str(SCRIPTS / "train_tokenizer.py"), run_name="__main__"), ["x.py", "--help"]),
+        (lambda: runpy.run_module("trine.scripts.train_tokenizer", run_name="__main__"), ["x.py", "--help"]),
+        (cli.main, ["trine", "train-tokenizer", "--help"]),
+    ]
+    helps = set()
+    for start, argv in starts:
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as stop:
+            start()
+        assert stop.value.code == 0
+        helps.add(capsys.readouterr().out)
+    (text,) = helps
+    assert text.startswith("usage: trine train-tokenizer")
+
+
+def test_misspelt_sub_command(capsys):
+    assert cli.main(["train-tokeniser"]) == 2
+    assert "Unknown sub-command 'train-tokeniser'. Did you mean 'train-tokenizer'?" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{trine.__version__}\n"
+
+
+def test_recipe_under_command_line_over_defaults(recipe):
+    path = recipe("name: recipe\nrate: 1e-3\nnumbers: [1, -2]\nflag: no\npairs: {a: 1, b: [x, null]}\n")
+    parsed = parse("--recipe", path, "--name", "line", "--pairs", "b=2")
+    assert parsed == Options("line", 0.001, [1, -2], ["a=1", 'b=["x", null]', "b=2"], False)
+    assert parse("--recipe", path, "--numbers", "7", "--flag").numbers == [7]
+    assert parse() == Options()
+
+
+def test_a_null_in_a_recipe_is_the_default(recipe):
+    assert parse("--recipe", recipe("name:\nrate: 2\n")) == Options(rate=2.0)
+
+
+def test_packaged_recipe_by_name(tmp_path, monkeypatch):
+    (tmp_path / "small.yaml").write_text("name: small")
+    monkeypatch.setattr(arguments, "RECIPES", tmp_path)
+    assert parse("--recipe", "small").name == "small"
+    assert parse(default_recipe="small").name == "small"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nmae: x", "Unknown recipe key 'nmae'. Did you mean 'name'?"),
+        ("rate: fast", "argument --rate: invalid float value: 'fast'"),
+        ("- name", "holds a list, not a mapping"),
+        ("name: [", "is not YAML"),
+    ],
+)
+def test_recipe_errors(recipe, capsys, text, message):
+    with pytest.raises(SystemExit) as stop:
+        parse("--recipe", recipe(text))
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--recipe", "dmeo"], "Unknown recipe 'dmeo'. Did you mean 'demo'? There is no such file either."),
+        (["--nmae", "x"], "Unknown argument '--nmae'. Did you mean '--name'?"),
+        (["--nam", "x"], "Unknown argument '--nam'. Did you mean '--name'?"),
+    ],
+)
+def test_argument_errors(capsys, argv, message):
+    with pytest.raises(SystemExit) as stop:
+        parse(*argv)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 2
+
+
+@pytest.mark.parametrize("path", sorted((SCRIPTS / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_packaged_recipes_are_valid(path, tmp_path):
+    demo, training = arguments.parse_arguments(
+        [DemoArguments, PretrainTrainingArguments],
+        ["--recipe", path.stem, "--output_dir", str(tmp_path)],
+        command="pretrain",
+        description=None,
+    )
+    overrides = parse_overrides(demo.config_overrides)
+    assert overrides == yaml.safe_load(path.read_text())["config_overrides"]
+    trine.TrineConfig.from_preset(demo.preset, **overrides)
+
+
+def test_pretraining_defaults(tmp_path):
+    pretrain, training = arguments.parse_arguments(
+        [PretrainArguments, PretrainTrainingArguments],
+        ["--files", "a", "b", "--output_dir", str(tmp_path), "--config_overrides", "hidden_size=8", "qk_norm=true"],
+        command="pretrain",
+        description=None,
+    )
+    assert pretrain.files == ["a", "b"] and pretrain.config_overrides == ["hidden_size=8", "qk_norm=true"]
+    assert (training.learning_rate, training.weight_decay, training.adam_beta2) == (1e-3, 0.1, 0.95)
+    assert (training.max_grad_norm, training.logging_steps, training.report_to) == (1.0, 10, [])
+    assert training.lr_scheduler_type == "cosine" and training.warmup_steps > 0
+
+
+def test_overrides_are_yaml():
+    texts = ["hidden_size=64", "attention_types=sliding*3, full", "qk_norm=true", "norm_eps=1e-5", "hidden_size=96"]
+    texts += ["rope_parameters={rope_type: default, rope_theta: 1e6}", 'mlp_layer_types=["dense", "sparse"]']
+    assert parse_overrides([*texts, "pad_token_id=null", "position_type=none"]) == {
+        "hidden_size": 96,
+        "attention_types": "sliding*3, full",
+        "qk_norm": True,
+        "norm_eps": 1e-5,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        "mlp_layer_types": ["dense", "sparse"],
+        "pad_token_id": None,
+        "position_type": "none",
+    }
+
+
+@pytest.mark.parametrize("text", ["hidden_size", "=3", "a=[1"])
+def test_bad_overrides(text):
+    with pytest.raises(ValueError, match="config_overrides has "):
+        parse_overrides([text])

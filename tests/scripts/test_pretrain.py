@@ -1,0 +1,223 @@
+"""The main job on a text of a few lines: train, resume, generate, and refuse what cannot work."""
+
+import io
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trine.scripts import generate, pretrain, train_tokenizer
+from trine.training.baselines import ngram_losses
+from trine.training.packing import PackedBlocks, split_documents, tokenize_documents
+
+
+DOCUMENTS = [f"Line {n % 7}: the {word} is at number {n}.\n" * 3 for n in range(40) for word in ("reader", "writer")]
+
+OPTIONS = """
+vocab_size: 280
+block_length: 32
+validation_fraction: 0.2
+config_overrides: {hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2,
+  intermediate_size: 16, mlp_layer_types: "dense, sparse", num_experts: 4, router_type: sigmoid}
+max_steps: 4
+per_device_train_batch_size: 2
+gradient_accumulation_steps: 2
+logging_steps: 1
+eval_strategy: "no"
+save_steps: 2
+disable_tqdm: true
+use_cpu: true
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrain")
+    lines = [json.dumps({"text": document}) for document in DOCUMENTS]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    (folder / "recipe.yaml").write_text(OPTIONS + f"files: [{folder / 'corpus.jsonl'}]\n")
+    assert run(folder, "straight") == 0
+    return folder
+
+
+def run(folder, output, *argv):
+    return pretrain.main(["--recipe", str(folder / "recipe.yaml"), "--output_dir", str(folder / output), *argv])
+
+
+def losses(folder, output):
+    history = json.loads((folder / output / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def test_what_a_run_leaves(folder):
+    output = folder / "straight"
+    names = {path.name for path in output.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "modeling_trine_heads.py"} <= names
+    assert {"checkpoint-2", "checkpoint-4", "metrics.json"} <= names
+    for name in ("loss.png", "expert-load.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG")
+    config = json.loads((output / "config.json").read_text())
+    assert config["vocab_size"] == 280 and config["eos_token_id"] == 0 and config["pad_token_id"] == 1
+    assert len(losses(folder, "straight")) == 4
+
+
+def test_metrics_are_those_of_the_saved_model(folder):
+    output = folder / "straight"
+    metrics = json.loads((output / "metrics.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    train, validation = split_documents(DOCUMENTS, 0.2, seed=42)
+    blocks = PackedBlocks(tokenize_documents(validation, tokenizer), 32).blocks.long()
+    model = AutoModelForCausalLM.from_pretrained(output).eval()
+    with torch.no_grad():
+        scores = model(input_ids=blocks).logits.log_softmax(-1)[:, :-1].gather(2, blocks[:, 1:, None])
+    assert metrics["loss"]["model"] == pytest.approx(-scores.mean().item(), rel=1e-5)
+    train_tokens = PackedBlocks(tokenize_documents(train, tokenizer), 32).blocks.flatten()
+    expected = ngram_losses(train_tokens, blocks, 280)
+    assert metrics["loss"]["unigram"] == pytest.approx(expected.unigram)
+    assert metrics["loss"]["bigram"] == pytest.approx(expected.bigram)
+    assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert (metrics["training_tokens"], metrics["validation_tokens"]) == (len(train_tokens), blocks.numel())
+
+
+def test_the_table_names_all_three_losses():
+    metrics = {"validation_tokens": 1234, "loss": {"unigram": 6.0, "bigram": 4.0, "model": 3.0}}
+    lines = pretrain.describe(metrics).splitlines()
+    assert "1,234 tokens" in lines[1]
+    rows = [line.split() for line in lines[3:]]
+    assert rows == [[name, f"{loss:.3f}", f"{math.exp(loss):.1f}"] for name, loss in metrics["loss"].items()]
+
+
+def test_resume_is_exact(folder):
+    """Two steps, and two more in a second run, give the losses and parameters of four in one."""
+    first = folder / "resumed" / "checkpoint-2"
+    first.parent.mkdir()
+    (folder / "straight" / "checkpoint-2").rename(first)
+    assert run(folder, "resumed", "--resume_from_checkpoint", "last") == 0
+    assert losses(folder, "resumed") == losses(folder, "straight")
+    straight, resumed = (load_file(folder / name / "model.safetensors") for name in ("straight", "resumed"))
+    assert straight.keys() == resumed.keys()
+    for name, expected in straight.items():
+        assert torch.equal(expected, resumed[name]), name
+    before = load_file(first / "model.safetensors")
+    assert not all(torch.equal(before[name], resumed[name]) for name in before)
+
+
+def test_a_ready_tokenizer_and_document_boundaries(folder):
+    assert (
+        train_tokenizer.main(
+            ["--files", str(folder / "corpus.jsonl"), "--output_dir", str(folder / "tokenizer"), "--vocab_size", "270"]
+        )
+        is None
+    )
+    options = ["--tokenizer", str(folder / "tokenizer"), "--document_boundaries", "--max_steps", "1", "--no_baselines"]
+    assert run(folder, "boundaries", *options, "--config_overrides", "mlp_layer_types=dense") == 0
+    metrics = json.loads((folder / "boundaries" / "metrics.json").read_text())
+    assert metrics["vocabulary"] == 270 and set(metrics["loss"]) == {"model"}
+    assert not (folder / "boundaries" / "expert-load.png").exists()
+
+
+def test_interrupt(folder, monkeypatch, capsys):
+    class Interrupted(pretrain.InterruptCallback):
+        def on_step_begin(self, *args, **kwargs):
+            self.interrupted = True
+
+    monkeypatch.setattr(pretrain, "InterruptCallback", Interrupted)
+    assert run(folder, "interrupted") == 130
+    assert "step 1. Go on with --resume_from_checkpoint last" in capsys.readouterr().out
+    assert (folder / "interrupted" / "checkpoint-1" / "optimizer.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--files", "absent"], "'absent' does not exist"),
+        (["--files", "{folder}/empty.txt"], "0 documents of 0 characters are too little text"),
+        (["--files", "{folder}/short.txt"], "validation text has .* fewer than one block of block_length=32"),
+        (["--block_length", "1000"], "block_length=1000 is above max_position_embeddings=512"),
+        (["--output_dir", "{folder}/short.txt/x"], "cannot be written"),
+        (["--output_dir", "{folder}/straight"], "checkpoints of another run"),
+        (["--resume_from_checkpoint", "last"], "holds no checkpoint"),
+        (["--resume_from_checkpoint", "{folder}/absent"], "neither a folder nor 'last'"),
+        (["--preset", "tinny"], "tiny"),
+        (["--config_overrides", "hiden_size=8"], "hidden_size"),
+        (["--config_overrides", "vocab_size=279"], "vocab_size=279 is below the 280 tokens"),
+        (["--config_overrides", "hidden_size"], "is not key=value"),
+        (["--config_overrides", "hidden_size=many"], "hidden_size"),
+        (["--validation_fraction", "2"], "validation_fraction=2.0 must"),
+        (["--vocab_size", "20"], "vocab_size=20 is below 258"),
+    ],
+)
+def test_errors(folder, tmp_path, argv, message):
+    (folder / "empty.txt").write_text("")
+    (folder / "short.txt").write_text("a line\n" * 40)
+    output = ["--output_dir", str(tmp_path)]
+    with pytest.raises(SystemExit, match=message) as stop:
+        pretrain.main(
+            ["--recipe", str(folder / "recipe.yaml"), *output, *(text.format(folder=folder) for text in argv)]
+        )
+    assert str(stop.value).startswith("trine: ")
+
+
+def sample(folder, *argv):
+    generate.main(["--model", str(folder / "straight"), "--max_new_tokens", "8", *argv])
+
+
+def test_generate_streams_what_it_returns(folder, capsys):
+    sample(folder, "--prompt", "Line 3:", "--temperature", "0")
+    streamed = capsys.readouterr().out
+    sample(folder, "--prompt", "Line 3:", "--temperature", "0", "--no_stream")
+    assert capsys.readouterr().out == streamed
+    model, tokenizer = (auto.from_pretrained(folder / "straight") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    ids = tokenizer("Line 3:", return_tensors="pt").input_ids
+    for _ in range(8):
+        ids = torch.cat([ids, model(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
+    assert streamed.strip("\n") == tokenizer.decode(ids[0], skip_special_tokens=True).strip("\n")
+
+
+def test_generate_from_standard_input_at_three_temperatures(folder, capsys, monkeypatch):
+    for _ in range(2):
+        monkeypatch.setattr("sys.stdin", io.StringIO("Line\n"))
+        sample(folder, "--temperatures", "0.2,0.8,1.2", "--top_k", "50", "--top_p", "0.9", "--min_p", "0.01")
+    first, second = capsys.readouterr().out.split("--- temperature 0.2 ---")[1:]
+    assert first == second  # the seed decides
+    assert first.count("Line") >= 3 and "--- temperature 1.2 ---" in first
+
+
+def test_a_batch_of_prompts_equals_one_by_one(folder):
+    model, tokenizer = (auto.from_pretrained(folder / "straight") for auto in (AutoModelForCausalLM, AutoTokenizer))
+    prompts = ["Line 3: the reader", "L", ""]
+    for options in (
+        {"max_new_tokens": 8, "do_sample": False},
+        {"max_new_tokens": 6, "num_beams": 3, "do_sample": False},
+    ):
+        together = generate.continue_prompts(model, tokenizer, prompts, **options)
+        assert together == [generate.continue_prompts(model, tokenizer, [prompt], **options)[0] for prompt in prompts]
+        assert [text.startswith(prompt) for text, prompt in zip(together, prompts, strict=True)] == [True] * 3
+
+
+def test_several_prompts_are_printed_apart(folder, capsys):
+    sample(folder, "--prompt", "Line 1", "Line 2", "--num_beams", "2")
+    first, second = capsys.readouterr().out.split("\n---\n")
+    assert first.startswith("Line 1") and second.startswith("Line 2")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--temperature", "-1"], "temperature=-1.0 is below 0"),
+        (["--temperatures", "1,hot"], "temperatures='1,hot' is not a list"),
+        (["--max_new_tokens", "0"], "max_new_tokens=0 must be at least 1"),
+    ],
+)
+def test_generate_errors(folder, capsys, argv, message):
+    with pytest.raises(SystemExit):
+        generate.main(["--model", str(folder / "straight"), *argv])
+    assert message in capsys.readouterr().err
+
+
+def test_generate_needs_a_model(tmp_path):
+    with pytest.raises(SystemExit, match="trine generate: "):
+        generate.main(["--model", str(tmp_path), "--prompt", "x"])
