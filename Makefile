@@ -1,4 +1,4 @@
-# Needs Python 3.10 or newer, with its venv module, and make. Every target installs what it needs into .venv first.
+# Needs Python 3.11 or newer, with its venv module, and make. Every target installs what it needs into .venv first.
 
 PYTHON ?= python3
 WORKERS ?= auto
@@ -43,7 +43,7 @@ clean:  ## remove the virtual environment, caches, and everything built
 # .venv/test.stamp and .venv/dev.stamp: the environment with that extra. torch comes first: left to the dependency
 # resolver, Linux gets the CUDA build, which is several gigabytes, with or without a GPU.
 .venv/%.stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Trine needs Python 3.10 or newer.")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Trine needs Python 3.11 or newer.")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@if nvidia-smi > /dev/null 2>&1 || [ "$$(uname)" = Darwin ]; then $(PIP) install '$(TORCH)'; \
 	else $(PIP) install --quiet '$(TORCH)+cpu' 2> /dev/null \

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -10,12 +11,6 @@ import pytest
 import trine
 from trine import TrineConfig
 from trine.configuration.hub_export import flatten
-
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 ROOT = Path(__file__).resolve().parents[1]
