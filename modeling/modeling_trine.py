@@ -122,14 +122,14 @@ class TrineModel(TrinePreTrainedModel):
         hidden_states = self.dropout(self.positions.add_to(inputs_embeds * self.embedding_scale, position_ids))
         position_embeddings = self.positions.rotate(hidden_states, position_ids)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
-            hidden_states = layer(  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
+            hidden_states = layer(
                 hidden_states,
                 biases[layer_type],
                 attention_mask=masks[layer_type],
                 position_ids=position_ids,
                 position_embeddings=position_embeddings,
                 past_key_values=past_key_values,
-                **kwargs,
+                **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
             )
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 

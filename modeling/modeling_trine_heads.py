@@ -74,7 +74,7 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
             output_router_logits = self.config.output_router_logits
         is_sparse = "sparse" in self.config.mlp_layer_types
         trains_router = self.training and labels is not None
-        outputs = self.model(  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
+        outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -82,7 +82,7 @@ class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_router_logits=is_sparse and (output_router_logits or trains_router),
-            **kwargs,
+            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
         )
         loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
         aux_loss = None
