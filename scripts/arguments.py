@@ -25,7 +25,7 @@ class RecipeArguments:
 
 
 def parse_arguments(
-    types: Sequence[type],
+    types: Sequence[Any],
     argv: Sequence[str] | None = None,
     *,
     command: str,
@@ -42,9 +42,10 @@ def parse_arguments(
         "usage": "%(prog)s [--recipe NAME] [--ARGUMENT VALUE ...]",
         "allow_abbrev": False,
     }
-    parser = HfArgumentParser([RecipeArguments, *types], description=description, **options)
+    recipe_type: Any = RecipeArguments
+    parser = HfArgumentParser([recipe_type, *types], description=description, **options)
     argv = list(sys.argv[1:] if argv is None else argv)
-    recipe_parser = HfArgumentParser(RecipeArguments, add_help=False, **options)
+    recipe_parser = HfArgumentParser(recipe_type, add_help=False, **options)
     recipe = recipe_parser.parse_known_args(argv)[0].recipe or default_recipe
     try:
         if recipe is not None:
@@ -88,7 +89,7 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
     return f"Unknown {kind} '{name}'. {hint}"
 
 
-def _as_argv(recipe: dict[str, Any], types: Sequence[type]) -> list[str]:
+def _as_argv(recipe: dict[str, Any], types: Sequence[Any]) -> list[str]:
     """A recipe as texts of a command line, so that both are read by the same rules."""
     known = {item.name: get_type_hints(type_)[item.name] for type_ in types for item in fields(type_) if item.init}
     argv = []

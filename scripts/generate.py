@@ -6,14 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TextStreamer,
-    set_seed,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, TextStreamer, set_seed
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.scripts.arguments import parse_arguments
@@ -65,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([GenerateArguments], argv, command="generate", description=__doc__)
     try:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             arguments.model, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code
         )
     except (OSError, ValueError) as error:
@@ -85,9 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print()
 
 
-def continue_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any
-) -> list[str]:
+def continue_prompts(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any) -> list[str]:
     """Each prompt with its continuation by the model's `generate`, which gets `options`; without special tokens.
 
     Prompts are one batch, padded on the left. An empty one is begun with the BOS token.
@@ -101,7 +92,7 @@ def continue_prompts(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     inputs = tokenizer(
-        [prompt or tokenizer.bos_token for prompt in prompts],
+        [prompt or str(tokenizer.bos_token) for prompt in prompts],
         padding=len(prompts) > 1,
         return_token_type_ids=False,
         return_tensors="pt",

@@ -60,7 +60,7 @@ def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) 
     if interrupt.interrupted:
         print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
         return None
-    return finish(arguments, trainer)
+    return finish(arguments, task, trainer)
 
 
 def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -> Task:
@@ -104,18 +104,18 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
     )
 
 
-def finish(arguments: PretrainArguments, trainer: Trainer) -> dict[str, Any]:
+def finish(arguments: PretrainArguments, task: Task, trainer: Trainer) -> dict[str, Any]:
     """Evaluate, compare with the baselines, draw and save; return the metrics, which metrics.json holds too."""
     history = trainer.state.log_history
-    train_blocks, validation_blocks = trainer.train_dataset.blocks, trainer.eval_dataset.blocks
+    train_blocks, validation_blocks = task.train_blocks.blocks, task.validation_blocks.blocks
     losses = {}
     if arguments.baselines:
-        ngrams = ngram_losses(train_blocks.flatten(), validation_blocks, len(trainer.processing_class))
+        ngrams = ngram_losses(train_blocks.flatten(), validation_blocks, len(task.tokenizer))
         losses = {"unigram": ngrams.unigram, "bigram": ngrams.bigram}
     metrics = {
         "loss": {**losses, "model": trainer.evaluate()["eval_loss"]},
-        "parameters": trainer.model.num_parameters(),
-        "vocabulary": len(trainer.processing_class),
+        "parameters": task.model.num_parameters(),
+        "vocabulary": len(task.tokenizer),
         "training_tokens": train_blocks.numel(),
         "validation_tokens": validation_blocks.numel(),
         "steps": trainer.state.global_step,
@@ -125,7 +125,7 @@ def finish(arguments: PretrainArguments, trainer: Trainer) -> dict[str, Any]:
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        folder = Path(trainer.args.output_dir)
+        folder = Path(str(trainer.args.output_dir))
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         draw_losses(history, losses, folder / "loss.png")
         if any("expert_load" in entry for entry in history):
@@ -156,7 +156,7 @@ def _make_blocks(
             f"block_length={arguments.block_length}: give more text, or change block_length or "
             f"validation_fraction={arguments.validation_fraction}."
         )
-    separator_id = tokenizer.eos_token_id if arguments.document_boundaries else None
+    separator_id: Any = tokenizer.eos_token_id if arguments.document_boundaries else None
     return PackedBlocks(tokens, arguments.block_length, separator_id)
 
 

@@ -53,7 +53,7 @@ class PretrainTrainingArguments(TrainingArguments):
 
     _argument_group_name = "training (transformers.TrainingArguments)"
 
-    output_dir: str | None = _trainer_default("output_dir", "outputs/pretrain")
+    output_dir: str = _trainer_default("output_dir", "outputs/pretrain")
     num_train_epochs: float = _trainer_default("num_train_epochs", 1.0)
     learning_rate: float = _trainer_default("learning_rate", 1e-3)
     lr_scheduler_type: str = _trainer_default("lr_scheduler_type", "cosine")

@@ -9,6 +9,7 @@ from pathlib import Path
 # Not documentation: tests, generated tables, bundled wheels and the editor.
 _SKIPPED_FOLDERS = {"__pycache__", "_bundled", "dist-packages", "encodings", "idlelib", "lib2to3", "pydoc_data"}
 _SKIPPED_FOLDERS |= {"site-packages", "test", "tests", "turtledemo"}
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
 _SHORTEST = 40  # characters; below it a docstring says little more than the name
 
 
@@ -60,12 +61,12 @@ def _docstring_documents() -> Iterator[str]:
                 yield f"{title}\n\n{docstring}"
 
 
-def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+def _docstrings(node: ast.Module | ast.ClassDef | _Function, name: str) -> Iterator[tuple[str, str]]:
     """(title, docstring) of a module, class or function and of all that is defined directly in it."""
     docstring = ast.get_docstring(node)
     if docstring:
-        arguments = f"({ast.unparse(node.args)})" if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) else ""
+        arguments = f"({ast.unparse(node.args)})" if isinstance(node, _Function) else ""
         yield name + arguments, docstring
     for child in node.body:
-        if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(child, ast.ClassDef | _Function):
             yield from _docstrings(child, f"{name}.{child.name}")

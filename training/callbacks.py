@@ -4,10 +4,11 @@
 
 import signal
 import threading
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..modeling.feed_forward.balancing import flatten_mask
 from ..modeling.feed_forward.routers import TrineRouter
@@ -35,17 +36,11 @@ class ExpertLoadCallback(TrainerCallback):
         self._handles = []
         self._is_forward = False  # a training forward pass is under way; recomputation takes place outside of it
         self._attention_mask: Tensor | None = None
-        self._step_load: Tensor | None = None  # (L, E), choices since the last optimizer step, of this process
-        self._logged_load: Tensor | None = None  # (L, E), choices since the last log, of all processes
+        self._step_load = torch.zeros(0, 0)  # (L, E), choices since the last optimizer step, of this process
+        self._logged_load = torch.zeros(0, 0)  # (L, E), choices since the last log, of all processes
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: PreTrainedModel | None = None,
-        **kwargs,
-    ):
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        model: nn.Module = kwargs["model"]
         self._remove_hooks()
         self.routers = [module for module in model.modules() if isinstance(module, TrineRouter)]
         if not self.routers:
@@ -74,15 +69,15 @@ class ExpertLoadCallback(TrainerCallback):
         self._logged_load += self._step_load
         self._step_load.zero_()
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None, **kwargs
-    ):
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        logs: dict[str, Any] = kwargs["logs"]
         if not self.routers or "loss" not in logs:
             return
         shares = self._logged_load / self._logged_load.sum(1, keepdim=True).clamp(min=1)
         logs["expert_load_worst"] = round(shares.max().item() * shares.shape[1], 3)
         # the trainer has copied the logs into its history before it calls back
-        state.log_history[-1] |= {"expert_load_worst": logs["expert_load_worst"], "expert_load": shares.tolist()}
+        entry = cast(dict[str, Any], state.log_history[-1])
+        entry |= {"expert_load_worst": logs["expert_load_worst"], "expert_load": shares.tolist()}
         self._logged_load.zero_()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):

@@ -119,12 +119,12 @@ def split_documents(documents: list[str], validation_fraction: float, seed: int 
     if chosen:
         train = [document for number, document in enumerate(documents) if number not in chosen]
         return train, [documents[number] for number in sorted(chosen)]
-    longest = max(range(len(documents)), key=lambda number: len(documents[number]), default=None)
-    cut = 0 if longest is None else documents[longest].rfind("\n", 0, len(documents[longest]) - int(budget)) + 1
+    text = max(documents, key=len, default="")
+    cut = text.rfind("\n", 0, len(text) - int(budget)) + 1
     if not cut:
         raise ValueError(
             f"{len(documents)} documents of {sum(map(len, documents))} characters are too little text to split off "
             f"validation_fraction={validation_fraction}."
         )
-    text = documents[longest]
+    longest = documents.index(text)
     return [*documents[:longest], text[:cut], *documents[longest + 1 :]], [text[cut:]]
