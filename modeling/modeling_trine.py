@@ -6,7 +6,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import MoeModelOutputWithPast
 from transformers.processing_utils import Unpack  # pyright: ignore[reportPrivateImportUsage]
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
@@ -76,6 +76,9 @@ class TrineModel(TrinePreTrainedModel):
         self.embedding_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
         self.gradient_checkpointing = False
         self.post_init()
+        if "sparse" in config.mlp_layer_types:
+            # Training reads router logits. Left to the first forward pass, this takes a lock, which does not compile.
+            maybe_install_capturing_hooks(self)
 
     @merge_with_config_defaults
     @capture_outputs
