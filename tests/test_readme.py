@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields
@@ -54,6 +55,21 @@ def test_every_kind_is_named(name):
 
 def test_the_commands_are_the_scripts():
     assert set(re.findall(r"^\| `trine ([\w-]+)` \|", README, flags=re.MULTILINE)) == set(find_scripts())
+
+
+def test_the_trine_commands_run(tmp_path):
+    (tmp_path / "my-text").mkdir()
+    for number in range(6):
+        (tmp_path / "my-text" / f"{number}.md").write_text(README[number * 100 :], encoding="utf-8")
+    commands = re.findall(r"^trine (.*)", README, flags=re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        arguments = shlex.split(command.replace("--max_steps 200", "--max_steps 2"))
+        program = [sys.executable, "-m", "trine.scripts.cli", *arguments]
+        result = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    assert "--- temperature 1.2 ---\nOnce upon a time" in result.stdout
+    assert (tmp_path / "my-model" / "loss.png").exists()
 
 
 def test_the_python_blocks_run(tmp_path):
