@@ -1,0 +1,204 @@
+"""A saved folder loads where the package is not installed, and carries its code and its card."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file, save_file
+from tiny import GPT2, MIXED, SPARSE, output_of, random_ids, tiny_model
+from transformers import AutoModel, AutoModelForCausalLM, configuration_utils, modeling_utils
+from transformers.utils import hub
+
+from trine import TrineConfig, TrineForCausalLM
+from trine.configuration.hub_export import flatten
+from trine.modeling.modeling_trine_heads import HEADS
+
+
+SHARED = {
+    "dense": {**MIXED, "position_type": "relative"},
+    "sparse": {**SPARSE, "router_type": "sigmoid", "experts": "grouped_mm"},
+    "gpt2": GPT2,
+    "encoder": {"is_causal": False, **MIXED},
+}
+# Loads every folder through the Auto classes in a process in which `import trine` fails, saves it once more from
+# there, and loads that copy too.
+STRANGER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "trine":
+            raise ImportError("trine is not installed here")
+
+sys.meta_path.insert(0, Blocker())
+
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+folder, names = sys.argv[1], sys.argv[2:]
+ids = load_file(f"{folder}/ids.safetensors")["ids"]
+for name in names:
+    auto_class = AutoModel if name == "encoder" else AutoModelForCausalLM
+    path = f"{folder}/{name}"
+    for step in ("first", "second"):
+        config = AutoConfig.from_pretrained(path, trust_remote_code=True)
+        assert type(config).__module__.startswith("transformers_modules."), type(config)
+        model = auto_class.from_pretrained(path, trust_remote_code=True, attn_implementation="eager")
+        outputs = model(ids)
+        output = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
+        save_file({"output": output.detach().contiguous()}, f"{folder}/{name}-{step}.safetensors")
+        path = f"{folder}/{name}-copy"
+        model.save_pretrained(path)
+    trunk = AutoModel.from_pretrained(f"{folder}/{name}", trust_remote_code=True, attn_implementation="eager")
+    assert trunk(ids).last_hidden_state.shape == (2, 9, 32)
+assert "trine" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_a_process_without_the_package_computes_the_same(tmp_path, monkeypatch):
+    ids = random_ids(2, 9)
+    save_file({"ids": ids}, tmp_path / "ids.safetensors")
+    expected = {}
+    for name, fields in SHARED.items():
+        model = tiny_model(**{"dtype": torch.float32, "experts": "grouped_mm", **fields})
+        model.save_pretrained(tmp_path / name)
+        expected[name] = output_of(model(ids))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the order of additions depends on the number of threads
+    script = tmp_path / "stranger.py"
+    script.write_text(STRANGER)
+    command = [sys.executable, str(script), str(tmp_path), *SHARED]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name, output in expected.items():
+        for step in ("first", "second"):
+            assert torch.equal(load_file(tmp_path / f"{name}-{step}.safetensors")["output"], output), (name, step)
+        first, copy = ({p.name: p.read_bytes() for p in (tmp_path / f).glob("*.py")} for f in (name, f"{name}-copy"))
+        if name == "encoder":  # the library copies what the saved class imports, and a trunk imports no head
+            first = {file: first[file] for file in copy}
+        assert copy == first and "modeling_trine.py" in copy
+
+
+def test_a_saved_model_carries_the_flattened_code_and_the_whole_map(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.py")}
+    assert written == flatten(TrineConfig.hub_entry_modules)
+    assert TrineConfig.from_pretrained(tmp_path).auto_map == TrineConfig.hub_auto_map
+    for reference in TrineConfig.hub_auto_map.values():
+        module, name = reference.split(".")
+        assert f"class {name}(" in written[f"{module}.py"]
+
+
+def test_without_export_code_there_is_no_code(tmp_path):
+    tiny_model(export_code=False).save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.py"))
+    config = TrineConfig.from_pretrained(tmp_path)
+    assert config.export_code is False and not getattr(config, "auto_map", None)
+    AutoModelForCausalLM.from_pretrained(tmp_path)
+
+
+def test_every_head_is_in_the_map_and_registered():
+    assert set(TrineConfig.hub_auto_map) == {"AutoConfig", "AutoModel", *HEADS}
+    for auto_class, head in HEADS.items():
+        assert TrineConfig.hub_auto_map[auto_class].split(".") == [head.__module__.rsplit(".", 1)[-1], head.__name__]
+
+
+def test_installed_classes_are_used_with_and_without_trust(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    for arguments in ({}, {"trust_remote_code": True}):
+        assert type(AutoModelForCausalLM.from_pretrained(tmp_path, **arguments)) is TrineForCausalLM
+
+
+# Cards
+
+
+def test_the_card_describes_the_model(tmp_path):
+    model = tiny_model(mlp_layer_types="dense, sparse", num_hidden_layers=4, attention_types="sliding*3, full")
+    model.save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "transformers" and card.data.tags == ["trine", "text-generation"]
+    for text in (
+        f"{model.num_parameters():,} parameters",
+        "3 x sliding, full",
+        "8 tokens",
+        "4 of width 24, 2 a token",
+        "AutoModelForCausalLM.from_pretrained",
+        "96 tokens",
+        "## Limits",
+    ):
+        assert text in card.text, text
+
+
+def test_an_encoder_has_a_card_of_its_own(tmp_path):
+    tiny_model(is_causal=False, attention_types="chunked", position_type="learned").save_pretrained(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.tags == ["trine", "feature-extraction"]
+    assert "| encoder |" in card.text and "import AutoModel," in card.text
+    assert "| attention chunk | 8 tokens |" in card.text and "longer input is an error" in card.text
+
+
+def test_a_card_that_somebody_wrote_stays(tmp_path):
+    (tmp_path / "README.md").write_text("my card")
+    tiny_model().save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "my card"
+
+
+def test_only_the_main_process_writes_a_card(tmp_path):
+    tiny_model().save_pretrained(tmp_path, is_main_process=False)
+    assert not (tmp_path / "README.md").exists()
+
+
+class FakeHub:
+    """Stands in for the Hub's client: keeps what would be uploaded."""
+
+    def __init__(self):
+        self.files = {}
+
+    def create_repo(self, repo_id, **kwargs):
+        return type("Repository", (), {"repo_id": repo_id})
+
+    def create_commit(self, repo_id, operations, **kwargs):
+        for operation in operations:
+            with operation.as_file() as file:
+                self.files[operation.path_in_repo] = file.read()
+
+
+@pytest.fixture
+def fake_hub(monkeypatch) -> FakeHub:
+    fake = FakeHub()
+    for module in (hub, modeling_utils, configuration_utils):
+        monkeypatch.setattr(module, "hf_api", lambda: fake)
+
+    def absent(*args, **kwargs):
+        raise EntryNotFoundError("no card yet")
+
+    monkeypatch.setattr(ModelCard, "load", absent)
+    return fake
+
+
+@pytest.mark.parametrize("way", ["push_to_hub", "save_pretrained"])
+def test_pushing_sends_weights_code_and_our_card(way, fake_hub, tmp_path):
+    model = tiny_model(dtype=torch.float32)
+    if way == "push_to_hub":
+        model.push_to_hub("someone/model")
+    else:
+        model.save_pretrained(tmp_path / "folder", push_to_hub=True, repo_id="someone/model")
+    code = {name: text.encode() for name, text in flatten(TrineConfig.hub_entry_modules).items()}
+    assert {name: data for name, data in fake_hub.files.items() if name.endswith(".py")} == code
+    assert {"model.safetensors", "config.json"} <= fake_hub.files.keys()
+    assert fake_hub.files["README.md"].decode() == model.render_card()
+
+
+def test_pushing_keeps_a_card_that_is_on_the_hub(fake_hub, monkeypatch):
+    monkeypatch.setattr(ModelCard, "load", lambda *args, **kwargs: ModelCard("---\nlicense: mit\n---\nmy card\n"))
+    tiny_model().push_to_hub("someone/model")
+    assert "my card" in fake_hub.files["README.md"].decode()
+
+
+def test_a_trunk_is_a_model_of_its_own(tmp_path):
+    tiny_model(is_causal=False).save_pretrained(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path).config.architectures == ["TrineModel"]
