@@ -74,6 +74,7 @@ def compare(peer: nn.Module, ours: TrineForCausalLM, move=lambda state: state) -
     mask = torch.ones_like(ids)
     mask[1, :6] = 0
     labels = ids.masked_fill(mask == 0, -100)
+    labels[1, 6] = -100  # else padding predicts it, and what padding computes has no meaning
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # the peers derive them in `generate` only
     for inputs, peer_inputs in (
         ({}, {}),
