@@ -24,7 +24,7 @@ test: .venv/test.stamp  ## run the tests
 lint: .venv/dev.stamp  ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 conformance: .venv/test.stamp  ## run the common model tests of transformers on Trine's classes
 	$(BIN)/python tests/conformance/upstream.py
