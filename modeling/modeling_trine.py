@@ -49,6 +49,15 @@ class TrinePreTrainedModel(CheckpointedModel):
         kinds = [ATTENTION_KINDS[kind] for kind in self.config.attention_types]
         return all(kind.flash for kind in [*kinds, POSITION_KINDS[self.config.position_type]])
 
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        """Hands every module to `_init_weights`, also those without tensors of their own.
+
+        For classes outside the library, it passes over modules whose own tensors are all loaded, which guards against
+        code that overwrites loaded weights. A module that only fills its children's weights has no own tensors, so it
+        would never be asked; and the functions of `initialization.py` leave loaded weights alone by themselves.
+        """
+        super()._initialize_weights(module, is_custom_code=False)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
