@@ -19,7 +19,7 @@ demo: .venv/test.stamp  ## train, sample, plot, save and reload a small model (m
 	$(BIN)/trine demo
 
 test: .venv/test.stamp  ## run the tests
-	$(PYTEST) --ignore tests/conformance
+	$(PYTEST)
 
 lint: .venv/dev.stamp  ## check style, format and types
 	$(BIN)/ruff check .

@@ -2,4 +2,4 @@
 
 
 class GenerationTesterMixin:
-    """Holds no test here: the generation tests are not distributed, and tests/generation has its own."""
+    """Holds no test here: the generation tests are not distributed, and the project has its own."""
