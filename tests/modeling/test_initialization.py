@@ -117,7 +117,7 @@ def test_a_hundred_layers_train(initializer, norm_position):
         if step == 0:
             norms = [torch.stack([p.grad.norm() for p in layer.parameters()]).norm() for layer in model.model.layers]
             norms = torch.stack(norms)
-            assert norms.isfinite().all() and norms.max() / norms.min() < 100
+            assert norms.isfinite().all() and norms.max() / norms.min() < 200
             assert norms[10:].max() / norms[10:].min() < 10, (
                 "the embeddings' small size is felt by the first layers only"
             )

@@ -1,0 +1,199 @@
+"""Every error of the configuration names the field, its value and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+from messages import unseen
+
+from trine import TrineConfig
+from trine.configuration import hub_export
+from trine.configuration.hub_export import flatten
+from trine.configuration.validation import NOT_NEGATIVE, POSITIVE_INTEGERS, POSITIVE_NUMBERS, PROBABILITIES
+
+
+FIELDS = {
+    **{f"{field}=0": ({field: 0}, f"{field}=0 must be at least 1.") for field in POSITIVE_INTEGERS},
+    **{f"{field}=-1": ({field: -1}, f"{field}=-1 must not be negative.") for field in NOT_NEGATIVE},
+    **{f"{field}=0": ({field: 0}, f"{field}=0 must be above 0.") for field in POSITIVE_NUMBERS},
+    **{f"{field}=1": ({field: 1.0}, f"{field}=1.0 must be at least 0 and below 1.") for field in PROBABILITIES},
+    **{f"{field}=-1": ({field: -0.1}, f"{field}=-0.1 must be at least 0 and below 1.") for field in PROBABILITIES},
+    "chunk": ({"loss_chunk_size": 0}, "loss_chunk_size=0 must be at least 1, or None for ordinary logits."),
+    "misspelt": ({"hidden_sise": 64}, "TrineConfig has no field 'hidden_sise'. Did you mean 'hidden_size'?"),
+    "unheard of": ({"colour": 1}, "TrineConfig has no field 'colour'."),
+    "library's own": (
+        {"layer_types": ["full_attention"] * 8},
+        "TrineConfig has no field 'layer_types'. Did you mean 'attention_types'?",
+    ),
+    "kind": (
+        {"num_hidden_layers": 4, "attention_types": ["full", "full", "full", "slidin"]},
+        "attention_types[3]='slidin' is not one of ['full', 'sliding', 'chunked']. Did you mean 'sliding'?",
+    ),
+    "kind in a pattern": (
+        {"attention_types": "sliding*3, ful"},
+        "attention_types[3]='ful' is not one of ['full', 'sliding', 'chunked']. Did you mean 'full'?",
+    ),
+    "kind far from all": (
+        {"mlp_layer_types": "moe"},
+        "mlp_layer_types[0]='moe' is not one of ['dense', 'sparse'].",
+    ),
+    "pattern": (
+        {"attention_types": "sliding x 3"},
+        "attention_types='sliding x 3' has the part 'sliding x 3'; write 'name' or 'name*count'.",
+    ),
+    "no times": (
+        {"attention_types": "full, sliding*0"},
+        "attention_types='full, sliding*0' has the part ' sliding*0'; write 'name' or 'name*count'.",
+    ),
+    "nothing": ({"attention_types": ""}, "attention_types='' has the part ''; write 'name' or 'name*count'."),
+    "short list": ({"attention_types": ["full"]}, "attention_types has 1 entries, but num_hidden_layers=8."),
+    "no list": ({"mlp_layer_types": []}, "mlp_layer_types has 0 entries, but num_hidden_layers=8."),
+    "position": (
+        {"position_type": "rotary"},
+        "position_type='rotary' is not one of ['sinusoidal', 'learned', 'rope', 'relative', 'none'].",
+    ),
+    "norm": ({"norm_type": "rms"}, "norm_type='rms' is not one of ['rmsnorm', 'layernorm']. Did you mean 'rmsnorm'?"),
+    "norm place": ({"norm_position": "mid"}, "norm_position='mid' is not one of ['pre', 'post']."),
+    "initializer": (
+        {"initializer": "xavier_uniform"},
+        "initializer='xavier_uniform' is not one of ['normal', 'xavier', 'kaiming']. Did you mean 'xavier'?",
+    ),
+    "router": (
+        {"router_type": "Softmax"},
+        "router_type='Softmax' is not one of ['softmax', 'sigmoid']. Did you mean 'softmax'?",
+    ),
+    "num_attention_heads=0": (
+        {"num_attention_heads": 0},
+        "hidden_size=512 is not a multiple of num_attention_heads=0; change one of them, or set head_dim.",
+    ),
+    "heads": (
+        {"num_attention_heads": 7},
+        "hidden_size=512 is not a multiple of num_attention_heads=7; change one of them, or set head_dim.",
+    ),
+    "groups": ({"num_key_value_heads": 3}, "num_attention_heads=8 is not a multiple of num_key_value_heads=3."),
+    "more groups": ({"num_key_value_heads": 16}, "num_attention_heads=8 is not a multiple of num_key_value_heads=16."),
+    "odd head": ({"head_dim": 5}, "head_dim=5 must be even for position_type='rope', which rotates pairs."),
+    "odd width": (
+        {"hidden_size": 33, "num_attention_heads": 1, "position_type": "sinusoidal"},
+        "hidden_size=33 must be even for position_type='sinusoidal'.",
+    ),
+    "rope elsewhere": (
+        {"position_type": "learned", "rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+        "rope_parameters={'rope_type': 'default', 'rope_theta': 5.0} is read by position_type='rope' only, "
+        "but position_type='learned'.",
+    ),
+    "buckets": (
+        {"relative_attention_num_buckets": 7},
+        "relative_attention_num_buckets=7 must be a positive multiple of 2.",
+    ),
+    "encoder buckets": (
+        {"relative_attention_num_buckets": 6, "is_causal": False},
+        "relative_attention_num_buckets=6 must be a positive multiple of 4.",
+    ),
+    "near": (
+        {"relative_attention_max_distance": 16},
+        "relative_attention_max_distance=16 must be above 16, the number of distances that have a bucket of their own "
+        "with relative_attention_num_buckets=32.",
+    ),
+    "experts": ({"num_experts_per_tok": 9}, "num_experts_per_tok=9 must be at most num_experts=8."),
+    "pad": ({"pad_token_id": 32000}, "pad_token_id=32000 must lie in the vocabulary, 0 to 31999."),
+    "eos": ({"eos_token_id": [2, -1]}, "eos_token_id=[2, -1] must lie in the vocabulary, 0 to 31999."),
+}
+
+
+@pytest.mark.parametrize("case", FIELDS)
+def test_a_bad_field_is_named(case):
+    fields, message = FIELDS[case]
+    with pytest.raises(ValueError) as caught:
+        TrineConfig(**fields)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"hidden_size": "512"}, "hidden_size"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers"),
+        ({"is_causal": "yes"}, "is_causal"),
+        ({"attention_types": {"full": 8}}, "attention_types"),
+        ({"norm_eps": None}, "norm_eps"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named(fields, name):
+    with pytest.raises(Exception, match=name):
+        TrineConfig(**fields)
+
+
+def test_an_unknown_preset_is_named():
+    with pytest.raises(ValueError, match=r"preset='llama' is not one of \['tiny', 'gpt2', 'llama-like', .*llama-like"):
+        TrineConfig.from_preset("llama")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("sliding_window", 0, "sliding_window=0 must be at least 1."),
+        ("num_hidden_layers", 9, "attention_types has 8 entries, but num_hidden_layers=9."),
+        ("attention_types", ["full"] * 7 + ["lsh"], "attention_types[7]='lsh' is not one of"),
+    ],
+)
+def test_a_change_is_checked_before_saving(field, value, message, tmp_path):
+    config = TrineConfig()
+    setattr(config, field, value)
+    for check in (config.check, config.validate_architecture, lambda: config.save_pretrained(tmp_path)):
+        with pytest.raises(Exception) as caught:
+            check()
+        chain = [str(caught.value), str(caught.value.__cause__)]
+        assert any(text.startswith(message) for text in chain), chain
+
+
+# The flattener refuses what it cannot rewrite.
+
+SOURCES = {
+    "package": ("from . import leaf\n", "{module}, line 1: write `from .module import name`."),
+    "layout": ("from  .leaf import x\n", "{module}, line 1: cannot rewrite 'from  .leaf import x'."),
+    "twin": ("from .a.twin import x\nfrom .b.twin import y\n", "{module_name}.b.twin and {module_name}.a.twin would"),
+    "folder": ("from .a import x\n", "{module_name}.a is not a module with a file of its own."),
+    "absent": ("from .nowhere import x\n", "{module_name}.nowhere is not a module with a file of its own."),
+}
+
+
+def flatten_source(name: str, folder: Path, monkeypatch) -> tuple[str, str]:
+    """Flatten a package of the given source; return the message of the error, and the expected one."""
+    source, expected = SOURCES[name]
+    package = folder / f"package_{name}"
+    for place in (package, package / "a", package / "b"):
+        place.mkdir()
+        (place / "__init__.py").write_text("")
+    (package / "entry.py").write_text(source)
+    (package / "leaf.py").write_text("x = 1\n")
+    for place in ("a", "b"):
+        (package / place / "twin.py").write_text("x = y = 1\n")
+    monkeypatch.syspath_prepend(folder)
+    with pytest.raises(ValueError) as caught:
+        flatten((f"{package.name}.entry",))
+    return str(caught.value), expected.format(module=f"{package.name}.entry", module_name=package.name)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_flattener_names_what_it_cannot_flatten(name, tmp_path, monkeypatch):
+    message, expected = flatten_source(name, tmp_path, monkeypatch)
+    assert message.startswith(expected)
+
+
+def test_every_error_of_the_configuration_is_tested(tmp_path, monkeypatch):
+    messages = [flatten_source(name, tmp_path, monkeypatch)[0] for name in SOURCES]
+    assert unseen("configuration", [*messages, *(message for _, message in FIELDS.values())]) == []
+
+
+def test_the_flattener_keeps_what_is_not_relative(tmp_path, monkeypatch):
+    package = tmp_path / "package_kept"
+    (package / "deep").mkdir(parents=True)
+    for place in (package, package / "deep"):
+        (place / "__init__.py").write_text("")
+    source = "import os\nfrom os import path\n\n\ndef f():\n    from ..leaf import x  # why\n    return x\n"
+    (package / "deep" / "entry.py").write_text(source)
+    (package / "leaf.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    files = flatten(("package_kept.deep.entry",))
+    assert list(files) == ["entry.py", "leaf.py"]
+    assert files["entry.py"] == hub_export.HEADER + source.replace("..leaf", ".leaf")

@@ -1,0 +1,151 @@
+"""Every error of the models says what is wrong with which value, and damaged checkpoints are named."""
+
+import json
+
+import pytest
+import torch
+from messages import unseen
+from tiny import GPT2, random_ids, tiny_config, tiny_model
+from transformers import AutoModelForCausalLM
+
+from trine import TrineForCausalLM, TrineModel
+from trine.modeling.feed_forward.balancing import flatten_mask
+
+
+def run(ids, **fields):
+    tiny_model(**fields)(torch.tensor([ids]))
+
+
+def change_and_build(**changes):
+    config = tiny_config()
+    for field, value in changes.items():
+        setattr(config, field, value)
+    TrineModel(config)
+
+
+CASES = {
+    "beyond the vocabulary": (
+        lambda: run([3, 61]),
+        "input_ids hold values from 3 to 61, but vocab_size=61 allows 0 to 60.",
+    ),
+    "negative": (lambda: run([3, -100]), "input_ids hold values from -100 to 3, but vocab_size=61 allows 0 to 60."),
+    "too long": (
+        lambda: run([1] * 97, position_type="learned"),
+        "position_ids hold values from 0 to 96, but max_position_embeddings=96 allows 0 to 95.",
+    ),
+    "no input": (lambda: tiny_model()(), "Exactly one of input_ids and inputs_embeds must be given."),
+    "two inputs": (
+        lambda: tiny_model()(random_ids(1, 2), inputs_embeds=torch.zeros(1, 2, 32, dtype=torch.float64)),
+        "Exactly one of input_ids and inputs_embeds must be given.",
+    ),
+    "encoder": (
+        lambda: TrineForCausalLM(tiny_config(is_causal=False)),
+        "is_causal=False describes an encoder; TrineForCausalLM needs is_causal=True.",
+    ),
+    "activation": (lambda: TrineModel(tiny_config(hidden_act="sliu")), "hidden_act='sliu' is not one of ["),
+    "layers": (
+        lambda: change_and_build(num_hidden_layers=5),
+        "attention_types has 2 entries, but num_hidden_layers=5.",
+    ),
+    "late window": (lambda: change_and_build(sliding_window=0), "sliding_window=0 must be at least 1."),
+    "late kind": (
+        lambda: change_and_build(attention_types=["full", "linear"]),
+        "attention_types[1]='linear' is not one of",
+    ),
+    "router mask": (
+        lambda: flatten_mask(torch.ones(2, 1, 4, 4), torch.zeros(8, 4)),
+        "attention_mask has shape (2, 1, 4, 4); router losses need (batch, length), to tell padding among the 8 tokens.",
+    ),
+    "router mask length": (
+        lambda: flatten_mask(torch.ones(3, 4), torch.zeros(8, 4)),
+        "attention_mask has shape (3, 4); router losses need (batch, length), to tell padding among the 8 tokens.",
+    ),
+}  # fmt: skip
+
+
+def message_of(case: str) -> str:
+    with pytest.raises(ValueError) as caught:
+        CASES[case][0]()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_named(case):
+    assert message_of(case).startswith(CASES[case][1])
+
+
+def test_learned_positions_end_during_generation():
+    model = tiny_model(**GPT2)
+    with pytest.raises(ValueError, match="max_position_embeddings=96 allows 0 to 95"):
+        model.generate(random_ids(1, 90), max_new_tokens=20, do_sample=False, pad_token_id=0)
+
+
+def test_the_ids_are_not_read_while_compiling():
+    """A check that reads values would break the graph; the embedding kernel still refuses."""
+    torch.compiler.reset()
+    compiled = torch.compile(tiny_model(dtype=torch.float32), fullgraph=True, backend="eager")
+    with pytest.raises(IndexError):
+        compiled(torch.tensor([[3, 61]]))
+
+
+# Damaged checkpoints
+
+
+def sharded(folder, damage):
+    """A checkpoint in several shards, of which one is damaged. Returns the name of that shard."""
+    tiny_model(dtype=torch.float32).save_pretrained(folder, max_shard_size="20KB")
+    shards = sorted(path.name for path in folder.glob("*.safetensors"))
+    assert len(shards) >= 3
+    damage(folder / shards[1])
+    return shards[1]
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def cut_the_header(path):
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def scribble(path):
+    path.write_bytes(b"\xff" * 100)
+
+
+@pytest.mark.parametrize("loader", [TrineForCausalLM, AutoModelForCausalLM])
+@pytest.mark.parametrize("damage", [truncate, cut_the_header, scribble])
+def test_a_damaged_shard_is_named(damage, loader, tmp_path):
+    name = sharded(tmp_path, damage)
+    with pytest.raises(OSError, match=f"{name} is damaged or incomplete .* load an earlier one"):
+        loader.from_pretrained(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    name = sharded(tmp_path, lambda path: path.unlink())
+    with pytest.raises(OSError, match=name):
+        TrineForCausalLM.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_size_are_named(tmp_path):
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 44}))
+    with pytest.raises(RuntimeError, match="gate_proj|down_proj|up_proj|ignore_mismatched_sizes"):
+        TrineForCausalLM.from_pretrained(tmp_path)
+
+
+def test_missing_weights_are_reported_and_begin_anew(tmp_path):
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"num_hidden_layers": 3, "attention_types": ["full"] * 3, "mlp_layer_types": ["dense"] * 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, info = TrineForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] and all("layers.2." in key for key in info["missing_keys"])
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_every_error_of_the_models_is_tested(tmp_path):
+    sharded(tmp_path, truncate)
+    with pytest.raises(OSError) as caught:
+        TrineForCausalLM.from_pretrained(tmp_path)
+    assert unseen("modeling", [str(caught.value), *map(message_of, CASES)]) == []
