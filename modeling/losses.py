@@ -42,18 +42,21 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         for start in range(0, hidden_states.shape[0], chunk_size):
             rows = slice(start, start + chunk_size)
             hidden, target = hidden_states[rows].to(compute_dtype), targets[rows, None]
-            counts = target != IGNORE_INDEX
+            counts = (target != IGNORE_INDEX).to(sum_dtype)
             index = target.clamp(min=0)
-            log_probabilities = nn.functional.linear(hidden, head_weight, head_bias).log_softmax(-1, dtype=sum_dtype)
-            total -= (log_probabilities.gather(-1, index) * counts).sum()
+            # One buffer is logits, then their exponentials, then their gradient.
+            buffer = nn.functional.linear(hidden, head_weight, head_bias).to(sum_dtype)
+            buffer -= buffer.amax(dim=-1, keepdim=True)
+            target_logits = buffer.gather(-1, index)
+            partition = buffer.exp_().sum(dim=-1, keepdim=True)
+            total += ((partition.log() - target_logits) * counts).sum()
             if not (needs_hidden or needs_weight or needs_bias):
                 continue
-            grad_logits = log_probabilities.exp_()
-            grad_logits.scatter_add_(-1, index, -torch.ones_like(index, dtype=sum_dtype))
-            grad_logits.mul_(counts)
+            buffer *= counts / partition
+            buffer.scatter_add_(-1, index, -counts)
             if grad_bias is not None:
-                grad_bias += grad_logits.sum(dim=0)
-            grad_logits = grad_logits.to(compute_dtype)
+                grad_bias += buffer.sum(dim=0)
+            grad_logits = buffer.to(compute_dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = grad_logits @ head_weight
             if grad_weight is not None:
