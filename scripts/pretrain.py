@@ -122,6 +122,7 @@ def finish(arguments: PretrainArguments, task: Task, trainer: Trainer) -> dict[s
         "epochs": trainer.state.epoch,
         "training_seconds": next(entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry),
     }
+    task.model.config.use_cache = True  # the trainer has turned it off for training
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():

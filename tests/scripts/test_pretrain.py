@@ -60,6 +60,7 @@ def test_what_a_run_leaves(folder):
     for name in ("loss.png", "expert-load.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     config = json.loads((output / "config.json").read_text())
+    assert config["use_cache"] is True
     assert config["vocab_size"] == 280 and config["eos_token_id"] == 0 and config["pad_token_id"] == 1
     assert len(losses(folder, "straight")) == 4
 
