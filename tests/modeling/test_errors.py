@@ -54,13 +54,13 @@ CASES = {
     ),
     "router mask": (
         lambda: flatten_mask(torch.ones(2, 1, 4, 4), torch.zeros(8, 4)),
-        "attention_mask has shape (2, 1, 4, 4); router losses need (batch, length), to tell padding among the 8 tokens.",
+        "attention_mask has shape (2, 1, 4, 4); router losses need (batch, length), to tell padding among the 8",
     ),
     "router mask length": (
         lambda: flatten_mask(torch.ones(3, 4), torch.zeros(8, 4)),
         "attention_mask has shape (3, 4); router losses need (batch, length), to tell padding among the 8 tokens.",
     ),
-}  # fmt: skip
+}
 
 
 def message_of(case: str) -> str:
