@@ -43,6 +43,10 @@ CASES = {
         "is_causal=False describes an encoder; TrineForCausalLM needs is_causal=True.",
     ),
     "activation": (lambda: TrineModel(tiny_config(hidden_act="sliu")), "hidden_act='sliu' is not one of ["),
+    "rope type": (
+        lambda: TrineModel(tiny_config(rope_parameters={"rope_type": "yarm", "rope_theta": 1e4, "factor": 2.0})),
+        "rope_parameters['rope_type']='yarm' is not one of ['default', ",
+    ),
     "layers": (
         lambda: change_and_build(num_hidden_layers=5),
         "attention_types has 2 entries, but num_hidden_layers=5.",

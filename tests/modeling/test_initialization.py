@@ -7,7 +7,7 @@ import torch
 from tiny import SPARSE, random_ids, tiny_config
 
 from trine import TrineForCausalLM
-from trine.configuration.kinds import INITIALIZERS
+from trine.configuration.kinds import ATTENTION_KINDS, INITIALIZERS, POSITION_KINDS
 
 
 # Each formula, written out: standard deviation from the features that go in and out.
@@ -126,3 +126,29 @@ def test_a_hundred_layers_train(initializer, norm_position):
         optimizer.zero_grad()
     assert losses[0] == pytest.approx(math.log(61), rel=0.05), "an untrained model knows nothing"
     assert losses[-1] < losses[0] - 0.05
+
+
+OVERFITTED = {
+    **{kind: {"attention_types": kind} for kind in sorted(ATTENTION_KINDS)},
+    **{kind: {"position_type": kind} for kind in sorted(POSITION_KINDS)},
+    "sparse": SPARSE,
+    "sigmoid": {"router_type": "sigmoid", **SPARSE},
+}
+
+
+@pytest.mark.parametrize("name", OVERFITTED)
+def test_sixteen_sentences_are_learned_by_heart(name):
+    torch.manual_seed(0)
+    fields = {"loss_chunk_size": 37, "initializer_range": 0.1, "attention_chunk_size": 12, **OVERFITTED[name]}
+    model = TrineForCausalLM(tiny_config(**fields)).train()  # a second chunk would not know which sentence it is in
+    ids = random_ids(16, 12)
+    ids[:, 0] = 20 + torch.arange(16)  # the first token tells which sentence it is
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        loss = model(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
+    generated = model.generate(ids[:, :1], max_new_tokens=11, do_sample=False, pad_token_id=0)
+    assert (generated == ids).float().mean() > 0.99

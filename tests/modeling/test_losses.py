@@ -183,6 +183,23 @@ def test_a_bfloat16_model_sums_its_loss_in_float32():
     torch.testing.assert_close(loss.double(), exact, rtol=2e-2, atol=0)
 
 
+@pytest.mark.parametrize("num_tokens", [171, 257])
+def test_gradients_of_a_half_precision_head_are_not_scaled_off(num_tokens):
+    """One over these numbers is 0.2 % off in bfloat16; the gradients must lie on the exact ones on average."""
+    torch.manual_seed(0)
+    hidden, head = torch.randn(num_tokens, 64, dtype=torch.float64), nn.Linear(64, 50, bias=False).double()
+    targets = torch.randint(50, (num_tokens,))
+    exact, rough = [], []
+    for dtype, gradients in ((torch.float64, exact), (torch.bfloat16, rough)):
+        states = hidden.to(dtype).requires_grad_()
+        loss = summed_cross_entropy(states, head.to(dtype), targets, 64) / num_tokens
+        gradients += torch.autograd.grad(loss, (states, head.weight))
+        head = head.double()
+    for actual, expected in zip(rough, exact, strict=True):
+        scale = (actual.double() * expected).sum() / expected.square().sum()
+        assert scale.item() == pytest.approx(1, abs=5e-4)
+
+
 class LargestTensor(TorchDispatchMode):
     """Records the number of elements of the largest tensor that any operation makes."""
 

@@ -63,6 +63,20 @@ def test_padding_shifts_no_position(side, position_type, is_causal):
     check_padding(side, 15, position_type=position_type, is_causal=is_causal, **MIXED)
 
 
+@CAUSAL
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+def test_a_row_of_padding_alone_is_no_nan(attn, dtype, is_causal):
+    model = tiny_model(attn=attn, dtype=dtype, is_causal=is_causal, scale=1.0, position_type="relative", **MIXED)
+    ids, mask = random_ids(2, 12), torch.ones(2, 12, dtype=torch.long)
+    mask[0] = 0
+    mask[1, :9] = 0
+    output = output_of(model(ids, attention_mask=mask))
+    assert output.isfinite().all()
+    output[mask == 1].float().mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
 def test_padding_changes_no_gradient(attn, side):
