@@ -64,11 +64,21 @@ LIBRARY_KEYWORDS = frozenset(
 )
 
 
+# What other libraries and models call our fields, where the nearest spelling would mislead.
+OTHER_NAMES = {
+    "dropout": "hidden_dropout",
+    "layer_types": "attention_types",
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+}
+
+
 def unknown_keywords(keywords: Iterable[str], fields: Iterable[str]) -> dict[str, str]:
     """Maps each keyword that nothing reads to a message about it."""
     known = LIBRARY_KEYWORDS.union(fields)
     return {
-        keyword: f"TrineConfig has no field {keyword!r}.{suggest(keyword, known)}"
+        keyword: f"TrineConfig has no field {keyword!r}.{suggest(OTHER_NAMES.get(keyword, keyword), known)}"
         for keyword in keywords
         if keyword not in known and not keyword.startswith("_")
     }

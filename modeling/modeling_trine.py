@@ -43,6 +43,10 @@ class TrinePreTrainedModel(CheckpointedModel):
         "router_logits": OutputRecorder(TrineRouter, index=0),
     }
 
+    def __init__(self, config: TrineConfig, *args, **kwargs):
+        config.check()  # once more: it may have changed since it was made
+        super().__init__(config, *args, **kwargs)
+
     @property
     def _supports_flash_attn(self) -> bool:
         """Flash kernels take neither a bias on the scores nor chunks."""
@@ -70,12 +74,11 @@ class TrineModel(TrinePreTrainedModel):
     """A stack of layers without a head: a decoder if `config.is_causal`, else an encoder.
 
     Args:
-        config: The architecture. It is validated once more, for changes since it was made.
+        config: The architecture.
     """
 
     def __init__(self, config: TrineConfig):
         super().__init__(config)
-        config.check()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.positions = POSITIONS[config.position_type](config)
         self.dropout = nn.Dropout(config.hidden_dropout)

@@ -5,6 +5,7 @@ from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
 from ...configuration.configuration_trine import TrineConfig
+from ...configuration.patterns import check_choice
 from .position_encoding import PositionEncoding
 
 
@@ -21,6 +22,7 @@ class TrineRotaryEmbedding(PositionEncoding):
         self.max_seq_len_cached = config.max_position_embeddings
         self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
+        check_choice("rope_parameters['rope_type']", self.rope_type, ["default", *ROPE_INIT_FUNCTIONS])
         if self.rope_type == "default":
             inv_freq, self.attention_scaling = self.compute_default_rope_parameters(config)
         else:
