@@ -71,7 +71,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_total):
-        # Rounded once, after the scaling: bfloat16 times one over the targets would be up to 0.4 % off, all one way.
+        # The factor, one over the targets, is not rounded to half precision before it is applied.
         grads = (
             None if grad is None else (grad * grad_total).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
