@@ -4,6 +4,10 @@
 """
 
 import transformers
+
+# This module of the library imports the library anew and replaces `transformers` by the result. It must have done so
+# before `register` sets attributes there.
+import transformers.processing_utils
 from transformers import AutoConfig, AutoModel
 from transformers.models.auto import modeling_auto
 

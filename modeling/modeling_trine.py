@@ -1,10 +1,11 @@
 """The trunk of every Trine model: embeddings, positions, layers."""
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import MoeModelOutputWithPast
-from transformers.processing_utils import Unpack  # pyright: ignore[reportPrivateImportUsage]
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 

@@ -1,11 +1,12 @@
 """The heads on a Trine trunk, and the table that registers them."""
 
+from typing import Unpack
+
 import torch
 from torch import nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
-from transformers.processing_utils import Unpack  # pyright: ignore[reportPrivateImportUsage]
 from transformers.utils import logging
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 

@@ -117,7 +117,8 @@ def decode(model: PreTrainedModel, new_tokens: int) -> Callable[[], int]:
 def time_pair(ours: Callable[[], int], theirs: Callable[[], int], arguments: BenchmarkArguments) -> list[tuple]:
     """Tokens per second of both, round by round; which of the two goes first alternates."""
     results = []
-    ours(), theirs()
+    for run in (ours, theirs):
+        run()
     for number in range(arguments.rounds):
         speeds = {}
         for run in (ours, theirs) if number % 2 else (theirs, ours):
@@ -182,7 +183,7 @@ def benchmark_peer(peer: str, arguments: BenchmarkArguments, progress: tqdm) -> 
     rows = []
     for task, make in tasks.items():
         progress.set_description(f"{peer}: {task}")
-        speeds = time_pair(*(make(model) for model in models), arguments)
+        speeds = time_pair(make(models[0]), make(models[1]), arguments)
         ratios = [ours / theirs for ours, theirs in speeds]
         ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
