@@ -108,7 +108,8 @@ def decode(model: PreTrainedModel, new_tokens: int) -> Callable[[], int]:
     options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
 
     def run() -> int:
-        model.eval().generate(tokens, attention_mask=torch.ones_like(tokens), **options)
+        model.eval()
+        model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)  # pyright: ignore[reportCallIssue]
         return new_tokens
 
     return run
