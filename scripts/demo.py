@@ -44,7 +44,7 @@ class DemoArguments(PretrainArguments):
     files: list[str] = field(
         default_factory=list, metadata={"help": "Text in place of Python's documentation, as for trine pretrain."}
     )
-    prompt: str = field(default="Return the ", metadata={"help": "What the samples continue."})
+    prompt: str = field(default="The following", metadata={"help": "What the samples continue."})
     sample_length: int = field(default=100, metadata={"help": "Tokens that a sample adds to the prompt."})
 
 
