@@ -2,7 +2,6 @@
 
 import multiprocessing
 import platform
-import resource
 import shlex
 import statistics
 import sys
@@ -132,10 +131,13 @@ def time_pair(ours: Callable[[], int], theirs: Callable[[], int], arguments: Ben
     return results
 
 
-def resident() -> float:
-    """Memory of this process now, in MiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+def process_memory(name: str) -> float:
+    """`VmRSS`, the memory of this process now, or `VmHWM`, its peak, in MiB.
+
+    `getrusage` would not do: its peak includes that of the parent, from before this process became its own program.
+    """
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
 
 
 def peak_memory(peer: str, who: str, batch: int, arguments: BenchmarkArguments, results) -> None:
@@ -144,13 +146,13 @@ def peak_memory(peer: str, who: str, batch: int, arguments: BenchmarkArguments, 
     On the CPU it is the largest resident size of a process of its own, less its size before the model was made.
     """
     torch.set_num_threads(arguments.threads)
-    before = resident()
+    before = process_memory("VmRSS")
     model = make_model(peer, who, arguments.size, arguments.device, arguments.dtype)
     step = train_step(model, batch, arguments.length)
     for _ in range(3):
         step()
     if arguments.device == "cpu":
-        results.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+        results.put(process_memory("VmHWM") - before)
     else:
         results.put(torch.cuda.max_memory_allocated() / 2**20)
 
