@@ -5,11 +5,11 @@ A parser yields (group, record): records of one group are so alike that they mus
 
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html.parser import HTMLParser
 
 
-Record = dict[str, object]
+Record = Mapping[str, object]
 
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _PLACEHOLDER = re.compile(r"%[\w(]|[{}$\\@=<>|]|\(\)|--|/|_")  # and code, paths and addresses

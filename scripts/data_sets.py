@@ -99,7 +99,7 @@ DATA_SETS = {
         build=_build_descriptions,
     ),
     "zh-en": DataSet(
-        summary="English sentences of 3 to 30 words with their Chinese translation, from office help and a game (coarse in places).",
+        summary="English sentences of 3 to 30 words in Chinese too, from office help and a game (coarse in places).",
         packages={**{package: "deb" for package, _ in HELP.values()}, GAME: "deb"},
         download="51 MB, 16 MB of them package lists",
         licence="libreoffice-help: MPL-2.0; cataclysm-dda: CC-BY-SA-3.0.",
