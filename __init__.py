@@ -8,21 +8,47 @@ import transformers
 # This module of the library imports the library anew and replaces `transformers` by the result. It must have done so
 # before `register` sets attributes there.
 import transformers.processing_utils
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 from transformers.models.auto import modeling_auto
 
 from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
+from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from .modeling.head_table import HEADS
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
-from .modeling.modeling_trine_heads import HEADS, TrineForCausalLM
+from .modeling.modeling_trine_causal_lm import TrineForCausalLM
+from .modeling.modeling_trine_classification import (
+    TrineForMultipleChoice,
+    TrineForQuestionAnswering,
+    TrineForSequenceClassification,
+    TrineForTokenClassification,
+)
+from .modeling.modeling_trine_masked_lm import TrineForMaskedLM, TrineForPreTraining
+from .modeling.modeling_trine_seq2seq import (
+    SEQ2SEQ_HEADS,
+    TrineForConditionalGeneration,
+    TrineSeq2SeqForSequenceClassification,
+    TrineSeq2SeqModel,
+)
 from .tokenization.training import train_byte_level_bpe
 
 
+FAMILIES = (
+    (TrineConfig, TrineModel, HEADS),
+    (TrineSeq2SeqConfig, TrineSeq2SeqModel, SEQ2SEQ_HEADS),
+)
 # The library's static tables of class names, by Auto class. `Trainer` looks a class up there before it shifts labels
 # for label smoothing; a class that is missing is smoothed against the wrong tokens without a warning.
 CLASS_NAMES = {
     "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
     "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForMaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    "AutoModelForMultipleChoice": modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    "AutoModelForPreTraining": modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES,
+    "AutoModelForQuestionAnswering": modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
 
 
@@ -31,13 +57,12 @@ def register() -> None:
 
     It runs on `import trine`, and is the entry point of vLLM's plugin group `vllm.general_plugins`.
     """
-    AutoConfig.register(TrineConfig.model_type, TrineConfig, exist_ok=True)
-    AutoModel.register(TrineConfig, TrineModel, exist_ok=True)
-    for auto_class, head in HEADS.items():
-        getattr(transformers, auto_class).register(TrineConfig, head, exist_ok=True)
-    for auto_class, model in {"AutoModel": TrineModel, **HEADS}.items():
-        CLASS_NAMES[auto_class][TrineConfig.model_type] = model.__name__
-        setattr(transformers, model.__name__, model)  # `transformers serve` looks architectures up as attributes
+    for config, base_model, heads in FAMILIES:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        for auto_class, model in {"AutoModel": base_model, **heads}.items():
+            getattr(transformers, auto_class).register(config, model, exist_ok=True)
+            CLASS_NAMES[auto_class][config.model_type] = model.__name__
+            setattr(transformers, model.__name__, model)  # `transformers serve` looks architectures up as attributes
 
 
 register()
@@ -45,8 +70,18 @@ register()
 __all__ = [
     "TrineConfig",
     "TrineForCausalLM",
+    "TrineForConditionalGeneration",
+    "TrineForMaskedLM",
+    "TrineForMultipleChoice",
+    "TrineForPreTraining",
+    "TrineForQuestionAnswering",
+    "TrineForSequenceClassification",
+    "TrineForTokenClassification",
     "TrineModel",
     "TrinePreTrainedModel",
+    "TrineSeq2SeqConfig",
+    "TrineSeq2SeqForSequenceClassification",
+    "TrineSeq2SeqModel",
     "__version__",
     "register",
     "train_byte_level_bpe",

@@ -1,34 +1,36 @@
 """The configuration of one Trine stack: an encoder or a decoder whose every part can be chosen."""
 
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.utils import logging
 
 from .hub_export import HubExportMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
+from .model_card import architecture_rows, length_limit
 from .patterns import check_choice, expand_pattern
 from .plans import expert_parallel_plan, tensor_parallel_plan
 from .presets import PRESETS
-from .validation import RULES, unknown_keywords
+from .strict_keywords import StrictKeywordsMixin
+from .validation import RULES
 
-
-logger = logging.get_logger(__name__)
 
 # Fields that are None only until `__post_init__` derives them. The strict dataclass checks annotations at run time.
 if TYPE_CHECKING:
     DerivedInt = int
+    DerivedFloat = float
+    DerivedString = str
     DerivedDict = dict[str, Any]
 else:
     DerivedInt = int | None
+    DerivedFloat = float | int | None
+    DerivedString = str | None
     DerivedDict = dict[str, Any] | None
 DERIVED: Any = None
 
 
 @strict
-class TrineConfig(HubExportMixin, PreTrainedConfig):
+class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     """Configuration of a `TrineModel` and of every head on it.
 
     Sizes are in units (features, layers, heads), windows and lengths in tokens. Unknown keywords are errors.
@@ -63,11 +65,20 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
         mlp_bias: Whether dense and shared feed-forwards have biases.
         qk_norm: Whether queries and keys are normalised per head.
         is_causal: True for a decoder, False for an encoder.
+        add_cross_attention: Whether each layer also attends to the states of an encoder. `TrineSeq2SeqConfig` sets it.
+        cross_attention_hidden_size: Width of those states. Default: `hidden_size`.
+        type_vocab_size: Number of segments that tokens can belong to (`token_type_ids`), 0 for none.
+        embedding_norm: Whether the sum of the embeddings is normalised.
+        add_pooling_layer: Whether `AutoModel` has a pooler: a dense layer with tanh on the first token.
         scale_embedding: Whether token embeddings are multiplied with `sqrt(hidden_size)`.
         attention_dropout: Dropout of attention weights.
         hidden_dropout: Dropout of the embeddings and of each sub-layer's output.
+        classifier_dropout: Dropout before a classifier. Default: `hidden_dropout`.
+        classifier_pooling: What a sequence classifier sees of each sequence: `cls` (the first token, through the
+            pooler where there is one), `mean` or `last`. Default: `last` for a decoder, `cls` for an encoder.
         initializer: `normal` (standard deviation `initializer_range`), `xavier` or `kaiming`. Projections into the
-            residual stream are divided by `sqrt(2 * num_hidden_layers)`.
+            residual stream are divided by the
+            square root of the number of sub-layers.
         initializer_range: Standard deviation of `normal` and of embeddings.
         tie_word_embeddings: Whether the head shares the token embeddings.
         use_cache: Whether a forward pass returns a cache by default.
@@ -103,9 +114,15 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
     hub_auto_map = {
         "AutoConfig": "configuration_trine.TrineConfig",
         "AutoModel": "modeling_trine.TrineModel",
-        "AutoModelForCausalLM": "modeling_trine_heads.TrineForCausalLM",
+        "AutoModelForCausalLM": "modeling_trine_causal_lm.TrineForCausalLM",
+        "AutoModelForMaskedLM": "modeling_trine_masked_lm.TrineForMaskedLM",
+        "AutoModelForPreTraining": "modeling_trine_masked_lm.TrineForPreTraining",
+        "AutoModelForSequenceClassification": "modeling_trine_classification.TrineForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_trine_classification.TrineForTokenClassification",
+        "AutoModelForQuestionAnswering": "modeling_trine_classification.TrineForQuestionAnswering",
+        "AutoModelForMultipleChoice": "modeling_trine_classification.TrineForMultipleChoice",
     }
-    hub_entry_modules = ("trine.configuration.configuration_trine", "trine.modeling.modeling_trine_heads")
+    hub_entry_modules = ("trine.configuration.configuration_trine", "trine.modeling.head_table")
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
@@ -137,9 +154,16 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
     mlp_bias: bool = False
     qk_norm: bool = False
     is_causal: bool = True
+    add_cross_attention: bool = False
+    cross_attention_hidden_size: DerivedInt = DERIVED
+    type_vocab_size: int = 0
+    embedding_norm: bool = False
+    add_pooling_layer: bool = False
     scale_embedding: bool = False
     attention_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
+    classifier_dropout: DerivedFloat = DERIVED
+    classifier_pooling: DerivedString = DERIVED
     initializer: str = "normal"
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
@@ -171,29 +195,8 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
         check_choice("preset", name, PRESETS)
         return cls(**{**PRESETS[name], **overrides})
 
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Builds the config of a `config.json`.
-
-        There, unlike in code, a key that is no field is kept with a warning: people and tools leave notes in the file,
-        and a checkpoint must not be lost to one.
-        """
-        unknown = unknown_keywords(config_dict, cls._field_names())
-        for message in unknown.values():
-            logger.warning(f"{message} It is kept in the config, but changes nothing.")
-        result = super().from_dict({key: config_dict[key] for key in config_dict if key not in unknown}, **kwargs)
-        config = result[0] if isinstance(result, tuple) else result
-        for key in unknown:
-            setattr(config, key, config_dict[key])
-        return result
-
-    @classmethod
-    def _field_names(cls) -> list[str]:
-        return [field.name for field in fields(cls)]
-
     def __post_init__(self, **kwargs):
-        for message in unknown_keywords(kwargs, self._field_names()).values():
-            raise ValueError(message)
+        self.check_keywords(kwargs)
         layers = self.num_hidden_layers
         self.attention_types = expand_pattern("attention_types", self.attention_types, layers, ATTENTION_KINDS)
         self.mlp_layer_types = expand_pattern("mlp_layer_types", self.mlp_layer_types, layers, FEED_FORWARD_KINDS)
@@ -210,6 +213,12 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
             self.intermediate_size = 64 * -(-self.hidden_size // 24) if self.gated_mlp else 4 * self.hidden_size
         if self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
+        if self.cross_attention_hidden_size is None:
+            self.cross_attention_hidden_size = self.hidden_size
+        if self.classifier_dropout is None:
+            self.classifier_dropout = self.hidden_dropout
+        if self.classifier_pooling is None:
+            self.classifier_pooling = "last" if self.is_causal else "cls"
         has_rotary_parameters = self.rope_parameters or any(key.startswith("rope_") for key in kwargs)
         super().__post_init__(**kwargs)
         if self.position_type != "rope" and not has_rotary_parameters:
@@ -222,6 +231,14 @@ class TrineConfig(HubExportMixin, PreTrainedConfig):
         """Applies every rule of `validation.py`; raises a `ValueError` at the first that fails."""
         for rule in RULES:
             rule(self)
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Part and choice of the architecture, for the model card."""
+        return architecture_rows(self)
+
+    def length_limits(self) -> list[str]:
+        """What there is to say of long input, for the model card."""
+        return [length_limit(self)]
 
     def validate_architecture(self) -> None:
         self.check()

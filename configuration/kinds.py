@@ -75,3 +75,4 @@ ROUTER_KINDS = {
 NORM_TYPES = ("rmsnorm", "layernorm")
 NORM_POSITIONS = ("pre", "post")
 INITIALIZERS = ("normal", "xavier", "kaiming")
+POOLINGS = ("cls", "mean", "last")

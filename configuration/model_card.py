@@ -33,7 +33,7 @@ Where the package `trine` is installed, `import trine` makes the same lines work
 ## Limits
 
 * The model knows what its training data held, which is not described here unless its author adds it.
-* {length_limit}
+{length_limits}
 * Output may be wrong, biased or unsafe. Evaluate the model before you rely on it.
 """
 
@@ -70,18 +70,34 @@ def architecture_rows(config) -> list[tuple[str, str]]:
     return rows
 
 
-def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:
-    """Renders the card as Markdown with the Hub's metadata block."""
+def length_limit(config) -> str:
+    """What `config` says of long input."""
     if config.position_type == "learned":
-        length_limit = f"It has positions for {config.max_position_embeddings} tokens; longer input is an error."
-    else:
-        length_limit = f"It is meant for up to {config.max_position_embeddings} tokens; beyond them quality may fall."
+        return f"It has positions for {config.max_position_embeddings} tokens; longer input is an error."
+    return f"It is meant for up to {config.max_position_embeddings} tokens; beyond them quality may fall."
+
+
+# The Hub's name of what a model of an Auto class does.
+TASKS = {
+    "AutoModelForCausalLM": "text-generation",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForPreTraining": "fill-mask",
+    "AutoModelForSeq2SeqLM": "text2text-generation",
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMultipleChoice": "multiple-choice",
+}
+
+
+def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:
+    """Renders the card as Markdown with the Hub's metadata block, from what `config` describes of itself."""
     return CARD.format(
-        tag="text-generation" if auto_class == "AutoModelForCausalLM" else "feature-extraction",
+        tag=TASKS.get(auto_class, "feature-extraction"),
         title=class_name,
         class_name=class_name,
         auto_class=auto_class,
         num_parameters=num_parameters,
-        rows="\n".join(f"| {part} | {choice} |" for part, choice in architecture_rows(config)),
-        length_limit=length_limit,
+        rows="\n".join(f"| {part} | {choice} |" for part, choice in config.describe()),
+        length_limits="\n".join(f"* {limit}" for limit in config.length_limits()),
     )

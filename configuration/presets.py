@@ -1,5 +1,64 @@
 """Named sizes. Each is a set of `TrineConfig` keywords; `TrineConfig.from_preset(name, **overrides)` reads it."""
 
+BERT = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "position_type": "learned",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "norm_type": "layernorm",
+    "norm_position": "post",
+    "norm_eps": 1e-12,
+    "embedding_norm": True,
+    "hidden_act": "gelu",
+    "gated_mlp": False,
+    "attention_bias": True,
+    "mlp_bias": True,
+    "attention_dropout": 0.1,
+    "hidden_dropout": 0.1,
+    "is_causal": False,
+    "add_pooling_layer": True,
+    "pad_token_id": 0,
+}
+TRANSFORMER_BASE = {
+    "vocab_size": 37000,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "position_type": "sinusoidal",
+    "max_position_embeddings": 1024,
+    "norm_type": "layernorm",
+    "norm_position": "post",
+    "norm_eps": 1e-6,
+    "hidden_act": "relu",
+    "gated_mlp": False,
+    "mlp_bias": True,
+    "scale_embedding": True,
+    "hidden_dropout": 0.1,
+    "initializer": "xavier",
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+T5_LIKE = {
+    "vocab_size": 32128,
+    "hidden_size": 512,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
+    "head_dim": 64,
+    "position_type": "relative",
+    "max_position_embeddings": 512,
+    "hidden_act": "gelu_new",
+    "hidden_dropout": 0.1,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+
 PRESETS = {
     # A model for a laptop and for tests: every example of the README runs on it in seconds.
     "tiny": {
@@ -63,5 +122,63 @@ PRESETS = {
         "tie_word_embeddings": False,
         "bos_token_id": 1,
         "eos_token_id": 2,
+    },
+    # Devlin et al. 2018 (arXiv 1810.04805), BERT-base and BERT-large, uncased.
+    "bert-base": BERT,
+    "bert-large": {
+        **BERT,
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+    },
+    # Liu et al. 2019 (arXiv 1907.11692), the base model. Its table of positions has two rows more than it uses.
+    "roberta-base": {
+        **BERT,
+        "vocab_size": 50265,
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "norm_eps": 1e-5,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    },
+    # The recipe of Warner et al. 2024 (arXiv 2412.13663): every third layer global, the others see 64 tokens to each
+    # side; GeGLU, rotary positions, pre-norm, no biases.
+    "modernbert-like": {
+        "vocab_size": 50368,
+        "hidden_size": 768,
+        "intermediate_size": 1152,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 12,
+        "attention_types": "full, sliding*2",
+        "sliding_window": 64,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 160000.0},
+        "max_position_embeddings": 8192,
+        "norm_type": "layernorm",
+        "norm_eps": 1e-5,
+        "embedding_norm": True,
+        "hidden_act": "gelu",
+        "is_causal": False,
+        "classifier_pooling": "mean",
+        "bos_token_id": 50281,
+        "eos_token_id": 50282,
+        "pad_token_id": 50283,
+    },
+}
+
+# Both stacks of an encoder-decoder, and what they share; `TrineSeq2SeqConfig.from_preset(name, **overrides)` reads it.
+SEQ2SEQ_PRESETS = {
+    # Vaswani et al. 2017 (arXiv 1706.03762), the base model: table 3, sections 3.3 to 3.5 and 5.4.
+    "transformer-base": {
+        "encoder": TRANSFORMER_BASE,
+        "decoder": TRANSFORMER_BASE,
+    },
+    # The recipe of T5 1.1 small (Raffel et al. 2019, arXiv 1910.10683; Shazeer 2020, arXiv 2002.05202).
+    "t5-like": {
+        "encoder": T5_LIKE,
+        "decoder": T5_LIKE,
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
     },
 }

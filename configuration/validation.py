@@ -8,6 +8,7 @@ from .kinds import (
     INITIALIZERS,
     NORM_POSITIONS,
     NORM_TYPES,
+    POOLINGS,
     POSITION_KINDS,
     ROUTER_KINDS,
 )
@@ -28,15 +29,23 @@ POSITIVE_INTEGERS = (
     "num_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",
+    "cross_attention_hidden_size",
 )
-PROBABILITIES = ("attention_dropout", "hidden_dropout")
-NOT_NEGATIVE = ("num_shared_experts", "router_aux_loss_coef", "router_z_loss_coef", "router_bias_update_rate")
+PROBABILITIES = ("attention_dropout", "hidden_dropout", "classifier_dropout")
+NOT_NEGATIVE = (
+    "type_vocab_size",
+    "num_shared_experts",
+    "router_aux_loss_coef",
+    "router_z_loss_coef",
+    "router_bias_update_rate",
+)
 POSITIVE_NUMBERS = ("norm_eps", "initializer_range", "routed_scaling_factor")
 CHOICES = {
     "position_type": POSITION_KINDS,
     "norm_type": NORM_TYPES,
     "norm_position": NORM_POSITIONS,
     "initializer": INITIALIZERS,
+    "classifier_pooling": POOLINGS,
     "router_type": ROUTER_KINDS,
 }
 # Keywords that are no fields of ours, but that the library passes to, or writes into, every config.
@@ -66,7 +75,10 @@ LIBRARY_KEYWORDS = frozenset(
 
 # What other libraries and models call our fields, where the nearest spelling would mislead.
 OTHER_NAMES = {
+    "attention_probs_dropout_prob": "attention_dropout",
     "dropout": "hidden_dropout",
+    "hidden_dropout_prob": "hidden_dropout",
+    "layer_norm_eps": "norm_eps",
     "layer_types": "attention_types",
     "n_embd": "hidden_size",
     "n_head": "num_attention_heads",
@@ -74,11 +86,13 @@ OTHER_NAMES = {
 }
 
 
-def unknown_keywords(keywords: Iterable[str], fields: Iterable[str]) -> dict[str, str]:
-    """Maps each keyword that nothing reads to a message about it."""
+def unknown_keywords(
+    keywords: Iterable[str], fields: Iterable[str], class_name: str = "TrineConfig"
+) -> dict[str, str]:
+    """Maps each keyword that nothing reads to a message about it, for a config class with the given fields."""
     known = LIBRARY_KEYWORDS.union(fields)
     return {
-        keyword: f"TrineConfig has no field {keyword!r}.{suggest(OTHER_NAMES.get(keyword, keyword), known)}"
+        keyword: f"{class_name} has no field {keyword!r}.{suggest(OTHER_NAMES.get(keyword, keyword), known)}"
         for keyword in keywords
         if keyword not in known and not keyword.startswith("_")
     }
@@ -157,6 +171,13 @@ def check_token_ids(config) -> None:
                 raise ValueError(f"{field}={value} must lie in the vocabulary, 0 to {config.vocab_size - 1}.")
 
 
+def check_pooler(config) -> None:
+    if config.add_pooling_layer and config.is_causal:
+        raise ValueError(
+            "add_pooling_layer=True reads the first token, which sees no other in a decoder (is_causal=True)."
+        )
+
+
 RULES = (
     check_numbers,
     check_choices,
@@ -165,4 +186,5 @@ RULES = (
     check_positions,
     check_experts,
     check_token_ids,
+    check_pooler,
 )

@@ -1,18 +1,19 @@
-"""One layer: a token mixer and a feed-forward, each with its norm and residual connection."""
+"""One layer: a token mixer, in a decoder perhaps cross-attention, and a feed-forward, each with norm and residual."""
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_trine import TrineConfig
 from .attention.attention_table import ATTENTIONS
+from .attention.cross_attention import CrossAttention
 from .feed_forward.feed_forward_table import FEED_FORWARDS
 from .norms import make_norm
 
 
 class TrineLayer(GradientCheckpointingLayer):
-    """A pre-norm layer: `x + f(norm(x))` for the mixer, then for the feed-forward.
+    """A pre-norm layer: `x + f(norm(x))` for each sub-layer f in turn.
 
     Source: Xiong et al. 2020, arXiv 2002.04745.
     """
@@ -24,13 +25,27 @@ class TrineLayer(GradientCheckpointingLayer):
         self.input_layernorm = make_norm(config, config.hidden_size)
         self.post_attention_layernorm = make_norm(config, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
+        self.cross_attn: CrossAttention | None = None
+        if config.add_cross_attention:
+            self.cross_attn = CrossAttention(config, layer_idx)
+            self.cross_attention_layernorm = make_norm(config, config.hidden_size)
+
+    def enter(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What a sub-layer reads."""
+        return norm(hidden_states)
+
+    def leave(self, norm: nn.Module, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """The residual stream after a sub-layer that returned `output`."""
+        return hidden_states + self.dropout(output)
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         position_bias: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
         *,
         attention_mask: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
         **kwargs,
@@ -39,34 +54,36 @@ class TrineLayer(GradientCheckpointingLayer):
 
         What needs a gradient is positional: reentrant gradient checkpointing sees positional arguments only.
         """
-        kwargs |= {"position_embeddings": position_embeddings, "past_key_values": past_key_values}
+        self_cache = past_key_values
+        if isinstance(past_key_values, EncoderDecoderCache):
+            self_cache = past_key_values.self_attention_cache
+        kwargs |= {"position_embeddings": position_embeddings, "past_key_values": self_cache}
+        norm = self.input_layernorm
         mixed, _ = self.self_attn(
-            self.input_layernorm(hidden_states), attention_mask, position_bias=position_bias, **kwargs
+            self.enter(norm, hidden_states), attention_mask, position_bias=position_bias, **kwargs
         )
-        hidden_states = hidden_states + self.dropout(mixed)
-        return hidden_states + self.dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
+        hidden_states = self.leave(norm, hidden_states, mixed)
+        if self.cross_attn is not None:
+            norm = self.cross_attention_layernorm
+            mixed, _ = self.cross_attn(
+                self.enter(norm, hidden_states), encoder_hidden_states, encoder_attention_mask, past_key_values
+            )
+            hidden_states = self.leave(norm, hidden_states, mixed)
+        norm = self.post_attention_layernorm
+        return self.leave(norm, hidden_states, self.mlp(self.enter(norm, hidden_states)))
 
 
 class TrinePostNormLayer(TrineLayer):
-    """A post-norm layer: `norm(x + f(x))` for the mixer, then for the feed-forward.
+    """A post-norm layer: `norm(x + f(x))` for each sub-layer f in turn.
 
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.1.
     """
 
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        position_bias: torch.Tensor | None = None,
-        *,
-        attention_mask: torch.Tensor | None = None,
-        position_embeddings: tuple[torch.Tensor, ...] | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs,
-    ) -> torch.Tensor:
-        kwargs |= {"position_embeddings": position_embeddings, "past_key_values": past_key_values}
-        mixed, _ = self.self_attn(hidden_states, attention_mask, position_bias=position_bias, **kwargs)
-        hidden_states = self.input_layernorm(hidden_states + self.dropout(mixed))
-        return self.post_attention_layernorm(hidden_states + self.dropout(self.mlp(hidden_states)))
+    def enter(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states
+
+    def leave(self, norm: nn.Module, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        return norm(hidden_states + self.dropout(output))
 
 
 LAYERS = {"pre": TrineLayer, "post": TrinePostNormLayer}

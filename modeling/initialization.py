@@ -33,10 +33,10 @@ def fill_(weight: torch.Tensor, config: TrineConfig, *, into_residual: bool = Fa
         weight: Shape (..., out features, in features); leading dimensions count experts.
         config: Names the initializer.
         into_residual: Whether the projection writes into the residual stream. Its values are then divided by
-            `sqrt(2 * num_hidden_layers)`, so that the sum of all sub-layers has the variance of one (GPT-2).
+            the square root of the number of sub-layers, so that their sum has the variance of one (GPT-2).
         num_stacked: Number of projections that are stacked along the out features.
     """
     std = STANDARD_DEVIATIONS[config.initializer](config, weight.shape[-1], weight.shape[-2] // num_stacked)
     if into_residual:
-        std /= math.sqrt(2 * config.num_hidden_layers)
+        std /= math.sqrt((3 if config.add_cross_attention else 2) * config.num_hidden_layers)
     init.normal_(weight, mean=0.0, std=std)

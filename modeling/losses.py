@@ -101,31 +101,88 @@ def next_token_targets(labels: torch.Tensor) -> torch.Tensor:
     return nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
 
 
-def chunked_causal_lm_loss(
+def chunked_lm_loss(
     hidden_states: torch.Tensor,
     head: nn.Linear,
-    labels: torch.Tensor,
+    targets: torch.Tensor,
     chunk_size: int,
     num_items_in_batch: torch.Tensor | int | None = None,
-    shift_labels: torch.Tensor | None = None,
-    **kwargs,
 ) -> torch.Tensor:
-    """The library's causal language-model loss, with the same meaning of every argument, computed in chunks.
+    """Cross-entropy of each position with its own target, as the library's losses compute it, in chunks.
 
     Args:
-        hidden_states: (batch, length, H).
+        hidden_states: (..., H).
         head: The projection to the vocabulary.
-        labels: (batch, length), token ids, `IGNORE_INDEX` where nothing is predicted.
+        targets: (...), token ids, `IGNORE_INDEX` where nothing is predicted. A causal model's are shifted already.
         chunk_size: Tokens whose logits exist at a time.
         num_items_in_batch: What the sum is divided by: the targets of all micro-batches of an optimizer step. Default:
             the targets of this batch.
-        shift_labels: (batch, length), targets that are shifted already, in place of `labels`.
     """
-    targets = next_token_targets(labels) if shift_labels is None else shift_labels
     targets = targets.reshape(-1).to(hidden_states.device)
     total = summed_cross_entropy(hidden_states.flatten(0, -2), head, targets, chunk_size)
+    return total / number_of_items(targets, num_items_in_batch)
+
+
+def number_of_items(targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
+    """What a sum over targets is divided by: the given number, or that of the targets that are not ignored."""
     if num_items_in_batch is None:
-        num_items_in_batch = (targets != IGNORE_INDEX).sum()
-    elif torch.is_tensor(num_items_in_batch):
-        num_items_in_batch = num_items_in_batch.to(total.device)
-    return total / num_items_in_batch
+        return (targets != IGNORE_INDEX).sum()
+    return num_items_in_batch.to(targets.device) if torch.is_tensor(num_items_in_batch) else num_items_in_batch
+
+
+def batch_share(targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
+    """The share of this micro-batch in the targets of an optimizer step: the weight of its mean losses."""
+    if num_items_in_batch is None:
+        return 1.0
+    return (targets != IGNORE_INDEX).sum() / number_of_items(targets, num_items_in_batch)
+
+
+PROBLEM_TYPES = {
+    "regression": nn.functional.mse_loss,
+    "single_label_classification": nn.functional.cross_entropy,
+    "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
+}
+
+
+def classification_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: str,
+    num_items_in_batch: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """The loss of a classifier, a mean over labels, exact under gradient accumulation.
+
+    Args:
+        logits: (N, number of labels).
+        labels: (N,) class indices, `IGNORE_INDEX` where there is none; or, as floats, (N, number of labels), for
+            regression on one value also (N,).
+        problem_type: A name in `PROBLEM_TYPES`.
+        num_items_in_batch: Number of labels in all micro-batches of an optimizer step. Default: those of this batch.
+    """
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type={problem_type!r} is not one of {list(PROBLEM_TYPES)}.")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if problem_type == "single_label_classification":
+        labels = labels.to(logits.device).reshape(-1)
+    else:
+        labels = labels.to(logits).reshape(logits.shape)
+    total = PROBLEM_TYPES[problem_type](logits, labels, reduction="sum")
+    return total / number_of_items(labels, num_items_in_batch)
+
+
+def sequence_loss(
+    config, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """`classification_loss` of the problem that `config.problem_type` names.
+
+    If it names none, the labels tell, by the library's rule: one output is regression, floats are many labels. The
+    config remembers it, because pipelines read it to choose between softmax and sigmoid.
+    """
+    if config.problem_type is None:
+        if config.num_labels == 1:
+            config.problem_type = "regression"
+        elif labels.is_floating_point():
+            config.problem_type = "multi_label_classification"
+        else:
+            config.problem_type = "single_label_classification"
+    return classification_loss(logits, labels, config.problem_type, num_items_in_batch)

@@ -1,16 +1,17 @@
 """The trunk of every Trine model: embeddings, positions, layers."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_outputs import MoeModelOutputWithPast
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
+from .attention.cross_attention import CrossAttention
 from .attention.softmax_attention import SoftmaxAttention
 from .block import LAYERS, TrineLayer
 from .checkpoints import CheckpointedModel
@@ -18,6 +19,8 @@ from .checks import check_ids
 from .feed_forward.routers import TrineRouter
 from .masks import make_masks, make_position_ids, relative_indices
 from .norms import make_norm
+from .outputs import TrineModelOutput
+from .pooling import TrinePooler
 from .positions.position_table import POSITIONS
 
 
@@ -40,19 +43,18 @@ class TrinePreTrainedModel(CheckpointedModel):
     _can_set_experts_implementation_cached_value = True
     _can_record_outputs = {
         "hidden_states": TrineLayer,
-        "attentions": SoftmaxAttention,
+        "attentions": OutputRecorder(SoftmaxAttention, index=1, layer_name="self_attn"),
+        "cross_attentions": OutputRecorder(CrossAttention, index=1),
         "router_logits": OutputRecorder(TrineRouter, index=0),
     }
 
-    def __init__(self, config: TrineConfig, *args, **kwargs):
+    def __init__(self, config: Any, *args, **kwargs):
         config.check()  # once more: it may have changed since it was made
         super().__init__(config, *args, **kwargs)
 
     @property
     def _supports_flash_attn(self) -> bool:
-        """Flash kernels take neither a bias on the scores nor chunks."""
-        kinds = [ATTENTION_KINDS[kind] for kind in self.config.attention_types]
-        return all(kind.flash for kind in [*kinds, POSITION_KINDS[self.config.position_type]])
+        return supports_flash(self.config)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """Hands every module to `_init_weights`, also those without tensors of their own.
@@ -71,21 +73,34 @@ class TrinePreTrainedModel(CheckpointedModel):
             initialize()
 
 
+def supports_flash(config: TrineConfig) -> bool:
+    """Whether flash kernels serve a stack: they take neither a bias on the scores nor chunks."""
+    kinds = [ATTENTION_KINDS[kind] for kind in config.attention_types]
+    return all(kind.flash for kind in [*kinds, POSITION_KINDS[config.position_type]])
+
+
 class TrineModel(TrinePreTrainedModel):
     """A stack of layers without a head: a decoder if `config.is_causal`, else an encoder.
 
     Args:
         config: The architecture.
+        add_pooling_layer: Whether there is a pooler, in place of what `config.add_pooling_layer` says.
     """
 
-    def __init__(self, config: TrineConfig):
+    def __init__(self, config: TrineConfig, add_pooling_layer: bool | None = None):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.token_type_embeddings = None
+        if config.type_vocab_size:
+            self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.positions = POSITIONS[config.position_type](config)
+        self.embedding_norm = make_norm(config, config.hidden_size) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout)
         layer_class = LAYERS[config.norm_position]
         self.layers = nn.ModuleList([layer_class(config, index) for index in range(config.num_hidden_layers)])
         self.norm = make_norm(config, config.hidden_size) if config.norm_position == "pre" else nn.Identity()
+        has_pooler = config.add_pooling_layer if add_pooling_layer is None else add_pooling_layer
+        self.pooler = TrinePooler(config) if has_pooler else None
         self.embedding_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
         self.gradient_checkpointing = False
         self.post_init()
@@ -103,8 +118,11 @@ class TrineModel(TrinePreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> MoeModelOutputWithPast:
+    ) -> TrineModelOutput:
         """Computes the hidden states of a batch.
 
         Args:
@@ -116,38 +134,81 @@ class TrineModel(TrinePreTrainedModel):
             past_key_values: The cache of earlier tokens.
             inputs_embeds: (batch, length, hidden), in place of `input_ids`.
             use_cache: Whether a decoder returns a cache.
+            token_type_ids: Segment of each token, (batch, length), below `config.type_vocab_size`. Default: 0.
+            encoder_hidden_states: What the cross-attention of a decoder looks at, (batch, source length, encoder's
+                hidden). Needed exactly if `config.add_cross_attention`.
+            encoder_attention_mask: 1 for a token of the source and 0 for padding, (batch, source length).
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
                 `output_router_logits`, and what the attention functions of the library read.
 
         Returns:
-            `last_hidden_state` (batch, length, hidden), the cache, and what was asked for: hidden states, one for the
-            embeddings and one a layer; attention weights (batch, heads, queries, keys) a layer; router logits
+            `last_hidden_state` (batch, length, hidden), the cache, `pooler_output` (sequences, hidden) if there is a
+            pooler, and what was asked for: hidden states, one for the embeddings and one a layer; attention weights
+            (batch, heads, queries, keys) a layer, those of cross-attention by themselves; router logits
             (batch * length, experts) a sparse layer.
 
         Raises:
-            ValueError: If ids lie outside the vocabulary, or not exactly one of ids and embeddings is given.
+            ValueError: If ids lie outside the vocabulary, not exactly one of ids and embeddings is given, or segments
+                or encoder states are given to a model without a use for them, or missing.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
+        if self.config.add_cross_attention != (encoder_hidden_states is not None):
+            raise ValueError(
+                f"encoder_hidden_states are {'missing' if self.config.add_cross_attention else 'given'}, but "
+                f"add_cross_attention={self.config.add_cross_attention}."
+            )
         if use_cache and past_key_values is None and self.config.is_causal:
-            past_key_values = DynamicCache(config=self.config)
+            past_key_values = self.make_cache()
+        self_cache = past_key_values
+        if isinstance(past_key_values, EncoderDecoderCache):
+            self_cache = past_key_values.self_attention_cache
         if position_ids is None:
-            position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
-        masks = make_masks(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
-        biases = self.position_biases(inputs_embeds, past_key_values)
+            position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
+        masks = make_masks(self.config, inputs_embeds, attention_mask, self_cache, position_ids)
+        biases = self.position_biases(inputs_embeds, self_cache)
+        if encoder_hidden_states is not None:
+            encoder_attention_mask = create_bidirectional_mask(
+                self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states
+            )
 
-        hidden_states = self.dropout(self.positions.add_to(inputs_embeds * self.embedding_scale, position_ids))
+        hidden_states = self.positions.add_to(inputs_embeds * self.embedding_scale, position_ids)
+        hidden_states = self.add_segments(hidden_states, token_type_ids)
+        hidden_states = self.dropout(self.embedding_norm(hidden_states))
         position_embeddings = self.positions.rotate(hidden_states, position_ids)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
             hidden_states = layer(
                 hidden_states,
                 biases[layer_type],
+                encoder_hidden_states,
                 attention_mask=masks[layer_type],
+                encoder_attention_mask=encoder_attention_mask,
                 position_ids=position_ids,
                 position_embeddings=position_embeddings,
                 past_key_values=past_key_values,
                 **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
             )
-        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        hidden_states = self.norm(hidden_states)
+        pooled = self.pooler(hidden_states, attention_mask, position_ids) if self.pooler is not None else None
+        return TrineModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, past_key_values=past_key_values)
+
+    def make_cache(self) -> Cache:
+        """An empty cache. That of cross-attention never has windows, whatever the layers have."""
+        cache = DynamicCache(config=self.config)
+        return EncoderDecoderCache(cache, DynamicCache()) if self.config.add_cross_attention else cache
+
+    def add_segments(self, hidden_states: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
+        """Adds the embedding of each token's segment, where the model has segments."""
+        if self.token_type_embeddings is None:
+            if token_type_ids is not None:
+                raise ValueError(
+                    "token_type_ids are given, but type_vocab_size=0: the model has no segments. Set type_vocab_size, "
+                    "or leave 'token_type_ids' out of the tokenizer's model_input_names."
+                )
+            return hidden_states
+        if token_type_ids is None:
+            return hidden_states + self.token_type_embeddings.weight[0]
+        check_ids(token_type_ids, self.token_type_embeddings.num_embeddings, "token_type_ids", "type_vocab_size")
+        return hidden_states + self.token_type_embeddings(token_type_ids)
 
     def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Looks the ids up, or passes the embeddings on; exactly one of them must be given."""

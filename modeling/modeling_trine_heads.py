@@ -1,185 +1,93 @@
-"""The heads on a Trine trunk, and the table that registers them."""
+"""What the heads on a Trine trunk share: the trunk, and the router losses of its experts."""
 
-from typing import Unpack
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import GenerationMixin
-from transformers.cache_utils import Cache
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.utils import logging
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
 from .feed_forward.balancing import router_losses
 from .feed_forward.routers import TrineRouter
-from .losses import IGNORE_INDEX, chunked_causal_lm_loss, is_plain_head, next_token_targets
-from .masks import make_masks, make_position_ids
+from .losses import batch_share
 from .modeling_trine import TrineModel, TrinePreTrainedModel
+from .outputs import TrineModelOutput
 
 
 logger = logging.get_logger(__name__)
 
 
-class TrineForCausalLM(TrinePreTrainedModel, GenerationMixin):
-    """A decoder that predicts the next token.
+def routers_of(trunk: TrineModel) -> list[TrineRouter]:
+    """The routers of a trunk, in the order of its sparse layers."""
+    kinds = trunk.config.mlp_layer_types
+    layers: Any = trunk.layers
+    return [layer.mlp.gate for layer, kind in zip(layers, kinds, strict=True) if kind == "sparse"]
+
+
+def balancing_losses(
+    trunk: TrineModel, router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The load-balancing loss of a trunk's forward pass, and all router losses times their coefficients.
 
     Args:
-        config: The architecture; `is_causal` must be True.
+        router_logits: (batch * length, experts) for each sparse layer.
+        attention_mask: 1 for a token, 0 for padding, (batch, length); any other form says nothing about padding.
+    """
+    if trunk.training and torch.is_grad_enabled() and not router_logits[0].requires_grad:
+        logger.warning_once(
+            "The router losses have no gradient: reentrant gradient checkpointing hides it. "
+            "Use gradient_checkpointing_kwargs={'use_reentrant': False}."
+        )
+    is_padding_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+    mask = attention_mask if is_padding_mask else None
+    aux_loss, z_loss = router_losses(routers_of(trunk), router_logits, mask)
+    config = trunk.config
+    return aux_loss, config.router_aux_loss_coef * aux_loss + config.router_z_loss_coef * z_loss
+
+
+class TrineHead(TrinePreTrainedModel):
+    """A model with a head on a trunk called `model`. Subclasses add the head and call `self.post_init()`.
+
+    Args:
+        config: The architecture.
+        add_pooling_layer: As `TrineModel` takes it.
     """
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # pyright: ignore[reportAssignmentType] lists in the library too
-    _fsdp_plan = {"lm_head": "keep_full_weight"}
-
-    def __init__(self, config: TrineConfig):
-        if not config.is_causal:
-            raise ValueError("is_causal=False describes an encoder; TrineForCausalLM needs is_causal=True.")
+    def __init__(self, config: TrineConfig, add_pooling_layer: bool | None = None):
         super().__init__(config)
-        self.model = TrineModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.model = TrineModel(config, add_pooling_layer)
 
-    @can_return_tuple
-    def forward(
+    def wants_router_logits(self, output_router_logits: bool | None) -> bool:
+        """The argument of `forward`, or what the config says in its place."""
+        return self.config.output_router_logits if output_router_logits is None else output_router_logits
+
+    def run_trunk(self, output_router_logits: bool | None, has_labels: bool, **inputs) -> TrineModelOutput:
+        """The trunk's outputs, with router logits if they are asked for or if training needs them for its losses."""
+        is_sparse = "sparse" in self.config.mlp_layer_types
+        needed = self.wants_router_logits(output_router_logits) or (self.training and has_labels)
+        return self.model(**inputs, output_router_logits=is_sparse and needed)
+
+    def add_router_losses(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        output_router_logits: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> MoeCausalLMOutputWithPast:
-        """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
+        loss: torch.Tensor | None,
+        outputs: TrineModelOutput,
+        attention_mask: torch.Tensor | None,
+        targets: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The loss with the router losses, which training adds, and the load-balancing loss alone.
 
         Args:
-            labels: Token ids, (batch, length), -100 where nothing is predicted. They are shifted here.
-            output_router_logits: Whether to return router logits and the load-balancing loss.
-            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
-            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step, and
-                `shift_labels` in place of `labels`.
-
-        Returns:
-            `loss`: mean cross-entropy in nats. In training the router losses, times their coefficients, are added for
-            sparse models; in evaluation they are not, so that losses compare. `aux_loss`: the load-balancing loss
-            alone. `logits` (batch, kept, vocabulary): None in training with labels while `config.loss_chunk_size` is
-            set, as the loss is then computed chunk by chunk. (A head that is adapted, quantised or sharded always
-            computes them.)
+            loss: The loss of the head, or None.
+            targets: What the head predicts; with `num_items_in_batch` it tells the share of this micro-batch in the
+                optimizer step, which weighs the router losses.
         """
-        if output_router_logits is None:
-            output_router_logits = self.config.output_router_logits
-        is_sparse = "sparse" in self.config.mlp_layer_types
-        trains_router = self.training and labels is not None
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            output_router_logits=is_sparse and (output_router_logits or trains_router),
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-        )
-        loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
-        aux_loss = None
-        if outputs.router_logits:
-            aux_loss, z_loss = self.router_losses(outputs.router_logits, attention_mask)
-            if loss is not None and labels is not None and self.training:
-                router_loss = self.config.router_aux_loss_coef * aux_loss + self.config.router_z_loss_coef * z_loss
-                loss = loss + router_loss.to(loss.device) * micro_batch_share(labels, **kwargs)
-        return MoeCausalLMOutputWithPast(
-            loss=loss,
-            aux_loss=aux_loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits if output_router_logits else None,
-        )
-
-    @staticmethod
-    def create_masks_for_generate(
-        config: TrineConfig,
-        inputs_embeds: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        past_key_values: Cache,
-        position_ids: torch.Tensor | None = None,
-        **kwargs,
-    ) -> dict:
-        """Masks for a static cache, which `generate` makes ahead of the compiled forward pass.
-
-        The library's function sizes the masks of all windowed layers after the first one; ours differ in window.
-        """
-        if position_ids is None:
-            position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
-        return make_masks(config, inputs_embeds, attention_mask, past_key_values, position_ids)
-
-    def head_loss(
-        self,
-        hidden_states: torch.Tensor,
-        labels: torch.Tensor | None,
-        logits_to_keep: int | torch.Tensor,
-        **kwargs,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Loss and logits of the head, of which training with labels computes the loss only."""
-        chunk_size = self.config.loss_chunk_size
-        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
-            return chunked_causal_lm_loss(hidden_states, self.lm_head, labels, chunk_size, **kwargs), None
-        logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
-        if labels is None:
-            return None, logits
-        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
-
-    def router_losses(
-        self, router_logits: tuple[torch.Tensor, ...], attention_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Load-balancing loss and z-loss of this forward pass, over real tokens."""
-        routers = [module for module in self.model.modules() if isinstance(module, TrineRouter)]
-        if self.training and torch.is_grad_enabled() and not router_logits[0].requires_grad:
-            logger.warning_once(
-                "The router losses have no gradient: reentrant gradient checkpointing hides it. "
-                "Use gradient_checkpointing_kwargs={'use_reentrant': False}."
-            )
-        is_padding_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
-        return router_losses(routers, router_logits, attention_mask if is_padding_mask else None)
+        if not outputs.router_logits:
+            return loss, None
+        aux_loss, total = balancing_losses(self.model, outputs.router_logits, attention_mask)
+        if loss is not None and self.training:
+            share = 1.0 if targets is None else batch_share(targets, num_items_in_batch)
+            loss = loss + total.to(loss.device) * share
+        return loss, aux_loss
 
 
-def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """Selects the positions whose logits are wanted, with the library's meaning of `logits_to_keep`.
-
-    Args:
-        hidden_states: (batch, length, hidden).
-        logits_to_keep: The number of last positions, 0 for all; or indices (kept,) for all sequences or (batch, kept)
-            for each; or a boolean mask (batch, length), which gives (kept in all sequences, hidden).
-    """
-    if isinstance(logits_to_keep, int):
-        return hidden_states[:, -logits_to_keep:]
-    if logits_to_keep.ndim == 1:
-        return hidden_states[:, logits_to_keep]
-    if logits_to_keep.dtype == torch.bool:
-        return hidden_states[logits_to_keep]
-    return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
-
-
-def micro_batch_share(
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
-    shift_labels: torch.Tensor | None = None,
-    **kwargs,
-) -> torch.Tensor | float:
-    """The share of this micro-batch in the targets of an optimizer step: the weight of its mean losses."""
-    if num_items_in_batch is None:
-        return 1.0
-    targets = next_token_targets(labels) if shift_labels is None else shift_labels
-    return (targets != IGNORE_INDEX).sum() / num_items_in_batch
-
-
-# Auto class to head class. Registration, the Hub's `auto_map` and the tests follow this table.
-HEADS = {"AutoModelForCausalLM": TrineForCausalLM}
-
-__all__ = ["TrineForCausalLM"]
+__all__ = ["TrineHead"]

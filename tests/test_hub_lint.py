@@ -42,7 +42,7 @@ def findings(folder: Path) -> list[mlinter.Violation]:
 
 def test_the_linter_sees_the_configuration_and_the_models(exported):
     seen = {path.name for path in mlinter.iter_modeling_files(search_paths=[exported])}
-    assert {"configuration_trine.py", "modeling_trine.py", "modeling_trine_heads.py"} <= seen
+    assert {"configuration_trine.py", "modeling_trine.py", "modeling_trine_causal_lm.py"} <= seen
 
 
 @pytest.mark.parametrize("folder", ["exported", "all_as_modeling"])

@@ -93,16 +93,30 @@ class SoftmaxAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and weights if eager."""
-        head_shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_norm(self.q_proj(hidden_states).view(head_shape)).transpose(1, 2)
-        key = self.k_norm(self.k_proj(hidden_states).view(head_shape)).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(head_shape).transpose(1, 2)
+        query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)
+        key = self.k_norm(self.split_heads(self.k_proj(hidden_states))).transpose(1, 2)
+        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
         if position_embeddings is not None:
             query, key = apply_rotation(query, *position_embeddings), apply_rotation(key, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         if position_bias is not None:
             kwargs["position_bias"] = position_bias
+        return self.attend(query, key, value, attention_mask, **kwargs)
+
+    def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
+        """Views (B, N, heads * D) as (B, N, heads, D)."""
+        return projected.view(*projected.shape[:-1], -1, self.head_dim)
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Runs the chosen kernel on (B, heads, N, D) and projects its output to (B, Q, hidden)."""
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.config._attn_implementation), eager_attention_forward)
         output, weights = attend(
             self,
@@ -115,4 +129,4 @@ class SoftmaxAttention(nn.Module):
             sliding_window=self.sliding_window,
             **kwargs,
         )
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+        return self.o_proj(output.flatten(2)), weights

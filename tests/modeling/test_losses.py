@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import Trainer, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from trine.modeling.losses import chunked_causal_lm_loss, is_plain_head, summed_cross_entropy
+from trine.modeling.losses import chunked_lm_loss, is_plain_head, summed_cross_entropy
+from trine.modeling.modeling_trine_causal_lm import causal_targets
 
 
 IGNORED = {"nowhere": [], "somewhere": [0, 4, 10], "everywhere": list(range(11))}
@@ -84,15 +85,16 @@ def test_arguments_mean_what_they_mean_in_the_library(shifted, count):
     hidden, labels = torch.randn(3, 6, 8), torch.randint(17, (3, 6))
     labels[1, 2:] = -100
     head = nn.Linear(8, 17)
-    arguments = {"num_items_in_batch": count, "shift_labels": labels.roll(2, dims=1) if shifted else None}
-    actual = chunked_causal_lm_loss(hidden, head, labels, 5, **arguments)
-    torch.testing.assert_close(actual, ForCausalLMLoss(head(hidden), labels, 17, **arguments))
+    shift_labels = labels.roll(2, dims=1) if shifted else None
+    actual = chunked_lm_loss(hidden, head, causal_targets(labels, shift_labels), 5, count)
+    expected = ForCausalLMLoss(head(hidden), labels, 17, num_items_in_batch=count, shift_labels=shift_labels)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_no_target_at_all_gives_what_the_library_gives():
     hidden, labels, head = torch.randn(1, 6, 8), torch.full((1, 6), -100), nn.Linear(8, 17)
     for count in (None, 5):
-        actual = chunked_causal_lm_loss(hidden, head, labels, 4, num_items_in_batch=count)
+        actual = chunked_lm_loss(hidden, head, causal_targets(labels), 4, count)
         expected = ForCausalLMLoss(head(hidden), labels, 17, num_items_in_batch=count)
         torch.testing.assert_close(actual, expected, equal_nan=True)
 

@@ -14,7 +14,7 @@ from transformers.utils import hub
 
 from trine import TrineConfig, TrineForCausalLM
 from trine.configuration.hub_export import flatten
-from trine.modeling.modeling_trine_heads import HEADS
+from trine.modeling.head_table import HEADS
 
 
 SHARED = {

@@ -72,7 +72,7 @@ def test_the_whole_demo(tmp_path, capsys, monkeypatch):
     config = json.loads((output / "config.json").read_text())
     assert {"sliding", "full"} == set(config["attention_types"]) and "sparse" in config["mlp_layer_types"]
 
-    (output / "modeling_trine_heads.py").write_text("raise OSError('broken')")
+    (output / "modeling_trine_causal_lm.py").write_text("raise OSError('broken')")
     with pytest.raises(RuntimeError, match="could not be loaded without the package:(.|\n)*broken"):
         demo.check_without_package(output, "Line", tmp_path)
     monkeypatch.setattr(demo, "LOAD_WITHOUT_PACKAGE", "import sys, torch; torch.save(torch.ones(1), sys.argv[3])")

@@ -1,0 +1,180 @@
+"""The configuration of an encoder-decoder: two Trine stacks, and what they share."""
+
+from copy import deepcopy
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .configuration_trine import TrineConfig
+from .hub_export import HubExportMixin
+from .patterns import check_choice
+from .presets import SEQ2SEQ_PRESETS
+from .strict_keywords import StrictKeywordsMixin
+
+
+# Fields that are None only until `__post_init__` derives them. The strict dataclass checks annotations at run time.
+if TYPE_CHECKING:
+    DerivedInt = int
+    DerivedFloat = float
+    Stack = TrineConfig
+else:
+    DerivedInt = int | None
+    DerivedFloat = float | int | None
+    Stack = PreTrainedConfig | dict[str, Any] | None
+DERIVED: Any = None
+SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+@strict
+class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
+    """Configuration of a `TrineSeq2SeqModel` and of the heads on it.
+
+    Encoder and decoder are complete configurations, so that they may differ in every part; what makes them an encoder
+    and a decoder with cross-attention is set here.
+
+    Args:
+        encoder: A `TrineConfig`, or its fields.
+        decoder: A `TrineConfig`, or its fields.
+        share_embeddings: Whether encoder and decoder have the same token embeddings.
+        tie_word_embeddings: Whether the head shares the token embeddings of the decoder.
+        vocab_size: Number of target tokens. Default: that of the decoder.
+        pad_token_id: Id of the padding token. Default: that of the decoder, as for the next two.
+        bos_token_id: Id of the token that begins a text.
+        eos_token_id: Id, or ids, of the token that ends a text.
+        decoder_start_token_id: Id that the decoder begins with. Default: `bos_token_id`, else `pad_token_id`.
+        classifier_dropout: Dropout before a classifier. Default: that of the decoder.
+        output_router_logits: Whether router logits are returned.
+        export_code: Whether saving writes the model's code beside the weights.
+
+    Raises:
+        ValueError: For an unknown keyword, sizes that do not fit together, or what `TrineConfig` raises.
+
+    Example:
+        >>> config = TrineSeq2SeqConfig.from_preset("transformer-base", vocab_size=8000, hidden_size=256)
+        >>> config.encoder.hidden_size, config.decoder.add_cross_attention
+        (256, True)
+    """
+
+    model_type = "trine_seq2seq"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    sub_configs_defaults = {"encoder": TrineConfig, "decoder": TrineConfig}  # pyright: ignore[reportAssignmentType] as in the library
+    hub_auto_map = {
+        "AutoConfig": "configuration_trine_seq2seq.TrineSeq2SeqConfig",
+        "AutoModel": "modeling_trine_seq2seq.TrineSeq2SeqModel",
+        "AutoModelForSeq2SeqLM": "modeling_trine_seq2seq.TrineForConditionalGeneration",
+        "AutoModelForSequenceClassification": "modeling_trine_seq2seq.TrineSeq2SeqForSequenceClassification",
+    }
+    hub_entry_modules = (
+        "trine.configuration.configuration_trine_seq2seq",
+        "trine.modeling.modeling_trine_seq2seq",
+    )
+
+    encoder: Stack = DERIVED
+    decoder: Stack = DERIVED
+    share_embeddings: bool = True
+    tie_word_embeddings: bool = True
+    vocab_size: DerivedInt = DERIVED
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
+    classifier_dropout: DerivedFloat = DERIVED
+    is_encoder_decoder: bool = True
+    output_router_logits: bool = False
+    export_code: bool = True
+
+    @classmethod
+    def from_preset(cls, name: str, encoder: dict | None = None, decoder: dict | None = None, **overrides):
+        """Builds the config of a named size.
+
+        Args:
+            name: A name in `SEQ2SEQ_PRESETS`.
+            encoder: Fields of the encoder to override.
+            decoder: Fields of the decoder to override.
+            overrides: Fields of this config, or of both stacks at once.
+
+        Raises:
+            ValueError: When there is no such preset; the message lists them.
+        """
+        check_choice("preset", name, SEQ2SEQ_PRESETS)
+        own = {field.name for field in fields(cls)} - {"vocab_size", *SPECIAL_TOKENS}
+        both = {key: value for key, value in overrides.items() if key not in own}
+        preset = SEQ2SEQ_PRESETS[name]
+        return cls(
+            **{
+                **{key: value for key, value in preset.items() if key not in ("encoder", "decoder")},
+                **{key: value for key, value in overrides.items() if key in own},
+                "encoder": {**preset["encoder"], **both, **(encoder or {})},
+                "decoder": {**preset["decoder"], **both, **(decoder or {})},
+            }
+        )
+
+    def __post_init__(self, **kwargs):
+        self.check_keywords(kwargs)
+        self.encoder = as_stack(self.encoder, is_causal=False, use_cache=False)
+        size = self.encoder.hidden_size
+        self.decoder = as_stack(
+            self.decoder, is_causal=True, add_cross_attention=True, cross_attention_hidden_size=size
+        )
+        if self.vocab_size is None:
+            self.vocab_size = self.decoder.vocab_size
+        for name in SPECIAL_TOKENS:
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(self.decoder, name))
+        if self.decoder_start_token_id is None:
+            self.decoder_start_token_id = self.pad_token_id if self.bos_token_id is None else self.bos_token_id
+        if self.classifier_dropout is None:
+            self.classifier_dropout = self.decoder.classifier_dropout
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Applies the rules of both stacks, and those between them; raises a `ValueError` at the first that fails."""
+        self.encoder.check()
+        self.decoder.check()
+        if self.vocab_size != self.decoder.vocab_size:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} is the decoder's, but decoder.vocab_size={self.decoder.vocab_size}."
+            )
+        if self.share_embeddings:
+            for field in ("vocab_size", "hidden_size"):
+                source, target = getattr(self.encoder, field), getattr(self.decoder, field)
+                if source != target:
+                    raise ValueError(
+                        f"share_embeddings=True needs equal sizes, but encoder.{field}={source} and "
+                        f"decoder.{field}={target}."
+                    )
+        if self.decoder_start_token_id is not None and not 0 <= self.decoder_start_token_id < self.vocab_size:
+            raise ValueError(
+                f"decoder_start_token_id={self.decoder_start_token_id} must lie in the vocabulary, "
+                f"0 to {self.vocab_size - 1}."
+            )
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Part and choice of the architecture, for the model card."""
+        stacks = {"encoder": self.encoder, "decoder": self.decoder}
+        rows = [(f"{name}: {part}", choice) for name, stack in stacks.items() for part, choice in stack.describe()]
+        return [row for row in rows if not row[0].endswith(": shape")]
+
+    def length_limits(self) -> list[str]:
+        """What there is to say of long input, for the model card."""
+        stacks = {"encoder": self.encoder, "decoder": self.decoder}
+        return [f"Of the {name}: {limit}" for name, stack in stacks.items() for limit in stack.length_limits()]
+
+    def validate_architecture(self) -> None:
+        self.check()
+
+
+def as_stack(stack: TrineConfig | dict | None, **role) -> TrineConfig:
+    """The config of one side, from a config or its fields, with the fields that its role sets."""
+    if stack is None or isinstance(stack, dict):
+        return TrineConfig(**{**(stack or {}), **role})
+    stack = deepcopy(stack)  # it may serve the other side, too
+    for field, value in role.items():
+        setattr(stack, field, value)
+    return stack
+
+
+__all__ = ["TrineSeq2SeqConfig"]

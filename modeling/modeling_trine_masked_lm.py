@@ -1,0 +1,194 @@
+"""The pretraining heads of an encoder: masked tokens, and whether one sentence follows another."""
+
+from typing import Unpack
+
+import torch
+from torch import nn
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
+
+from ..configuration.configuration_trine import TrineConfig
+from .feed_forward.mlp import make_activation
+from .losses import IGNORE_INDEX, batch_share, chunked_lm_loss, classification_loss, is_plain_head
+from .modeling_trine_heads import TrineHead
+from .norms import make_norm
+from .outputs import TrineMaskedLMOutput, TrinePreTrainingOutput
+
+
+class MaskedLMTransform(nn.Module):
+    """What hidden states pass before they meet the vocabulary: `norm(act(W x + b))`, (..., hidden) to the same shape.
+
+    Source: Devlin et al. 2018, BERT, arXiv 1810.04805, as released.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = make_activation(config)
+        self.norm = make_norm(config, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.act_fn(self.dense(hidden_states)))
+
+
+class TrineMaskedLMHead(TrineHead):
+    """An encoder with a masked-language-model head: what both of this file's models share."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: TrineConfig, add_pooling_layer: bool):
+        if config.is_causal:
+            raise ValueError(f"is_causal=True describes a decoder; {type(self).__name__} needs is_causal=False.")
+        super().__init__(config, add_pooling_layer)
+        self.transform = MaskedLMTransform(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.loss_type = "ForMaskedLM"
+
+    def head_loss(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, **kwargs
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Loss and logits of the head. Training with labels computes the loss only, where there is a label."""
+        chunk_size = self.config.loss_chunk_size
+        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
+            hidden_states, labels = hidden_states.flatten(0, 1), labels.flatten().to(hidden_states.device)
+            if not torch.compiler.is_compiling():  # there, a shape that depends on values would break the graph
+                chosen = labels != IGNORE_INDEX
+                hidden_states, labels = hidden_states[chosen], labels[chosen]
+            hidden_states = self.transform(hidden_states)
+            return chunked_lm_loss(
+                hidden_states, self.lm_head, labels, chunk_size, kwargs.get("num_items_in_batch")
+            ), None
+        logits = self.lm_head(self.transform(hidden_states))
+        if labels is None:
+            return None, logits
+        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
+
+
+class TrineForMaskedLM(TrineMaskedLMHead):
+    """An encoder that fills masked tokens in.
+
+    Args:
+        config: The architecture; `is_causal` must be False.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__(config, add_pooling_layer=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+    ) -> TrineMaskedLMOutput:
+        """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
+
+        Args:
+            labels: Token ids, (batch, length), -100 where nothing is predicted.
+            output_router_logits: Whether to return router logits and the load-balancing loss.
+            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step.
+
+        Returns:
+            `loss`: mean cross-entropy in nats; in training the router losses are added. `logits` (batch, length,
+            vocabulary): None in training with labels while `config.loss_chunk_size` is set, as the vocabulary is then
+            looked at only where there is a label.
+        """
+        outputs = self.run_trunk(
+            output_router_logits,
+            has_labels=labels is not None,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
+        )
+        loss, logits = self.head_loss(outputs.last_hidden_state, labels, **kwargs)
+        loss, aux_loss = self.add_router_losses(
+            loss, outputs, attention_mask, labels, kwargs.get("num_items_in_batch")
+        )
+        return TrineMaskedLMOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            aux_loss=aux_loss,
+            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+        )
+
+
+class TrineForPreTraining(TrineMaskedLMHead):
+    """An encoder with both heads of BERT: masked tokens, and next-sentence prediction on the pooled first token.
+
+    Source: Devlin et al. 2018, arXiv 1810.04805, section 3.1.
+
+    Args:
+        config: The architecture; `is_causal` must be False. There is a pooler whatever `add_pooling_layer` says.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__(config, add_pooling_layer=True)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        next_sentence_label: torch.Tensor | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+    ) -> TrinePreTrainingOutput:
+        """Computes both predictions, and the sum of the losses whose labels are given.
+
+        Args:
+            labels: Token ids, (batch, length), -100 where nothing is predicted.
+            next_sentence_label: (sequences,): 0 if the second segment follows the first in its text, 1 if not.
+
+        Returns:
+            The names are BERT's. `prediction_logits` is None in training with labels, as in `TrineForMaskedLM`.
+        """
+        has_labels = labels is not None or next_sentence_label is not None
+        outputs = self.run_trunk(
+            output_router_logits,
+            has_labels=has_labels,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
+        )
+        num_items_in_batch = kwargs.get("num_items_in_batch")
+        loss, prediction_logits = self.head_loss(outputs.last_hidden_state, labels, **kwargs)
+        relationship = self.seq_relationship(outputs.pooler_output)
+        if next_sentence_label is not None:
+            problem_type = "single_label_classification"
+            sentence_loss = classification_loss(relationship, next_sentence_label, problem_type)
+            # The mean of this micro-batch, weighted as its masked tokens are.
+            share = 1.0 if labels is None else batch_share(labels, num_items_in_batch)
+            loss = sentence_loss if loss is None else loss + sentence_loss * share
+        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
+        return TrinePreTrainingOutput(
+            loss=loss,
+            prediction_logits=prediction_logits,
+            seq_relationship_logits=relationship,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            aux_loss=aux_loss,
+            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+        )
+
+
+__all__ = ["TrineForMaskedLM", "TrineForPreTraining"]
