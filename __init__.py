@@ -24,11 +24,11 @@ from .modeling.modeling_trine_classification import (
     TrineForTokenClassification,
 )
 from .modeling.modeling_trine_masked_lm import TrineForMaskedLM, TrineForPreTraining
-from .modeling.modeling_trine_seq2seq import (
+from .modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
+from .modeling.modeling_trine_seq2seq_heads import (
     SEQ2SEQ_HEADS,
     TrineForConditionalGeneration,
     TrineSeq2SeqForSequenceClassification,
-    TrineSeq2SeqModel,
 )
 from .tokenization.training import train_byte_level_bpe
 

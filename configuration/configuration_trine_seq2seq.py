@@ -63,12 +63,12 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     hub_auto_map = {
         "AutoConfig": "configuration_trine_seq2seq.TrineSeq2SeqConfig",
         "AutoModel": "modeling_trine_seq2seq.TrineSeq2SeqModel",
-        "AutoModelForSeq2SeqLM": "modeling_trine_seq2seq.TrineForConditionalGeneration",
-        "AutoModelForSequenceClassification": "modeling_trine_seq2seq.TrineSeq2SeqForSequenceClassification",
+        "AutoModelForSeq2SeqLM": "modeling_trine_seq2seq_heads.TrineForConditionalGeneration",
+        "AutoModelForSequenceClassification": "modeling_trine_seq2seq_heads.TrineSeq2SeqForSequenceClassification",
     }
     hub_entry_modules = (
         "trine.configuration.configuration_trine_seq2seq",
-        "trine.modeling.modeling_trine_seq2seq",
+        "trine.modeling.modeling_trine_seq2seq_heads",
     )
 
     encoder: Stack = DERIVED

@@ -78,6 +78,15 @@ def flatten(entry_modules: tuple[str, ...]) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
+def existing_entries(auto_map: dict[str, str], folder: Path) -> dict[str, str]:
+    """The entries of an `auto_map` whose files are in `folder`, and those that name another repository."""
+    return {
+        auto_class: path
+        for auto_class, path in auto_map.items()
+        if "--" in path or (folder / f"{path.split('.')[0]}.py").is_file()
+    }
+
+
 class HubExportMixin:
     """First base of every config class: saves the flattened code and the whole `auto_map` with the config.
 
@@ -96,4 +105,6 @@ class HubExportMixin:
             self.auto_map = dict(self.hub_auto_map)
             for name, text in flatten(self.hub_entry_modules).items():
                 (folder / name).write_text(text, encoding="utf-8")
+        elif is_remote:
+            self.auto_map = existing_entries(getattr(self, "auto_map", {}), Path(save_directory))
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it

@@ -12,6 +12,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from ..configuration.configuration_trine import TrineConfig
 from .losses import chunked_lm_loss, is_plain_head, next_token_targets
 from .masks import make_masks, make_position_ids
+from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
 
 
@@ -31,6 +32,7 @@ class TrineForCausalLM(TrineHead, GenerationMixin):
         if not config.is_causal:
             raise ValueError("is_causal=False describes an encoder; TrineForCausalLM needs is_causal=True.")
         super().__init__(config)
+        self.model = TrineModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 

@@ -8,6 +8,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
 from .losses import classification_loss, sequence_loss
+from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
 from .outputs import (
     TrineModelOutput,
@@ -19,18 +20,19 @@ from .outputs import (
 from .pooling import pool
 
 
+def reads_pooler(config: TrineConfig) -> bool:
+    """Whether a classifier of sequences sees them through the pooler."""
+    return config.add_pooling_layer and config.classifier_pooling == "cls"
+
+
 class TrinePooledHead(TrineHead):
     """A head on one vector a sequence, which `config.classifier_pooling` chooses.
 
     `cls` goes through the pooler if `config.add_pooling_layer`, as in BERT.
     """
 
-    def __init__(self, config: TrineConfig, num_outputs: int):
-        reads_pooler = config.add_pooling_layer and config.classifier_pooling == "cls"
-        super().__init__(config, add_pooling_layer=reads_pooler)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, num_outputs)
-        self.post_init()
+    dropout: nn.Dropout
+    classifier: nn.Linear
 
     def classify(
         self, outputs: TrineModelOutput, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
@@ -52,7 +54,11 @@ class TrineForSequenceClassification(TrinePooledHead):
     """
 
     def __init__(self, config: TrineConfig):
-        super().__init__(config, config.num_labels)  # pyright: ignore[reportArgumentType] never None: derived
+        super().__init__(config)
+        self.model = TrineModel(config, reads_pooler(config))
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -103,7 +109,11 @@ class TrineForMultipleChoice(TrinePooledHead):
     """Which of several continuations fits: each is a sequence of its own, and gets one score."""
 
     def __init__(self, config: TrineConfig):
-        super().__init__(config, num_outputs=1)
+        super().__init__(config)
+        self.model = TrineModel(config, reads_pooler(config))
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, 1)
+        self.post_init()
 
     @can_return_tuple
     def forward(
@@ -164,7 +174,8 @@ class TrineForTokenClassification(TrineHead):
     """
 
     def __init__(self, config: TrineConfig):
-        super().__init__(config, add_pooling_layer=False)
+        super().__init__(config)
+        self.model = TrineModel(config, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
         self.post_init()
@@ -216,7 +227,8 @@ class TrineForQuestionAnswering(TrineHead):
     """Where in a text the answer begins and ends."""
 
     def __init__(self, config: TrineConfig):
-        super().__init__(config, add_pooling_layer=False)
+        super().__init__(config)
+        self.model = TrineModel(config, add_pooling_layer=False)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from ..configuration.configuration_trine import TrineConfig
 from .feed_forward.balancing import router_losses
 from .feed_forward.routers import TrineRouter
 from .losses import batch_share
@@ -45,16 +44,9 @@ def balancing_losses(
 
 
 class TrineHead(TrinePreTrainedModel):
-    """A model with a head on a trunk called `model`. Subclasses add the head and call `self.post_init()`.
+    """A model with a head on a trunk, which its subclasses make and call `model`."""
 
-    Args:
-        config: The architecture.
-        add_pooling_layer: As `TrineModel` takes it.
-    """
-
-    def __init__(self, config: TrineConfig, add_pooling_layer: bool | None = None):
-        super().__init__(config)
-        self.model = TrineModel(config, add_pooling_layer)
+    model: TrineModel
 
     def wants_router_logits(self, output_router_logits: bool | None) -> bool:
         """The argument of `forward`, or what the config says in its place."""

@@ -9,6 +9,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from ..configuration.configuration_trine import TrineConfig
 from .feed_forward.mlp import make_activation
 from .losses import IGNORE_INDEX, batch_share, chunked_lm_loss, classification_loss, is_plain_head
+from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
 from .norms import make_norm
 from .outputs import TrineMaskedLMOutput, TrinePreTrainingOutput
@@ -30,19 +31,20 @@ class MaskedLMTransform(nn.Module):
         return self.norm(self.act_fn(self.dense(hidden_states)))
 
 
+def require_encoder(config: TrineConfig, name: str) -> None:
+    """Raises a `ValueError` for the config of a decoder, which cannot look at both sides of a mask."""
+    if config.is_causal:
+        raise ValueError(f"is_causal=True describes a decoder; {name} needs is_causal=False.")
+
+
 class TrineMaskedLMHead(TrineHead):
-    """An encoder with a masked-language-model head: what both of this file's models share."""
+    """What both of this file's models share: an encoder, and how masked tokens are predicted."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
-    def __init__(self, config: TrineConfig, add_pooling_layer: bool):
-        if config.is_causal:
-            raise ValueError(f"is_causal=True describes a decoder; {type(self).__name__} needs is_causal=False.")
-        super().__init__(config, add_pooling_layer)
-        self.transform = MaskedLMTransform(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.loss_type = "ForMaskedLM"
+    transform: MaskedLMTransform
+    lm_head: nn.Linear
 
     def head_loss(
         self, hidden_states: torch.Tensor, labels: torch.Tensor | None, **kwargs
@@ -72,7 +74,11 @@ class TrineForMaskedLM(TrineMaskedLMHead):
     """
 
     def __init__(self, config: TrineConfig):
-        super().__init__(config, add_pooling_layer=False)
+        require_encoder(config, type(self).__name__)
+        super().__init__(config)
+        self.model = TrineModel(config, add_pooling_layer=False)
+        self.transform = MaskedLMTransform(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     @can_return_tuple
@@ -133,8 +139,13 @@ class TrineForPreTraining(TrineMaskedLMHead):
     """
 
     def __init__(self, config: TrineConfig):
-        super().__init__(config, add_pooling_layer=True)
+        require_encoder(config, type(self).__name__)
+        super().__init__(config)
+        self.model = TrineModel(config, add_pooling_layer=True)
+        self.transform = MaskedLMTransform(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.loss_type = "ForMaskedLM"
         self.post_init()
 
     @can_return_tuple

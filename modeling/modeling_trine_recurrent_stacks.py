@@ -13,7 +13,6 @@ from transformers.utils.generic import TransformersKwargs, merge_with_config_def
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
-from ..configuration.model_card import CARD
 from .checkpoints import CheckpointedModel
 from .checks import check_ids
 from .recurrent_cache import TrineRecurrentCache
@@ -53,25 +52,6 @@ class TrineRecurrentPreTrainedModel(CheckpointedModel):
             initialize_lstm(module)
         else:
             super()._init_weights(module)
-
-    def render_card(self) -> str:
-        config, name = self.config, type(self).__name__
-        directions = "both directions" if config.bidirectional_encoder else "one direction"
-        rows = {
-            "shape": f"LSTM encoder, which reads in {directions}, and LSTM decoder",
-            "layers": f"{config.num_hidden_layers} each, {config.hidden_size} wide",
-            "attention": config.attention,
-            "vocabulary": f"{config.vocab_size:,}",
-        }
-        return CARD.format(
-            tag="text2text-generation" if self.can_generate() else "feature-extraction",
-            title=name,
-            class_name=name,
-            auto_class="AutoModelForSeq2SeqLM" if self.can_generate() else "AutoModel",
-            num_parameters=self.num_parameters(),
-            rows="\n".join(f"| {part} | {choice} |" for part, choice in rows.items()),
-            length_limit="It reads texts of any length; quality falls on longer ones than it was trained on.",
-        )
 
 
 class TrineRecurrentEncoder(TrineRecurrentPreTrainedModel):

@@ -1,0 +1,269 @@
+"""The heads on an encoder-decoder: target tokens, and classes of sequences."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.utils.generic import can_return_tuple
+
+from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss
+from .masks import make_masks, make_position_ids
+from .modeling_trine_causal_lm import select_positions
+from .modeling_trine_heads import balancing_losses
+from .modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
+from .outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput, TrineSeq2SeqSequenceClassifierOutput
+from .pooling import pool
+
+
+class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
+    """A model with a head on a `TrineSeq2SeqModel`, which its subclasses make and call `model`."""
+
+    model: TrineSeq2SeqModel
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.model.set_input_embeddings(value)
+
+    def wants_router_logits(self, output_router_logits: bool | None) -> bool:
+        """The argument of `forward`, or what the config says in its place."""
+        return self.config.output_router_logits if output_router_logits is None else output_router_logits
+
+    def router_logits_options(self, output_router_logits: bool | None, has_labels: bool) -> dict[str, bool]:
+        """What the trunks are told: router logits are needed on request, and in training for its losses."""
+        kinds = {*self.config.encoder.mlp_layer_types, *self.config.decoder.mlp_layer_types}
+        needed = self.wants_router_logits(output_router_logits) or (self.training and has_labels)
+        return {"output_router_logits": "sparse" in kinds and needed}
+
+    def recorded(self, outputs: TrineSeq2SeqModelOutput, output_router_logits: bool | None) -> dict:
+        """What the trunks recorded, as the outputs of the heads name it."""
+        names = [
+            *("decoder_hidden_states", "decoder_attentions", "cross_attentions"),
+            *("encoder_last_hidden_state", "encoder_hidden_states", "encoder_attentions"),
+        ]
+        if self.wants_router_logits(output_router_logits):
+            names += ["encoder_router_logits", "decoder_router_logits"]
+        return {name: outputs[name] for name in names if name in outputs}
+
+    def add_router_losses(
+        self,
+        loss: torch.Tensor | None,
+        outputs: TrineSeq2SeqModelOutput,
+        attention_mask: torch.Tensor | None,
+        decoder_attention_mask: torch.Tensor | None,
+        share: torch.Tensor | float,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The loss with the router losses of both stacks, times `share`, in training; and the mean balancing loss."""
+        sides = (
+            (self.model.encoder, outputs.encoder_router_logits, attention_mask),
+            (self.model.decoder, outputs.decoder_router_logits, decoder_attention_mask),
+        )
+        losses = [balancing_losses(trunk, logits, mask) for trunk, logits, mask in sides if logits]
+        if not losses:
+            return loss, None
+        if loss is not None and self.training:
+            loss = loss + sum(total.to(loss.device) for _, total in losses) * share
+        return loss, sum(aux_loss for aux_loss, _ in losses) / len(losses)  # pyright: ignore[reportReturnType] a tensor
+
+
+class TrineForConditionalGeneration(TrineSeq2SeqHead, GenerationMixin):
+    """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.
+
+    Args:
+        config: Both stacks.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: TrineSeq2SeqConfig):
+        super().__init__(config)
+        self.model = TrineSeq2SeqModel(config)
+        self.lm_head = nn.Linear(config.decoder.hidden_size, config.decoder.vocab_size, bias=False)
+        self.loss_type = "ForMaskedLM"  # labels are aligned with what the decoder reads: nothing is shifted again
+        self.post_init()
+
+    def ties(self) -> dict[str, str]:
+        return self._tied_weights_keys if self.config.tie_word_embeddings else {}
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """For the library's collators."""
+        return self.shift_right(labels)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> TrineSeq2SeqLMOutput:
+        """Computes logits, and the loss if there are labels. Arguments not named here are `TrineSeq2SeqModel`'s.
+
+        Args:
+            labels: Target tokens, (batch, target length), -100 where nothing is predicted. Unless they are given, the
+                decoder's inputs are the labels after `config.decoder_start_token_id`.
+            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
+            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step.
+
+        Returns:
+            `loss`: mean cross-entropy in nats, in training with the router losses. `logits` (batch, target length,
+            vocabulary): None in training with labels while the decoder's `loss_chunk_size` is set.
+        """
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.shift_right(labels)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_position_ids=decoder_position_ids,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+            **self.router_logits_options(output_router_logits, labels is not None),
+        )
+        num_items_in_batch = kwargs.get("num_items_in_batch")
+        loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
+        share = 1.0 if labels is None else batch_share(labels, num_items_in_batch)
+        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, decoder_attention_mask, share)
+        return TrineSeq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            aux_loss=aux_loss,
+            past_key_values=outputs.past_key_values,
+            **self.recorded(outputs, output_router_logits),
+        )
+
+    def head_loss(
+        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, logits_to_keep: int | torch.Tensor, **kwargs
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Loss and logits of the head, of which training with labels computes the loss only."""
+        chunk_size = self.config.decoder.loss_chunk_size
+        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
+            num_items_in_batch = kwargs.get("num_items_in_batch")
+            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, num_items_in_batch), None
+        logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
+        if labels is None:
+            return None, logits
+        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: TrineSeq2SeqConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: EncoderDecoderCache,
+        **kwargs,
+    ) -> dict:
+        """Masks of the decoder for a static cache, which `generate` makes ahead of the compiled forward pass."""
+        self_cache = past_key_values.self_attention_cache
+        position_ids = kwargs.get("position_ids")
+        if position_ids is None:
+            position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
+        return make_masks(config.decoder, inputs_embeds, attention_mask, self_cache, position_ids)
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
+        """Gives cross-attention a cache without windows: the library builds it from the decoder's layers."""
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] of the mixin
+        cache = model_kwargs.get("past_key_values")
+        if isinstance(cache, EncoderDecoderCache) and not any(cache.is_updated.values()):
+            model_kwargs["past_key_values"] = EncoderDecoderCache(cache.self_attention_cache, DynamicCache())
+
+
+class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
+    """Classes, many labels, or values of whole texts, read by both stacks; the decoder's last token answers.
+
+    Source: Lewis et al. 2019, BART, arXiv 1910.13461, section 3.1.
+
+    Args:
+        config: Both stacks, and `num_labels` or `id2label`.
+    """
+
+    def __init__(self, config: TrineSeq2SeqConfig):
+        super().__init__(config)
+        self.model = TrineSeq2SeqModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.decoder.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs,
+    ) -> TrineSeq2SeqSequenceClassifierOutput:
+        """Computes logits (batch, labels), and the loss if there are labels.
+
+        Args:
+            decoder_input_ids: Default: the source itself, with the source's mask.
+            labels: As `TrineForSequenceClassification` takes them.
+        """
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
+            decoder_attention_mask = attention_mask if decoder_attention_mask is None else decoder_attention_mask
+        kwargs["use_cache"] = False
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_position_ids=decoder_position_ids,
+            encoder_outputs=encoder_outputs,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            **kwargs,
+            **self.router_logits_options(output_router_logits, labels is not None),
+        )
+        pooled = pool(outputs.last_hidden_state, "last", decoder_attention_mask)
+        logits, loss, share = self.classifier(self.dropout(pooled)), None, 1.0
+        num_items_in_batch = kwargs.get("num_items_in_batch")
+        if labels is not None:
+            loss = sequence_loss(self.config, logits, labels, num_items_in_batch)
+            share = batch_share(labels, num_items_in_batch)
+        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, decoder_attention_mask, share)
+        return TrineSeq2SeqSequenceClassifierOutput(
+            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
+        )
+
+
+# Auto class to head class, as in `head_table.py`.
+SEQ2SEQ_HEADS = {
+    "AutoModelForSeq2SeqLM": TrineForConditionalGeneration,
+    "AutoModelForSequenceClassification": TrineSeq2SeqForSequenceClassification,
+}
+
+__all__ = [
+    "TrineForConditionalGeneration",
+    "TrineSeq2SeqForSequenceClassification",
+]
