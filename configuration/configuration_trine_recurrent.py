@@ -1,0 +1,153 @@
+"""The configuration of the recurrent baseline: an LSTM encoder and an LSTM decoder, with or without attention."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from .hub_export import HubExportMixin
+from .patterns import check_choice
+from .strict_keywords import StrictKeywordsMixin
+from .validation import check_token_ids
+
+
+# How the decoder looks at the source, each with the paper that it follows. `modeling/recurrent_layers.py` has a class
+# for each.
+RECURRENT_ATTENTIONS = {
+    "none": "Cho et al. 2014, arXiv 1406.1078, section 2.2: one context vector, fed to every step",
+    "dot": "Luong et al. 2015, arXiv 1508.04025, section 3.1: global attention with dot-product scores",
+}
+
+
+@strict
+class TrineRecurrentConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
+    """Configuration of a `TrineRecurrentModel` and of the head on it.
+
+    Encoder and decoder share one vocabulary and its embeddings, and have the same number of layers, because the
+    decoder's state begins as the encoder's final state, layer by layer. Unknown keywords are errors.
+
+    Args:
+        vocab_size: Number of token ids.
+        hidden_size: Width of the embeddings and of every layer's output, in features. The two directions of a
+            bidirectional encoder have half of it each.
+        num_hidden_layers: Number of layers of the encoder, and of the decoder.
+        bidirectional_encoder: Whether the encoder reads in both directions (Bahdanau et al. 2015, arXiv 1409.0473,
+            section 3.2). Then an attended state knows what follows it, and the final state keeps the beginning of a
+            source as well as its end, for which Sutskever et al. 2014 reversed the source.
+        attention: How the decoder looks at the source: `none` (one fixed context vector) or `dot` (dot-product
+            attention over the encoder's states).
+        hidden_dropout: Dropout of what enters a layer and the head, never of a state's way through time (Zaremba et
+            al. 2014, arXiv 1409.2329).
+        initializer_range: Standard deviation of the first embeddings and projections. LSTM weights do not read it.
+        tie_word_embeddings: Whether the head shares the token embeddings.
+        is_encoder_decoder: Always True.
+        use_cache: Whether a forward pass returns the decoder's state by default.
+        pad_token_id: Id of the padding token.
+        bos_token_id: Id of the token that begins a text.
+        eos_token_id: Id, or ids, of the token that ends a text.
+        decoder_start_token_id: Id of the token that the decoder begins with. Default: `bos_token_id`, or
+            without one `pad_token_id`.
+        loss_chunk_size: Tokens whose logits exist at a time while a training loss is computed, or None for ordinary
+            logits. With chunks, a training forward pass with labels returns no logits.
+        export_code: Whether saving writes the model's code beside the weights.
+
+    Raises:
+        ValueError: For an unknown keyword, or a value that a rule forbids.
+
+    Example:
+        >>> TrineRecurrentConfig(attention="none", bos_token_id=1).decoder_start_token_id
+        1
+    """
+
+    model_type = "trine_recurrent"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    hub_auto_map = {
+        "AutoConfig": "configuration_trine_recurrent.TrineRecurrentConfig",
+        "AutoModel": "modeling_trine_recurrent.TrineRecurrentModel",
+        "AutoModelForSeq2SeqLM": "modeling_trine_recurrent.TrineRecurrentForConditionalGeneration",
+    }
+    hub_entry_modules = (
+        "trine.configuration.configuration_trine_recurrent",
+        "trine.modeling.modeling_trine_recurrent",
+    )
+
+    vocab_size: int = 32000
+    hidden_size: int = 512
+    num_hidden_layers: int = 2
+    bidirectional_encoder: bool = True
+    attention: str = "dot"
+    hidden_dropout: float | int = 0.0
+    initializer_range: float | int = 0.05
+    tie_word_embeddings: bool = True
+    is_encoder_decoder: bool = True
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
+    loss_chunk_size: int | None = 1024
+    export_code: bool = True
+
+    def __post_init__(self, **kwargs):
+        self.check_keywords(kwargs)
+        if self.decoder_start_token_id is None:
+            self.decoder_start_token_id = self.pad_token_id if self.bos_token_id is None else self.bos_token_id
+        super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Applies every rule; raises a `ValueError` at the first that fails."""
+        for rule in RULES:
+            rule(self)
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Part and choice of the architecture, for the model card."""
+        directions = "both directions" if self.bidirectional_encoder else "one direction"
+        return [
+            ("shape", f"LSTM encoder, which reads in {directions}, and LSTM decoder"),
+            ("layers", f"{self.num_hidden_layers} each, {self.hidden_size} wide"),
+            ("attention", f"{self.attention} ({RECURRENT_ATTENTIONS[self.attention]})"),
+            ("vocabulary", f"{self.vocab_size:,}"),
+        ]
+
+    def length_limits(self) -> list[str]:
+        """What there is to say of long input, for the model card."""
+        return ["It reads texts of any length; quality falls on longer ones than it was trained on."]
+
+    def validate_architecture(self) -> None:
+        self.check()
+
+
+def check_sizes(config: TrineRecurrentConfig) -> None:
+    for field in ("vocab_size", "hidden_size", "num_hidden_layers"):
+        if getattr(config, field) < 1:
+            raise ValueError(f"{field}={getattr(config, field)} must be at least 1.")
+    if config.bidirectional_encoder and config.hidden_size % 2:
+        raise ValueError(
+            f"hidden_size={config.hidden_size} must be even for bidirectional_encoder=True, which gives each "
+            "direction half of it."
+        )
+
+
+def check_numbers(config: TrineRecurrentConfig) -> None:
+    if not 0 <= config.hidden_dropout < 1:
+        raise ValueError(f"hidden_dropout={config.hidden_dropout} must be at least 0 and below 1.")
+    if config.initializer_range <= 0:
+        raise ValueError(f"initializer_range={config.initializer_range} must be above 0.")
+    if config.loss_chunk_size is not None and config.loss_chunk_size < 1:
+        raise ValueError(f"loss_chunk_size={config.loss_chunk_size} must be at least 1, or None for ordinary logits.")
+
+
+def check_shape(config: TrineRecurrentConfig) -> None:
+    check_choice("attention", config.attention, RECURRENT_ATTENTIONS)
+    if not config.is_encoder_decoder:
+        raise ValueError("is_encoder_decoder=False: a recurrent model always has an encoder and a decoder.")
+
+
+def check_start_token(config: TrineRecurrentConfig) -> None:
+    token = config.decoder_start_token_id
+    if token is not None and not 0 <= token < config.vocab_size:
+        raise ValueError(f"decoder_start_token_id={token} must lie in the vocabulary, 0 to {config.vocab_size - 1}.")
+
+
+RULES = (check_sizes, check_numbers, check_shape, check_token_ids, check_start_token)
+
+__all__ = ["TrineRecurrentConfig"]

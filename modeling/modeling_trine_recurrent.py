@@ -1,0 +1,223 @@
+"""The recurrent baseline: sequence to sequence with LSTMs, a fixed context vector or dot-product attention.
+
+Source: Sutskever et al. 2014, arXiv 1409.3215; Cho et al. 2014, arXiv 1406.1078; Luong et al. 2015, arXiv 1508.04025.
+"""
+
+# Shapes: B batch, S tokens of the source, T tokens of the target, H hidden size, V vocabulary.
+
+from typing import Any, Unpack
+
+import torch
+from torch import nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
+
+from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
+from .losses import IGNORE_INDEX, chunked_lm_loss, is_plain_head
+from .modeling_trine_recurrent_stacks import (
+    TrineRecurrentDecoder,
+    TrineRecurrentEncoder,
+    TrineRecurrentPreTrainedModel,
+)
+
+
+class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
+    """Encoder and decoder without a head.
+
+    Args:
+        config: The architecture.
+    """
+
+    def __init__(self, config: TrineRecurrentConfig):
+        super().__init__(config)
+        self.encoder = TrineRecurrentEncoder(config)
+        self.decoder = TrineRecurrentDecoder(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.encoder.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+    ) -> Seq2SeqModelOutput:
+        """Computes what each token of the target is predicted from.
+
+        Args:
+            input_ids: Token ids of the source, (B, S).
+            attention_mask: (B, S), 0 for padding, on either side. Default: there is none.
+            decoder_input_ids: Token ids of the target, (B, T), which begin with `config.decoder_start_token_id`.
+            decoder_attention_mask: (B, T with the cached tokens), 0 for padding. Padding after the last token changes
+                nothing that comes before it, so this is needed for padding on the left only.
+            encoder_outputs: What `get_encoder()` returned, in place of the source; the mask is still needed.
+            past_key_values: The decoder's state after earlier tokens.
+            inputs_embeds: (B, S, H), in place of `input_ids`.
+            decoder_inputs_embeds: (B, T, H), in place of `decoder_input_ids`.
+            use_cache: Whether the decoder's state is returned.
+            kwargs: `output_hidden_states`, `output_attentions`.
+
+        Returns:
+            `last_hidden_state` (B, T, H), the cache, the encoder's states, and what was asked for: hidden states of
+            both sides, one for the embeddings and one a layer; for `attention="dot"` `cross_attentions`, a tuple of
+            one tensor (B, 1, T, S).
+
+        Raises:
+            ValueError: If ids lie outside the vocabulary, one of ids and embeddings is not given or both are, or a
+                mask does not fit.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+            )
+        decoder_outputs = self.decoder(
+            inputs_embeds=self.encoder.embed(decoder_input_ids, decoder_inputs_embeds, "decoder_"),
+            encoder_outputs=encoder_outputs,
+            attention_mask=decoder_attention_mask,
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Seq2SeqModelOutput(
+            last_hidden_state=decoder_outputs.last_hidden_state,
+            past_key_values=decoder_outputs.past_key_values,
+            decoder_hidden_states=decoder_outputs.hidden_states,
+            cross_attentions=decoder_outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+        )
+
+
+class TrineRecurrentForConditionalGeneration(TrineRecurrentPreTrainedModel, GenerationMixin):
+    """Predicts the next token of the target.
+
+    `generate` keeps the decoder's state in a `TrineRecurrentCache`. Assisted decoding is an error, because a state
+    cannot go back to before a rejected token.
+
+    Args:
+        config: The architecture.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}
+    _is_stateful = True
+
+    def __init__(self, config: TrineRecurrentConfig):
+        super().__init__(config)
+        self.model = TrineRecurrentModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.loss_type = (
+            "ForMaskedLM"  # labels are aligned with the logits; the class name would choose a shifted loss
+        )
+        self.post_init()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """The first forward pass makes the cache; the library's would hold keys and values."""
+        return False
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Moves labels (B, T) one to the right: what the decoder reads while it predicts them."""
+        start, padding = self.config.decoder_start_token_id, self.config.pad_token_id
+        if start is None or padding is None:
+            raise ValueError(
+                f"decoder_start_token_id={start} and pad_token_id={padding} are both needed to make decoder_input_ids "
+                "from labels; set them in the config."
+            )
+        shifted = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
+        return shifted.masked_fill(shifted == IGNORE_INDEX, padding)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+    ) -> Seq2SeqLMOutput:
+        """Computes logits, and the loss if there are labels. Other arguments are those of `TrineRecurrentModel`.
+
+        Args:
+            labels: Token ids that are predicted, (B, T), -100 where nothing is. Without decoder inputs, these are made
+                from the labels.
+            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
+            kwargs: Also `num_items_in_batch`, the number of labels in all micro-batches of an optimizer step.
+
+        Returns:
+            `loss`: mean cross-entropy in nats. `logits` (B, kept, V): None in training with labels while
+            `config.loss_chunk_size` is set, as the loss is then computed chunk by chunk. (A head that is adapted,
+            quantised or sharded always computes them.)
+        """
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+        )
+
+    def head_loss(
+        self,
+        hidden_states: torch.Tensor,
+        labels: torch.Tensor | None,
+        logits_to_keep: int | torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Loss and logits of the head, of which training with labels computes the loss only."""
+        chunk_size = self.config.loss_chunk_size
+        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
+            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, num_items_in_batch), None
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden_states[:, kept])
+        if labels is None:
+            return None, logits
+        loss = self.loss_function(
+            logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+        )
+        return loss, logits
+
+
+# Auto class to head class, as for the other families.
+RECURRENT_HEADS = {"AutoModelForSeq2SeqLM": TrineRecurrentForConditionalGeneration}
+
+__all__ = ["TrineRecurrentForConditionalGeneration", "TrineRecurrentModel"]
