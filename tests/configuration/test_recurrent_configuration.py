@@ -6,7 +6,9 @@ import json
 import logging
 
 import pytest
+from messages import unseen
 from recurrent import tiny_config
+from recurrent_errors import CONFIG_ERRORS
 from transformers import AutoConfig, PreTrainedConfig
 
 from trine.configuration.configuration_trine_recurrent import TrineRecurrentConfig
@@ -31,44 +33,19 @@ VALUES = {
     "loss_chunk_size": None,
     "export_code": False,
 }
-ERRORS = {
-    **{f"{f}=0": ({f: 0}, f"{f}=0 must be at least 1.") for f in ("vocab_size", "hidden_size", "num_hidden_layers")},
-    "odd": (
-        {"hidden_size": 15},
-        "hidden_size=15 must be even for bidirectional_encoder=True, which gives each direction half of it.",
-    ),
-    "attention": ({"attention": "dott"}, "attention='dott' is not one of ['none', 'dot']. Did you mean 'dot'?"),
-    "dropout": ({"hidden_dropout": 1.0}, "hidden_dropout=1.0 must be at least 0 and below 1."),
-    "negative dropout": ({"hidden_dropout": -0.1}, "hidden_dropout=-0.1 must be at least 0 and below 1."),
-    "initializer": ({"initializer_range": 0}, "initializer_range=0 must be above 0."),
-    "chunk": ({"loss_chunk_size": 0}, "loss_chunk_size=0 must be at least 1, or None for ordinary logits."),
-    "shape": (
-        {"is_encoder_decoder": False},
-        "is_encoder_decoder=False: a recurrent model always has an encoder and a decoder.",
-    ),
-    "pad": ({"pad_token_id": 32000}, "pad_token_id=32000 must lie in the vocabulary, 0 to 31999."),
-    "eos": ({"eos_token_id": [2, -1]}, "eos_token_id=[2, -1] must lie in the vocabulary, 0 to 31999."),
-    "start": (
-        {"decoder_start_token_id": -1},
-        "decoder_start_token_id=-1 must lie in the vocabulary, 0 to 31999.",
-    ),
-    "misspelt": (
-        {"hidden_sise": 64},
-        "TrineRecurrentConfig has no field 'hidden_sise'. Did you mean 'hidden_size'?",
-    ),
-    "another library's": (
-        {"dropout": 0.1},
-        "TrineRecurrentConfig has no field 'dropout'. Did you mean 'hidden_dropout'?",
-    ),
-}
 
 
-@pytest.mark.parametrize("case", ERRORS)
+@pytest.mark.parametrize("case", CONFIG_ERRORS)
 def test_a_bad_field_is_named(case):
-    fields, message = ERRORS[case]
+    fields, message = CONFIG_ERRORS[case]
     with pytest.raises(ValueError) as caught:
         TrineRecurrentConfig(**fields)
     assert str(caught.value) == message
+
+
+def test_every_error_of_the_configuration_is_tested():
+    places = unseen("configuration", [message for _, message in CONFIG_ERRORS.values()])
+    assert [place for place in places if "recurrent" in place] == []
 
 
 @pytest.mark.parametrize(
