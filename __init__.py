@@ -13,6 +13,7 @@ from transformers.models.auto import modeling_auto
 
 from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
+from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .modeling.head_table import HEADS
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
@@ -24,6 +25,11 @@ from .modeling.modeling_trine_classification import (
     TrineForTokenClassification,
 )
 from .modeling.modeling_trine_masked_lm import TrineForMaskedLM, TrineForPreTraining
+from .modeling.modeling_trine_recurrent import (
+    RECURRENT_HEADS,
+    TrineRecurrentForConditionalGeneration,
+    TrineRecurrentModel,
+)
 from .modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
 from .modeling.modeling_trine_seq2seq_heads import (
     SEQ2SEQ_HEADS,
@@ -36,6 +42,7 @@ from .tokenization.training import train_byte_level_bpe
 FAMILIES = (
     (TrineConfig, TrineModel, HEADS),
     (TrineSeq2SeqConfig, TrineSeq2SeqModel, SEQ2SEQ_HEADS),
+    (TrineRecurrentConfig, TrineRecurrentModel, RECURRENT_HEADS),
 )
 # The library's static tables of class names, by Auto class. `Trainer` looks a class up there before it shifts labels
 # for label smoothing; a class that is missing is smoothed against the wrong tokens without a warning.
@@ -79,6 +86,9 @@ __all__ = [
     "TrineForTokenClassification",
     "TrineModel",
     "TrinePreTrainedModel",
+    "TrineRecurrentConfig",
+    "TrineRecurrentForConditionalGeneration",
+    "TrineRecurrentModel",
     "TrineSeq2SeqConfig",
     "TrineSeq2SeqForSequenceClassification",
     "TrineSeq2SeqModel",

@@ -36,6 +36,19 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
         """Weights of this module that are the same tensor as another one."""
         return {}
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """Gives both stacks and the head `new_num_tokens` rows. The library would resize the encoder's alone."""
+        arguments = (new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if not self.config.share_embeddings:
+            self.get_decoder().resize_token_embeddings(*arguments)
+        embeddings = super().resize_token_embeddings(*arguments)
+        if new_num_tokens is not None or pad_to_multiple_of is not None:
+            for config in (self.config.encoder, self.config.decoder, self.config):
+                config.vocab_size = embeddings.num_embeddings
+        return embeddings
+
     def shift_right(self, labels: torch.Tensor) -> torch.Tensor:
         """What the decoder reads to predict `labels` (batch, length): the start token, then all labels but the last.
 

@@ -1,15 +1,10 @@
 """Small recurrent models for the tests, and loops in float64, gate by gate, that say what they must compute."""
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from trine.configuration.configuration_trine_recurrent import TrineRecurrentConfig
-from trine.modeling.modeling_trine_recurrent import TrineRecurrentForConditionalGeneration, TrineRecurrentModel
+from trine.modeling.modeling_trine_recurrent import TrineRecurrentForConditionalGeneration
 
-
-AutoConfig.register("trine_recurrent", TrineRecurrentConfig, exist_ok=True)
-AutoModel.register(TrineRecurrentConfig, TrineRecurrentModel, exist_ok=True)
-AutoModelForSeq2SeqLM.register(TrineRecurrentConfig, TrineRecurrentForConditionalGeneration, exist_ok=True)
 
 PAD, BOS, EOS = 0, 1, 2
 SIZES = {"vocab_size": 41, "hidden_size": 12, "num_hidden_layers": 2}

@@ -5,7 +5,7 @@ from pathlib import Path
 import mlinter
 import pytest
 
-from trine import TrineConfig
+from trine import FAMILIES
 
 
 # Rules whose findings are accepted, each with the reason.
@@ -18,8 +18,10 @@ ACCEPTED = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
+    """The code of all families; what they share is the same."""
     folder = tmp_path_factory.mktemp("exported")
-    TrineConfig.from_preset("tiny").save_pretrained(folder)
+    for config_class, _, _ in FAMILIES:
+        config_class().save_pretrained(folder)
     return folder
 
 
@@ -43,6 +45,7 @@ def findings(folder: Path) -> list[mlinter.Violation]:
 def test_the_linter_sees_the_configuration_and_the_models(exported):
     seen = {path.name for path in mlinter.iter_modeling_files(search_paths=[exported])}
     assert {"configuration_trine.py", "modeling_trine.py", "modeling_trine_causal_lm.py"} <= seen
+    assert {"modeling_trine_seq2seq.py", "modeling_trine_recurrent.py"} <= seen
 
 
 @pytest.mark.parametrize("folder", ["exported", "all_as_modeling"])

@@ -1,11 +1,13 @@
 """Every error of the configuration names the field, its value and what is allowed."""
 
+import re
 from pathlib import Path
 
 import pytest
 from messages import unseen
+from recurrent_errors import CONFIG_ERRORS
 
-from trine import TrineConfig
+from trine import TrineConfig, TrineSeq2SeqConfig
 from trine.configuration import hub_export
 from trine.configuration.hub_export import flatten
 from trine.configuration.validation import NOT_NEGATIVE, POSITIVE_INTEGERS, POSITIVE_NUMBERS, PROBABILITIES
@@ -20,6 +22,18 @@ FIELDS = {
     "chunk": ({"loss_chunk_size": 0}, "loss_chunk_size=0 must be at least 1, or None for ordinary logits."),
     "misspelt": ({"hidden_sise": 64}, "TrineConfig has no field 'hidden_sise'. Did you mean 'hidden_size'?"),
     "unheard of": ({"colour": 1}, "TrineConfig has no field 'colour'."),
+    "pooler": (
+        {"add_pooling_layer": True},
+        "add_pooling_layer=True reads the first token, which sees no other in a decoder (is_causal=True).",
+    ),
+    "pooling": (
+        {"classifier_pooling": "max"},
+        "classifier_pooling='max' is not one of ['cls', 'mean', 'last'].",
+    ),
+    "bert's name": (
+        {"hidden_dropout_prob": 0.1},
+        "TrineConfig has no field 'hidden_dropout_prob'. Did you mean 'hidden_dropout'?",
+    ),
     "library's own": (
         {"layer_types": ["full_attention"] * 8},
         "TrineConfig has no field 'layer_types'. Did you mean 'attention_types'?",
@@ -148,6 +162,44 @@ def test_a_change_is_checked_before_saving(field, value, message, tmp_path):
 
 # The flattener refuses what it cannot rewrite.
 
+SEQ2SEQ_FIELDS = {
+    "unshared sizes": (
+        {"encoder": {"hidden_size": 64}},
+        "share_embeddings=True needs equal sizes, but encoder.hidden_size=64 and decoder.hidden_size=512.",
+    ),
+    "unshared vocabularies": (
+        {"encoder": {"vocab_size": 64}},
+        "share_embeddings=True needs equal sizes, but encoder.vocab_size=64 and decoder.vocab_size=32000.",
+    ),
+    "vocabulary": ({"vocab_size": 9}, "vocab_size=9 is the decoder's, but decoder.vocab_size=32000."),
+    "start": (
+        {"decoder_start_token_id": 32000},
+        "decoder_start_token_id=32000 must lie in the vocabulary, 0 to 31999.",
+    ),
+    "inside": ({"decoder": {"num_hidden_layers": 0}}, "num_hidden_layers=0 must be at least 1."),
+    "misspelt": (
+        {"share_embedings": True},
+        "TrineSeq2SeqConfig has no field 'share_embedings'. Did you mean 'share_embeddings'?",
+    ),
+    "misspelt inside": (
+        {"encoder": {"hidden_sise": 64}},
+        "TrineConfig has no field 'hidden_sise'. Did you mean 'hidden_size'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ_FIELDS)
+def test_what_two_stacks_need_of_each_other_is_named(name):
+    fields, message = SEQ2SEQ_FIELDS[name]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        TrineSeq2SeqConfig(**fields)
+
+
+def test_an_unknown_preset_of_two_stacks_lists_the_known():
+    with pytest.raises(ValueError, match=r"preset='t5' is not one of \['transformer-base', 't5-like'\]"):
+        TrineSeq2SeqConfig.from_preset("t5")
+
+
 SOURCES = {
     "package": ("from . import leaf\n", "{module}, line 1: write `from .module import name`."),
     "layout": ("from  .leaf import x\n", "{module}, line 1: cannot rewrite 'from  .leaf import x'."),
@@ -182,7 +234,9 @@ def test_the_flattener_names_what_it_cannot_flatten(name, tmp_path, monkeypatch)
 
 def test_every_error_of_the_configuration_is_tested(tmp_path, monkeypatch):
     messages = [flatten_source(name, tmp_path, monkeypatch)[0] for name in SOURCES]
-    assert unseen("configuration", [*messages, *(message for _, message in FIELDS.values())]) == []
+    tables = (FIELDS, SEQ2SEQ_FIELDS, CONFIG_ERRORS)
+    messages += [message for table in tables for _, message in table.values()]
+    assert unseen("configuration", messages) == []
 
 
 def test_the_flattener_keeps_what_is_not_relative(tmp_path, monkeypatch):

@@ -5,11 +5,19 @@ import json
 import pytest
 import torch
 from messages import unseen
-from tiny import GPT2, random_ids, tiny_config, tiny_model
+from recurrent_errors import model_errors
+from tiny import GPT2, SIZES, random_ids, tiny_config, tiny_model
 from transformers import AutoModelForCausalLM
 
-from trine import TrineForCausalLM, TrineModel
+from trine import (
+    TrineForCausalLM,
+    TrineForConditionalGeneration,
+    TrineForMaskedLM,
+    TrineModel,
+    TrineSeq2SeqConfig,
+)
 from trine.modeling.feed_forward.balancing import flatten_mask
+from trine.modeling.losses import classification_loss
 
 
 def run(ids, **fields):
@@ -55,6 +63,36 @@ CASES = {
     "late kind": (
         lambda: change_and_build(attention_types=["full", "linear"]),
         "attention_types[1]='linear' is not one of",
+    ),
+    "decoder": (
+        lambda: TrineForMaskedLM(tiny_config()),
+        "is_causal=True describes a decoder; TrineForMaskedLM needs is_causal=False.",
+    ),
+    "segments": (
+        lambda: tiny_model()(random_ids(1, 2), token_type_ids=torch.zeros(1, 2, dtype=torch.long)),
+        "token_type_ids are given, but type_vocab_size=0: the model has no segments.",
+    ),
+    "segment beyond": (
+        lambda: tiny_model(type_vocab_size=2)(random_ids(1, 2), token_type_ids=torch.tensor([[0, 2]])),
+        "token_type_ids hold values from 0 to 2, but type_vocab_size=2 allows 0 to 1.",
+    ),
+    "no source": (
+        lambda: tiny_model(add_cross_attention=True)(random_ids(1, 2)),
+        "encoder_hidden_states are missing, but add_cross_attention=True.",
+    ),
+    "a source for nothing": (
+        lambda: tiny_model()(random_ids(1, 2), encoder_hidden_states=torch.zeros(1, 2, 32)),
+        "encoder_hidden_states are given, but add_cross_attention=False.",
+    ),
+    "no start": (
+        lambda: TrineForConditionalGeneration(TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES)).shift_right(
+            random_ids(1, 2)
+        ),
+        "decoder_start_token_id=None and pad_token_id=None are both needed to make decoder_input_ids from labels",
+    ),
+    "problem": (
+        lambda: classification_loss(torch.zeros(1, 2), torch.tensor([0]), "ranking"),
+        "problem_type='ranking' is not one of ['regression', 'single_label_classification', 'multi_label_",
     ),
     "router mask": (
         lambda: flatten_mask(torch.ones(2, 1, 4, 4), torch.zeros(8, 4)),
@@ -152,4 +190,5 @@ def test_every_error_of_the_models_is_tested(tmp_path):
     sharded(tmp_path, truncate)
     with pytest.raises(OSError) as caught:
         TrineForCausalLM.from_pretrained(tmp_path)
-    assert unseen("modeling", [str(caught.value), *map(message_of, CASES)]) == []
+    messages = [str(caught.value), *map(message_of, CASES), *(message for _, message in model_errors().values())]
+    assert unseen("modeling", messages) == []

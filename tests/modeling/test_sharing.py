@@ -1,20 +1,28 @@
 """A saved folder loads where the package is not installed, and carries its code and its card."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 import torch
+import transformers
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
-from tiny import GPT2, MIXED, SPARSE, output_of, random_ids, tiny_model
+from tiny import GPT2, MIXED, SIZES, SPARSE, output_of, random_ids, tiny_model
 from transformers import AutoModel, AutoModelForCausalLM, configuration_utils, modeling_utils
 from transformers.utils import hub
 
-from trine import TrineConfig, TrineForCausalLM
+from trine import (
+    FAMILIES,
+    TrineConfig,
+    TrineForCausalLM,
+    TrineForConditionalGeneration,
+    TrineForMaskedLM,
+    TrineSeq2SeqConfig,
+)
 from trine.configuration.hub_export import flatten
-from trine.modeling.head_table import HEADS
 
 
 SHARED = {
@@ -22,10 +30,16 @@ SHARED = {
     "sparse": {**SPARSE, "router_type": "sigmoid", "experts": "grouped_mm"},
     "gpt2": GPT2,
     "encoder": {"is_causal": False, **MIXED},
+    "masked": {"is_causal": False, "model_class": TrineForMaskedLM, "type_vocab_size": 2, **MIXED},
 }
+AUTO_CLASSES = {"encoder": "AutoModel", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 # Loads every folder through the Auto classes in a process in which `import trine` fails, saves it once more from
 # there, and loads that copy too.
-STRANGER = """
+STRANGER = (
+    f"""
+AUTO_CLASSES = {AUTO_CLASSES}
+"""
+    + """
 import sys
 
 class Blocker:
@@ -35,27 +49,30 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 
+import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel
 
 folder, names = sys.argv[1], sys.argv[2:]
 ids = load_file(f"{folder}/ids.safetensors")["ids"]
 for name in names:
-    auto_class = AutoModel if name == "encoder" else AutoModelForCausalLM
+    auto_class = getattr(transformers, AUTO_CLASSES.get(name, "AutoModelForCausalLM"))
     path = f"{folder}/{name}"
     for step in ("first", "second"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=True)
         assert type(config).__module__.startswith("transformers_modules."), type(config)
         model = auto_class.from_pretrained(path, trust_remote_code=True, attn_implementation="eager")
-        outputs = model(ids)
+        outputs = model(ids, labels=ids) if name == "seq2seq" else model(ids)
         output = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
         save_file({"output": output.detach().contiguous()}, f"{folder}/{name}-{step}.safetensors")
         path = f"{folder}/{name}-copy"
         model.save_pretrained(path)
     trunk = AutoModel.from_pretrained(f"{folder}/{name}", trust_remote_code=True, attn_implementation="eager")
-    assert trunk(ids).last_hidden_state.shape == (2, 9, 32)
+    if name != "seq2seq":
+        assert trunk(ids).last_hidden_state.shape == (2, 9, 32)
 assert "trine" not in sys.modules
 """
+)
 
 
 @pytest.mark.slow
@@ -67,20 +84,27 @@ def test_a_process_without_the_package_computes_the_same(tmp_path, monkeypatch):
         model = tiny_model(**{"dtype": torch.float32, "experts": "grouped_mm", **fields})
         model.save_pretrained(tmp_path / name)
         expected[name] = output_of(model(ids))
+    stack = {**SIZES, "pad_token_id": 0, "bos_token_id": 1}
+    config = TrineSeq2SeqConfig(encoder=stack, decoder=stack, attn_implementation="eager")
+    model = TrineForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path / "seq2seq")
+    expected["seq2seq"] = model(ids, labels=ids).logits
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the order of additions depends on the number of threads
     script = tmp_path / "stranger.py"
     script.write_text(STRANGER)
-    command = [sys.executable, str(script), str(tmp_path), *SHARED]
+    command = [sys.executable, str(script), str(tmp_path), *expected]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     for name, output in expected.items():
         for step in ("first", "second"):
             assert torch.equal(load_file(tmp_path / f"{name}-{step}.safetensors")["output"], output), (name, step)
         first, copy = ({p.name: p.read_bytes() for p in (tmp_path / f).glob("*.py")} for f in (name, f"{name}-copy"))
-        if name == "encoder":  # the library copies what the saved class imports, and a trunk imports no head
-            first = {file: first[file] for file in copy}
-        assert copy == first and "modeling_trine.py" in copy
+        # The library copies what the saved class imports; the map must not promise more.
+        assert copy == {file: first[file] for file in copy} and "modeling_trine.py" in copy
+        auto_map = json.loads((tmp_path / f"{name}-copy" / "config.json").read_text())["auto_map"]
+        assert {f"{place.split('.')[0]}.py" for place in auto_map.values()} <= copy.keys()
+        assert AUTO_CLASSES.get(name, "AutoModelForCausalLM") in auto_map
 
 
 def test_a_saved_model_carries_the_flattened_code_and_the_whole_map(tmp_path):
@@ -102,9 +126,12 @@ def test_without_export_code_there_is_no_code(tmp_path):
 
 
 def test_every_head_is_in_the_map_and_registered():
-    assert set(TrineConfig.hub_auto_map) == {"AutoConfig", "AutoModel", *HEADS}
-    for auto_class, head in HEADS.items():
-        assert TrineConfig.hub_auto_map[auto_class].split(".") == [head.__module__.rsplit(".", 1)[-1], head.__name__]
+    for config, base_model, heads in FAMILIES:
+        models = {"AutoModel": base_model, **heads}
+        assert set(config.hub_auto_map) == {"AutoConfig", *models}
+        for auto_class, model in models.items():
+            assert config.hub_auto_map[auto_class].split(".") == [model.__module__.rsplit(".", 1)[-1], model.__name__]
+            assert getattr(transformers, auto_class)._model_mapping[config] is model
 
 
 def test_installed_classes_are_used_with_and_without_trust(tmp_path):
