@@ -1,10 +1,12 @@
-"""Train a byte-level BPE tokenizer on text files."""
+"""Train a tokenizer on text files: byte-level BPE, WordPiece or Unigram."""
 
+import inspect
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import parse_arguments, unknown_name
 
 
 @dataclass
@@ -13,38 +15,69 @@ class TokenizerArguments:
         metadata={"help": "Text files (.txt, .md, .rst, .jsonl) and folders of them; a folder is read at any depth."}
     )
     output_dir: str = field(metadata={"help": "Folder that gets the tokenizer."})
+    kind: str = field(
+        default="byte-level-bpe",
+        metadata={"help": "byte-level-bpe (as GPT), wordpiece (as BERT) or unigram (as T5)."},
+    )
     text_field: str = field(default="text", metadata={"help": "Name of the text in a line of a .jsonl file."})
     vocab_size: int = field(default=32_000, metadata={"help": "Number of tokens, the special ones included."})
-    min_frequency: int = field(default=2, metadata={"help": "How often a pair of tokens must occur to become one."})
+    min_frequency: int | None = field(
+        default=None, metadata={"help": "How often a pair of tokens must occur to become one (2); not for unigram."}
+    )
+    lowercase: bool | None = field(
+        default=None, metadata={"help": "Whether case and accents are ignored (true); for wordpiece only."}
+    )
     model_max_length: int | None = field(default=None, metadata={"help": "Tokens that the model takes, if limited."})
     extra_special_tokens: list[str] = field(
         default_factory=list, metadata={"help": "More tokens that are never split, such as the marks of chat roles."}
     )
-    chat_template_file: str | None = field(default=None, metadata={"help": "Jinja file for chats."})
+    language_tags: list[str] = field(
+        default_factory=list, metadata={"help": "Languages of a translation model: 'en zh' gives <2en> and <2zh>."}
+    )
+    chat_template: str | None = field(
+        default=None, metadata={"help": "Name of a chat template, such as chatml; its marks become special tokens."}
+    )
+    chat_template_file: str | None = field(default=None, metadata={"help": "Or a Jinja file for chats."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([TokenizerArguments], argv, command="train-tokenizer", description=__doc__)
     from trine.tokenization.text_files import iterate_text_files
-    from trine.tokenization.training import train_byte_level_bpe
+    from trine.tokenization.training import TOKENIZERS
 
-    chat_template = None
-    if arguments.chat_template_file is not None:
-        with open(arguments.chat_template_file, encoding="utf-8") as file:
-            chat_template = file.read()
     try:
-        tokenizer = train_byte_level_bpe(
+        if arguments.kind not in TOKENIZERS:
+            raise ValueError(unknown_name("kind", arguments.kind, TOKENIZERS))
+        tokenizer = TOKENIZERS[arguments.kind](
             iterate_text_files(arguments.files, arguments.text_field),
             arguments.vocab_size,
-            min_frequency=arguments.min_frequency,
             model_max_length=arguments.model_max_length,
             extra_special_tokens=arguments.extra_special_tokens,
-            chat_template=chat_template,
+            language_tags=arguments.language_tags,
+            chat_template=_read_chat_template(arguments),
+            **_options_of_kind(arguments, TOKENIZERS[arguments.kind]),
         )
     except (OSError, ValueError) as error:
         sys.exit(f"trine train-tokenizer: {error}")
     tokenizer.save_pretrained(arguments.output_dir)
     print(f"Saved a tokenizer of {len(tokenizer)} tokens to '{arguments.output_dir}'.")
+
+
+def _read_chat_template(arguments: TokenizerArguments) -> str | None:
+    if arguments.chat_template_file is None:
+        return arguments.chat_template
+    if arguments.chat_template is not None:
+        raise ValueError("--chat_template and --chat_template_file are both given.")
+    return Path(arguments.chat_template_file).read_text(encoding="utf-8")
+
+
+def _options_of_kind(arguments: TokenizerArguments, train) -> dict[str, object]:
+    """The options that only some kinds have, where given."""
+    given = {name: getattr(arguments, name) for name in ("min_frequency", "lowercase")}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given.keys() - inspect.signature(train).parameters.keys():
+        raise ValueError(f"--{name} does not apply to --kind {arguments.kind}.")
+    return given
 
 
 if __name__ == "__main__":
