@@ -7,7 +7,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class FetchError(Exception):
@@ -98,22 +98,21 @@ def _apt_options(lists: Path) -> list[str]:
 
 def _run(name: str, command: list[str], folder: Path) -> None:
     """Run a package client, which shows its own progress."""
-    try:
-        subprocess.run(command, cwd=folder, check=True)
-    except FileNotFoundError as error:
-        raise FetchError(f"Cannot fetch '{name}': this machine has no '{command[0]}'.") from error
-    except subprocess.CalledProcessError as error:
-        raise FetchError(f"Cannot fetch '{name}': {command[0]} ended with status {error.returncode}.") from error
+    _call(f"Cannot fetch '{name}'", command, cwd=folder)
 
 
 def _read(name: str, command: list[str]) -> bytes:
     """What a command prints."""
+    return _call(f"Cannot read '{name}'", command, stdout=subprocess.PIPE).stdout
+
+
+def _call(failure: str, command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-    except FileNotFoundError as error:
-        raise FetchError(f"Cannot read '{name}': this machine has no '{command[0]}'.") from error
+        return subprocess.run(command, check=True, **options)
+    except OSError as error:
+        raise FetchError(f"{failure}: this machine does not run '{command[0]}' ({error.strerror}).") from error
     except subprocess.CalledProcessError as error:
-        raise FetchError(f"Cannot read '{name}': {command[0]} ended with status {error.returncode}.") from error
+        raise FetchError(f"{failure}: {command[0]} ended with status {error.returncode}.") from error
 
 
 FETCHERS: dict[str, Callable[[str, Path], Fetched]] = {
