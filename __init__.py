@@ -36,7 +36,7 @@ from .modeling.modeling_trine_seq2seq_heads import (
     TrineForConditionalGeneration,
     TrineSeq2SeqForSequenceClassification,
 )
-from .tokenization.training import train_byte_level_bpe
+from .tokenization.training import train_byte_level_bpe, train_unigram, train_wordpiece
 
 
 FAMILIES = (
@@ -95,4 +95,6 @@ __all__ = [
     "__version__",
     "register",
     "train_byte_level_bpe",
+    "train_unigram",
+    "train_wordpiece",
 ]

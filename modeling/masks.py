@@ -15,6 +15,7 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
     find_packed_sequence_indices,
 )
+from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_trine import TrineConfig
 
@@ -119,6 +120,29 @@ def make_masks(
         )
         for layer_type in first_layers
     }
+
+
+def packed_lengths(
+    attention_mask: torch.Tensor | dict | None, past_key_values: Cache | None, position_ids: torch.Tensor
+) -> list[int] | None:
+    """Lengths of the sequences that a batch of one row packs one after the other, or None for any other batch.
+
+    Each begins at position 0. Reading the positions costs a synchronisation with an accelerator.
+
+    Args:
+        attention_mask: What the forward pass was given; packing is recognised without one, as in the library.
+        past_key_values: The cache, which must be empty.
+        position_ids: (B or 1, Q).
+    """
+    is_first = past_key_values is None or (not past_key_values.is_compileable and not past_key_values.get_seq_length())
+    if attention_mask is not None or not is_first or position_ids.shape[0] != 1 or is_tracing(position_ids):
+        return None
+    starts = (position_ids[0] == 0).nonzero()[:, 0].tolist()
+    if len(starts) < 2 or starts[0] != 0:
+        return None
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True)]
+    expected = torch.cat([torch.arange(length) for length in lengths]).to(position_ids.device)
+    return lengths if torch.equal(position_ids[0], expected) else None
 
 
 def relative_indices(

@@ -17,7 +17,7 @@ from .block import LAYERS, TrineLayer
 from .checkpoints import CheckpointedModel
 from .checks import check_ids
 from .feed_forward.routers import TrineRouter
-from .masks import make_masks, make_position_ids, relative_indices
+from .masks import make_masks, make_position_ids, packed_lengths, relative_indices
 from .norms import make_norm
 from .outputs import TrineModelOutput
 from .pooling import TrinePooler
@@ -164,8 +164,15 @@ class TrineModel(TrinePreTrainedModel):
             self_cache = past_key_values.self_attention_cache
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
-        masks = make_masks(self.config, inputs_embeds, attention_mask, self_cache, position_ids)
-        biases = self.position_biases(inputs_embeds, self_cache)
+        pattern_embeds, pattern_positions, lengths = inputs_embeds, position_ids, None
+        if self.config._attn_implementation == "sdpa":
+            lengths = packed_lengths(attention_mask, self_cache, position_ids)
+        if lengths is not None:  # the masks and biases of the longest sequence begin with those of the others
+            kwargs["sequence_lengths"] = lengths  # pyright: ignore[reportGeneralTypeIssues] passed on to attention
+            pattern_embeds = inputs_embeds[:, : max(lengths)]
+            pattern_positions = torch.arange(max(lengths), device=inputs_embeds.device)[None]
+        masks = make_masks(self.config, pattern_embeds, attention_mask, self_cache, pattern_positions)
+        biases = self.position_biases(pattern_embeds, self_cache)
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states
@@ -199,10 +206,11 @@ class TrineModel(TrinePreTrainedModel):
     def add_segments(self, hidden_states: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
         """Adds the embedding of each token's segment, where the model has segments."""
         if self.token_type_embeddings is None:
-            if token_type_ids is not None:
+            # Tokenizers send zeros for a single text, which say nothing.
+            if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
                 raise ValueError(
-                    "token_type_ids are given, but type_vocab_size=0: the model has no segments. Set type_vocab_size, "
-                    "or leave 'token_type_ids' out of the tokenizer's model_input_names."
+                    "token_type_ids name several segments, but type_vocab_size=0: the model has none. Set "
+                    "type_vocab_size, or leave 'token_type_ids' out of the tokenizer's model_input_names."
                 )
             return hidden_states
         if token_type_ids is None:

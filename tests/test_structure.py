@@ -46,6 +46,8 @@ PUBLIC = [
     "__version__",
     "register",
     "train_byte_level_bpe",
+    "train_unigram",
+    "train_wordpiece",
 ]
 
 ROOM_FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

@@ -114,19 +114,32 @@ class SoftmaxAttention(nn.Module):
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
+        *,
+        sequence_lengths: list[int] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs the chosen kernel on (B, heads, N, D) and projects its output to (B, Q, hidden)."""
+        """Runs the chosen kernel on (B, heads, N, D) and projects its output to (B, Q, hidden).
+
+        Args:
+            sequence_lengths: Where one row packs sequences, their lengths. Each is then computed by itself, at the
+                cost of its own length squared, with the first rows and columns of mask and bias.
+        """
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.config._attn_implementation), eager_attention_forward)
-        output, weights = attend(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            sliding_window=self.sliding_window,
-            **kwargs,
-        )
-        return self.o_proj(output.flatten(2)), weights
+        kwargs |= {
+            "dropout": self.attention_dropout if self.training else 0.0,
+            "scaling": self.scaling,
+            "sliding_window": self.sliding_window,
+        }
+        if sequence_lengths is None:
+            output, weights = attend(self, query, key, value, attention_mask, **kwargs)
+            return self.o_proj(output.flatten(2)), weights
+        bias = kwargs.pop("position_bias", None)
+        outputs = []
+        for length, *states in zip(
+            sequence_lengths, *(states.split(sequence_lengths, dim=2) for states in (query, key, value)), strict=True
+        ):
+            mask, square = attention_mask, (..., slice(length), slice(length))
+            if bias is not None:
+                kwargs["position_bias"] = bias[square]
+            outputs.append(attend(self, *states, None if mask is None else mask[square], **kwargs)[0])
+        return self.o_proj(torch.cat(outputs, dim=1).flatten(2)), None

@@ -347,6 +347,12 @@ def test_every_head_saves_loads_and_balances_its_experts(auto_class, tmp_path):
     torch.testing.assert_close(outputs.loss, plain.loss + 0.5 * outputs.aux_loss)
 
 
+def test_one_segment_is_no_segment():
+    model, ids = tiny_model(TrineModel, is_causal=False), random_ids(2, 7)
+    zeros = torch.zeros_like(ids)
+    assert torch.equal(model(ids, token_type_ids=zeros).last_hidden_state, model(ids).last_hidden_state)
+
+
 def test_segments_default_to_the_first():
     model, ids = tiny_model(TrineModel, **BERT), random_ids(2, 7)
     zeros = torch.zeros_like(ids)

@@ -69,8 +69,8 @@ CASES = {
         "is_causal=True describes a decoder; TrineForMaskedLM needs is_causal=False.",
     ),
     "segments": (
-        lambda: tiny_model()(random_ids(1, 2), token_type_ids=torch.zeros(1, 2, dtype=torch.long)),
-        "token_type_ids are given, but type_vocab_size=0: the model has no segments.",
+        lambda: tiny_model()(random_ids(1, 2), token_type_ids=torch.tensor([[0, 1]])),
+        "token_type_ids name several segments, but type_vocab_size=0: the model has none. Set type_vocab_size",
     ),
     "segment beyond": (
         lambda: tiny_model(type_vocab_size=2)(random_ids(1, 2), token_type_ids=torch.tensor([[0, 2]])),

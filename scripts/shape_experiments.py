@@ -1,0 +1,331 @@
+"""The experiments of `trine study-shapes`: what is trained on what, and how it is judged."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from trine import (
+    TrineConfig,
+    TrineForConditionalGeneration,
+    TrineForPreTraining,
+    TrineForSequenceClassification,
+    TrineForTokenClassification,
+    TrineRecurrentConfig,
+    TrineRecurrentForConditionalGeneration,
+    TrineSeq2SeqConfig,
+)
+from trine.tokenization.unigram import train_unigram
+from trine.tokenization.wordpiece import train_wordpiece
+from trine.training.padding_free import PaddingFreeCollator
+from trine.training.sentence_pairs import sentence_pairs
+
+
+# A small BERT with rotary positions.
+ENCODER = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "is_causal": False,
+    "type_vocab_size": 2,
+    "norm_type": "layernorm",
+    "embedding_norm": True,
+    "hidden_act": "gelu",
+    "gated_mlp": False,
+    "mlp_bias": True,
+    "attention_bias": True,
+    "hidden_dropout": 0.1,
+    "max_position_embeddings": 512,
+}
+
+
+def read(folder: Path, name: str, split: str) -> list[dict]:
+    path = folder / name / f"{split}.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"'{path}' does not exist; build it with: trine fetch-data --output_dir {folder}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def train(
+    model: PreTrainedModel,
+    data: Sequence[dict],
+    collator: Callable,
+    output: Path,
+    *,
+    steps: int,
+    learning_rate: float,
+    batch_size: int = 32,
+    seed: int,
+) -> None:
+    """Trains in place, with warm-up and cosine decay, gradients clipped at 1."""
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        logging_steps=max(1, steps // 10),
+        save_strategy="no",
+        report_to="none",
+        seed=seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator).train()  # pyright: ignore[reportArgumentType] a list is a dataset
+
+
+def batches(data: Sequence[dict], collator: Callable, size: int = 64):
+    for start in range(0, len(data), size):
+        yield collator(data[start : start + size])
+
+
+class Pretraining:
+    """Does pretraining help? An encoder that was pretrained, and its twin that begins at random, learn to classify."""
+
+    title = "Pretraining an encoder with masked tokens and next sentences"
+    description = (
+        "Debian's package descriptions (English): a 4-layer encoder pretrained on the training split, then fine-tuned "
+        "on 1,000 one-line descriptions of 14 topical sections; accuracy on the test split. The other begins at "
+        "random. Both are fine-tuned equally, in 300 steps. `masked loss` is that of the pretrained model on the "
+        "validation split, in nats a token."
+    )
+    models = ("pretrained", "random")
+    sections = (
+        *("admin", "net", "science", "games", "x11", "text", "sound"),
+        *("graphics", "fonts", "web", "math", "mail", "database", "electronics"),
+    )
+
+    def __init__(self, data: Path, output: Path, scale: float):
+        self.output, self.steps = output, max(1, int(1200 * scale))
+        self.splits = {split: read(data, "package-descriptions", split) for split in ("train", "validation", "test")}
+        texts = (f"{row['short']}\n{row['long']}" for row in self.splits["train"])
+        self.tokenizer = train_wordpiece(texts, 4096, show_progress=False)
+        self.sentences = {split: self.split_sentences(split) for split in ("train", "validation")}
+        self.labelled = {split: self.classification_set(split) for split in ("train", "test")}
+
+    def classification_set(self, split: str) -> list[dict]:
+        rows = [row for row in self.splits[split] if row["section"] in self.sections]
+        rows = rows[:1000] if split == "train" else rows
+        ids = self.tokenizer([row["short"] for row in rows], truncation=True, max_length=128)
+        labels = [self.sections.index(row["section"]) for row in rows]
+        return [{**{k: v[i] for k, v in ids.items()}, "labels": label} for i, label in enumerate(labels)]
+
+    def split_sentences(self, split: str) -> list[list[list[int]]]:
+        """The sentences of each long description, as token ids."""
+        documents = [re.split(r"(?<=[.!?])\s+|\n+", row["long"]) for row in self.splits[split]]
+        tokenize = self.tokenizer.backend_tokenizer.encode_batch
+        flat = tokenize([s for document in documents for s in document], add_special_tokens=False)
+        sentences = iter(encoding.ids for encoding in flat)
+        return [[next(sentences) for _ in document] for document in documents]
+
+    def pairs(self, split: str, seed: int) -> list[dict]:
+        """Pretraining examples of at most 128 tokens."""
+        cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        return [
+            {
+                "input_ids": [cls, *first, sep, *second, sep],
+                "token_type_ids": [0] * (len(first) + 2) + [1] * (len(second) + 1),
+                "attention_mask": [1] * (len(first) + len(second) + 3),
+                "next_sentence_label": label,
+            }
+            for first, second, label in sentence_pairs(self.sentences[split], 125, seed)
+        ]
+
+    def run(self, name: str, seed: int) -> dict:
+        set_seed(seed)
+        tokenizer = self.tokenizer
+        config = TrineConfig(
+            **ENCODER,
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,  # pyright: ignore[reportArgumentType] one token
+            id2label=dict(enumerate(self.sections)),
+            classifier_pooling="mean",
+        )
+        model, masked_loss = TrineForSequenceClassification(config), float("nan")
+        if name == "pretrained":
+            pretrained = TrineForPreTraining(config)
+            collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
+            packed = PaddingFreeCollator(collator)
+            train(
+                pretrained,
+                self.pairs("train", seed),
+                packed,
+                self.output,
+                steps=self.steps,
+                learning_rate=1e-3,
+                seed=seed,
+            )
+            masked_loss = self.masked_loss(pretrained.eval(), packed, seed)
+            state = {k: v for k, v in pretrained.model.state_dict().items() if not k.startswith("pooler")}
+            model.model.load_state_dict(state)
+        packed = PaddingFreeCollator(DataCollatorWithPadding(tokenizer))  # pyright: ignore[reportArgumentType] takes lists
+        train(model, self.labelled["train"], packed, self.output, steps=300, learning_rate=5e-4, seed=seed)
+        right = 0
+        with torch.no_grad():
+            for batch in batches(self.labelled["test"], packed):
+                labels = batch.pop("labels")
+                right += int((model.eval()(**batch).logits.argmax(-1) == labels).sum())
+        accuracy = right / len(self.labelled["test"])
+        metrics = {"accuracy": accuracy, "masked loss": masked_loss}
+        return {"parameters": model.num_parameters(), "steps": self.steps, "metrics": metrics}
+
+    @torch.no_grad()
+    def masked_loss(self, model: TrineForPreTraining, collator: Callable, seed: int) -> float:
+        torch.manual_seed(0)
+        total, count = 0.0, 0
+        for batch in batches(self.pairs("validation", seed)[:2000], collator):
+            batch.pop("next_sentence_label")
+            targets = int((batch["labels"] != -100).sum())
+            total, count = total + model(**batch).loss.item() * targets, count + targets
+        return total / count
+
+
+class Tagging:
+    """Named entities of Chinese news, a label a character."""
+
+    title = "Named entities in Chinese news"
+    description = (
+        "People's Daily of January 1998, a tag for each character; a 4-layer encoder from random weights. F1 of whole "
+        "entities (persons, places, organisations) on the test split, by seqeval."
+    )
+    models = ("encoder",)
+
+    def __init__(self, data: Path, output: Path, scale: float):
+        self.output, self.steps = output, max(1, int(1000 * scale))
+        self.splits = {split: read(data, "zh-ner", split) for split in ("train", "test")}
+        self.tags = sorted({tag for row in self.splits["train"] for tag in row["tags"]})
+        texts = ("".join(row["tokens"]) for row in self.splits["train"])
+        self.tokenizer = train_wordpiece(texts, 16000, show_progress=False)
+        self.vocabulary = self.tokenizer.get_vocab()
+
+    def encode(self, row: dict) -> dict:
+        """One id a character, so that the tags are aligned."""
+        unknown = self.tokenizer.unk_token_id
+        ids = [self.vocabulary.get(token.lower(), unknown) for token in row["tokens"][:256]]
+        labels = [self.tags.index(tag) for tag in row["tags"][:256]]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+    def run(self, name: str, seed: int) -> dict:
+        from seqeval.metrics import f1_score
+
+        set_seed(seed)
+        tokenizer = self.tokenizer
+        sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        labels = {"id2label": dict(enumerate(self.tags))}
+        model = TrineForTokenClassification(TrineConfig(**{**ENCODER, **sizes, **labels, "type_vocab_size": 0}))
+        collator = PaddingFreeCollator(DataCollatorForTokenClassification(tokenizer))
+        data = [self.encode(row) for row in self.splits["train"]]
+        train(model, data, collator, self.output, steps=self.steps, learning_rate=1e-3, seed=seed)
+        predicted, expected = [], []
+        with torch.no_grad():
+            for row in map(self.encode, self.splits["test"]):
+                logits = model.eval()(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+                predicted.append([self.tags[tag] for tag in logits.argmax(-1).tolist()])
+                expected.append([self.tags[tag] for tag in row["labels"]])
+        metrics = {"F1": float(f1_score(expected, predicted))}  # pyright: ignore[reportArgumentType] a number unless asked
+        return {"parameters": model.num_parameters(), "steps": self.steps, "metrics": metrics}
+
+
+class Translation:
+    """Chinese to English, by a fixed vector, by attention over an LSTM's states, and by a Transformer."""
+
+    title = "Translating short sentences from Chinese to English"
+    description = (
+        "Sentences of at most 10 English words (office help and a game), one vocabulary of 3,000 pieces, equal "
+        "numbers of parameters, batches and steps. BLEU and chrF (sacrebleu) are those of greedy search on 500 test "
+        "sentences; `loss` is that of all test sentences, in nats a token."
+    )
+    models = ("LSTM, fixed vector", "LSTM, attention", "Transformer")
+
+    def __init__(self, data: Path, output: Path, scale: float):
+        self.output, self.steps = output, max(1, int(1400 * scale))
+        short = lambda rows: [row for row in rows if len(row["en"].split()) <= 10]  # noqa: E731
+        self.splits = {split: short(read(data, "zh-en", split)) for split in ("train", "test")}
+        texts = (text for row in self.splits["train"] for text in (row["zh"], row["en"]))
+        self.tokenizer = train_unigram(texts, 3000, character_coverage=0.999, show_progress=False)
+
+    def build(self, name: str) -> PreTrainedModel:
+        """The model of that name; the recurrent ones are as wide as it takes to have the Transformer's parameters."""
+        tokenizer = self.tokenizer
+        shared: dict[str, Any] = {
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "hidden_dropout": 0.1,
+        }
+        stack = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+        options = {"norm_position": "pre", "initializer": "normal"}
+        config = TrineSeq2SeqConfig.from_preset("transformer-base", **stack, **options, **shared)
+        if name == "Transformer":
+            return TrineForConditionalGeneration(config)
+        with torch.device("meta"):
+            target = TrineForConditionalGeneration(config).num_parameters()
+
+        def recurrent(width: int) -> TrineRecurrentConfig:
+            attention = {"LSTM, fixed vector": "none", "LSTM, attention": "dot"}[name]
+            return TrineRecurrentConfig(hidden_size=width, num_hidden_layers=1, attention=attention, **shared)
+
+        def distance(width: int) -> int:
+            with torch.device("meta"):
+                return abs(TrineRecurrentForConditionalGeneration(recurrent(width)).num_parameters() - target)
+
+        return TrineRecurrentForConditionalGeneration(recurrent(min(range(64, 257, 2), key=distance)))
+
+    def encode(self, rows: Sequence[dict]) -> list[dict]:
+        sources = self.tokenizer([row["zh"] for row in rows], truncation=True, max_length=64)["input_ids"]
+        targets = self.tokenizer([row["en"] for row in rows], truncation=True, max_length=64)["input_ids"]
+        return [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
+
+    def run(self, name: str, seed: int) -> dict:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+
+        set_seed(seed)
+        model = self.build(name)
+        collator = DataCollatorForSeq2Seq(self.tokenizer, model=model)
+        data = self.encode(self.splits["train"])
+        train(model, data, collator, self.output, steps=self.steps, learning_rate=2e-3, batch_size=64, seed=seed)
+        total, count = 0.0, 0
+        with torch.no_grad():
+            for batch in batches(self.encode(self.splits["test"]), collator):
+                targets = int((batch["labels"] != -100).sum())
+                total, count = total + model.eval()(**batch).loss.item() * targets, count + targets
+        rows = self.splits["test"][:500]
+        outputs = []
+        for batch in batches(self.encode(rows), collator):
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            tokens = model.generate(**inputs, max_new_tokens=40, do_sample=False)  # pyright: ignore[reportCallIssue]
+            texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            outputs += [text.strip() for text in texts]
+        references = [[row["en"] for row in rows]]
+        metrics = {
+            "BLEU": BLEU().corpus_score(outputs, references).score,
+            "chrF": CHRF().corpus_score(outputs, references).score,
+            "loss": total / count,
+        }
+        samples = [
+            f"{row['zh']} → {output} (reference: {row['en']})"
+            for row, output in zip(rows, outputs, strict=True)
+            if row["source"] == "libreoffice-help"
+        ]
+        return {"parameters": model.num_parameters(), "steps": self.steps, "metrics": metrics, "samples": samples[:8]}
+
+
+EXPERIMENTS: dict[str, Any] = {"pretraining": Pretraining, "tagging": Tagging, "translation": Translation}
