@@ -1,11 +1,11 @@
 """The encoder-decoder: two Trine trunks, and the heads on them."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
-from transformers.utils.generic import ModelOutput, can_return_tuple
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .losses import (
@@ -108,7 +108,7 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
     ) -> TrineSeq2SeqModelOutput:
         """Computes the decoder's hidden states. Each argument is that of `TrineModel`, for one of the two.
 
@@ -128,7 +128,7 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
-                **kwargs,
+                **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
             )
         elif not isinstance(encoder_outputs, ModelOutput):
             names = ("last_hidden_state", "hidden_states", "attentions")
@@ -142,7 +142,7 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
             use_cache=use_cache,
             encoder_hidden_states=encoder_outputs["last_hidden_state"],
             encoder_attention_mask=attention_mask,
-            **kwargs,
+            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
         )
         return TrineSeq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,

@@ -1,12 +1,12 @@
 """The heads on an encoder-decoder: target tokens, and classes of sequences."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss
@@ -111,7 +111,7 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, GenerationMixin):
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
     ) -> TrineSeq2SeqLMOutput:
         """Computes logits, and the loss if there are labels. Arguments not named here are `TrineSeq2SeqModel`'s.
 
@@ -139,7 +139,7 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, GenerationMixin):
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
-            **kwargs,
+            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
             **self.router_logits_options(output_router_logits, labels is not None),
         )
         num_items_in_batch = kwargs.get("num_items_in_batch")
@@ -220,7 +220,7 @@ class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_router_logits: bool | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
     ) -> TrineSeq2SeqSequenceClassifierOutput:
         """Computes logits (batch, labels), and the loss if there are labels.
 
@@ -231,7 +231,7 @@ class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask = attention_mask if decoder_attention_mask is None else decoder_attention_mask
-        kwargs["use_cache"] = False
+        kwargs["use_cache"] = False  # pyright: ignore[reportGeneralTypeIssues] the typed keywords leave it out
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -242,7 +242,7 @@ class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
             encoder_outputs=encoder_outputs,
             inputs_embeds=inputs_embeds,
             decoder_inputs_embeds=decoder_inputs_embeds,
-            **kwargs,
+            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
             **self.router_logits_options(output_router_logits, labels is not None),
         )
         pooled = pool(outputs.last_hidden_state, "last", decoder_attention_mask)
