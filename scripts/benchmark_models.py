@@ -1,4 +1,4 @@
-"""Measure speed and memory beside the Llama and Mixtral of transformers, in one run."""
+"""Measure speed and memory beside Llama, Mixtral, BERT and T5 of transformers, in one run."""
 
 import multiprocessing
 import platform
@@ -10,22 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from tqdm.auto import tqdm
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from trine import TrineConfig, TrineForCausalLM
 from trine.scripts.arguments import parse_arguments
+from trine.scripts.benchmark_peers import PEERS, make_model
+from trine.training.padding_free import PaddingFreeCollator
 
 
-SIZES = {
-    "full": {"vocab_size": 32000, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4},
-    "quick": {"vocab_size": 512, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2},
-}
-LAYERS = {"full": {"Llama": 6, "Mixtral": 4}, "quick": {"Llama": 2, "Mixtral": 2}}
-WIDTHS = {"full": {"Llama": 1408, "Mixtral": 704}, "quick": {"Llama": 128, "Mixtral": 64}}
+# Lengths of Debian's package descriptions in tokens of an 8,000-piece WordPiece: the 0th, 5th, ... 95th percentile.
+# The longest twentieth is represented by its shortest; its mean is higher, so padding costs more than here.
+DESCRIPTION_LENGTHS = (7, 25, 29, 34, 39, 43, 47, 50, 55, 59, 64, 70, 76, 82, 89, 99, 111, 125, 149, 191)
 
 
 @dataclass
@@ -41,32 +40,18 @@ class BenchmarkArguments:
     )
     new_tokens: int = field(default=64, metadata={"help": "Tokens that decoding adds to a prompt of 32."})
     output: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file that gets the report."})
+    peers: list[str] = field(
+        default_factory=lambda: list(PEERS), metadata={"help": f"Which of {', '.join(PEERS)} to compare with."}
+    )
     quick: bool = field(default=False, metadata={"help": "Tiny models: tries the benchmark out, measures nothing."})
 
     def __post_init__(self):
         for name in ("rounds", "threads", "length", "train_batch", "new_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        self.size = "quick" if self.quick else "full"
-
-
-def make_model(peer: str, who: str, size: str, device: str, dtype: str) -> PreTrainedModel:
-    """The model of `who`, "Trine" or the peer itself, with the peer's architecture and fresh weights."""
-    shape = {**SIZES[size], "num_hidden_layers": LAYERS[size][peer], "tie_word_embeddings": False}
-    width = WIDTHS[size][peer]
-    experts = {"num_experts_per_tok": 2, "router_aux_loss_coef": 0.01, "output_router_logits": True}
-    builders = {
-        ("Llama", "Llama"): lambda: LlamaForCausalLM(LlamaConfig(**shape, intermediate_size=width)),
-        ("Llama", "Trine"): lambda: TrineForCausalLM(TrineConfig(**shape, intermediate_size=width)),
-        ("Mixtral", "Mixtral"): lambda: MixtralForCausalLM(
-            MixtralConfig(**shape, **experts, intermediate_size=width, num_local_experts=8)
-        ),
-        ("Mixtral", "Trine"): lambda: TrineForCausalLM(
-            TrineConfig(**shape, **experts, mlp_layer_types="sparse", moe_intermediate_size=width, num_experts=8)
-        ),
-    }
-    torch.manual_seed(0)
-    return builders[peer, who]().to(device=device, dtype=getattr(torch, dtype))
+        unknown = [name for name in self.peers if name not in PEERS]
+        if unknown:
+            raise ValueError(f"peers={unknown} are not among {list(PEERS)}.")
 
 
 def synchronize(device: str) -> None:
@@ -74,24 +59,40 @@ def synchronize(device: str) -> None:
         torch.accelerator.synchronize()
 
 
-def train_step(model: PreTrainedModel, batch: int, length: int) -> Callable[[], int]:
-    """A step of AdamW on random tokens; it returns the number of tokens."""
+def some_labels(tokens: torch.Tensor, share: float) -> torch.Tensor:
+    """The tokens as labels, of which the given share, spread evenly, is predicted."""
+    numbers = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
+    predicted = ((numbers + 1) * share).floor() > (numbers * share).floor()
+    return tokens.masked_fill(~predicted, -100)
+
+
+def optimizer_step(model: PreTrainedModel, inputs: dict[str, Any], num_tokens: int) -> Callable[[], int]:
+    """A step of AdamW; it returns the number of tokens."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    tokens = torch.randint(model.config.vocab_size, (batch, length), device=model.device)
 
     def step() -> int:
         model.train()
-        model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+        model(**inputs).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return tokens.numel()
+        return num_tokens
 
     return step
 
 
+def train_step(model: PreTrainedModel, peer: str, batch: int, length: int) -> Callable[[], int]:
+    """A step on random tokens; an encoder-decoder predicts as many as it reads."""
+    length = min(length, PEERS[peer].longest)
+    tokens = torch.randint(5, model.config.vocab_size, (batch, length), device=model.device)
+    inputs: dict[str, Any] = {"input_ids": tokens, "labels": some_labels(tokens, PEERS[peer].labels)}
+    if peer in ("Llama", "Mixtral", "T5"):
+        inputs["use_cache"] = False
+    return optimizer_step(model, inputs, tokens.numel() * (2 if model.config.is_encoder_decoder else 1))
+
+
 def prefill(model: PreTrainedModel, length: int) -> Callable[[], int]:
     """The first pass of generation over a prompt."""
-    tokens = torch.randint(model.config.vocab_size, (1, length), device=model.device)
+    tokens = torch.randint(5, model.config.vocab_size, (1, length), device=model.device)
 
     @torch.no_grad()
     def run() -> int:
@@ -102,8 +103,8 @@ def prefill(model: PreTrainedModel, length: int) -> Callable[[], int]:
 
 
 def decode(model: PreTrainedModel, new_tokens: int) -> Callable[[], int]:
-    """Greedy generation with a cache, from 32 tokens."""
-    tokens = torch.randint(3, model.config.vocab_size, (1, 32), device=model.device)
+    """Greedy generation with a cache, after 32 tokens."""
+    tokens = torch.randint(5, model.config.vocab_size, (1, 32), device=model.device)
     options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
 
     def run() -> int:
@@ -112,6 +113,29 @@ def decode(model: PreTrainedModel, new_tokens: int) -> Callable[[], int]:
         return new_tokens
 
     return run
+
+
+def ragged_steps(model: PreTrainedModel, quick: bool) -> tuple[Callable[[], int], Callable[[], int]]:
+    """Steps on 40 sequences of the lengths that descriptions have: without padding, and with it."""
+    lengths = [max(2, length // (16 if quick else 1)) for length in DESCRIPTION_LENGTHS * 2]
+    rows = [torch.randint(5, model.config.vocab_size, (length,)) for length in lengths]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(model.device)
+    features = {"input_ids": padded, "labels": some_labels(padded, 0.15).masked_fill(mask == 0, -100)}
+    features["attention_mask"] = mask
+    packed = PaddingFreeCollator(lambda batch: batch[0])([features])
+    return tuple(optimizer_step(model, inputs, sum(lengths)) for inputs in (packed, features))  # pyright: ignore[reportReturnType]
+
+
+# Name of a task to its description and what makes a step of it.
+TASKS: dict[str, tuple[str, Callable]] = {
+    "training": (
+        "training, {train_batch} x {length} tokens",
+        lambda model, peer, arguments: train_step(model, peer, arguments.train_batch, arguments.length),
+    ),
+    "prefill": ("prefill, {length} tokens", lambda model, peer, arguments: prefill(model, arguments.length)),
+    "decoding": ("decoding, {new_tokens} tokens", lambda model, peer, arguments: decode(model, arguments.new_tokens)),
+}
 
 
 def time_pair(ours: Callable[[], int], theirs: Callable[[], int], arguments: BenchmarkArguments) -> list[tuple]:
@@ -147,8 +171,8 @@ def peak_memory(peer: str, who: str, batch: int, arguments: BenchmarkArguments, 
     """
     torch.set_num_threads(arguments.threads)
     before = process_memory("VmRSS")
-    model = make_model(peer, who, arguments.size, arguments.device, arguments.dtype)
-    step = train_step(model, batch, arguments.length)
+    model = make_model(peer, who, arguments.quick, arguments.device, arguments.dtype)
+    step = train_step(model, peer, batch, arguments.length)
     for _ in range(3):
         step()
     if arguments.device == "cpu":
@@ -169,34 +193,38 @@ def measure_memory(peer: str, who: str, batch: int, arguments: BenchmarkArgument
     return results.get()
 
 
+def speed_row(peer: str, task: str, speeds: list[tuple]) -> str:
+    """A row of the report: medians, and the rounds' ratios."""
+    ratios = [ours / theirs for ours, theirs in speeds]
+    ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
+    spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"| {peer} | {task} | {ours:,.1f} tokens/s | {theirs:,.1f} tokens/s | {spread} |"
+
+
 def benchmark_peer(peer: str, arguments: BenchmarkArguments, progress: tqdm) -> list[str]:
     """Rows of the report for one peer."""
-    shared = (arguments.size, arguments.device, arguments.dtype)
+    shared = (arguments.quick, arguments.device, arguments.dtype)
     models = [make_model(peer, who, *shared) for who in ("Trine", peer)]
     sizes = [model.num_parameters() for model in models]
     if sizes[0] != sizes[1]:
         raise RuntimeError(f"Trine has {sizes[0]:,} parameters, {peer} {sizes[1]:,}: the shapes are not equal.")
-    tasks = {
-        f"training, {arguments.train_batch} x {arguments.length} tokens": lambda model: train_step(
-            model, arguments.train_batch, arguments.length
-        ),
-        f"prefill, {arguments.length} tokens": lambda model: prefill(model, arguments.length),
-        f"decoding, {arguments.new_tokens} tokens": lambda model: decode(model, arguments.new_tokens),
-    }
+    numbers = {**vars(arguments), "length": min(arguments.length, PEERS[peer].longest)}
     rows = []
-    for task, make in tasks.items():
-        progress.set_description(f"{peer}: {task}")
-        speeds = time_pair(make(models[0]), make(models[1]), arguments)
-        ratios = [ours / theirs for ours, theirs in speeds]
-        ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        rows.append(f"| {peer} | {task} | {ours:,.1f} tokens/s | {theirs:,.1f} tokens/s | {spread} |")
+    for name in PEERS[peer].tasks:
+        description, make = TASKS[name]
+        progress.set_description(f"{peer}: {name}")
+        ours, theirs = (make(model, peer, arguments) for model in models)
+        rows.append(speed_row(peer, description.format(**numbers), time_pair(ours, theirs, arguments)))
         progress.update()
+    if peer == "BERT":
+        progress.set_description("padding-free")
+        speeds = time_pair(*ragged_steps(models[0], arguments.quick), arguments)
+        rows.append(speed_row("Trine with padding", "training on ragged texts, padding-free", speeds))
     del models
     for batch in arguments.memory_batches:
         progress.set_description(f"{peer}: memory")
         ours, theirs = (measure_memory(peer, who, batch, arguments) for who in ("Trine", peer))
-        task = f"training peak memory, {batch} x {arguments.length} tokens"
+        task = f"training peak memory, {batch} x {numbers['length']} tokens"
         rows.append(f"| {peer} | {task} | {ours:,.0f} MiB | {theirs:,.0f} MiB | {ours / theirs:.2f} |")
         progress.update()
     return rows
@@ -212,23 +240,28 @@ def processor() -> str:
 def report(rows: list[str], arguments: BenchmarkArguments, command: str) -> str:
     """The Markdown file."""
     hardware = processor() if arguments.device == "cpu" else torch.cuda.get_device_name()
-    shape = ", ".join(f"{key} {value}" for key, value in SIZES[arguments.size].items())
+    shapes = {peer: ", ".join(f"{key} {size}" for key, size in PEERS[peer].shape.items()) for peer in arguments.peers}
     return f"""# Benchmarks
 
 Made on {date.today()} by `{command}`: {hardware}, {arguments.threads} thread(s), {arguments.dtype}, torch \
 {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}.
 
-Both models of a row have the same shape and number of parameters ({shape}, untied; beside Llama \
-{LAYERS[arguments.size]["Llama"]} layers with feed-forwards {WIDTHS[arguments.size]["Llama"]} wide, beside Mixtral \
-{LAYERS[arguments.size]["Mixtral"]} layers with 2 of 8 experts {WIDTHS[arguments.size]["Mixtral"]} wide), and run in
-turn in one process. Speeds are medians of {arguments.rounds} rounds; the ratio is the median of the rounds' ratios,
-with the smallest and the largest. Training is forward, backward and AdamW. Peak memory is that of three training
-steps in a process of their own, without what the process held before the model was made. Above 1.00 is faster, below
-1.00 is smaller than the peer.
+Both models of a row have the same shape and number of parameters, and run in turn in one process. Speeds are medians
+of {arguments.rounds} rounds; the ratio is the median of the rounds' ratios, with the smallest and the largest.
+Training is forward, backward and AdamW, without dropout. Peak memory is that of three training steps in a process of
+their own, beyond what the process held before the model was made. Speeds above 1.00 are faster, memory below 1.00 is
+less than the peer's.
 
 | beside | what | Trine | peer | ratio |
 |---|---|---|---|---|
 {chr(10).join(rows)}
+
+Shapes:
+
+{chr(10).join(f"* {peer}: {shape}" for peer, shape in shapes.items())}
+
+The padding-free row is the encoder beside itself with padding, on 40 sequences of the lengths of Debian's package
+descriptions (0th, 5th, ... 95th percentile); only real tokens are counted.
 """
 
 
@@ -238,8 +271,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     transformers.logging.disable_progress_bar()
     rows = []
-    with tqdm(total=2 * (3 + len(arguments.memory_batches))) as progress:
-        for peer in ("Llama", "Mixtral"):
+    steps = sum(len(PEERS[peer].tasks) + len(arguments.memory_batches) for peer in arguments.peers)
+    with tqdm(total=steps) as progress:
+        for peer in arguments.peers:
             rows += benchmark_peer(peer, arguments, progress)
     text = report(rows, arguments, shlex.join(["trine", "benchmark-models", *words]))
     Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)

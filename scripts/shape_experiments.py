@@ -71,7 +71,7 @@ def train(
     batch_size: int = 32,
     seed: int,
 ) -> None:
-    """Trains in place, with warm-up and cosine decay, gradients clipped at 1."""
+    """Trains in place on sequences of like length, with warm-up and cosine decay, gradients clipped at 1."""
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
@@ -80,6 +80,7 @@ def train(
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         weight_decay=0.01,
+        train_sampling_strategy="group_by_length",
         logging_steps=max(1, steps // 10),
         save_strategy="no",
         report_to="none",
@@ -112,7 +113,7 @@ class Pretraining:
     )
 
     def __init__(self, data: Path, output: Path, scale: float):
-        self.output, self.steps = output, max(1, int(1200 * scale))
+        self.output, self.steps = output, max(1, int(800 * scale))
         self.splits = {split: read(data, "package-descriptions", split) for split in ("train", "validation", "test")}
         texts = (f"{row['short']}\n{row['long']}" for row in self.splits["train"])
         self.tokenizer = train_wordpiece(texts, 4096, show_progress=False)
@@ -207,7 +208,7 @@ class Tagging:
     models = ("encoder",)
 
     def __init__(self, data: Path, output: Path, scale: float):
-        self.output, self.steps = output, max(1, int(1000 * scale))
+        self.output, self.steps = output, max(1, int(700 * scale))
         self.splits = {split: read(data, "zh-ner", split) for split in ("train", "test")}
         self.tags = sorted({tag for row in self.splits["train"] for tag in row["tags"]})
         texts = ("".join(row["tokens"]) for row in self.splits["train"])
@@ -254,7 +255,7 @@ class Translation:
     models = ("LSTM, fixed vector", "LSTM, attention", "Transformer")
 
     def __init__(self, data: Path, output: Path, scale: float):
-        self.output, self.steps = output, max(1, int(1400 * scale))
+        self.output, self.steps = output, max(1, int(1000 * scale))
         short = lambda rows: [row for row in rows if len(row["en"].split()) <= 10]  # noqa: E731
         self.splits = {split: short(read(data, "zh-en", split)) for split in ("train", "test")}
         texts = (text for row in self.splits["train"] for text in (row["zh"], row["en"]))
