@@ -114,6 +114,7 @@ class Pretraining:
 
     def __init__(self, data: Path, output: Path, scale: float):
         self.output, self.steps = output, max(1, int(800 * scale))
+        self.tuning_steps = max(1, int(300 * scale))
         self.splits = {split: read(data, "package-descriptions", split) for split in ("train", "validation", "test")}
         texts = (f"{row['short']}\n{row['long']}" for row in self.splits["train"])
         self.tokenizer = train_wordpiece(texts, 4096, show_progress=False)
@@ -176,7 +177,9 @@ class Pretraining:
             state = {k: v for k, v in pretrained.model.state_dict().items() if not k.startswith("pooler")}
             model.model.load_state_dict(state)
         packed = PaddingFreeCollator(DataCollatorWithPadding(tokenizer))  # pyright: ignore[reportArgumentType] takes lists
-        train(model, self.labelled["train"], packed, self.output, steps=300, learning_rate=5e-4, seed=seed)
+        train(
+            model, self.labelled["train"], packed, self.output, steps=self.tuning_steps, learning_rate=5e-4, seed=seed
+        )
         right = 0
         with torch.no_grad():
             for batch in batches(self.labelled["test"], packed):

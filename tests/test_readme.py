@@ -12,7 +12,7 @@ import pytest
 
 from trine import TrineConfig
 from trine.configuration.kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS, POSITION_KINDS, ROUTER_KINDS
-from trine.configuration.presets import PRESETS
+from trine.configuration.presets import PRESETS, SEQ2SEQ_PRESETS
 from trine.scripts.cli import find_scripts
 
 
@@ -47,7 +47,14 @@ def test_the_field_table_is_that_of_the_config():
 
 
 @pytest.mark.parametrize(
-    "name", [*ATTENTION_KINDS, *POSITION_KINDS, *FEED_FORWARD_KINDS, *ROUTER_KINDS, *map(json.dumps, PRESETS)]
+    "name",
+    [
+        *ATTENTION_KINDS,
+        *POSITION_KINDS,
+        *FEED_FORWARD_KINDS,
+        *ROUTER_KINDS,
+        *map(json.dumps, [*PRESETS, *SEQ2SEQ_PRESETS]),
+    ],
 )
 def test_every_kind_is_named(name):
     assert f"`{name}`" in README

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from trine.scripts.benchmark_models import BenchmarkArguments, main, some_labels
+from trine.scripts.benchmark_models import TASKS, BenchmarkArguments, main, some_labels
 from trine.scripts.benchmark_peers import PEERS, make_model
 
 
@@ -21,13 +21,23 @@ def test_both_models_are_of_one_size(peer, quick):
 def test_a_quick_run_writes_its_report(tmp_path):
     file = tmp_path / "docs" / "report.md"
     words = ["--quick", "--rounds", "2", "--length", "32", "--new_tokens", "4", "--memory_batches", "2"]
-    main([*words, "--output", str(file)])
+    peers = ["Mixtral", "BERT"]
+    main([*words, "--output", str(file), "--peers", *peers])
     text = file.read_text()
     rows = re.findall(r"^\| ([\w ]+) \| ([\w ]+?)[,|]", text, flags=re.MULTILINE)
-    expected = [(peer, task) for peer, entry in PEERS.items() for task in (*entry.tasks, "training peak memory")]
+    expected = [(peer, task) for peer in peers for task in (*PEERS[peer].tasks, "training peak memory")]
     assert [row for row in rows if row[0] in PEERS] == expected
     assert ("Trine with padding", "training on ragged texts") in rows
     assert "--rounds 2" in text
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_every_task_of_every_peer_runs(peer):
+    arguments = BenchmarkArguments(quick=True, length=16, train_batch=1, new_tokens=3)
+    for who in ("Trine", peer):
+        model = make_model(peer, who, True, "cpu", "float32")
+        for task in PEERS[peer].tasks:
+            assert TASKS[task][1](model, peer, arguments)() in (3, 16, 32)
 
 
 @pytest.mark.parametrize("share", [0.15, 0.5, 1.0])
