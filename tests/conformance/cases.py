@@ -1,27 +1,100 @@
-"""What the common tests run on: one table of configurations, the peers, and the small models made of them."""
+"""What the common tests run on: configurations of ours and of the library's own models, and their classes."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, MixtralConfig, MixtralForCausalLM, MixtralModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForQuestionAnswering,
+    LlamaForSequenceClassification,
+    LlamaForTokenClassification,
+    LlamaModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+    MixtralForQuestionAnswering,
+    MixtralForSequenceClassification,
+    MixtralForTokenClassification,
+    MixtralModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5ForSequenceClassification,
+    T5Model,
+)
 
-from trine import TrineConfig, TrineForCausalLM, TrineModel
+from trine import (
+    TrineConfig,
+    TrineForCausalLM,
+    TrineForConditionalGeneration,
+    TrineForMaskedLM,
+    TrineForMultipleChoice,
+    TrineForPreTraining,
+    TrineForQuestionAnswering,
+    TrineForSequenceClassification,
+    TrineForTokenClassification,
+    TrineModel,
+    TrineRecurrentConfig,
+    TrineRecurrentForConditionalGeneration,
+    TrineRecurrentModel,
+    TrineSeq2SeqConfig,
+    TrineSeq2SeqForSequenceClassification,
+    TrineSeq2SeqModel,
+)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the run: a configuration of `classes` (config, base model, causal head).
+    """A configuration and the model classes that are tested with it.
 
-    `peer` names the row whose skipped tests this one's are compared with; `distributed` adds the tests that spread the
-    model over processes.
+    `peers` names the cases of the library's models whose skipped tests ours are compared with; `distributed` adds the
+    tests that spread the language model over processes.
     """
 
     name: str
-    classes: tuple[type, type, type] = (TrineConfig, TrineModel, TrineForCausalLM)
-    peer: str | None = None
-    distributed: bool = False
+    shape: str
+    config_class: type
+    classes: tuple[type, ...]
     fields: dict[str, Any] = field(default_factory=dict)
+    peers: tuple[str, ...] = ()
+    distributed: bool = False
+
+    def stacks(self) -> list[dict[str, Any]]:
+        """The fields of each stack of layers."""
+        return [self.fields[side] for side in ("encoder", "decoder") if side in self.fields] or [self.fields]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One class of a case: what one test class of the run is about."""
+
+    case: Case
+    model_class: type
+
+    @property
+    def name(self) -> str:
+        return f"{self.case.name}_{self.model_class.__name__}"
+
+    @property
+    def role(self) -> str:
+        """What is left of the class's name without its family: `Model`, `ForCausalLM` and so on."""
+        families = "|".join(("Trine(Seq2Seq|Recurrent)?", *PEERS))
+        return re.sub(f"^({families})", "", self.model_class.__name__)
+
+    @property
+    def peers(self) -> list[str]:
+        """The runs of the peers' classes that have the same role."""
+        named = [PEERS[name] for name in self.case.peers]
+        runs = [Run(peer, model_class) for peer in named for model_class in peer.classes]
+        return [run.name for run in runs if run.role == self.role]
 
 
 SMALL = {
@@ -30,29 +103,58 @@ SMALL = {
     "intermediate_size": 37,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
     "max_position_embeddings": 512,
+    "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
-    "pad_token_id": 0,
 }
+GROUPED = SMALL | {"num_key_value_heads": 2, "head_dim": 8}
 # The inputs have 7 tokens: windows and chunks are smaller, so that they matter.
-TRINE = SMALL | {"sliding_window": 3, "attention_chunk_size": 4}
+TRINE = GROUPED | {"sliding_window": 3, "attention_chunk_size": 4}
 # grouped_mm takes widths that are multiples of 16 bytes.
 EXPERTS = {"mlp_layer_types": ["sparse"] * 2, "intermediate_size": 32, "moe_intermediate_size": 16, "num_experts": 4}
+PLAIN = {"norm_type": "layernorm", "gated_mlp": False, "hidden_act": "gelu", "mlp_bias": True}
+
+DECODER = (TrineModel, TrineForCausalLM)
+CLASSIFIERS = (TrineForSequenceClassification, TrineForTokenClassification, TrineForQuestionAnswering)
+ENCODER = (TrineModel, TrineForMaskedLM, TrineForPreTraining, *CLASSIFIERS, TrineForMultipleChoice)
+RECURRENT = (TrineRecurrentModel, TrineRecurrentForConditionalGeneration)
+SEQ2SEQ = (TrineSeq2SeqModel, TrineForConditionalGeneration, TrineSeq2SeqForSequenceClassification)
+
+LLAMA = (LlamaForSequenceClassification, LlamaForTokenClassification, LlamaForQuestionAnswering)
+MIXTRAL = (MixtralForSequenceClassification, MixtralForTokenClassification, MixtralForQuestionAnswering)
+T5_CLASSES = (T5Model, T5ForConditionalGeneration, T5ForSequenceClassification)
+BERT = (
+    *(BertModel, BertForMaskedLM, BertForPreTraining, BertForSequenceClassification),
+    *(BertForTokenClassification, BertForQuestionAnswering, BertForMultipleChoice),
+)
+T5 = {
+    **{"vocab_size": 99, "d_model": 32, "d_ff": 37, "d_kv": 8, "num_layers": 2, "num_heads": 4},
+    **{"relative_attention_num_buckets": 8, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0},
+}
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Case("Llama", "decoder", LlamaConfig, (LlamaModel, LlamaForCausalLM, *LLAMA), GROUPED, distributed=True),
+        Case(
+            "Mixtral",
+            "decoder",
+            MixtralConfig,
+            (MixtralModel, MixtralForCausalLM, *MIXTRAL),
+            GROUPED | {"intermediate_size": 32, "num_local_experts": 4},
+            distributed=True,
+        ),
+        Case("Bert", "encoder", BertConfig, BERT, SMALL | {"type_vocab_size": 2}),
+        Case(
+            "T5", "encoder-decoder", T5Config, (T5Model, T5ForConditionalGeneration, T5ForSequenceClassification), T5
+        ),
+    )
+}
 
 # Every attention kind, position, norm placement, feed-forward and router occurs at least once.
-DENSE_FIELDS = {
+DENSE_DECODERS = {
     "Full": {},
-    "Sliding": {
-        "attention_types": ["sliding"] * 2,
-        "position_type": "learned",
-        "norm_type": "layernorm",
-        "gated_mlp": False,
-        "hidden_act": "gelu",
-        "mlp_bias": True,
-    },
+    "Sliding": {**PLAIN, "attention_types": ["sliding"] * 2, "position_type": "learned"},
     "Chunked": {
         "attention_types": ["chunked"] * 2,
         "position_type": "sinusoidal",
@@ -75,7 +177,7 @@ DENSE_FIELDS = {
         "initializer": "kaiming",
     },
 }
-SPARSE_FIELDS = {
+SPARSE_DECODERS = {
     "SoftmaxExperts": {"num_experts_per_tok": 2, "router_z_loss_coef": 0.001},
     "SigmoidExperts": {
         "attention_types": ["sliding", "full"],
@@ -92,41 +194,94 @@ SPARSE_FIELDS = {
         "hidden_act": "gelu",
     },
 }
+DENSE_ENCODERS = {
+    "BertLike": {
+        **PLAIN,
+        "position_type": "learned",
+        "norm_position": "post",
+        "embedding_norm": True,
+        "add_pooling_layer": True,
+        "type_vocab_size": 2,
+        "attention_bias": True,
+        "num_key_value_heads": 4,
+    },
+    "ModernBertLike": {
+        "attention_types": ["full", "sliding"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        "norm_type": "layernorm",
+        "embedding_norm": True,
+        "hidden_act": "gelu",
+        "classifier_pooling": "mean",
+    },
+    "ChunkedEncoder": {
+        "attention_types": ["chunked"] * 2,
+        "position_type": "relative",
+        "relative_attention_num_buckets": 8,
+        "classifier_pooling": "last",
+        "tie_word_embeddings": False,
+    },
+}
+SPARSE_ENCODERS = {
+    "SparseEncoder": {"attention_types": ["sliding", "full"], "num_shared_experts": 1, "router_z_loss_coef": 0.001},
+}
+DENSE_SEQ2SEQ = {
+    "TransformerBase": (
+        {},
+        post := PLAIN
+        | {"position_type": "sinusoidal", "norm_position": "post", "hidden_act": "relu", "scale_embedding": True},
+        post,
+    ),
+    "T5Like": (
+        {"tie_word_embeddings": False},
+        relative := {"position_type": "relative", "relative_attention_num_buckets": 8, "hidden_act": "gelu_new"},
+        relative,
+    ),
+    "TwoSizes": (
+        {"share_embeddings": False},
+        {"attention_types": ["sliding", "full"], "hidden_size": 48, "head_dim": 12, "vocab_size": 83},
+        {"attention_types": ["sliding", "chunked"], "position_type": "learned", "intermediate_size": 24},
+    ),
+}
+SPARSE_SEQ2SEQ = {
+    "SparseStacks": ({}, EXPERTS, EXPERTS | {"attention_types": ["full", "sliding"], "router_type": "sigmoid"}),
+}
+# With the default's smaller embeddings, so narrow an LSTM learns nothing but frequencies for hundreds of steps.
+LSTM = {name: SMALL[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers")} | {
+    **{"initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+}
+RECURRENT_BASELINES = {
+    "LstmAttention": {"attention": "dot"},
+    "LstmVector": {"attention": "none", "bidirectional_encoder": False, "tie_word_embeddings": False},
+}
 
-PEERS = (
-    Case("Llama", (LlamaConfig, LlamaModel, LlamaForCausalLM), distributed=True, fields=SMALL),
-    Case(
-        "Mixtral",
-        (MixtralConfig, MixtralModel, MixtralForCausalLM),
-        distributed=True,
-        fields=SMALL | {"intermediate_size": 32, "num_local_experts": 4},
+
+def decoder(name: str, fields: dict[str, Any], peer: str) -> Case:
+    """A decoder. One dense and one sparse case are spread over processes and have the heads of classifiers, too."""
+    everywhere = name in ("Full", "SoftmaxExperts")
+    classes = (*DECODER, *CLASSIFIERS) if everywhere else DECODER
+    return Case(name, "decoder", TrineConfig, classes, fields, (peer,), distributed=everywhere)
+
+
+def encoder(name: str, fields: dict[str, Any], peers: tuple[str, ...]) -> Case:
+    fields = fields | {"is_causal": False}
+    return Case(name, "encoder", TrineConfig, ENCODER, fields, peers, distributed=name == "BertLike")
+
+
+def seq2seq(name: str, shared: dict, encoder: dict, decoder: dict, peers: tuple[str, ...]) -> Case:
+    fields = shared | {"encoder": TRINE | encoder, "decoder": TRINE | decoder}
+    return Case(name, "encoder-decoder", TrineSeq2SeqConfig, SEQ2SEQ, fields, peers)
+
+
+OURS = (
+    *(decoder(name, TRINE | fields, "Llama") for name, fields in DENSE_DECODERS.items()),
+    *(decoder(name, TRINE | EXPERTS | fields, "Mixtral") for name, fields in SPARSE_DECODERS.items()),
+    *(encoder(name, TRINE | fields, ("Bert",)) for name, fields in DENSE_ENCODERS.items()),
+    *(encoder(name, TRINE | EXPERTS | fields, ("Bert", "Mixtral")) for name, fields in SPARSE_ENCODERS.items()),
+    *(seq2seq(name, *fields, ("T5",)) for name, fields in DENSE_SEQ2SEQ.items()),
+    *(seq2seq(name, *fields, ("T5", "Mixtral")) for name, fields in SPARSE_SEQ2SEQ.items()),
+    *(
+        Case(name, "recurrent", TrineRecurrentConfig, RECURRENT, LSTM | fields, ("T5",))
+        for name, fields in RECURRENT_BASELINES.items()
     ),
 )
-DENSE = tuple(Case(n, peer="Llama", distributed=n == "Full", fields=TRINE | f) for n, f in DENSE_FIELDS.items())
-SPARSE = tuple(
-    Case(n, peer="Mixtral", distributed=n == "SoftmaxExperts", fields=TRINE | EXPERTS | f)
-    for n, f in SPARSE_FIELDS.items()
-)
-CASES = {case.name: case for case in (*PEERS, *DENSE, *SPARSE)}
-
-
-class DecoderTester:
-    """Makes the configuration and the inputs of one case, under the names that the common tests look for."""
-
-    is_training = True
-    batch_size = 13
-    seq_length = 7
-
-    def __init__(self, case: Case):
-        self.fields = dict(case.fields)
-        self.config_class, self.base_model_class, self.causal_lm_class = case.classes
-        for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"):
-            setattr(self, name, self.fields[name])
-
-    def get_config(self):
-        return self.config_class(**self.fields)
-
-    def prepare_config_and_inputs_for_common(self):
-        input_ids = torch.randint(3, self.vocab_size, (self.batch_size, self.seq_length))
-        attention_mask = torch.ones(self.batch_size, self.seq_length, dtype=torch.long).tril()
-        return self.get_config(), {"input_ids": input_ids, "attention_mask": attention_mask}
+RUNS = {run.name: run for case in (*PEERS.values(), *OURS) for run in (Run(case, cls) for cls in case.classes)}

@@ -1,9 +1,9 @@
-"""Counts what the common tests did for each case, and fails the run on a skip that the peer does not have."""
+"""Counts what the common tests did for each class, and fails the run on a skip that no peer has."""
 
 from collections import Counter
 
 import pytest
-from conformance.cases import CASES, Case
+from conformance.cases import PEERS, RUNS, Run
 from conformance.known import reason_for
 from conformance.upstream import VERSION
 
@@ -21,17 +21,20 @@ MARKERS = (
     "is_fsdp_test",
 )
 COLUMNS = ("passed", "failed", "skipped", "known")
+TITLES = ("class", "shape", "configurations", "passed", "failed", "skipped", "known exceptions")
 
 
 def pytest_configure(config):
     for marker in MARKERS:
         config.addinivalue_line("markers", f"{marker}: set by the common tests of transformers")
+    if config.option.tbstyle == "auto":
+        config.option.tbstyle = "native"  # the other styles parse the library's long test files for every exception
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Summary(), "conformance-summary")
 
 
 class Summary:
-    """What each case did: `outcomes` and `reasons` go from case to test to outcome, or to the reasons of its skips."""
+    """What each run did: `outcomes` and `reasons` go from run to test to outcome, or to the reasons of its skips."""
 
     def __init__(self):
         self.outcomes = {}
@@ -39,34 +42,49 @@ class Summary:
 
     def pytest_runtest_logreport(self, report):
         name, _, test = report.nodeid.partition("::")[2].partition("::")
-        if name not in CASES or (report.when != "call" and report.passed):
+        if name not in RUNS or (report.when != "call" and report.passed):
             return
         known = hasattr(report, "wasxfail")
         if report.skipped and not known:
-            self.reasons.setdefault(name, {}).setdefault(test, set()).add(anonymous(CASES[name], report.longrepr[2]))
-        is_whole_test = not hasattr(report, "context")  # and not one of its subtests
-        if is_whole_test:
-            self.outcomes.setdefault(name, {})[test] = "known" if known else report.outcome
+            self.reasons.setdefault(name, {}).setdefault(test, set()).add(anonymous(RUNS[name], report.longrepr[2]))
+        self.outcomes.setdefault(name, {})[test] = "known" if known else report.outcome
 
     def unexplained(self):
-        """List the skips of ours that neither the peer nor the table of known exceptions has."""
+        """List the skips of ours that neither the peers nor the table of known exceptions have."""
         for name, tests in self.reasons.items():
-            case = CASES[name]
-            for test, reasons in sorted(tests.items()):
-                peer_ran = test in self.outcomes.get(case.peer, {})
-                if peer_ran and reason_for(case, test) is None:
-                    for reason in sorted(reasons - self.reasons.get(case.peer, {}).get(test, set())):
-                        yield f"{name}::{test}: {reason}"
+            for peer in RUNS[name].peers:
+                for test, reasons in sorted(tests.items()):
+                    peer_ran = test in self.outcomes.get(peer, {})
+                    if peer_ran and reason_for(RUNS[name], test) is None:
+                        for reason in sorted(reasons - self.reasons.get(peer, {}).get(test, set())):
+                            yield f"{name}::{test}: {reason} (unlike {peer})"
 
     def known_reasons(self):
-        """Map each reason in the table of known exceptions to the tests that it explains."""
+        """Map each reason in the table of known exceptions to the tests and cases that it explains."""
         explained = {}
         for name, tests in self.outcomes.items():
             for test, outcome in tests.items():
-                reason = reason_for(CASES[name], test)
+                reason = reason_for(RUNS[name], test)
                 if outcome in ("known", "skipped") and reason is not None:
-                    explained.setdefault(reason, set()).add(test)
+                    names, cases = explained.setdefault(reason, (set(), set()))
+                    names.add(test)
+                    cases.add(RUNS[name].case.name)
         return explained
+
+    def table(self):
+        """Lines of a Markdown table, one row a class."""
+        rows = {}
+        for name, tests in self.outcomes.items():
+            run = RUNS[name]
+            key = (run.case.name in PEERS, run.case.shape, run.model_class.__name__)
+            counts, cases = rows.setdefault(key, (Counter(), []))
+            counts.update(tests.values())
+            cases.append(run.case.name)
+        yield "| " + " | ".join(TITLES) + " |"
+        yield "|---" * len(TITLES) + "|"
+        for (is_peer, shape, model_class), (counts, cases) in sorted(rows.items(), key=lambda row: row[0][:2]):
+            label = f"*transformers' {model_class}*" if is_peer else f"`{model_class}`"
+            yield "| " + " | ".join([label, shape, str(len(cases)), *(str(counts[c]) for c in COLUMNS)]) + " |"
 
     def pytest_sessionfinish(self, session):
         if session.exitstatus == pytest.ExitCode.OK and any(self.unexplained()):
@@ -75,19 +93,16 @@ class Summary:
     def pytest_terminal_summary(self, terminalreporter):
         write = terminalreporter.write_line
         terminalreporter.section(f"common tests of transformers {VERSION}")
-        write("".join(f"{title:>17}" for title in ("case", *COLUMNS)))
-        for name in CASES:
-            if name in self.outcomes:
-                counts = Counter(self.outcomes[name].values())
-                write(f"{name:>17}" + "".join(f"{counts[column]:>17}" for column in COLUMNS))
-        for reason, tests in self.known_reasons().items():
-            write(f"known: {', '.join(sorted(tests))}: {reason}")
+        for line in self.table():
+            write(line)
+        for reason, (tests, cases) in self.known_reasons().items():
+            write(f"known: {', '.join(sorted(tests))} ({', '.join(sorted(cases))}): {reason}")
         for line in self.unexplained():
             write(f"SKIPPED, BUT NOT BY THE PEER: {line}", red=True)
 
 
-def anonymous(case: Case, reason: str) -> str:
-    """Replace the names of the case's classes, so that reasons of different models compare."""
-    for place, cls in zip(("Config", "Model", "Head"), case.classes, strict=True):
+def anonymous(run: Run, reason: str) -> str:
+    """Replace the names of the run's classes, so that reasons of different models compare."""
+    for place, cls in (("Config", run.case.config_class), ("Model", run.model_class)):
         reason = reason.replace(repr(cls), place).replace(cls.__name__, place)
     return reason

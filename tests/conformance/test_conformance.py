@@ -1,131 +1,120 @@
-"""Runs the library's common model tests on every case of the table in cases.py."""
+"""Runs the library's common model tests on every class of every case in the table of cases.py."""
 
 import unittest
-from collections.abc import Callable
 from contextlib import nullcontext
-from unittest.mock import patch
 
 import pytest
-from conformance.cases import CASES, Case, DecoderTester
+import torch
+import transformers
+from conformance.adapted import ADAPTED, DISTRIBUTED, common, configuration, tensor_parallel, training
+from conformance.cases import OURS, PEERS, RUNS, Run
 from conformance.known import reason_for
-from conformance.upstream import load
-from transformers.models.auto import modeling_auto
+from conformance.testers import SIZES, TESTERS
 
-from trine import TrineConfig, TrineForCausalLM, TrineModel
+from trine import FAMILIES
+from trine.configuration.configuration_trine_recurrent import RECURRENT_ATTENTIONS
 from trine.configuration.kinds import (
     ATTENTION_KINDS,
     FEED_FORWARD_KINDS,
     INITIALIZERS,
     NORM_POSITIONS,
     NORM_TYPES,
+    POOLINGS,
     POSITION_KINDS,
     ROUTER_KINDS,
 )
 
 
-common = load("test_modeling_common")
-configuration = load("test_configuration_common")
-training = load("test_training_mixin")
-tensor_parallel = load("test_tensor_parallel_mixin")
-expert_parallel = load("test_expert_parallel_mixin")
-fsdp = load("test_fsdp_mixin")
-
-# The library runs these tests on a sample of its own models only, and wants one core for each process.
-tensor_parallel.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
-expert_parallel.EP_DISTRIBUTED_TEST_MODEL_TYPES = None
-fsdp.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
-fsdp._get_available_fsdp_workers = lambda: 8
+LANGUAGE_MODELS = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
 
 
-def set_epsilons(config) -> None:
-    """Set the epsilons of a config to 1. The library's own helper adds the names that any other model has for them.
+class Tests(common.ModelTesterMixin):
+    """What every class is tested with: the common tests, those of its configuration, and those of its plans."""
 
-    A TrineConfig with unknown fields cannot be loaded again.
-    """
-    for name in vars(config):
-        if name.endswith("_eps"):
-            setattr(config, name, 1.0)
+    test_tp_plan_shards_input_embeddings = (
+        tensor_parallel.TensorParallelTesterMixin.test_tp_plan_shards_input_embeddings
+    )
+    test_moe_parallel_plans_shard_experts = (
+        tensor_parallel.TensorParallelTesterMixin.test_moe_parallel_plans_shard_experts
+    )
+    # Otherwise skipped, unless the configuration's file has a copyright line of 2023 or later.
+    test_can_init_all_missing_weights_before_2023 = True
 
+    def subTest(self, *args, **kwargs):
+        """Runs subtests as parts of their test, so that a skip or an expected failure in one is the test's."""
+        return nullcontext()
 
-common.set_config_for_less_flaky_test = set_epsilons
-
-SINGLE = (common.ModelTesterMixin, common.GenerationTesterMixin, training.TrainingTesterMixin)
-DISTRIBUTED = (
-    tensor_parallel.TensorParallelTesterMixin,
-    expert_parallel.ExpertParallelTesterMixin,
-    fsdp.FSDPTesterMixin,
-)
-
-
-class ConfigurationTests:
-    """The library's tests of a configuration class, which are one test of each of its models."""
-
-    case: Case
-    model_tester: DecoderTester
+    def config_tester(self) -> configuration.ConfigTester:
+        config_class = self.run_of.case.config_class
+        sizes = [name for name in SIZES if hasattr(config_class(), name)]
+        fields = self.model_tester.config_fields()
+        return configuration.ConfigTester(self, config_class=config_class, common_properties=sizes, **fields)
 
     def test_config(self):
-        config_class = self.case.classes[0]
-        configuration.ConfigTester(self, config_class=config_class, **self.model_tester.fields).run_common_tests()
+        tester = self.config_tester()
+        tester.create_and_test_config_from_and_save_pretrained_composite = lambda: None
+        tester.run_common_tests()
+
+    def test_config_composite(self):
+        self.config_tester().create_and_test_config_from_and_save_pretrained_composite()
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """Adds the labels of pretraining, as BERT's own tests do."""
+        inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)
+        if return_labels and self.run_of.role == "ForPreTraining":
+            inputs["labels"] = torch.zeros_like(inputs["input_ids"])
+            inputs["next_sentence_label"] = torch.zeros(self.model_tester.batch_size, dtype=torch.long)
+        return inputs
 
 
-class Adapted:
-    """Tests that find their subject by a name or a text, and would be skipped; and what they take from the config."""
-
-    def _get_tiny_config(self):
-        # The load-balancing loss of a batch is not the mean of the losses of its parts, on which each process works.
-        config_class, fields = super()._get_tiny_config()
-        return config_class, fields | {"router_aux_loss_coef": 0.0}
-
-    def test_moe_models_record_router_logits(self):
-        with patch.object(common.inspect, "getsource", return_value="@use_experts_implementation"):
-            super().test_moe_models_record_router_logits()
-
-    def test_model_rope_scaling_frequencies(self):
-        modules = TrineModel.named_modules
-        renamed = lambda model: ((name.replace("positions", "rotary_emb"), module) for name, module in modules(model))  # noqa: E731
-        with patch.object(TrineModel, "named_modules", renamed):
-            super().test_model_rope_scaling_frequencies()
-
-
-def conformance_class(case: Case) -> type[unittest.TestCase]:
-    """Return the test class of one case."""
-    ours = (Adapted,) if case.peer else ()
-    distributed = DISTRIBUTED if case.distributed else ()
+def conformance_class(run: Run) -> type[unittest.TestCase]:
+    """Return the test class of one model class in one case."""
+    case, is_language_model = run.case, run.role in LANGUAGE_MODELS
+    bases = [
+        *((ADAPTED[case.shape],) if case in OURS else ()),
+        Tests,
+        *((common.GenerationTesterMixin,) if run.model_class.can_generate() else ()),
+        *((training.TrainingTesterMixin,) if is_language_model and case in OURS else ()),
+        *(DISTRIBUTED[case.shape] if is_language_model and case.distributed else ()),
+        unittest.TestCase,
+    ]
     attributes = {
         "__module__": __name__,
-        "case": case,
-        "model_tester": DecoderTester(case),
-        "all_model_classes": case.classes[1:],
-        # Otherwise skipped, unless the configuration's file has a copyright line of 2023 or later.
-        "test_can_init_all_missing_weights_before_2023": True,
-        # Models without rotary positions start with smaller gradients, which take longer to fall by nine tenths.
-        "training_overfit_steps": 400,
+        "run_of": run,
+        "model_tester": TESTERS[case.shape](run),
+        "all_model_classes": (run.model_class,),
+        "is_encoder_decoder": case.shape in ("encoder-decoder", "recurrent"),
+        "_is_composite": len(case.stacks()) > 1,
     }
-    cls = type(case.name, (*ours, ConfigurationTests, *SINGLE, *distributed, unittest.TestCase), attributes)
+    cls = type(run.name, tuple(bases), attributes)
     for name in dir(cls):
-        reason = reason_for(case, name) if name.startswith("test_") else None
+        reason = reason_for(run, name) if name.startswith("test_") else None
         if reason and callable(getattr(cls, name)):
-            setattr(cls, name, pytest.mark.xfail(reason=reason, strict=True)(in_one_piece(getattr(cls, name))))
+            setattr(cls, name, pytest.mark.xfail(reason=reason, strict=True)(getattr(cls, name)))
     return cls
 
 
-def in_one_piece(test: Callable) -> Callable:
-    """Return the test without its division into subtests, whose failures do not count for an expected failure."""
-
-    def run(self):
-        with patch.object(self, "subTest", lambda *args, **kwargs: nullcontext()):
-            test(self)
-
-    return run
+@pytest.mark.parametrize("config_class, base_model, heads", FAMILIES)
+def test_every_registered_class_is_tested(config_class, base_model, heads):
+    tested = {run.model_class for run in RUNS.values() if run.case.config_class is config_class}
+    assert tested == {base_model, *heads.values()}
 
 
-def test_the_library_lists_the_classes_by_name():
+@pytest.mark.parametrize("config_class, base_model, heads", FAMILIES)
+def test_the_library_lists_the_classes_by_name(config_class, base_model, heads):
     """Without these entries the common tests make no labels and leave classes out, silently."""
-    assert modeling_auto.MODEL_MAPPING_NAMES[TrineConfig.model_type] == TrineModel.__name__
-    assert modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[TrineConfig.model_type] == TrineForCausalLM.__name__
+    for auto_class, model_class in {"AutoModel": base_model, **heads}.items():
+        names = getattr(transformers, auto_class)._model_mapping._model_mapping
+        assert names[config_class.model_type] == model_class.__name__
+
+
+def test_every_class_of_a_peer_has_a_counterpart():
+    roles = {(peer, run.role) for run in RUNS.values() for peer in run.case.peers}
+    assert {(name, Run(peer, cls).role) for name, peer in PEERS.items() for cls in peer.classes} <= roles
 
 
 KINDS = {
+    "attention": RECURRENT_ATTENTIONS,
     "attention_types": ATTENTION_KINDS,
     "mlp_layer_types": FEED_FORWARD_KINDS,
     "position_type": POSITION_KINDS,
@@ -133,13 +122,16 @@ KINDS = {
     "norm_type": NORM_TYPES,
     "norm_position": NORM_POSITIONS,
     "initializer": INITIALIZERS,
+    "classifier_pooling": POOLINGS,
 }
 
 
 @pytest.mark.parametrize("field", KINDS)
 def test_every_kind_occurs_in_a_case(field):
-    values = [getattr(TrineConfig(**case.fields), field) for case in CASES.values() if case.peer]
+    configs = [Run(case, case.classes[0]) for case in OURS]
+    stacks = [stack for run in configs for stack in TESTERS[run.case.shape](run).stacks()]
+    values = [getattr(stack, field) for stack in stacks if hasattr(stack, field)]
     assert set(KINDS[field]) == {kind for value in values for kind in (value if isinstance(value, list) else [value])}
 
 
-globals().update({name: conformance_class(case) for name, case in CASES.items()})
+globals().update({name: conformance_class(run) for name, run in RUNS.items()})

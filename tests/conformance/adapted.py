@@ -1,0 +1,141 @@
+"""The library's test mixins, and what ours need before they can run them."""
+
+from functools import cache
+from unittest.mock import patch
+
+import torch
+from conformance.upstream import load
+
+from trine import TrineSeq2SeqConfig
+from trine.configuration import hub_export
+
+
+common = load("test_modeling_common")
+configuration = load("test_configuration_common")
+training = load("test_training_mixin")
+tensor_parallel = load("test_tensor_parallel_mixin")
+expert_parallel = load("test_expert_parallel_mixin")
+fsdp = load("test_fsdp_mixin")
+
+# The library runs these tests on a sample of its own models only, and wants one core for each process.
+tensor_parallel.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
+expert_parallel.EP_DISTRIBUTED_TEST_MODEL_TYPES = None
+fsdp.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
+fsdp._get_available_fsdp_workers = lambda: 8
+# Every saving reads the same code again, which would take half of the time.
+hub_export.flatten = cache(hub_export.flatten)
+# One test formats every weight fourteen times, for messages that are not shown.
+torch.set_printoptions(threshold=0, edgeitems=1)
+
+
+def set_epsilons(config) -> None:
+    """Set the epsilons of a config to 1. The library's own helper adds the names that any other model has for them.
+
+    A TrineConfig with unknown fields cannot be loaded again.
+    """
+    for nested in common._get_nested_configs(config):
+        for name in vars(nested):
+            if name.endswith(("_eps", "_epsilon")):
+                setattr(nested, name, 1.0)
+
+
+def output_tensors(outputs) -> list[torch.Tensor]:
+    """Return what a head computes. The library's own function does not know the names of BERT's pretraining."""
+    named = {name: value for name, value in outputs.items() if name.endswith(("logits", "last_hidden_state"))}
+    return [value for value in named.values() if isinstance(value, torch.Tensor)]
+
+
+common.set_config_for_less_flaky_test = set_epsilons
+common._get_output_tensors = output_tensors
+
+
+class Adapted:
+    """What any model of ours needs: a shorter training, and one that suits an encoder-decoder."""
+
+    # Half of the steps that the library takes, each three times as long.
+    training_overfit_steps, training_overfit_learning_rate = 150, 3e-3
+
+    def _create_text_training_batch(self, batch_size, seq_length, vocab_size):
+        """Lets an encoder-decoder read the first token, as in the generation that follows, and predict the others."""
+        batch = super()._create_text_training_batch(batch_size, seq_length + 1, vocab_size)
+        tokens = batch["input_ids"]
+        if not self.is_encoder_decoder:
+            return {"input_ids": tokens[:, :-1], "labels": tokens[:, :-1]}
+        source_mask = torch.zeros_like(tokens[:, 1:])
+        source_mask[:, 0] = 1
+        return {"input_ids": tokens[:, :-1], "attention_mask": source_mask, "labels": tokens[:, 1:]}
+
+
+class AdaptedStack(Adapted):
+    """Tests that find their subject by a name or a text, and would be skipped; and what they take from the config."""
+
+    def _get_tiny_config(self):
+        # The load-balancing loss of a batch is not the mean of the losses of its parts, on which each process works.
+        config_class, fields = super()._get_tiny_config()
+        return config_class, fields | {"router_aux_loss_coef": 0.0}
+
+    def test_moe_models_record_router_logits(self):
+        with patch.object(common.inspect, "getsource", return_value="@use_experts_implementation"):
+            super().test_moe_models_record_router_logits()
+
+    def test_sdpa_can_dispatch_non_composite_models(self):
+        with patch.object(type(self), "_is_composite", False):
+            super().test_sdpa_can_dispatch_non_composite_models()
+
+    def test_model_rope_scaling_frequencies(self):
+        model_class = self.run_of.model_class
+        modules = model_class.named_modules
+        renamed = lambda model: ((name.replace("positions", "rotary_emb"), module) for name, module in modules(model))  # noqa: E731
+        with patch.object(model_class, "named_modules", renamed):
+            super().test_model_rope_scaling_frequencies()
+
+
+class AdaptedSeq2Seq(AdaptedStack):
+    """Tests that change the size of one vocabulary out of two that must agree, which is an error here."""
+
+    def test_resize_tokens_embeddings(self):
+        with patch.object(TrineSeq2SeqConfig, "check", settle_vocabulary):
+            super().test_resize_tokens_embeddings()
+
+    def test_load_with_mismatched_shapes(self):
+        with patch.object(TrineSeq2SeqConfig, "check", settle_vocabulary):
+            super().test_load_with_mismatched_shapes()
+
+
+def settle_vocabulary(config: TrineSeq2SeqConfig) -> None:
+    """Give a config of which a test made one vocabulary smaller that size everywhere."""
+    if config.vocab_size != config.decoder.vocab_size:
+        size = min(config.vocab_size, config.decoder.vocab_size)
+        for changed in (config, config.encoder, config.decoder):
+            changed.vocab_size = size
+
+
+class AdaptedRecurrent(Adapted):
+    """An LSTM has no attention kernels to choose, and learns with larger steps."""
+
+    has_attentions = False
+    training_overfit_learning_rate = 1e-2
+
+
+ADAPTED = {
+    "decoder": AdaptedStack,
+    "encoder": AdaptedStack,
+    "encoder-decoder": AdaptedSeq2Seq,
+    "recurrent": AdaptedRecurrent,
+}
+
+
+class EncoderTensorParallel(tensor_parallel.TensorParallelTesterMixin):
+    """The tests of tensor parallelism without those that generate."""
+
+    test_tp_generation = test_tp_generation_quantized = None
+
+
+DISTRIBUTED = {
+    "decoder": (
+        tensor_parallel.TensorParallelTesterMixin,
+        expert_parallel.ExpertParallelTesterMixin,
+        fsdp.FSDPTesterMixin,
+    ),
+    "encoder": (EncoderTensorParallel,),
+}
