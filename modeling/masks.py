@@ -134,8 +134,9 @@ def packed_lengths(
         past_key_values: The cache, which must be empty.
         position_ids: (B or 1, Q).
     """
-    is_first = past_key_values is None or (not past_key_values.is_compileable and not past_key_values.get_seq_length())
-    if attention_mask is not None or not is_first or position_ids.shape[0] != 1 or is_tracing(position_ids):
+    if attention_mask is not None or position_ids.shape[0] != 1 or is_tracing(position_ids):
+        return None
+    if past_key_values is not None and (past_key_values.is_compileable or past_key_values.get_seq_length()):
         return None
     starts = (position_ids[0] == 0).nonzero()[:, 0].tolist()
     if len(starts) < 2 or starts[0] != 0:

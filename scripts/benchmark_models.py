@@ -127,29 +127,35 @@ def ragged_steps(model: PreTrainedModel, quick: bool) -> tuple[Callable[[], int]
     return tuple(optimizer_step(model, inputs, sum(lengths)) for inputs in (packed, features))  # pyright: ignore[reportReturnType]
 
 
-# Name of a task to its description and what makes a step of it.
-TASKS: dict[str, tuple[str, Callable]] = {
+# Name of a task to its description, what makes a step of it, and how many times as many rounds it gets: short steps
+# vary more.
+TASKS: dict[str, tuple[str, Callable, int]] = {
     "training": (
         "training, {train_batch} x {length} tokens",
         lambda model, peer, arguments: train_step(model, peer, arguments.train_batch, arguments.length),
+        1,
     ),
-    "prefill": ("prefill, {length} tokens", lambda model, peer, arguments: prefill(model, arguments.length)),
-    "decoding": ("decoding, {new_tokens} tokens", lambda model, peer, arguments: decode(model, arguments.new_tokens)),
+    "prefill": ("prefill, {length} tokens", lambda model, peer, arguments: prefill(model, arguments.length), 3),
+    "decoding": (
+        "decoding, {new_tokens} tokens",
+        lambda model, peer, arguments: decode(model, arguments.new_tokens),
+        4,
+    ),
 }
 
 
-def time_pair(ours: Callable[[], int], theirs: Callable[[], int], arguments: BenchmarkArguments) -> list[tuple]:
+def time_pair(ours: Callable[[], int], theirs: Callable[[], int], rounds: int, device: str) -> list[tuple]:
     """Tokens per second of both, round by round; which of the two goes first alternates."""
     results = []
     for run in (ours, theirs):
         run()
-    for number in range(arguments.rounds):
+    for number in range(rounds):
         speeds = {}
         for run in (ours, theirs) if number % 2 else (theirs, ours):
-            synchronize(arguments.device)
+            synchronize(device)
             start = time.perf_counter()
             tokens = run()
-            synchronize(arguments.device)
+            synchronize(device)
             speeds[run] = tokens / (time.perf_counter() - start)
         results.append((speeds[ours], speeds[theirs]))
     return results
@@ -211,14 +217,20 @@ def benchmark_peer(peer: str, arguments: BenchmarkArguments, progress: tqdm) -> 
     numbers = {**vars(arguments), "length": min(arguments.length, PEERS[peer].longest)}
     rows = []
     for name in PEERS[peer].tasks:
-        description, make = TASKS[name]
+        description, make, factor = TASKS[name]
         progress.set_description(f"{peer}: {name}")
         ours, theirs = (make(model, peer, arguments) for model in models)
-        rows.append(speed_row(peer, description.format(**numbers), time_pair(ours, theirs, arguments)))
+        rows.append(
+            speed_row(
+                peer,
+                description.format(**numbers),
+                time_pair(ours, theirs, factor * arguments.rounds, arguments.device),
+            )
+        )
         progress.update()
     if peer == "BERT":
         progress.set_description("padding-free")
-        speeds = time_pair(*ragged_steps(models[0], arguments.quick), arguments)
+        speeds = time_pair(*ragged_steps(models[0], arguments.quick), arguments.rounds, arguments.device)
         rows.append(speed_row("Trine with padding", "training on ragged texts, padding-free", speeds))
     del models
     for batch in arguments.memory_batches:
@@ -247,8 +259,8 @@ Made on {date.today()} by `{command}`: {hardware}, {arguments.threads} thread(s)
 {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}.
 
 Both models of a row have the same shape and number of parameters, and run in turn in one process. Speeds are medians
-of {arguments.rounds} rounds; the ratio is the median of the rounds' ratios, with the smallest and the largest.
-Training is forward, backward and AdamW, without dropout. Peak memory is that of three training steps in a process of
+of {arguments.rounds} rounds (prefill 3, decoding 4 times as many); the ratio is the median of the rounds' ratios, with
+the smallest and the largest. Training is forward, backward and AdamW, without dropout. Peak memory is that of three training steps in a process of
 their own, beyond what the process held before the model was made. Speeds above 1.00 are faster, memory below 1.00 is
 less than the peer's.
 
