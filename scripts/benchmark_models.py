@@ -260,9 +260,9 @@ Made on {date.today()} by `{command}`: {hardware}, {arguments.threads} thread(s)
 
 Both models of a row have the same shape and number of parameters, and run in turn in one process. Speeds are medians
 of {arguments.rounds} rounds (prefill 3, decoding 4 times as many); the ratio is the median of the rounds' ratios, with
-the smallest and the largest. Training is forward, backward and AdamW, without dropout. Peak memory is that of three training steps in a process of
-their own, beyond what the process held before the model was made. Speeds above 1.00 are faster, memory below 1.00 is
-less than the peer's.
+the smallest and the largest. Training is forward, backward and AdamW, without dropout. Peak memory is that of three
+training steps in a process of their own, beyond what the process held before the model was made. Speeds above 1.00 are
+faster, memory below 1.00 is less than the peer's.
 
 | beside | what | Trine | peer | ratio |
 |---|---|---|---|---|
