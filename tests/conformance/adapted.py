@@ -24,6 +24,9 @@ fsdp.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
 fsdp._get_available_fsdp_workers = lambda: 8
 # Every saving reads the same code again, which would take half of the time.
 hub_export.flatten = cache(hub_export.flatten)
+# Without a GPU every seed for it is kept with a stack trace, which takes a tenth of the time.
+if not torch.cuda.is_available():
+    torch.cuda.manual_seed_all = lambda seed: None
 # One test formats every weight fourteen times, for messages that are not shown.
 torch.set_printoptions(threshold=0, edgeitems=1)
 

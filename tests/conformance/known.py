@@ -41,6 +41,11 @@ def is_not_rotary(run: Run) -> bool:
     return has_layers(run) and run.case.stacks()[-1].get("position_type", "rope") != "rope"
 
 
+def rotates_whole_heads(run: Run) -> bool:
+    rope_parameters = run.case.stacks()[-1].get("rope_parameters", {})
+    return has_layers(run) and not is_not_rotary(run) and "partial_rotary_factor" not in rope_parameters
+
+
 def is_relative(run: Run) -> bool:
     return all(stack.get("position_type") == "relative" for stack in run.case.stacks())
 
@@ -70,6 +75,21 @@ KNOWN = (
         "the test asks the class, and one class serves models with and without experts",
     ),
     Known("test_model_rope_*", is_not_rotary, "the case has no rotary positions, although the config has the field"),
+    Known(
+        "test_model_rope_with_partial_rotation",
+        rotates_whole_heads,
+        "the case rotates whole heads; another one rotates half of each",
+    ),
+    *several(
+        (
+            "test_ep_*",
+            "test_fsdp2_expert_parallel_*",
+            "test_hsdp_grad_accumulation_vs_single_device_2_expert_parallel",
+        ),
+        is_dense,
+        "a model without experts has no experts to spread",
+    ),
+    Known("test_tp_generation_quantized", has_layers, "torchao, which quantises, is not installed"),
     *several(
         ("test_tp_plan_matches_params", "test_tied_head_has_a_tp_plan_entry"),
         is_relative,
@@ -84,6 +104,11 @@ KNOWN = (
         "test_config_composite",
         is_two_stacks,
         "both stacks have one class of configuration, and the test loads that class from the checkpoint of the whole",
+    ),
+    Known(
+        "test_can_capture_specific_layers_hidden_states",
+        is_two_stacks,
+        "the test knows hidden states of one stack only",
     ),
     Known(
         "test_sdpa_can_dispatch_composite_models",

@@ -28,7 +28,7 @@ from trine.configuration.kinds import (
 LANGUAGE_MODELS = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
 
 
-class Tests(common.ModelTesterMixin):
+class Common(common.ModelTesterMixin):
     """What every class is tested with: the common tests, those of its configuration, and those of its plans."""
 
     test_tp_plan_shards_input_embeddings = (
@@ -72,7 +72,7 @@ def conformance_class(run: Run) -> type[unittest.TestCase]:
     case, is_language_model = run.case, run.role in LANGUAGE_MODELS
     bases = [
         *((ADAPTED[case.shape],) if case in OURS else ()),
-        Tests,
+        Common,
         *((common.GenerationTesterMixin,) if run.model_class.can_generate() else ()),
         *((training.TrainingTesterMixin,) if is_language_model and case in OURS else ()),
         *(DISTRIBUTED[case.shape] if is_language_model and case.distributed else ()),

@@ -30,9 +30,10 @@ class StackTester:
 
     def __init__(self, run: Run):
         self.run = run
-        self.vocab_size = self.stacks()[-1].vocab_size
+        stacks = self.stacks()
+        self.source_vocab_size, self.vocab_size = stacks[0].vocab_size, stacks[-1].vocab_size
         for name in SIZES:
-            setattr(self, name, getattr(self.stacks()[-1], name, None))
+            setattr(self, name, getattr(stacks[-1], name, None))
         # The tests of training and distribution look for the model under this name.
         self.causal_lm_class = run.model_class
 
@@ -70,7 +71,7 @@ class Seq2SeqTester(StackTester):
 
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()
-        source = tokens(self.stacks()[0].vocab_size)
+        source = tokens(self.source_vocab_size)
         source[:, -1] = config.eos_token_id  # T5's classifier looks for it
         return config, {
             "input_ids": source,
