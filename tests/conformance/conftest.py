@@ -73,15 +73,14 @@ class Summary:
     def table(self):
         """Lines of a Markdown table, one row a class."""
         rows = {}
-        for name, tests in self.outcomes.items():
-            run = RUNS[name]
+        for run in (run for run in RUNS.values() if run.name in self.outcomes):
             key = (run.case.name in PEERS, run.case.shape, run.model_class.__name__)
             counts, cases = rows.setdefault(key, (Counter(), []))
-            counts.update(tests.values())
+            counts.update(self.outcomes[run.name].values())
             cases.append(run.case.name)
         yield "| " + " | ".join(TITLES) + " |"
         yield "|---" * len(TITLES) + "|"
-        for (is_peer, shape, model_class), (counts, cases) in sorted(rows.items(), key=lambda row: row[0][:2]):
+        for (is_peer, shape, model_class), (counts, cases) in sorted(rows.items(), key=lambda row: row[0][0]):
             label = f"*transformers' {model_class}*" if is_peer else f"`{model_class}`"
             yield "| " + " | ".join([label, shape, str(len(cases)), *(str(counts[c]) for c in COLUMNS)]) + " |"
 
