@@ -103,7 +103,7 @@ KNOWN = (
     Known(
         "test_config_composite",
         is_two_stacks,
-        "both stacks have one class of configuration: the test, which loads it from the whole, finds the encoder's twice",
+        "both stacks have one class, and the test, which loads it from the whole, finds the encoder's twice",
     ),
     Known(
         "test_can_capture_specific_layers_hidden_states",
