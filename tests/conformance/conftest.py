@@ -30,13 +30,17 @@ def pytest_configure(config):
     if config.option.tbstyle == "auto":
         config.option.tbstyle = "native"  # the other styles parse the library's long test files for every exception
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Summary(), "conformance-summary")
+        config.pluginmanager.register(Summary(is_whole=not config.option.keyword), "conformance-summary")
 
 
 class Summary:
-    """What each run did: `outcomes` and `reasons` go from run to test to outcome, or to the reasons of its skips."""
+    """What each run did: `outcomes` and `reasons` go from run to test to outcome, or to the reasons of its skips.
 
-    def __init__(self):
+    `is_whole` says that no test was deselected by name, so that one that a peer did not run is one that it lacks.
+    """
+
+    def __init__(self, is_whole: bool):
+        self.is_whole = is_whole
         self.outcomes = {}
         self.reasons = {}
 
@@ -50,11 +54,12 @@ class Summary:
         self.outcomes.setdefault(name, {})[test] = "known" if known else report.outcome
 
     def unexplained(self):
-        """List the skips of ours that neither the peers, where they ran, nor the table of known exceptions have."""
+        """List the skips of ours that neither the peers nor the table of known exceptions have."""
         for name, tests in self.reasons.items():
-            for peer in (peer for peer in RUNS[name].peers if peer in self.outcomes):
+            for peer in RUNS[name].peers:
                 for test, reasons in sorted(tests.items()):
-                    if reason_for(RUNS[name], test) is None:
+                    comparable = self.is_whole or test in self.outcomes.get(peer, {})
+                    if comparable and reason_for(RUNS[name], test) is None:
                         for reason in sorted(reasons - self.reasons.get(peer, {}).get(test, set())):
                             yield f"{name}::{test}: {reason} (unlike {peer})"
 
