@@ -29,12 +29,22 @@ def download() -> Path:
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", folder]
             subprocess.run([*pip, "--no-deps", "--no-binary", "transformers", f"transformers=={VERSION}"], check=True)
             with tarfile.open(next(Path(folder).glob("*.tar.gz"))) as archive:
-                archive.extractall(folder, filter=_tests_only)
-            CACHE.mkdir(parents=True, exist_ok=True)
-            shutil.move(Path(folder) / f"transformers-{VERSION}" / "tests", PACKAGE)
-        (PACKAGE / "__init__.py").touch()
+                sources = read_tests(archive)
+        PACKAGE.mkdir(parents=True)
+        for name, source in {**sources, "__init__.py": b""}.items():
+            (PACKAGE / name).write_bytes(source)
     shutil.copytree(HERE / "stubs", PACKAGE, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     return PACKAGE
+
+
+def read_tests(archive: tarfile.TarFile) -> dict[str, bytes]:
+    """The files `tests/*.py` of a source distribution, by name."""
+    sources = {}
+    for member in archive:
+        path = Path(member.name)
+        if path.parts[1:-1] == ("tests",) and path.suffix == ".py" and member.isfile():
+            sources[path.name] = archive.extractfile(member).read()  # pyright: ignore[reportOptionalMemberAccess] a file
+    return sources
 
 
 def load(name: str) -> ModuleType:
@@ -44,11 +54,6 @@ def load(name: str) -> ModuleType:
     if str(CACHE) not in sys.path:
         sys.path.insert(0, str(CACHE))
     return importlib.import_module(f"transformers_tests.{name}")
-
-
-def _tests_only(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-    inside = Path(member.name).parts[1:2] == ("tests",)
-    return tarfile.data_filter(member, folder) if inside else None
 
 
 if __name__ == "__main__":
