@@ -87,9 +87,7 @@ class TrineForCausalLM(TrineHead, GenerationMixin):
             aux_loss=aux_loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+            **self.recorded(outputs, output_router_logits),
         )
 
     @staticmethod

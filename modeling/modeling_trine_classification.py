@@ -98,10 +98,8 @@ class TrineForSequenceClassification(TrinePooledHead):
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             aux_loss=aux_loss,
-            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+            **self.recorded(outputs, output_router_logits),
         )
 
 
@@ -154,10 +152,8 @@ class TrineForMultipleChoice(TrinePooledHead):
         return TrineMultipleChoiceOutput(
             loss=loss,
             logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             aux_loss=aux_loss,
-            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+            **self.recorded(outputs, output_router_logits),
         )
 
 
@@ -216,10 +212,8 @@ class TrineForTokenClassification(TrineHead):
         return TrineTokenClassifierOutput(
             loss=loss,
             logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             aux_loss=aux_loss,
-            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+            **self.recorded(outputs, output_router_logits),
         )
 
 
@@ -271,10 +265,8 @@ class TrineForQuestionAnswering(TrineHead):
             loss=loss,
             start_logits=start_logits.contiguous(),
             end_logits=end_logits.contiguous(),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             aux_loss=aux_loss,
-            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+            **self.recorded(outputs, output_router_logits),
         )
 
 

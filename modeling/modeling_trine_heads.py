@@ -43,20 +43,30 @@ def balancing_losses(
     return aux_loss, config.router_aux_loss_coef * aux_loss + config.router_z_loss_coef * z_loss
 
 
+def wants_router_logits(config, output_router_logits: bool | None) -> bool:
+    """The argument of a head's `forward`, or what its config says in its place."""
+    return config.output_router_logits if output_router_logits is None else output_router_logits
+
+
 class TrineHead(TrinePreTrainedModel):
     """A model with a head on a trunk, which its subclasses make and call `model`."""
 
     model: TrineModel
 
-    def wants_router_logits(self, output_router_logits: bool | None) -> bool:
-        """The argument of `forward`, or what the config says in its place."""
-        return self.config.output_router_logits if output_router_logits is None else output_router_logits
-
     def run_trunk(self, output_router_logits: bool | None, has_labels: bool, **inputs) -> TrineModelOutput:
         """The trunk's outputs, with router logits if they are asked for or if training needs them for its losses."""
         is_sparse = "sparse" in self.config.mlp_layer_types
-        needed = self.wants_router_logits(output_router_logits) or (self.training and has_labels)
+        needed = wants_router_logits(self.config, output_router_logits) or (self.training and has_labels)
         return self.model(**inputs, output_router_logits=is_sparse and needed)
+
+    def recorded(self, outputs: TrineModelOutput, output_router_logits: bool | None) -> dict:
+        """What the trunk recorded, as the outputs of the heads name it; router logits only if they are asked for."""
+        wanted = wants_router_logits(self.config, output_router_logits)
+        return {
+            "hidden_states": outputs.hidden_states,
+            "attentions": outputs.attentions,
+            "router_logits": outputs.router_logits if wanted else None,
+        }
 
     def add_router_losses(
         self,

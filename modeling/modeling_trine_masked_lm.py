@@ -122,10 +122,8 @@ class TrineForMaskedLM(TrineMaskedLMHead):
         return TrineMaskedLMOutput(
             loss=loss,
             logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             aux_loss=aux_loss,
-            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+            **self.recorded(outputs, output_router_logits),
         )
 
 
@@ -195,10 +193,8 @@ class TrineForPreTraining(TrineMaskedLMHead):
             loss=loss,
             prediction_logits=prediction_logits,
             seq_relationship_logits=relationship,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
             aux_loss=aux_loss,
-            router_logits=outputs.router_logits if self.wants_router_logits(output_router_logits) else None,
+            **self.recorded(outputs, output_router_logits),
         )
 
 

@@ -12,7 +12,7 @@ from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss
 from .masks import make_masks, make_position_ids
 from .modeling_trine_causal_lm import select_positions
-from .modeling_trine_heads import balancing_losses
+from .modeling_trine_heads import balancing_losses, wants_router_logits
 from .modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from .outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput, TrineSeq2SeqSequenceClassifierOutput
 from .pooling import pool
@@ -29,14 +29,10 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.set_input_embeddings(value)
 
-    def wants_router_logits(self, output_router_logits: bool | None) -> bool:
-        """The argument of `forward`, or what the config says in its place."""
-        return self.config.output_router_logits if output_router_logits is None else output_router_logits
-
     def router_logits_options(self, output_router_logits: bool | None, has_labels: bool) -> dict[str, bool]:
         """What the trunks are told: router logits are needed on request, and in training for its losses."""
         kinds = {*self.config.encoder.mlp_layer_types, *self.config.decoder.mlp_layer_types}
-        needed = self.wants_router_logits(output_router_logits) or (self.training and has_labels)
+        needed = wants_router_logits(self.config, output_router_logits) or (self.training and has_labels)
         return {"output_router_logits": "sparse" in kinds and needed}
 
     def recorded(self, outputs: TrineSeq2SeqModelOutput, output_router_logits: bool | None) -> dict:
@@ -45,7 +41,7 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
             *("decoder_hidden_states", "decoder_attentions", "cross_attentions"),
             *("encoder_last_hidden_state", "encoder_hidden_states", "encoder_attentions"),
         ]
-        if self.wants_router_logits(output_router_logits):
+        if wants_router_logits(self.config, output_router_logits):
             names += ["encoder_router_logits", "decoder_router_logits"]
         return {name: outputs[name] for name in names if name in outputs}
 
