@@ -104,7 +104,7 @@ class Pretraining:
         "Debian's package descriptions (English): a 4-layer encoder pretrained on the training split, then fine-tuned "
         "on 1,000 one-line descriptions of 14 topical sections; accuracy on the test split. The other begins at "
         "random. Both are fine-tuned equally, in 300 steps. `masked loss` is that of the pretrained model on the "
-        "validation split, in nats a token."
+        "validation split, with 15 % of the tokens masked, in nats a token."
     )
     models = ("pretrained", "random")
     sections = (
@@ -113,7 +113,7 @@ class Pretraining:
     )
 
     def __init__(self, data: Path, output: Path, scale: float):
-        self.output, self.steps = output, max(1, int(800 * scale))
+        self.output, self.steps = output, max(1, int(1600 * scale))
         self.tuning_steps = max(1, int(300 * scale))
         self.splits = {split: read(data, "package-descriptions", split) for split in ("train", "validation", "test")}
         texts = (f"{row['short']}\n{row['long']}" for row in self.splits["train"])
@@ -137,7 +137,7 @@ class Pretraining:
         return [[next(sentences) for _ in document] for document in documents]
 
     def pairs(self, split: str, seed: int) -> list[dict]:
-        """Pretraining examples of at most 128 tokens."""
+        """Pretraining examples of at most 64 tokens."""
         cls, sep = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         return [
             {
@@ -146,8 +146,12 @@ class Pretraining:
                 "attention_mask": [1] * (len(first) + len(second) + 3),
                 "next_sentence_label": label,
             }
-            for first, second, label in sentence_pairs(self.sentences[split], 125, seed)
+            for first, second, label in sentence_pairs(self.sentences[split], 61, seed)
         ]
+
+    def masking(self, probability: float) -> PaddingFreeCollator:
+        """Masks that share of the tokens: more than BERT's 15 % teaches more a step (arXiv 2202.08005)."""
+        return PaddingFreeCollator(DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=probability))
 
     def run(self, name: str, seed: int) -> dict:
         set_seed(seed)
@@ -162,18 +166,9 @@ class Pretraining:
         model, masked_loss = TrineForSequenceClassification(config), float("nan")
         if name == "pretrained":
             pretrained = TrineForPreTraining(config)
-            collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-            packed = PaddingFreeCollator(collator)
-            train(
-                pretrained,
-                self.pairs("train", seed),
-                packed,
-                self.output,
-                steps=self.steps,
-                learning_rate=1e-3,
-                seed=seed,
-            )
-            masked_loss = self.masked_loss(pretrained.eval(), packed, seed)
+            data = self.pairs("train", seed)
+            train(pretrained, data, self.masking(0.3), self.output, steps=self.steps, learning_rate=3e-3, seed=seed)
+            masked_loss = self.masked_loss(pretrained.eval(), self.masking(0.15), seed)
             state = {k: v for k, v in pretrained.model.state_dict().items() if not k.startswith("pooler")}
             model.model.load_state_dict(state)
         packed = PaddingFreeCollator(DataCollatorWithPadding(tokenizer))  # pyright: ignore[reportArgumentType] takes lists
@@ -251,18 +246,18 @@ class Translation:
 
     title = "Translating short sentences from Chinese to English"
     description = (
-        "Sentences of at most 10 English words (office help and a game), one vocabulary of 3,000 pieces, equal "
+        "Sentences of at most 8 English words (office help and a game), one vocabulary of 8,000 pieces, equal "
         "numbers of parameters, batches and steps. BLEU and chrF (sacrebleu) are those of greedy search on 500 test "
         "sentences; `loss` is that of all test sentences, in nats a token."
     )
     models = ("LSTM, fixed vector", "LSTM, attention", "Transformer")
 
     def __init__(self, data: Path, output: Path, scale: float):
-        self.output, self.steps = output, max(1, int(1000 * scale))
-        short = lambda rows: [row for row in rows if len(row["en"].split()) <= 10]  # noqa: E731
+        self.output, self.steps = output, max(1, int(1500 * scale))
+        short = lambda rows: [row for row in rows if len(row["en"].split()) <= 8]  # noqa: E731
         self.splits = {split: short(read(data, "zh-en", split)) for split in ("train", "test")}
         texts = (text for row in self.splits["train"] for text in (row["zh"], row["en"]))
-        self.tokenizer = train_unigram(texts, 3000, character_coverage=0.999, show_progress=False)
+        self.tokenizer = train_unigram(texts, 8000, character_coverage=0.999, show_progress=False)
 
     def build(self, name: str) -> PreTrainedModel:
         """The model of that name; the recurrent ones are as wide as it takes to have the Transformer's parameters."""
