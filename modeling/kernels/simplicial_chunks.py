@@ -1,0 +1,133 @@
+"""How the chunked path cuts 2-simplicial attention: chunks of queries, their windows, their joint softmax."""
+
+# Shapes: B batch, H heads, G key-value heads, R = H / G, Q queries, K keys, M second keys, D head size;
+# in a chunk: N batch x key-value heads, C queries, W keys that they may see, T second keys that each may see.
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from .simplicial_forms import FORMS, Reach
+
+
+# Logits that exist at a time. On a CPU they stay in its cache; elsewhere, few launches matter more.
+BLOCK_LOGITS = {"cpu": 2**20}
+BLOCK_LOGITS_ELSEWHERE = 2**26
+
+
+class Chunk(NamedTuple):
+    """The part of a problem that is computed at once: slices of the following axes.
+
+    Attributes:
+        heads: Batch x key-value heads.
+        queries: Queries.
+        keys: The first keys that one of those may see.
+        seconds: The second keys that one of those may see, counted in the sequence padded by the window's reach.
+    """
+
+    heads: slice
+    queries: slice
+    keys: slice
+    seconds: slice
+
+
+class ChunkedProblem:
+    """One call: its tensors with heads flattened to N = B * G, its windows, and its chunks.
+
+    Args:
+        query: (B, H, Q, D).
+        key: (B, G, K, D), as is `value`.
+        second_key: (B, G, M, D), as is `second_value`.
+        offset_bias: (H, T) or None.
+        segments: (B, max(K, M)) or None.
+        reaches: Left and right reach of the first window, then of the second.
+        form: Name of the trilinear form.
+        scale: Factor on the logits.
+    """
+
+    def __init__(self, query, key, value, second_key, second_value, offset_bias, segments, reaches, form, scale):
+        self.num_queries, self.num_keys, self.num_seconds = query.shape[2], key.shape[2], second_key.shape[2]
+        self.first_offset, self.second_offset = self.num_keys - self.num_queries, self.num_seconds - self.num_queries
+        self.batch, self.groups = key.shape[:2]
+        self.repeat = query.shape[1] // self.groups
+        self.first, self.second = Reach(*reaches[:2]), Reach(*reaches[2:])
+        self.form, self.scale = FORMS[form], scale
+        self.query = self.by_group(query)
+        self.key, self.value = key.flatten(0, 1), value.flatten(0, 1)  # (N, K, D)
+        self.second_key, self.second_value = self.pad(second_key), self.pad(second_value)  # (N, M + T - 1, D)
+        self.bias = None
+        if offset_bias is not None:
+            bias = offset_bias.to(query.dtype).view(self.groups, self.repeat, 1, -1, 1)
+            self.bias = bias.repeat(self.batch, 1, 1, 1, 1)  # (N, R, 1, T, 1)
+        self.segments = None if segments is None else segments.repeat_interleave(self.groups, dim=0)
+
+    def by_group(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, H, Q, D) as (N, R, Q, D)."""
+        return states.reshape(-1, self.repeat, *states.shape[2:])
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        return functional.pad(states.flatten(0, 1), (0, 0, *self.second))
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Cuts heads and queries so that a chunk's logits fit the block."""
+        span = min(self.num_keys, self.first.size)
+        length = min(32 if span < 256 else 16, self.num_queries)
+        block = BLOCK_LOGITS.get(self.query.device.type, BLOCK_LOGITS_ELSEWHERE)
+        logits = self.repeat * length * self.second.size * min(self.num_keys, span + length - 1)
+        heads = max(1, block // logits)
+        for head in range(0, len(self.query), heads):
+            for start in range(0, self.num_queries, length):
+                stop = min(start + length, self.num_queries)
+                left = max(0, self.first_offset + start - self.first.left)
+                right = min(self.num_keys, self.first_offset + stop + self.first.right)
+                seconds = slice(self.second_offset + start, self.second_offset + stop + self.second.size - 1)
+                yield Chunk(slice(head, head + heads), slice(start, stop), slice(left, right), seconds)
+
+    def windows(self, states: torch.Tensor, chunk: Chunk) -> torch.Tensor:
+        """The second window of each query, a view (N, 1, C, T, D) of padded states."""
+        return states[chunk.heads, chunk.seconds].unfold(1, self.second.size, 1).transpose(-1, -2)[:, None]
+
+    def compose(self, chunk: Chunk) -> torch.Tensor:
+        """Scaled queries composed with each of their second keys, (N, R * C * T, D)."""
+        query = self.query[chunk.heads, :, chunk.queries, None] * self.scale
+        return self.form.compose(query, self.windows(self.second_key, chunk)).flatten(1, 3)
+
+    def weights(self, composed: torch.Tensor, chunk: Chunk) -> torch.Tensor:
+        """The joint softmax (N, R * C * T, W), which sums to 1 over T and W."""
+        key = self.key[chunk.heads, chunk.keys]
+        logits = torch.bmm(composed, key.transpose(1, 2))
+        blocks = logits.view(len(key), self.repeat, -1, self.second.size, key.shape[1])
+        if self.bias is not None:
+            blocks += self.bias[chunk.heads]
+        self.hide(blocks, chunk)
+        return blocks.flatten(-2).softmax(dim=-1).view_as(logits)
+
+    def hide(self, logits: torch.Tensor, chunk: Chunk) -> None:
+        """Sets the logits (N, R, C, T, W) of pairs that a query does not see to the lowest number."""
+        lowest, device = torch.finfo(logits.dtype).min, logits.device
+        rows = torch.arange(chunk.queries.start, chunk.queries.stop, device=device)[:, None]
+        distance = torch.arange(chunk.keys.start, chunk.keys.stop, device=device) - rows - self.first_offset
+        length, width = distance.shape
+        for edge in (slice(0, length), slice(max(length, width - length), width)):  # windows end nowhere else
+            outside = (distance[:, edge] < -self.first.left) | (distance[:, edge] > self.first.right)
+            logits[..., edge].masked_fill_(outside[:, None], lowest)
+        if chunk.seconds.start < self.second.left or chunk.seconds.stop > self.num_seconds + self.second.left:
+            offsets = torch.arange(-self.second.left, self.second.right + 1, device=device)
+            index = rows + self.second_offset + offsets
+            logits.masked_fill_(((index < 0) | (index >= self.num_seconds))[..., None], lowest)
+        if self.segments is not None:
+            ids, last = self.segments[chunk.heads], self.segments.shape[1]
+            own = ids[:, last - self.num_queries :][:, chunk.queries, None]
+            firsts = ids[:, None, last - self.num_keys :][..., chunk.keys]
+            logits.masked_fill_((firsts != own)[:, None, :, None], lowest)
+            seconds = functional.pad(ids[:, last - self.num_seconds :], self.second)[:, chunk.seconds]
+            seconds = seconds.unfold(1, self.second.size, 1)
+            logits.masked_fill_((seconds != own)[:, None, ..., None], lowest)
+
+    def clear_padding(self, states: torch.Tensor) -> torch.Tensor:
+        """Zeroes what belongs to queries of segment 0, (N, R, Q, D)."""
+        if self.segments is None:
+            return states
+        return states.masked_fill(self.segments[:, None, -self.num_queries :, None] == 0, 0)
