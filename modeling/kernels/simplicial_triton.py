@@ -14,12 +14,11 @@ from .simplicial_forms import Reach
 from .simplicial_triton_launch import (
     LARGEST_HEAD,
     LARGEST_SECOND_WINDOW,
-    is_interpreted,
     launch_backward,
     launch_forward,
     shared_arguments,
 )
-from .simplicial_triton_rows import triton
+from .simplicial_triton_rows import is_interpreted, triton
 
 
 DTYPES = [torch.float32, torch.float16] if is_interpreted else [torch.float32, torch.bfloat16, torch.float16]

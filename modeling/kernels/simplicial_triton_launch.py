@@ -12,7 +12,7 @@ from .simplicial_triton_backward import simplicial_backward_query
 from .simplicial_triton_backward_keys import simplicial_backward_key
 from .simplicial_triton_decode import merge_parts
 from .simplicial_triton_forward import simplicial_forward
-from .simplicial_triton_rows import triton
+from .simplicial_triton_rows import is_interpreted, triton
 
 
 LARGEST_HEAD = 256
@@ -22,8 +22,6 @@ KEYS_OF_A_PART = 64  # at least
 PROGRAMS_PER_PROCESSOR = 2
 INTERPRETED_PROCESSORS = 4
 TUNED_FOR = ["D", "PARTS", "OFFSETS", "REPEATS", "ROWS", "HAS_SEGMENTS", "HAS_BIAS", "PRECISION"]
-
-is_interpreted = triton is not None and not isinstance(simplicial_forward, triton.JITFunction)
 
 
 class Choice(NamedTuple):
@@ -43,17 +41,25 @@ class TunedKernel:
     The first choice is taken unmeasured where algorithms must be deterministic: another order changes the sums.
 
     Args:
+        numbers: How many numbers of its rows a program may hold: with more, they spill from its registers.
         accumulates: Arguments that the kernel adds to, which measuring must reset.
     """
 
-    def __init__(self, kernel, choices: tuple[Choice, ...], tuned_for: tuple[str, ...] = (), accumulates=()):
+    def __init__(self, kernel, numbers: int, choices: tuple[Choice, ...], tuned_for=(), accumulates=()):
         self.kernel = kernel
+        self.numbers = numbers
         self.fixed = INTERPRETED_CHOICE if is_interpreted else choices[0]
         self.tuned: Any = None
         if triton is not None and not is_interpreted:
             configs = [triton.Config({"TILE": tile}, warps, stages) for tile, warps, stages in choices]
             keys = [*TUNED_FOR, *tuned_for]
             self.tuned = triton.autotune(configs, keys, reset_to_zero=list(accumulates))(kernel)
+
+    def rows(self, shared: dict[str, Any], pairs: int, most: int = 128) -> int:
+        """Rows of a program for so many pairs of query and head; at least those of a pair."""
+        limit = min(most, self.numbers // shared["DP"])
+        offset_block = shared["OFFSET_BLOCK"]
+        return max(16, offset_block, min(limit, triton.next_power_of_2(pairs) * offset_block))
 
     def launch(self, grid, arguments: dict) -> None:
         """`grid` maps the constants of the launch, such as TILE, to the numbers of programs."""
@@ -65,21 +71,17 @@ class TunedKernel:
                 self.kernel[grid](**arguments, TILE=tile, num_warps=warps, num_stages=stages)
 
 
+# Compiled for sm_90 with the first choices, no kernel spills registers in its loops.
 FORWARD = TunedKernel(
-    simplicial_forward, (Choice(64, 8, 2), Choice(64, 4, 2), Choice(64, 8, 3), Choice(128, 8, 2)), ("SPLITS",)
+    simplicial_forward, 16384, (Choice(64, 8, 2), Choice(64, 8, 3), Choice(128, 8, 2), Choice(64, 4, 3)), ("SPLITS",)
 )
 BACKWARD_QUERY = TunedKernel(
     simplicial_backward_query,
-    (Choice(32, 8, 2), Choice(64, 8, 2), Choice(64, 4, 2)),
+    8192,
+    (Choice(32, 8, 2), Choice(32, 8, 3), Choice(64, 8, 1)),
     accumulates=("second_key_grad", "second_value_grad"),
 )
-BACKWARD_KEY = TunedKernel(simplicial_backward_key, (Choice(64, 8, 1), Choice(128, 8, 1), Choice(64, 4, 1)))
-
-
-def rows_of(head_block: int, offset_block: int, pairs: int, most: int = 128) -> int:
-    """Rows of a program: half as many for large heads, never less than one query or one matrix instruction takes."""
-    limit = most if head_block <= 128 else most // 2
-    return max(16, offset_block, min(limit, triton.next_power_of_2(pairs) * offset_block))
+BACKWARD_KEY = TunedKernel(simplicial_backward_key, 4096, (Choice(64, 8, 1), Choice(128, 8, 1), Choice(64, 4, 1)))
 
 
 def parts_of(query: torch.Tensor, programs: int, keys: int) -> int:
@@ -131,7 +133,7 @@ def launch_forward(shared: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     query, keys = shared["query"], shared["KEYS"]
     batch, heads, queries, head_dim = query.shape
     pairs = queries * shared["REPEATS"]
-    rows = rows_of(shared["DP"], shared["OFFSET_BLOCK"], pairs)
+    rows = FORWARD.rows(shared, pairs)
     programs = triton.cdiv(pairs, rows // shared["OFFSET_BLOCK"]) * batch * shared["GROUPS"]
     splits = parts_of(query, programs, min(keys, shared["left"] + shared["right"] + queries))
     output = torch.empty_like(query)
@@ -178,7 +180,7 @@ def launch_backward(
     batch, heads, queries, head_dim = query.shape
     groups, offsets, offset_block = shared["GROUPS"], shared["OFFSETS"], shared["OFFSET_BLOCK"]
     shared = shared | {"output_grad": output_grad.contiguous(), "log_sum": log_sum, "delta": delta.contiguous()}
-    rows = rows_of(shared["DP"], offset_block, queries)
+    rows = BACKWARD_QUERY.rows(shared, queries, most=128 if shared["PARTS"] == 1 else 64)
     step = rows // offset_block
     programs = triton.cdiv(queries, step)
     span = max(16, triton.next_power_of_2(step + offsets - 1))
@@ -201,7 +203,7 @@ def launch_backward(
     }
     BACKWARD_QUERY.launch(lambda meta: (programs * batch * heads,), shared | outputs)
     outputs = {"key_grad": key_grad, "value_grad": value_grad}
-    outputs["ROWS"] = rows_of(shared["DP"], offset_block, queries * shared["REPEATS"])
+    outputs["ROWS"] = BACKWARD_KEY.rows(shared, queries * shared["REPEATS"])
     BACKWARD_KEY.launch(lambda meta: (triton.cdiv(shared["KEYS"], meta["TILE"]) * batch * groups,), shared | outputs)
     if separately:
         start = second_key.shape[2] - queries - shared["SECOND_LEFT"]

@@ -11,7 +11,7 @@ Triton is imported here alone. Where it is not installed, stand-ins let the kern
 # pyright: reportInvalidTypeForm=false
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 
 try:
@@ -19,8 +19,8 @@ try:
     import triton.language as _language
 except ImportError:
     _triton, _language = None, SimpleNamespace(constexpr=object)
-triton: Any = _triton
-tl: Any = _language  # kernels are Triton's language, of which a type checker knows less than Triton does
+triton = cast(Any, _triton)
+tl = cast(Any, _language)  # kernels are Triton's language, of which a type checker knows less than Triton does
 
 
 def jit(function) -> Any:
@@ -164,3 +164,6 @@ def unshift(gradient, term: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, PAR
         source = tl.where(feature < D, (feature + D - SHIFT) % D, feature)
         gradient = tl.gather(gradient, tl.broadcast_to(source[None, :], gradient.shape), axis=1)
     return gradient
+
+
+is_interpreted: bool = _triton is not None and not isinstance(fold_rows, _triton.JITFunction)

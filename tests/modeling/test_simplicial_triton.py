@@ -1,0 +1,306 @@
+"""The Triton path of 2-simplicial attention against its definition in float64.
+
+On a GPU the kernels run in this process. Elsewhere they run in Triton's interpreter, which has to be chosen before Triton
+is imported: one test starts this file again in a process of its own.
+"""
+
+import importlib
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from simplicial_reference import simplicial_reference, trilinear_logits
+
+from trine.configuration.hub_export import flatten
+from trine.modeling.kernels.simplicial_forms import FORMS, Reach
+from trine.modeling.kernels.simplicial_triton import simplicial_triton, triton_unavailable
+from trine.modeling.kernels.simplicial_triton_launch import launch_forward
+
+
+INTERPRETER = {"TRITON_INTERPRET": "1"}
+IS_INTERPRETED = INTERPRETER.items() <= os.environ.items()
+DEVICE = "cuda" if torch.cuda.is_available() and not IS_INTERPRETED else "cpu"
+on_kernels = pytest.mark.skipif(DEVICE == "cpu" and not IS_INTERPRETED, reason="runs in Triton's interpreter, below")
+NAMES = ["query", "key", "value", "second_key", "second_value", "offset_bias"]
+
+
+@dataclass
+class Case:
+    """Shapes and windows; `segments` holds a row of (segment, length) for each sequence of the batch."""
+
+    heads: tuple[int, int]
+    lengths: tuple[int, int, int]  # of queries, keys, second keys
+    head_dim: int
+    first: Reach
+    second: Reach
+    form: str = "hadamard"
+    batch: int = 1
+    bias: bool = True
+    segments: tuple[tuple[tuple[int, int], ...], ...] | None = None
+
+    @property
+    def options(self) -> dict:
+        return dict(first=self.first, second=self.second, form=self.form, scale=FORMS[self.form].scale(self.head_dim))
+
+    def tensors(self, dtype=torch.float32) -> list[torch.Tensor | None]:
+        """The five inputs and the biases, laid out as projections leave them: (B, length, heads, D), transposed."""
+        heads, groups = self.heads
+        queries, keys, seconds = self.lengths
+        shapes = [(queries, heads), (keys, groups), (keys, groups), (seconds, groups), (seconds, groups)]
+        states = [torch.randn(self.batch, *shape, self.head_dim).to(DEVICE, dtype).transpose(1, 2) for shape in shapes]
+        bias = torch.randn(heads, self.second.size, device=DEVICE) if self.bias else None
+        return [tensor if tensor is None else tensor.requires_grad_() for tensor in [*states, bias]]
+
+    def segment_ids(self) -> torch.Tensor | None:
+        if self.segments is None:
+            return None
+        rows = [[number for number, length in row for _ in range(length)] for row in self.segments]
+        return torch.tensor(rows, dtype=torch.int32, device=DEVICE)
+
+
+CASES = {
+    "causal": Case((4, 2), (21, 21, 21), 128, Reach(9, 0), Reach(4, 0), batch=2),
+    "packed, padded on either side, bidirectional": Case(
+        (2, 1), (23, 23, 23), 24, Reach(6, 5), Reach(2, 2), "complex", 2,
+        segments=(((0, 4), (1, 9), (2, 10)), ((3, 12), (1, 6), (0, 5))),
+    ),
+    "caches of two lengths": Case(
+        (4, 2), (5, 39, 20), 48, Reach(33, 0), Reach(6, 0), "determinant", 2,
+        segments=(((0, 17), (1, 22)), ((1, 39),)),
+    ),
+    "chunk after a cache": Case((2, 1), (19, 50, 26), 24, Reach(40, 0), Reach(7, 0), "determinant"),
+    "bidirectional, one key head of three": Case((3, 1), (18, 18, 18), 80, Reach(4, 4), Reach(1, 2), "complex"),
+    "windows larger than the sequence": Case((2, 2), (17, 17, 17), 24, Reach(99, 0), Reach(31, 0), "complex", 2),
+    "windows of one token": Case((2, 1), (33, 33, 33), 24, Reach(0, 0), Reach(0, 0), "determinant"),
+    "tiles that are seen whole": Case((1, 1), (150, 150, 150), 16, Reach(120, 0), Reach(1, 0), bias=False),
+    "tiles that are seen whole, bidirectional": Case((2, 1), (90, 90, 90), 16, Reach(70, 60), Reach(1, 1), "complex"),
+    "decode": Case((2, 1), (1, 200, 32), 48, Reach(180, 0), Reach(31, 0), "determinant", 2),
+    "largest second window": Case((1, 1), (3, 5, 130), 16, Reach(3, 0), Reach(127, 0)),
+}  # fmt: skip
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual.double().cpu() - expected.cpu()).norm() / expected.norm()).item()
+
+
+def check(case: Case, dtype=torch.float32, output_error=1e-5, gradient_error=1e-5, compute=simplicial_triton):
+    """Compares the output and all gradients with the definition; returns them."""
+    tensors, segments = case.tensors(dtype), case.segment_ids()
+    output = compute(*tensors, segments, **case.options)
+    direction = torch.randn(output.shape).to(output)
+    output.backward(direction)
+    doubles = [t if t is None else t.detach().double().cpu().requires_grad_() for t in tensors]
+    expected = simplicial_reference(*doubles, None if segments is None else segments.cpu(), **case.options)
+    expected.backward(direction.double().cpu())
+    assert output.dtype == dtype and output.shape == expected.shape
+    assert relative_error(output, expected) <= output_error
+    if segments is not None:  # padding is exactly zero
+        is_padding = segments[:, -case.lengths[0] :] == 0
+        assert not output.transpose(1, 2)[is_padding].any() and not tensors[0].grad.transpose(1, 2)[is_padding].any()
+    for name, tensor, double in zip(NAMES, tensors, doubles, strict=True):
+        if tensor is None:
+            continue
+        largest = max(double.grad.abs().max().item(), 1.0)
+        error = relative_error(tensor.grad, double.grad) if double.grad.any() else tensor.grad.abs().max() / largest
+        assert error <= gradient_error, f"{name}: {error}"
+    return [output, *(tensor.grad for tensor in tensors if tensor is not None)]
+
+
+@pytest.fixture
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@on_kernels
+@each_case
+def test_output_and_gradients_equal_the_definition(case):
+    check(case)
+
+
+@on_kernels
+@pytest.mark.parametrize(
+    "name", ["causal", "packed, padded on either side, bidirectional", "caches of two lengths", "chunk after a cache"]
+)
+def test_deterministic_algorithms_equal_the_definition_and_themselves(name, deterministic):
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        runs.append(check(CASES[name]))
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+@on_kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["causal", "caches of two lengths"])
+def test_half_precision(name, dtype):
+    if IS_INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter has no bfloat16")
+    check(CASES[name], dtype, output_error=1e-2, gradient_error=2e-2)
+
+
+@on_kernels
+def test_few_queries_are_attended_to_in_parts(monkeypatch):
+    """Without this the cases with few queries would not show that the parts are merged."""
+    case = CASES["decode"]
+    splits = []
+
+    def record(shared):
+        empty = torch.empty
+        monkeypatch.setattr(torch, "empty", lambda *shape, **kw: splits.append(shape) or empty(*shape, **kw))
+        return launch_forward(shared)
+
+    monkeypatch.setattr("trine.modeling.kernels.simplicial_triton.launch_forward", record)
+    simplicial_triton(*case.tensors(), None, **case.options)
+    assert (2, *case.tensors()[0].shape) in splits
+
+
+def log_sum_of(tensors, case, segments=None) -> torch.Tensor:
+    output, log_sum = torch.ops.trine.simplicial_triton_forward(
+        *tensors, segments, *case.first, *case.second, case.form, case.options["scale"]
+    )
+    return log_sum
+
+
+@on_kernels
+@pytest.mark.parametrize("length", [3, 20], ids=["in parts", "whole"])
+def test_log_sums_are_natural_and_differentiable(length):
+    case = Case((1, 1), (length,) * 3, 16, Reach(length, length), Reach(length, length))
+    tensors = case.tensors()
+    actual = log_sum_of(tensors, case)
+    direction = torch.randn(actual.shape).to(actual)
+    actual.backward(direction)
+    doubles = [tensor.detach().double().cpu().requires_grad_() for tensor in tensors]
+    logits = trilinear_logits(doubles[0], doubles[1], doubles[3], case.form) * case.options["scale"]
+    offsets = torch.arange(length) - torch.arange(length)[:, None] + case.second.left
+    logits = logits + doubles[5][:, offsets][None, :, :, None, :]
+    expected = logits.flatten(-2).logsumexp(dim=-1)
+    expected.backward(direction.double().cpu())
+    assert relative_error(actual, expected) <= 1e-6
+    for index in (0, 1, 3, 5):
+        assert relative_error(tensors[index].grad, doubles[index].grad) <= 1e-5, NAMES[index]
+    assert not tensors[2].grad.any() and not tensors[4].grad.any()
+
+
+@on_kernels
+def test_the_log_sum_of_padding_is_minus_infinity():
+    case = Case((1, 1), (4, 4, 4), 16, Reach(3, 0), Reach(1, 0), segments=(((0, 2), (1, 2)),))
+    assert torch.isneginf(log_sum_of(case.tensors(), case, case.segment_ids())).tolist() == [
+        [[True, True, False, False]]
+    ]
+
+
+@on_kernels
+@pytest.mark.parametrize("name", ["caches of two lengths", "bidirectional, one key head of three"])
+def test_the_operators_keep_the_rules_of_operators(name):
+    case = CASES[name]
+    arguments = (*case.tensors(), case.segment_ids(), *case.first, *case.second, case.form, case.options["scale"])
+    torch.library.opcheck(torch.ops.trine.simplicial_triton_forward.default, arguments)
+    output, log_sum = torch.ops.trine.simplicial_triton_forward(*arguments)
+    with torch.no_grad():
+        arguments = (torch.randn_like(output), log_sum, torch.randn_like(log_sum), *arguments)
+        torch.library.opcheck(torch.ops.trine.simplicial_triton_backward.default, arguments)
+
+
+@on_kernels
+def test_compiles_without_graph_breaks():
+    compiled = torch.compile(simplicial_triton, fullgraph=True, backend="aot_eager")
+    check(CASES["windows of one token"], compute=compiled)
+    check(CASES["caches of two lengths"], compute=compiled)
+
+
+class Attention(torch.nn.Module):
+    def forward(self, *tensors):
+        return simplicial_triton(*tensors, None, **CASES["causal"].options)
+
+
+@on_kernels
+def test_exports():
+    tensors = [tensor.detach() for tensor in CASES["causal"].tensors()]
+    program = torch.export.export(Attention(), tuple(tensors))
+    assert "trine.simplicial_triton_forward" in str(program.graph)
+    torch.testing.assert_close(program.module()(*tensors), Attention()(*tensors), rtol=0, atol=0)
+
+
+@on_kernels
+def test_a_second_copy_of_the_code_works_beside_the_first(tmp_path, monkeypatch):
+    """A checkpoint carries one, and the operators bear the same names."""
+    folder = tmp_path / "carried_kernels"
+    folder.mkdir()
+    for name, source in flatten(("trine.modeling.kernels.simplicial_triton",)).items():
+        (folder / name).write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    copy = importlib.import_module("carried_kernels.simplicial_triton").simplicial_triton
+    assert copy is not simplicial_triton
+    check(CASES["causal"], compute=copy)
+    check(CASES["causal"])
+
+
+REFUSALS = {
+    "float64": (
+        Case((1, 1), (2, 2, 2), 16, Reach(1, 0), Reach(1, 0)),
+        torch.float64,
+        "query.dtype=torch.float64 is not",
+    ),
+    "head": (
+        Case((1, 1), (2, 2, 2), 260, Reach(1, 0), Reach(1, 0)),
+        torch.float32,
+        "head size 260 is larger than 256",
+    ),
+    "window": (Case((1, 1), (2, 2, 2), 16, Reach(1, 0), Reach(128, 0)), torch.float32, "size 129 is larger than 128"),
+}
+
+
+@on_kernels
+@pytest.mark.parametrize(("case", "dtype", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_refusals_name_the_reason(case, dtype, message):
+    tensors = case.tensors(dtype)
+    assert message in triton_unavailable(tensors[0], case.second)
+    with pytest.raises(ValueError, match=f"The Triton path cannot serve this call: .*{message}"):
+        simplicial_triton(*tensors, None, **case.options)
+
+
+@on_kernels
+def test_inputs_of_different_types_are_refused():
+    case = CASES["causal"]
+    query, *others = case.tensors()
+    with pytest.raises(ValueError, match="inputs differ in dtype: .*torch.float16, torch.float32"):
+        simplicial_triton(query.half(), *others, None, **case.options)
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="is in the interpreter")
+def test_a_cpu_is_refused_where_nothing_interprets():
+    pytest.importorskip("triton", reason="Triton is not installed")
+    case = Case((1, 1), (2, 2, 2), 16, Reach(1, 0), Reach(1, 0))
+    tensors = [tensor.cpu() for tensor in case.tensors()]
+    with pytest.raises(ValueError, match="query.device='cpu' is not a CUDA device"):
+        simplicial_triton(*tensors, None, **case.options)
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="is in the interpreter")
+def test_imports_where_triton_is_not_installed():
+    program = (
+        "import sys; sys.modules['triton'] = None; import torch; "
+        "from trine.modeling.kernels.simplicial_triton import triton_unavailable; print(triton_unavailable(torch.ones(1)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert run.stdout == "Triton is not installed\n", run.stderr
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="is in the interpreter")
+def test_the_kernels_in_the_interpreter():
+    """Every test above that is skipped here."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(Path(__file__))]
+    environment = os.environ | INTERPRETER | {"CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
+    passed = int(run.stdout.split(" passed")[0].split()[-1])
+    assert passed >= len(CASES) and not math.isnan(passed)
