@@ -1,11 +1,10 @@
 """The Triton path of 2-simplicial attention against its definition in float64.
 
-On a GPU the kernels run in this process. Elsewhere they run in Triton's interpreter, which has to be chosen before Triton
-is imported: one test starts this file again in a process of its own.
+On a GPU the kernels run in this process. Elsewhere they run in Triton's interpreter, which has to be chosen before
+Triton is imported: one test starts this file again in a process of its own.
 """
 
 import importlib
-import math
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from simplicial_reference import simplicial_reference, trilinear_logits
 from trine.configuration.hub_export import flatten
 from trine.modeling.kernels.simplicial_forms import FORMS, Reach
 from trine.modeling.kernels.simplicial_triton import simplicial_triton, triton_unavailable
-from trine.modeling.kernels.simplicial_triton_launch import launch_forward
+from trine.modeling.kernels.simplicial_triton_launch import parts_of
 
 
 INTERPRETER = {"TRITON_INTERPRET": "1"}
@@ -45,7 +44,8 @@ class Case:
 
     @property
     def options(self) -> dict:
-        return dict(first=self.first, second=self.second, form=self.form, scale=FORMS[self.form].scale(self.head_dim))
+        scale = FORMS[self.form].scale(self.head_dim)
+        return {"first": self.first, "second": self.second, "form": self.form, "scale": scale}
 
     def tensors(self, dtype=torch.float32) -> list[torch.Tensor | None]:
         """The five inputs and the biases, laid out as projections leave them: (B, length, heads, D), transposed."""
@@ -64,18 +64,18 @@ class Case:
 
 
 CASES = {
-    "causal": Case((4, 2), (21, 21, 21), 128, Reach(9, 0), Reach(4, 0), batch=2),
+    "causal": Case((4, 2), (18, 18, 18), 128, Reach(9, 0), Reach(4, 0), batch=2),
     "packed, padded on either side, bidirectional": Case(
         (2, 1), (23, 23, 23), 24, Reach(6, 5), Reach(2, 2), "complex", 2,
         segments=(((0, 4), (1, 9), (2, 10)), ((3, 12), (1, 6), (0, 5))),
     ),
     "caches of two lengths": Case(
-        (4, 2), (5, 39, 20), 48, Reach(33, 0), Reach(6, 0), "determinant", 2,
+        (2, 1), (5, 39, 20), 48, Reach(33, 0), Reach(6, 0), "determinant", 2,
         segments=(((0, 17), (1, 22)), ((1, 39),)),
     ),
     "chunk after a cache": Case((2, 1), (19, 50, 26), 24, Reach(40, 0), Reach(7, 0), "determinant"),
     "bidirectional, one key head of three": Case((3, 1), (18, 18, 18), 80, Reach(4, 4), Reach(1, 2), "complex"),
-    "windows larger than the sequence": Case((2, 2), (17, 17, 17), 24, Reach(99, 0), Reach(31, 0), "complex", 2),
+    "windows larger than the sequence": Case((2, 2), (9, 9, 9), 24, Reach(99, 0), Reach(31, 0), "complex"),
     "windows of one token": Case((2, 1), (33, 33, 33), 24, Reach(0, 0), Reach(0, 0), "determinant"),
     "tiles that are seen whole": Case((1, 1), (150, 150, 150), 16, Reach(120, 0), Reach(1, 0), bias=False),
     "tiles that are seen whole, bidirectional": Case((2, 1), (90, 90, 90), 16, Reach(70, 60), Reach(1, 1), "complex"),
@@ -126,9 +126,7 @@ def test_output_and_gradients_equal_the_definition(case):
 
 
 @on_kernels
-@pytest.mark.parametrize(
-    "name", ["causal", "packed, padded on either side, bidirectional", "caches of two lengths", "chunk after a cache"]
-)
+@pytest.mark.parametrize("name", ["packed, padded on either side, bidirectional", "caches of two lengths"])
 def test_deterministic_algorithms_equal_the_definition_and_themselves(name, deterministic):
     runs = []
     for _ in range(2):
@@ -139,27 +137,25 @@ def test_deterministic_algorithms_equal_the_definition_and_themselves(name, dete
 
 @on_kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", ["causal", "caches of two lengths"])
-def test_half_precision(name, dtype):
+def test_half_precision(dtype):
     if IS_INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("Triton's interpreter has no bfloat16")
-    check(CASES[name], dtype, output_error=1e-2, gradient_error=2e-2)
+    check(CASES["caches of two lengths"], dtype, output_error=1e-2, gradient_error=2e-2)
 
 
 @on_kernels
-def test_few_queries_are_attended_to_in_parts(monkeypatch):
-    """Without this the cases with few queries would not show that the parts are merged."""
-    case = CASES["decode"]
-    splits = []
+@pytest.mark.parametrize("parts", [1, 8])
+def test_few_queries_are_attended_to_in_parts(parts, monkeypatch):
+    """With eight parts, some hold no key."""
+    monkeypatch.setattr("trine.modeling.kernels.simplicial_triton_launch.parts_of", lambda *_: parts)
+    check(CASES["decode"])
 
-    def record(shared):
-        empty = torch.empty
-        monkeypatch.setattr(torch, "empty", lambda *shape, **kw: splits.append(shape) or empty(*shape, **kw))
-        return launch_forward(shared)
 
-    monkeypatch.setattr("trine.modeling.kernels.simplicial_triton.launch_forward", record)
-    simplicial_triton(*case.tensors(), None, **case.options)
-    assert (2, *case.tensors()[0].shape) in splits
+@on_kernels
+def test_only_few_queries_are_attended_to_in_parts():
+    assert parts_of(torch.empty(1, 1, 1, 16, device=DEVICE), programs=1, keys=512) > 1
+    assert parts_of(torch.empty(1, 1, 1, 16, device=DEVICE), programs=10**6, keys=512) == 1
+    assert parts_of(torch.empty(1, 1, 17, 16, device=DEVICE), programs=1, keys=512) == 1
 
 
 def log_sum_of(tensors, case, segments=None) -> torch.Tensor:
@@ -192,15 +188,15 @@ def test_log_sums_are_natural_and_differentiable(length):
 @on_kernels
 def test_the_log_sum_of_padding_is_minus_infinity():
     case = Case((1, 1), (4, 4, 4), 16, Reach(3, 0), Reach(1, 0), segments=(((0, 2), (1, 2)),))
-    assert torch.isneginf(log_sum_of(case.tensors(), case, case.segment_ids())).tolist() == [
-        [[True, True, False, False]]
-    ]
+    log_sum = log_sum_of(case.tensors(), case, case.segment_ids())
+    assert torch.isneginf(log_sum).tolist() == [[[True, True, False, False]]]
 
 
 @on_kernels
-@pytest.mark.parametrize("name", ["caches of two lengths", "bidirectional, one key head of three"])
-def test_the_operators_keep_the_rules_of_operators(name):
-    case = CASES[name]
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_operators_keep_the_rules_of_operators(bias):
+    segments = (((0, 1), (1, 3)),) if bias else None
+    case = Case((2, 1), (2, 4, 3), 16, Reach(2, 0), Reach(1, 0), bias=bias, segments=segments)
     arguments = (*case.tensors(), case.segment_ids(), *case.first, *case.second, case.form, case.options["scale"])
     torch.library.opcheck(torch.ops.trine.simplicial_triton_forward.default, arguments)
     output, log_sum = torch.ops.trine.simplicial_triton_forward(*arguments)
@@ -239,28 +235,21 @@ def test_a_second_copy_of_the_code_works_beside_the_first(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     copy = importlib.import_module("carried_kernels.simplicial_triton").simplicial_triton
     assert copy is not simplicial_triton
-    check(CASES["causal"], compute=copy)
-    check(CASES["causal"])
+    check(CASES["windows of one token"], compute=copy)
+    check(CASES["windows of one token"])
 
 
 REFUSALS = {
-    "float64": (
-        Case((1, 1), (2, 2, 2), 16, Reach(1, 0), Reach(1, 0)),
-        torch.float64,
-        "query.dtype=torch.float64 is not",
-    ),
-    "head": (
-        Case((1, 1), (2, 2, 2), 260, Reach(1, 0), Reach(1, 0)),
-        torch.float32,
-        "head size 260 is larger than 256",
-    ),
-    "window": (Case((1, 1), (2, 2, 2), 16, Reach(1, 0), Reach(128, 0)), torch.float32, "size 129 is larger than 128"),
+    "float64": (16, 2, torch.float64, "query.dtype=torch.float64 is not one of"),
+    "head size": (260, 2, torch.float32, "head size 260 is larger than 256"),
+    "second window": (16, 129, torch.float32, "size 129 is larger than 128"),
 }
 
 
 @on_kernels
-@pytest.mark.parametrize(("case", "dtype", "message"), REFUSALS.values(), ids=REFUSALS)
-def test_refusals_name_the_reason(case, dtype, message):
+@pytest.mark.parametrize(("head_dim", "offsets", "dtype", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_refusals_name_the_reason(head_dim, offsets, dtype, message):
+    case = Case((1, 1), (2, 2, 2), head_dim, Reach(1, 0), Reach(offsets - 1, 0))
     tensors = case.tensors(dtype)
     assert message in triton_unavailable(tensors[0], case.second)
     with pytest.raises(ValueError, match=f"The Triton path cannot serve this call: .*{message}"):
@@ -288,7 +277,8 @@ def test_a_cpu_is_refused_where_nothing_interprets():
 def test_imports_where_triton_is_not_installed():
     program = (
         "import sys; sys.modules['triton'] = None; import torch; "
-        "from trine.modeling.kernels.simplicial_triton import triton_unavailable; print(triton_unavailable(torch.ones(1)))"
+        "from trine.modeling.kernels.simplicial_triton import triton_unavailable; "
+        "print(triton_unavailable(torch.ones(1)))"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert run.stdout == "Triton is not installed\n", run.stderr
@@ -303,4 +293,4 @@ def test_the_kernels_in_the_interpreter():
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
     passed = int(run.stdout.split(" passed")[0].split()[-1])
-    assert passed >= len(CASES) and not math.isnan(passed)
+    assert passed > len(CASES), run.stdout
