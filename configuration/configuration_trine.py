@@ -46,7 +46,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             multi-query. Default: `num_attention_heads`.
         head_dim: Size of a head. Default: `hidden_size / num_attention_heads`.
         attention_types: Attention kind of each layer: a name, a pattern such as `"sliding*3, full"` that is repeated
-            over the layers, or a list with one name per layer. Kinds: `full`, `sliding`, `chunked`.
+            over the layers, or a list with one name per layer. Kinds: `full`, `sliding`, `chunked`, `simplicial`.
         mlp_layer_types: Feed-forward kind of each layer, written likewise. Kinds: `dense`, `sparse` (experts).
         position_type: `rope`, `sinusoidal`, `learned`, `relative` (T5 buckets) or `none`.
         rope_parameters: The library's rotary parameters: `rope_type`, `rope_theta`, scaling `factor`, ...
@@ -56,6 +56,17 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         sliding_window: Tokens that a token of a `sliding` decoder layer sees, itself included. An encoder sees this
             many to each side.
         attention_chunk_size: Tokens in a chunk of a `chunked` layer; a token sees its own chunk only.
+        simplicial_window: First keys and values that a token of a `simplicial` layer sees, itself included; in an
+            encoder the window is centred.
+        simplicial_second_window: Second keys and values that it sees, likewise.
+        simplicial_form: What its logits are: `hadamard`, `complex` or `determinant`.
+        simplicial_offset_bias: Whether it has a learned bias for each head and distance of the second key.
+        simplicial_warm_start: Whether it begins as sliding-window attention: zero second projections, of which only
+            the biases remain.
+        simplicial_backend: What computes it: `auto` (`eager` if `attn_implementation` says so, else `triton` where
+            that runs, else `chunked`), `eager`, `chunked`, `flex` or `triton`. None gives way to another.
+        require_shift_invariance: Whether combinations of form and rotary positions that depend on absolute positions
+            are errors.
         norm_type: `rmsnorm` or `layernorm`.
         norm_position: `pre` (before each sub-layer, and once at the end) or `post` (after each residual sum).
         norm_eps: Added to the variance in a norm.
@@ -145,6 +156,13 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     max_position_embeddings: int = 2048
     sliding_window: int = 256
     attention_chunk_size: int = 256
+    simplicial_window: int = 512
+    simplicial_second_window: int = 32
+    simplicial_form: str = "complex"
+    simplicial_offset_bias: bool = True
+    simplicial_warm_start: bool = False
+    simplicial_backend: str = "auto"
+    require_shift_invariance: bool = True
     norm_type: str = "rmsnorm"
     norm_position: str = "pre"
     norm_eps: float | int = 1e-6

@@ -14,7 +14,18 @@ class AttentionKind:
     layer_type: str  # the library's name, which keys its cache layers and mask functions
     window_field: str | None  # the config field that holds the window, in tokens
     cost: str  # arithmetic cost of one layer at sequence length n
-    flash: bool  # whether the library's flash attention functions serve it
+    flash: bool  # whether the library's flash attention functions serve it, or it needs none
+    has_pair_scores: bool  # whether it scores each pair of tokens, so that a position bias and dropout can act on that
+    source: str
+
+
+@dataclass(frozen=True)
+class TrilinearKind:
+    """One form of the logits of 2-simplicial attention."""
+
+    parts: int  # groups of features that it mixes: the head size is a multiple of it
+    rotary_factor: float | None  # the `partial_rotary_factor` with which it reads relative positions; None: with none
+    has_unit: bool  # whether a second key makes it the dot product
     source: str
 
 
@@ -41,17 +52,32 @@ class RouterKind:
 
 
 ATTENTION_KINDS = {
-    "full": AttentionKind("full_attention", None, "O(n²)", True, "Vaswani et al. 2017, arXiv 1706.03762"),
+    "full": AttentionKind("full_attention", None, "O(n²)", True, True, "Vaswani et al. 2017, arXiv 1706.03762"),
     "sliding": AttentionKind(
-        "sliding_attention", "sliding_window", "O(n · window)", True, "Beltagy et al. 2020, arXiv 2004.05150"
+        "sliding_attention", "sliding_window", "O(n · window)", True, True, "Beltagy et al. 2020, arXiv 2004.05150"
     ),
     "chunked": AttentionKind(
         "chunked_attention",
         "attention_chunk_size",
         "O(n · chunk)",
         False,
+        True,
         "Llama 4 (Meta 2025), block-local attention",
     ),
+    "simplicial": AttentionKind(
+        "simplicial_attention",
+        "simplicial_window",
+        "O(n · window · second window)",
+        True,
+        False,
+        "Clift et al. 2019, arXiv 1909.00668; windows: Roy et al. 2025, arXiv 2507.02754",
+    ),
+}
+
+TRILINEAR_KINDS = {
+    "hadamard": TrilinearKind(1, None, True, "Roy et al. 2025, arXiv 2507.02754, equation 5"),
+    "complex": TrilinearKind(2, 1.0, True, "equation 5 on complex numbers, the second key without positions"),
+    "determinant": TrilinearKind(3, 2 / 3, False, "Roy et al. 2025, arXiv 2507.02754, equation 9"),
 }
 
 POSITION_KINDS = {
@@ -76,3 +102,4 @@ NORM_TYPES = ("rmsnorm", "layernorm")
 NORM_POSITIONS = ("pre", "post")
 INITIALIZERS = ("normal", "xavier", "kaiming")
 POOLINGS = ("cls", "mean", "last")
+SIMPLICIAL_BACKENDS = ("auto", "eager", "chunked", "flex", "triton")

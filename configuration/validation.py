@@ -11,6 +11,8 @@ from .kinds import (
     POOLINGS,
     POSITION_KINDS,
     ROUTER_KINDS,
+    SIMPLICIAL_BACKENDS,
+    TRILINEAR_KINDS,
 )
 from .patterns import check_choice, suggest
 
@@ -26,6 +28,8 @@ POSITIVE_INTEGERS = (
     "max_position_embeddings",
     "sliding_window",
     "attention_chunk_size",
+    "simplicial_window",
+    "simplicial_second_window",
     "num_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",
@@ -47,6 +51,8 @@ CHOICES = {
     "initializer": INITIALIZERS,
     "classifier_pooling": POOLINGS,
     "router_type": ROUTER_KINDS,
+    "simplicial_form": TRILINEAR_KINDS,
+    "simplicial_backend": SIMPLICIAL_BACKENDS,
 }
 # Keywords that are no fields of ours, but that the library passes to, or writes into, every config.
 LIBRARY_KEYWORDS = frozenset(
@@ -156,6 +162,67 @@ def check_positions(config) -> None:
         )
 
 
+def check_pair_scores(config) -> None:
+    for index, kind in enumerate(config.attention_types):
+        if ATTENTION_KINDS[kind].has_pair_scores:
+            continue
+        if config.attention_dropout:
+            raise ValueError(
+                f"attention_dropout={config.attention_dropout} drops the weights of pairs of tokens, but "
+                f"attention_types[{index}]={kind!r} has none. Set it to 0; hidden_dropout acts on every layer."
+            )
+        if config.position_type == "relative":
+            choices = [position for position in POSITION_KINDS if position != "relative"]
+            raise ValueError(
+                f"position_type='relative' adds a bias to the scores of pairs of tokens, but "
+                f"attention_types[{index}]={kind!r} has none. Use one of {choices}."
+            )
+
+
+def check_simplicial(config) -> None:
+    if "simplicial" not in config.attention_types:
+        return
+    name, kind = config.simplicial_form, TRILINEAR_KINDS[config.simplicial_form]
+    if config.head_dim % kind.parts:
+        raise ValueError(
+            f"head_dim={config.head_dim} is not a multiple of {kind.parts}, the features that "
+            f"simplicial_form={name!r} takes together."
+        )
+    if config.simplicial_warm_start and not kind.has_unit:
+        choices = [form for form, row in TRILINEAR_KINDS.items() if row.has_unit]
+        raise ValueError(
+            f"simplicial_warm_start=True needs a form that can be a dot product, one of {choices}, "
+            f"but simplicial_form={name!r}."
+        )
+    check_shift_invariance(config)
+
+
+def check_shift_invariance(config) -> None:
+    """Rotary positions must reach a trilinear form only through their differences.
+
+    The rotations of query, key and second key must cancel when all three move by the same number of tokens. They do
+    for `complex` (query and key are rotated, the second key is not) and for `determinant` (all three, about the third
+    axis), and never for `hadamard`.
+    """
+    factor = TRILINEAR_KINDS[config.simplicial_form].rotary_factor
+    if config.position_type != "rope" or not config.require_shift_invariance:
+        return
+    actual = (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+    if factor is None:
+        raise ValueError(
+            f"simplicial_form={config.simplicial_form!r} with position_type='rope' depends on absolute positions: the "
+            "rotations do not cancel in its product of three. Use simplicial_form='complex' or 'determinant', another "
+            "position_type, or require_shift_invariance=False to have it all the same."
+        )
+    if abs(actual - factor) > 1e-9:
+        raise ValueError(
+            f"simplicial_form={config.simplicial_form!r} reads relative positions only if the rotation turns "
+            f"{factor:.4g} of a head, but rope_parameters['partial_rotary_factor']={actual}. Set rope_parameters="
+            f"{{'rope_theta': 10000.0, 'partial_rotary_factor': {factor}}}, or require_shift_invariance=False to have "
+            "it all the same."
+        )
+
+
 def check_experts(config) -> None:
     if config.num_experts_per_tok > config.num_experts:
         raise ValueError(
@@ -184,6 +251,8 @@ RULES = (
     check_layers,
     check_heads,
     check_positions,
+    check_pair_scores,
+    check_simplicial,
     check_experts,
     check_token_ids,
     check_pooler,

@@ -59,7 +59,7 @@ class TrineLayer(GradientCheckpointingLayer):
             self_cache = past_key_values.self_attention_cache
         kwargs |= {"position_embeddings": position_embeddings, "past_key_values": self_cache}
         norm = self.input_layernorm
-        mixed, _ = self.self_attn(
+        mixed, *_ = self.self_attn(
             self.enter(norm, hidden_states), attention_mask, position_bias=position_bias, **kwargs
         )
         hidden_states = self.leave(norm, hidden_states, mixed)

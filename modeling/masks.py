@@ -25,6 +25,8 @@ DECODER_MASKS = {
     "sliding_attention": create_sliding_window_causal_mask,
     "chunked_attention": create_chunked_causal_mask,
 }
+# Mechanisms with kernels of their own read segments (batch, keys) in place of a mask.
+SEGMENTED = {"simplicial_attention"}
 ENCODER_MASKS = {
     "full_attention": create_bidirectional_mask,
     "sliding_attention": create_bidirectional_sliding_window_mask,
@@ -59,6 +61,41 @@ def same_group(groups: torch.Tensor) -> Callable:
         return groups[batch_idx, q_idx] == groups[batch_idx, kv_idx]
 
     return inner_mask
+
+
+def make_segments(
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+    position_ids: torch.Tensor,
+) -> torch.Tensor | None:
+    """Numbers the segments of a batch from 1, with 0 for padding: tokens see tokens of their own segment only.
+
+    Args:
+        inputs_embeds: (B, Q, hidden).
+        attention_mask: (B, K) with 1 for a token, 0 for padding.
+        past_key_values: The cache, or None if it is empty.
+        position_ids: (B, Q). Without a mask and a cache, positions that start again begin another segment.
+
+    Returns:
+        (B, K) in int32, or None if all tokens are of one segment.
+
+    Raises:
+        ValueError: For a ready mask, which may be more than segments can say.
+    """
+    if attention_mask is not None:
+        if attention_mask.ndim != 2:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, but simplicial layers read a padding mask "
+                "(batch, length): they weigh pairs of tokens, of which a mask (batch, 1, queries, keys) says nothing."
+            )
+        length = inputs_embeds.shape[1] + (past_key_values.get_seq_length() if past_key_values is not None else 0)
+        padding = attention_mask[:, :length]
+        if not is_tracing(padding) and bool((padding != 0).all()):
+            return None
+        return (padding != 0).to(device=inputs_embeds.device, dtype=torch.int32)
+    packed = find_packed_sequence_indices(position_ids) if past_key_values is None else None
+    return None if packed is None else (packed + 1).to(torch.int32)
 
 
 def encoder_overlay(
@@ -108,13 +145,18 @@ def make_masks(
         "past_key_values": past_key_values,
     }
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
+    positions = position_ids.expand(inputs_embeds.shape[0], -1)
+    segments = {
+        layer_type: make_segments(inputs_embeds, attention_mask, past_key_values, positions)
+        for layer_type in first_layers.keys() & SEGMENTED
+    }
+    first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in SEGMENTED}
     if config.is_causal:
-        return {
+        return segments | {
             layer_type: DECODER_MASKS[layer_type](**arguments, position_ids=position_ids, layer_idx=index)
             for layer_type, index in first_layers.items()
         }
-    positions = position_ids.expand(inputs_embeds.shape[0], -1)
-    return {
+    return segments | {
         layer_type: ENCODER_MASKS[layer_type](
             **arguments, and_mask_function=encoder_overlay(config, layer_type, attention_mask, positions)
         )

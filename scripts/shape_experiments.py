@@ -71,7 +71,7 @@ def train(
     batch_size: int = 32,
     seed: int,
 ) -> None:
-    """Trains in place on sequences of like length, with warm-up and cosine decay, gradients clipped at 1."""
+    """Trains in place, with warm-up and cosine decay, gradients clipped at 1."""
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
@@ -80,7 +80,7 @@ def train(
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         weight_decay=0.01,
-        train_sampling_strategy="group_by_length",
+        adam_beta2=0.98,  # Vaswani et al. 2017, section 5.3: short runs cannot wait for 1,000 steps
         logging_steps=max(1, steps // 10),
         save_strategy="no",
         report_to="none",
@@ -129,8 +129,8 @@ class Pretraining:
         return [{**{k: v[i] for k, v in ids.items()}, "labels": label} for i, label in enumerate(labels)]
 
     def split_sentences(self, split: str) -> list[list[list[int]]]:
-        """The sentences of each long description, as token ids."""
-        documents = [re.split(r"(?<=[.!?])\s+|\n+", row["long"]) for row in self.splits[split]]
+        """The summary and the sentences of each package, as token ids."""
+        documents = [re.split(r"(?<=[.!?])\s+|\n+", f"{row['short']}\n{row['long']}") for row in self.splits[split]]
         tokenize = self.tokenizer.backend_tokenizer.encode_batch
         flat = tokenize([s for document in documents for s in document], add_special_tokens=False)
         sentences = iter(encoding.ids for encoding in flat)

@@ -3,6 +3,7 @@
 # Shapes: B batch, H heads, G key-value heads, Q queries, K keys, M second keys, D head size.
 
 import torch
+
 from trine.modeling.kernels.simplicial_forms import Reach
 
 

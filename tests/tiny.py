@@ -16,6 +16,8 @@ SIZES = {
     "max_position_embeddings": 96,
     "sliding_window": 8,
     "attention_chunk_size": 8,
+    "simplicial_window": 8,
+    "simplicial_second_window": 3,
     "num_experts": 4,
     "moe_intermediate_size": 24,
 }

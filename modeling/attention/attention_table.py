@@ -2,6 +2,7 @@
 
 from .chunked import ChunkedAttention
 from .full import FullAttention
+from .simplicial import SimplicialAttention
 from .sliding import SlidingAttention
 
 
@@ -9,4 +10,5 @@ ATTENTIONS = {
     "full": FullAttention,
     "sliding": SlidingAttention,
     "chunked": ChunkedAttention,
+    "simplicial": SimplicialAttention,
 }

@@ -93,16 +93,23 @@ class SoftmaxAttention(nn.Module):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and weights if eager."""
-        query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)
-        key = self.k_norm(self.split_heads(self.k_proj(hidden_states))).transpose(1, 2)
-        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
-        if position_embeddings is not None:
-            query, key = apply_rotation(query, *position_embeddings), apply_rotation(key, *position_embeddings)
+        query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         if position_bias is not None:
             kwargs["position_bias"] = position_bias
         return self.attend(query, key, value, attention_mask, **kwargs)
+
+    def project(
+        self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries (B, H, Q, D), keys and values (B, G, Q, D) of (B, Q, hidden), rotated where positions rotate."""
+        query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)
+        key = self.k_norm(self.split_heads(self.k_proj(hidden_states))).transpose(1, 2)
+        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
+        if position_embeddings is not None:
+            query, key = apply_rotation(query, *position_embeddings), apply_rotation(key, *position_embeddings)
+        return query, key, value
 
     def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """Views (B, N, heads * D) as (B, N, heads, D)."""

@@ -157,12 +157,12 @@ def simplicial_triton(
     Raises:
         ValueError: When `triton_unavailable` has a reason, or types differ.
     """
-    reason = triton_unavailable(query, second)
-    if reason is not None:
-        raise ValueError(f"The Triton path cannot serve this call: {reason}.")
     inputs = (query, key, value, second_key, second_value)
     if any(tensor.dtype != query.dtype for tensor in inputs):
         raise ValueError(f"The inputs differ in dtype: {[tensor.dtype for tensor in inputs]}.")
+    reason = triton_unavailable(query, second)
+    if reason is not None:
+        raise ValueError(f"The Triton path cannot serve this call: {reason}.")
     output, _ = torch.ops.trine.simplicial_triton_forward(
         *inputs, offset_bias, segments, first.left, first.right, second.left, second.right, form, scale
     )

@@ -34,17 +34,59 @@ FIELDS = {
         {"hidden_dropout_prob": 0.1},
         "TrineConfig has no field 'hidden_dropout_prob'. Did you mean 'hidden_dropout'?",
     ),
+    "pair dropout": (
+        {"num_hidden_layers": 2, "attention_types": "full, simplicial", "attention_dropout": 0.1},
+        "attention_dropout=0.1 drops the weights of pairs of tokens, but attention_types[1]='simplicial' has none. "
+        "Set it to 0; hidden_dropout acts on every layer.",
+    ),
+    "pair bias": (
+        {"attention_types": "simplicial", "position_type": "relative"},
+        "position_type='relative' adds a bias to the scores of pairs of tokens, but attention_types[0]='simplicial' "
+        "has none. Use one of ['sinusoidal', 'learned', 'rope', 'none'].",
+    ),
+    "form": (
+        {"attention_types": "simplicial", "simplicial_form": "det"},
+        "simplicial_form='det' is not one of ['hadamard', 'complex', 'determinant'].",
+    ),
+    "triples": (
+        {"attention_types": "simplicial", "simplicial_form": "determinant", "position_type": "none"},
+        "head_dim=64 is not a multiple of 3, the features that simplicial_form='determinant' takes together.",
+    ),
+    "warm determinant": (
+        {
+            "attention_types": "simplicial",
+            "simplicial_form": "determinant",
+            "position_type": "none",
+            "head_dim": 48,
+            "simplicial_warm_start": True,
+        },
+        "simplicial_warm_start=True needs a form that can be a dot product, one of ['hadamard', 'complex'], "
+        "but simplicial_form='determinant'.",
+    ),
+    "rotated product": (
+        {"attention_types": "simplicial", "simplicial_form": "hadamard"},
+        "simplicial_form='hadamard' with position_type='rope' depends on absolute positions: the rotations do not "
+        "cancel in its product of three. Use simplicial_form='complex' or 'determinant', another position_type, or "
+        "require_shift_invariance=False to have it all the same.",
+    ),
+    "partly rotated": (
+        {"attention_types": "simplicial", "simplicial_form": "determinant", "head_dim": 48},
+        "simplicial_form='determinant' reads relative positions only if the rotation turns 0.6667 of a head, but "
+        "rope_parameters['partial_rotary_factor']=1.0. Set rope_parameters={'rope_theta': 10000.0, "
+        "'partial_rotary_factor': 0.6666666666666666}, or require_shift_invariance=False to have it all the same.",
+    ),
     "library's own": (
         {"layer_types": ["full_attention"] * 8},
         "TrineConfig has no field 'layer_types'. Did you mean 'attention_types'?",
     ),
     "kind": (
         {"num_hidden_layers": 4, "attention_types": ["full", "full", "full", "slidin"]},
-        "attention_types[3]='slidin' is not one of ['full', 'sliding', 'chunked']. Did you mean 'sliding'?",
+        "attention_types[3]='slidin' is not one of ['full', 'sliding', 'chunked', 'simplicial']. "
+        "Did you mean 'sliding'?",
     ),
     "kind in a pattern": (
         {"attention_types": "sliding*3, ful"},
-        "attention_types[3]='ful' is not one of ['full', 'sliding', 'chunked']. Did you mean 'full'?",
+        "attention_types[3]='ful' is not one of ['full', 'sliding', 'chunked', 'simplicial']. Did you mean 'full'?",
     ),
     "kind far from all": (
         {"mlp_layer_types": "moe"},

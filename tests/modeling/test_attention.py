@@ -9,6 +9,7 @@ from trine.configuration.kinds import ATTENTION_KINDS
 
 
 KINDS = sorted(ATTENTION_KINDS)
+PAIRWISE = [kind for kind in KINDS if ATTENTION_KINDS[kind].has_pair_scores]
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])
 WINDOW = SIZES["sliding_window"]
 VARIANTS = {
@@ -58,8 +59,9 @@ def test_every_variant_equals_the_loop(variant, is_causal):
 
 
 @CAUSAL
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("position_type", ["none", "relative"])
+@pytest.mark.parametrize(
+    ("position_type", "kind"), [*(("none", kind) for kind in KINDS), *(("relative", kind) for kind in PAIRWISE)]
+)
 def test_flex_equals_the_loop(position_type, kind, is_causal):
     """Without compilation, which takes 20 seconds: what is tested is the mask and the bias that the kernel gets."""
     model = tiny_model(
@@ -72,8 +74,10 @@ def test_flex_equals_the_loop(position_type, kind, is_causal):
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
-@pytest.mark.parametrize("position_type", ["rope", "relative", "learned"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("position_type", "kind"),
+    [*((position, kind) for position in ("rope", "learned") for kind in KINDS), *(("relative", k) for k in PAIRWISE)],
+)
 def test_no_token_sees_a_later_one(kind, position_type, attn):
     model = tiny_model(attn=attn, dtype=torch.float32, attention_types=kind, position_type=position_type)
     tokens = random_ids(1, 20)
@@ -105,7 +109,7 @@ def test_an_encoder_sees_later_tokens(kind):
 
 
 @CAUSAL
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if ATTENTION_KINDS[kind].window_field])
+@pytest.mark.parametrize("kind", [kind for kind in PAIRWISE if ATTENTION_KINDS[kind].window_field])
 def test_a_window_as_long_as_the_text_is_full_attention(kind, is_causal):
     tokens, window_field = random_ids(2, 17), ATTENTION_KINDS[kind].window_field
     full = tiny_model(attention_types="full", is_causal=is_causal)

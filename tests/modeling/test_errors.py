@@ -17,7 +17,10 @@ from trine import (
     TrineSeq2SeqConfig,
 )
 from trine.modeling.feed_forward.balancing import flatten_mask
+from trine.modeling.kernels.simplicial_forms import Reach
+from trine.modeling.kernels.simplicial_triton import simplicial_triton
 from trine.modeling.losses import classification_loss
+from trine.modeling.simplicial_cache import SimplicialCacheLayer
 
 
 def run(ids, **fields):
@@ -29,6 +32,19 @@ def change_and_build(**changes):
     for field, value in changes.items():
         setattr(config, field, value)
     TrineModel(config)
+
+
+def filled_cache() -> SimplicialCacheLayer:
+    """The cache of a layer with windows of 8 and 3, after 9 tokens."""
+    model = tiny_model(attention_types="simplicial")
+    return model(random_ids(1, 9), use_cache=True).past_key_values.layers[0]
+
+
+def triton_on(query: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    reach = Reach(0, 0)
+    return simplicial_triton(
+        query, other, other, other, other, None, None, first=reach, second=reach, form="hadamard", scale=1.0
+    )
 
 
 CASES = {
@@ -93,6 +109,31 @@ CASES = {
     "problem": (
         lambda: classification_loss(torch.zeros(1, 2), torch.tensor([0]), "ranking"),
         "problem_type='ranking' is not one of ['regression', 'single_label_classification', 'multi_label_",
+    ),
+    "ready mask": (
+        lambda: tiny_model(attention_types="simplicial")(random_ids(1, 4), attention_mask=torch.ones(1, 1, 4, 4)),
+        "attention_mask has shape (1, 1, 4, 4), but simplicial layers read a padding mask (batch, length): they weigh "
+        "pairs of tokens, of which a mask (batch, 1, queries, keys) says nothing.",
+    ),
+    "no Triton here": (
+        lambda: run([3, 4], attention_types="simplicial", simplicial_backend="triton"),
+        "simplicial_backend='triton' cannot serve here: ",
+    ),
+    "no gradient of flex here": (
+        lambda: run([3, 4], attention_types="simplicial", simplicial_backend="flex"),
+        "simplicial_backend='flex' cannot serve here: flex attention has no backward pass on a CPU.",
+    ),
+    "two types for Triton": (
+        lambda: triton_on(torch.zeros(1, 1, 1, 16), torch.zeros(1, 1, 1, 16, dtype=torch.float64)),
+        "The inputs differ in dtype: [torch.float32, torch.float64, torch.float64, torch.float64, torch.float64].",
+    ),
+    "no kernels here": (
+        lambda: triton_on(torch.zeros(1, 1, 1, 16), torch.zeros(1, 1, 1, 16)),
+        "The Triton path cannot serve this call: ",
+    ),
+    "uncropped": (
+        lambda: filled_cache().crop(1),
+        "tokens_to_remove=1 must be 0 or negative: the number that goes, negated.",
     ),
     "router mask": (
         lambda: flatten_mask(torch.ones(2, 1, 4, 4), torch.zeros(8, 4)),
@@ -190,5 +231,12 @@ def test_every_error_of_the_models_is_tested(tmp_path):
     sharded(tmp_path, truncate)
     with pytest.raises(OSError) as caught:
         TrineForCausalLM.from_pretrained(tmp_path)
-    messages = [str(caught.value), *map(message_of, CASES), *(message for _, message in model_errors().values())]
+    with pytest.raises(RuntimeError) as too_late:
+        filled_cache().crop(-1)
+    messages = [
+        str(caught.value),
+        str(too_late.value),
+        *map(message_of, CASES),
+        *(message for _, message in model_errors().values()),
+    ]
     assert unseen("modeling", messages) == []

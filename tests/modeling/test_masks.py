@@ -104,7 +104,8 @@ def test_no_mask_equals_a_mask_of_ones(attn, kind, is_causal):
 @pytest.mark.parametrize("use_cache", [False, True])
 def test_packed_equals_separate(use_cache, kind, is_causal):
     """At lengths that are no multiples of the window, so that a window counted across sequences would show."""
-    model = tiny_model(attention_types=kind, is_causal=is_causal, position_type="relative")
+    position_type = "relative" if ATTENTION_KINDS[kind].has_pair_scores else "learned"
+    model = tiny_model(attention_types=kind, is_causal=is_causal, position_type=position_type)
     rows = [random_ids(length, seed=length) for length in (*LENGTHS, 1)]
     ids, positions = pack(rows)
     for implementation in ("eager", "sdpa"):

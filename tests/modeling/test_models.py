@@ -139,8 +139,9 @@ def test_embeddings_are_tied_exactly_when_the_config_says_so(tied):
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_gradient_checkpointing_changes_no_gradient(reentrant, name):
     ids = random_ids(2, 11)
-    expected = loss_gradients(model_for(name, router_aux_loss_coef=0.0).train(), ids)
-    model = model_for(name, router_aux_loss_coef=0.0).train()
+    fields = {"router_aux_loss_coef": 0.0, "dtype": torch.float64}  # float32 would add sums up in another order
+    expected = loss_gradients(model_for(name, **fields).train(), ids)
+    model = model_for(name, **fields).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     if reentrant:
         model.enable_input_require_grads()
@@ -243,11 +244,11 @@ def test_models_made_on_the_meta_device_are_filled_completely(name):
     model_class = TrineForCausalLM if config.is_causal else TrineModel
     made, filled = model_class(config), model_class.from_pretrained(None, config=config, state_dict={})
     assert tensors_of(filled).keys() == tensors_of(made).keys()
-    buffers = dict(made.named_buffers())
+    constants = {*dict(made.named_buffers()), *(key for key in tensors_of(made) if key.endswith("proj.bias"))}
     for key, tensor in tensors_of(filled).items():
         expected = tensors_of(made)[key]
         assert tensor.isfinite().all(), key
-        if key in buffers or expected.std() == 0:
+        if key in constants or expected.std() == 0:
             assert torch.equal(tensor, expected), key
         else:
             assert abs(tensor.std() / expected.std() - 1) < 0.15 and not torch.equal(tensor, expected), key

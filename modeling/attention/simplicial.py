@@ -1,0 +1,114 @@
+"""2-simplicial attention: every token weighs pairs of tokens."""
+
+# Shapes: B batch, H heads, G key-value heads, Q queries, K keys, M second keys, D head size.
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+
+from ...configuration.configuration_trine import TrineConfig
+from ..initialization import fill_
+from ..kernels.simplicial_backends import choose_backend
+from ..kernels.simplicial_forms import FORMS, window_reach
+from ..positions.rope import apply_rotation
+from ..simplicial_cache import SimplicialCacheLayer
+from .softmax_attention import SoftmaxAttention
+
+
+class SimplicialAttention(SoftmaxAttention):
+    """Softmax attention to pairs (j, k) of tokens, each from a window of its own.
+
+    The logit of a pair is `<compose(q_i, k'_k), k_j> * scale + bias[k - i]`, one softmax runs over all pairs, and the
+    output is the weighted sum of `v_j * v'_k`. The second keys and values have projections of their own, whose biases
+    begin at the values with which the layer is sliding-window attention; their weights then add what pairs say.
+
+    Rotary positions turn queries and first keys, and in the form `determinant` second keys, too.
+
+    Cost O(Q * simplicial_window * simplicial_second_window). Cache: the last tokens of both windows.
+    Source: Clift et al. 2019, arXiv 1909.00668; windows and forms: Roy et al. 2025, Fast and Simplex,
+    arXiv 2507.02754. The complex form, the offset bias and the beginning as sliding-window attention are Trine's.
+    """
+
+    cache_layer_class = SimplicialCacheLayer
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.form = config.simplicial_form
+        self.scaling = FORMS[self.form].scale(self.head_dim)
+        self.windows = config.simplicial_window, config.simplicial_second_window
+        self.reaches = {
+            "first": window_reach(config.simplicial_window, config.is_causal),
+            "second": window_reach(config.simplicial_second_window, config.is_causal),
+        }
+        size = config.num_key_value_heads * self.head_dim
+        self.second_k_proj = nn.Linear(config.hidden_size, size)
+        self.second_v_proj = nn.Linear(config.hidden_size, size)
+        # A layer norm would remove the constant that the second keys begin with.
+        self.second_k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.offset_bias = None
+        if config.simplicial_offset_bias:
+            shape = config.num_attention_heads, config.simplicial_second_window
+            self.offset_bias = nn.Parameter(torch.empty(shape))
+
+    def initialize(self) -> None:
+        super().initialize()
+        unit = FORMS[self.form].unit or (0.0,)
+        values = torch.tensor(unit).repeat_interleave(self.head_dim // len(unit))
+        heads = self.second_k_proj.out_features // self.head_dim
+        init.copy_(self.second_k_proj.bias, values.repeat(heads).to(self.second_k_proj.bias))
+        init.ones_(self.second_v_proj.bias)
+        for projection in (self.second_k_proj, self.second_v_proj):
+            if self.config.simplicial_warm_start:
+                init.zeros_(projection.weight)
+            else:
+                fill_(projection.weight, self.config)
+        if self.offset_bias is not None:
+            init.zeros_(self.offset_bias)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] it returns weights of both keys
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        sequence_lengths: list[int] | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Mixes the tokens of `hidden_states`.
+
+        Args:
+            hidden_states: (B, Q, hidden).
+            attention_mask: Segments (B, tokens so far), as `make_segments` numbers them, or None.
+            sequence_lengths: Where one row packs sequences, their lengths.
+
+        Returns:
+            (B, Q, hidden); and, by the path `eager`, the weights of first keys (B, H, Q, K), summed over second keys,
+            and those of second keys (B, H, Q, M), summed over first keys.
+        """
+        query, key, value = self.project(hidden_states, position_embeddings)
+        second_key = self.second_k_norm(self.split_heads(self.second_k_proj(hidden_states))).transpose(1, 2)
+        second_value = self.split_heads(self.second_v_proj(hidden_states)).transpose(1, 2)
+        if position_embeddings is not None and self.form == "determinant":
+            second_key = apply_rotation(second_key, *position_embeddings)
+        if past_key_values is not None:
+            seconds = {"second_keys": second_key, "second_values": second_value, "windows": self.windows}
+            keys, values = past_key_values.update(key, value, self.layer_idx, **seconds)
+            (key, second_key), (value, second_value) = keys, values
+        segments = attention_mask
+        if sequence_lengths is not None:
+            lengths = torch.tensor(sequence_lengths, device=query.device)
+            segments = torch.arange(1, len(lengths) + 1, device=query.device, dtype=torch.int32)
+            segments = segments.repeat_interleave(lengths)[None]
+        if segments is not None:
+            segments = segments[:, -max(key.shape[2], second_key.shape[2]) :]
+        output, *weights = choose_backend(self.config, query, self.reaches["second"])(
+            *(states.to(value.dtype) for states in (query, key, value, second_key, second_value)),
+            self.offset_bias,
+            segments,
+            **self.reaches,
+            form=self.form,
+            scale=self.scaling,
+        )
+        return self.o_proj(output.transpose(1, 2).flatten(2)), *weights
