@@ -54,7 +54,7 @@ class SimplicialAttention(SoftmaxAttention):
     def initialize(self) -> None:
         super().initialize()
         unit = FORMS[self.form].unit or (0.0,)
-        values = torch.tensor(unit).repeat_interleave(self.head_dim // len(unit))
+        values = torch.tensor(unit, dtype=torch.float64).repeat_interleave(self.head_dim // len(unit))
         heads = self.second_k_proj.out_features // self.head_dim
         init.copy_(self.second_k_proj.bias, values.repeat(heads).to(self.second_k_proj.bias))
         init.ones_(self.second_v_proj.bias)

@@ -1,0 +1,147 @@
+"""2-simplicial attention: each path against the definition, its limits, and what its positions may depend on."""
+
+import itertools
+
+import pytest
+import torch
+from simplicial_reference import simplicial_reference
+from tiny import output_of, random_ids, tiny_model
+
+from trine.configuration.kinds import TRILINEAR_KINDS
+from trine.modeling.kernels.simplicial_chunked import chunked_operator, simplicial_chunked
+from trine.modeling.kernels.simplicial_eager import simplicial_eager
+from trine.modeling.kernels.simplicial_flex import simplicial_flex
+from trine.modeling.kernels.simplicial_forms import FORMS, window_reach
+
+
+FORM = pytest.mark.parametrize("form", FORMS)
+CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])
+WINDOWS = [(7, 3), (3, 7), (64, 32), (1, 1), (8, 5)]
+LENGTHS = [(1, 1, 1), (13, 13, 13), (40, 40, 40), (3, 9, 5)]  # of queries, first keys, second keys
+PADDING = ["none", "left and right", "packed"]
+
+
+def make_segments(padding: str, length: int) -> torch.Tensor | None:
+    if padding == "none":
+        return None
+    if padding == "packed":
+        return (torch.arange(length, dtype=torch.int32) // 5 + 1).repeat(2, 1)
+    segments = torch.ones(2, length, dtype=torch.int32)
+    segments[0, : length // 3] = 0
+    segments[1, length - length // 3 :] = 0
+    return segments
+
+
+def make_inputs(heads, groups, lengths, second_window, head_dim=12, dtype=torch.float64):
+    torch.manual_seed(0)
+    queries, keys, seconds = lengths
+    shapes = [(heads, queries), *[(groups, keys)] * 2, *[(groups, seconds)] * 2]
+    states = [torch.randn(2, *shape, head_dim, dtype=dtype) for shape in shapes]
+    return [tensor.requires_grad_() for tensor in (*states, torch.randn(heads, second_window, dtype=dtype))]
+
+
+def check(compute, lengths, windows, form, is_causal, padding, heads=4, groups=2, **kwargs):
+    """Output and all six gradients against the definition."""
+    inputs = make_inputs(heads, groups, lengths, windows[1], **kwargs)
+    segments = make_segments(padding, max(lengths))
+    first, second = (window_reach(size, is_causal) for size in windows)
+    options = {"first": first, "second": second, "form": form, "scale": FORMS[form].scale(inputs[0].shape[-1])}
+    expected = simplicial_reference(*inputs, segments, **options)
+    actual = compute(*inputs, segments, **options)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-11)
+    if actual.requires_grad:
+        direction = torch.randn_like(expected)
+        gradients = torch.autograd.grad(actual, inputs, direction), torch.autograd.grad(expected, inputs, direction)
+        for gradient, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-11)
+
+
+@FORM
+@CAUSAL
+@pytest.mark.parametrize("padding", PADDING)
+@pytest.mark.parametrize("compute", [simplicial_chunked, lambda *a, **k: simplicial_eager(*a, **k)[0]])
+def test_outputs_and_gradients_equal_the_definition(compute, padding, is_causal, form):
+    for windows, lengths in itertools.product(WINDOWS, LENGTHS):
+        if is_causal or len(set(lengths)) == 1:
+            check(compute, lengths, windows, form, is_causal, padding)
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(3, 1), (2, 2), (6, 3)])
+def test_grouped_heads_and_large_heads(heads, groups):
+    check(simplicial_chunked, (33, 33, 33), (300, 4), "complex", True, "none", heads, groups, head_dim=128)
+
+
+@FORM
+@CAUSAL
+@pytest.mark.parametrize("padding", PADDING)
+def test_flex_outputs_equal_the_definition(padding, is_causal, form):
+    def compute(*inputs, **options):
+        with torch.no_grad():
+            return simplicial_flex(*(x if x is None else x.detach() for x in inputs), **options)
+
+    check(compute, (40, 40, 40), (8, 5), form, is_causal, padding, head_dim=48)
+    if is_causal:
+        check(compute, (3, 9, 5), (8, 5), form, is_causal, padding, head_dim=48)
+
+
+@pytest.mark.parametrize("padding", PADDING)
+def test_marginals_are_those_of_the_definition(padding):
+    inputs = make_inputs(4, 2, (3, 9, 5), 5)
+    first, second = window_reach(8, True), window_reach(5, True)
+    options = {"first": first, "second": second, "form": "complex", "scale": 0.2}
+    segments = make_segments(padding, 9)
+    expected = simplicial_reference(*inputs, segments, return_marginals=True, **options)
+    for actual, other in zip(simplicial_eager(*inputs, segments, **options), expected, strict=True):
+        torch.testing.assert_close(actual, other, rtol=1e-10, atol=1e-11)
+
+
+def test_the_operator_is_well_formed():
+    inputs = make_inputs(2, 1, (5, 5, 5), 3, head_dim=6)
+    arguments = (*inputs, make_segments("packed", 5), [7, 0, 2, 0], "complex", 0.3)
+    torch.library.opcheck(chunked_operator, arguments)
+
+
+@CAUSAL
+@pytest.mark.parametrize(
+    ("form", "position_type"),
+    [("complex", "rope"), ("complex", "none"), ("hadamard", "learned"), ("hadamard", "none")],
+)
+def test_a_warm_start_is_sliding_window_attention(form, position_type, is_causal):
+    shared = {"is_causal": is_causal, "position_type": position_type, "num_hidden_layers": 1}
+    sliding = tiny_model(attention_types="sliding", sliding_window=8 if is_causal else 4, scale=1.0, **shared)
+    lifted = tiny_model(
+        attention_types="simplicial",
+        simplicial_window=8 if is_causal else 9,
+        simplicial_form=form,
+        simplicial_warm_start=True,
+        **shared,
+    )
+    fresh = type(lifted)(lifted.config).double()
+    getattr(fresh, "model", fresh).layers[0].self_attn.initialize()  # once more, for constants in float64
+    own = {name: weight for name, weight in fresh.state_dict().items() if "second" in name or "offset" in name}
+    lifted.load_state_dict({**sliding.state_dict(), **own})
+    tokens = random_ids(2, 25)
+    actual, expected = output_of(lifted(tokens)), output_of(sliding(tokens))
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", [form for form, kind in TRILINEAR_KINDS.items() if kind.rotary_factor])
+def test_rotary_positions_reach_the_form_through_differences_only(form):
+    rope = {"rope_theta": 10000.0, "partial_rotary_factor": TRILINEAR_KINDS[form].rotary_factor}
+    fields = {"attention_types": "simplicial", "simplicial_form": form, "head_dim": 12, "rope_parameters": rope}
+    model, tokens = tiny_model(dtype=torch.float32, scale=2.0, **fields), random_ids(1, 20)
+    positions = torch.arange(20)[None]
+    with torch.no_grad():
+        at_zero, later = (model(tokens, position_ids=positions + shift).logits for shift in (0, 17))
+        other = model(tokens, position_ids=2 * positions).logits
+    torch.testing.assert_close(later, at_zero, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(other, at_zero, rtol=1e-2, atol=1e-2), "the positions are read"
+
+
+def test_the_cache_holds_both_windows_whatever_the_length():
+    model = tiny_model(attention_types="simplicial", dtype=torch.float32)
+    for length in (20, 60):
+        layer = model(random_ids(1, length), use_cache=True).past_key_values.layers[0]
+        assert layer.keys.shape == layer.values.shape == (1, 2, 7, 8)
+        assert layer.second_keys.shape == layer.second_values.shape == (1, 2, 2, 8)
+        assert layer.get_seq_length() == length
