@@ -284,7 +284,7 @@ def test_imports_where_triton_is_not_installed():
     assert run.stdout == "Triton is not installed\n", run.stderr
 
 
-@pytest.mark.skipif(IS_INTERPRETED, reason="is in the interpreter")
+@pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="is in the interpreter, or ran on the GPU")
 def test_the_kernels_in_the_interpreter():
     """Every test above that is skipped here."""
     pytest.importorskip("triton", reason="Triton is not installed")
