@@ -126,4 +126,4 @@ def last(states: torch.Tensor, count: int) -> torch.Tensor:
     return states[..., max(0, states.shape[-2] - count) :, :]
 
 
-STATIC_LAYER_TYPE_MAPPING[SimplicialCacheLayer._layer_type] = SimplicialCacheLayer
+STATIC_LAYER_TYPE_MAPPING["simplicial_attention"] = SimplicialCacheLayer

@@ -103,7 +103,7 @@ class SimplicialAttention(SoftmaxAttention):
             segments = segments.repeat_interleave(lengths)[None]
         if segments is not None:
             segments = segments[:, -max(key.shape[2], second_key.shape[2]) :]
-        output, *weights = choose_backend(self.config, query, self.reaches["second"])(
+        output, weights, second_weights = choose_backend(self.config, query, self.reaches["second"])(
             *(states.to(value.dtype) for states in (query, key, value, second_key, second_value)),
             self.offset_bias,
             segments,
@@ -111,4 +111,4 @@ class SimplicialAttention(SoftmaxAttention):
             form=self.form,
             scale=self.scaling,
         )
-        return self.o_proj(output.transpose(1, 2).flatten(2)), *weights
+        return self.o_proj(output.transpose(1, 2).flatten(2)), weights, second_weights

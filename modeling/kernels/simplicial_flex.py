@@ -4,6 +4,7 @@
 # T size of the second window.
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
@@ -73,7 +74,8 @@ def simplicial_flex(
         enable_gqa=True,
         return_aux=AuxRequest(lse=True),
     )
-    logits = aux.lse.view(batch, heads, second.size, queries)
+    log_sum: Any = aux.lse
+    logits = log_sum.view(batch, heads, second.size, queries)
     if offset_bias is not None:
         logits = logits + offset_bias.to(logits.dtype)[None, :, :, None]
     logits = logits.masked_fill(hidden[:, None], torch.finfo(logits.dtype).min)
