@@ -6,7 +6,7 @@ import re
 import pytest
 
 from trine.scripts.shape_experiments import EXPERIMENTS, Pretraining, Translation
-from trine.scripts.study_shapes import StudyArguments, main, spread
+from trine.scripts.study_shapes import main
 
 
 def write(folder, rows):
@@ -56,20 +56,3 @@ def test_the_translators_have_equal_numbers_of_parameters(data, tmp_path):
 def test_missing_data_says_how_to_build_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="build it with: trine fetch-data --output_dir"):
         main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path), "--experiments", "tagging"])
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"experiments": ["sorting"]}, r"experiments=\['sorting'\] are not among \['pretraining', "),
-        ({"seeds": 0}, "seeds=0 must be at least 1."),
-        ({"scale": 0.0}, "scale=0.0 must be above 0."),
-    ],
-)
-def test_bad_arguments_are_named(fields, message):
-    with pytest.raises(ValueError, match=message):
-        StudyArguments(**fields)
-
-
-def test_the_spread_is_the_mean_and_the_extremes():
-    assert spread([1.0, 2.0, 6.0]) == "3.000 (1.000 to 6.000)" and spread([float("nan")]) == "-"
