@@ -1,36 +1,37 @@
-"""Pretrain a decoder on text files: tokenizer, model, plots and metrics in one folder."""
+"""Pretrain a decoder or an encoder on text files: tokenizer, model, plots and metrics in one folder."""
 
 import json
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from trine import TrineConfig, TrineForCausalLM, train_byte_level_bpe
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import parse_arguments, unknown_name
+from trine.scripts.objectives import OBJECTIVES, CausalObjective
 from trine.scripts.plots import draw_expert_load, draw_losses
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.tokenization.text_files import iterate_text_files
-from trine.training.baselines import ngram_losses
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
-from trine.training.packing import PackedBlocks, split_documents, tokenize_documents
+from trine.training.packing import split_documents
 
 
 @dataclass
 class Task:
     """All that training needs."""
 
+    objective: CausalObjective
     tokenizer: PreTrainedTokenizerBase
-    model: TrineForCausalLM
-    train_blocks: PackedBlocks
-    validation_blocks: PackedBlocks
+    model: PreTrainedModel
+    train_data: Sized
+    validation_data: Sized
+    collator: Callable | None
     checkpoint: str | None
 
 
@@ -51,8 +52,9 @@ def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) 
     trainer = Trainer(
         task.model,
         training,
-        train_dataset=task.train_blocks,
-        eval_dataset=task.validation_blocks,
+        train_dataset=task.train_data,  # pyright: ignore[reportArgumentType] a list is a dataset
+        eval_dataset=task.validation_data,  # pyright: ignore[reportArgumentType]
+        data_collator=task.collator,
         processing_class=task.tokenizer,
         callbacks=[ExpertLoadCallback(), interrupt],
     )
@@ -64,7 +66,7 @@ def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) 
 
 
 def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -> Task:
-    """Read, split, tokenise and pack the text, and make the model.
+    """Read, split and tokenise the text, and make the model.
 
     Raises:
         OSError: files that cannot be read, or an output folder that cannot be written.
@@ -74,19 +76,21 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
     check_writable(Path(training.output_dir))
     checkpoint = _find_checkpoint(training)
     overrides = parse_overrides(arguments.config_overrides)
-    TrineConfig.from_preset(arguments.preset, **overrides)  # what is wrong here should not wait for the tokenizer
+    if arguments.objective not in OBJECTIVES:
+        raise ValueError(unknown_name("objective", arguments.objective, OBJECTIVES))
+    objective = OBJECTIVES[arguments.objective](arguments, training.seed)
+    objective.make_config(**overrides)  # what is wrong here should not wait for the tokenizer
     documents = list(iterate_text_files(arguments.files, arguments.text_field))
     train_documents, validation_documents = split_documents(documents, arguments.validation_fraction, training.seed)
 
     if source := checkpoint or arguments.tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(source)
     else:
-        tokenizer = train_byte_level_bpe(
+        tokenizer = objective.train_tokenizer(
             train_documents, arguments.vocab_size, show_progress=not training.disable_tqdm
         )
-    special_ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    overrides = {"vocab_size": len(tokenizer), **special_ids, **overrides}
-    config = TrineConfig.from_preset(arguments.preset, **overrides)
+    special_ids = {name: getattr(tokenizer, name) for name in objective.special_ids}
+    config = objective.make_config(**{"vocab_size": len(tokenizer), **special_ids, **overrides})
     if config.vocab_size < len(tokenizer):
         raise ValueError(f"vocab_size={config.vocab_size} is below the {len(tokenizer)} tokens of the tokenizer.")
     if config.max_position_embeddings < arguments.block_length:
@@ -94,12 +98,21 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
             f"block_length={arguments.block_length} is above max_position_embeddings="
             f"{config.max_position_embeddings}; change one of them (the latter in config_overrides)."
         )
+    parts = {"training": train_documents, "validation": validation_documents}
+    train_data, validation_data = (
+        objective.make_data(
+            name, part, tokenizer, description=None if training.disable_tqdm else f"Tokenising the {name} text"
+        )
+        for name, part in parts.items()
+    )
     set_seed(training.seed)
     return Task(
+        objective=objective,
         tokenizer=tokenizer,
-        model=TrineForCausalLM(config),
-        train_blocks=_make_blocks("training", train_documents, tokenizer, arguments, training),
-        validation_blocks=_make_blocks("validation", validation_documents, tokenizer, arguments, training),
+        model=objective.model(config),
+        train_data=train_data,
+        validation_data=validation_data,
+        collator=objective.make_collator(tokenizer),
         checkpoint=checkpoint,
     )
 
@@ -107,17 +120,17 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
 def finish(arguments: PretrainArguments, task: Task, trainer: Trainer) -> dict[str, Any]:
     """Evaluate, compare with the baselines, draw and save; return the metrics, which metrics.json holds too."""
     history = trainer.state.log_history
-    train_blocks, validation_blocks = task.train_blocks.blocks, task.validation_blocks.blocks
+    objective, train_data, validation_data = task.objective, task.train_data, task.validation_data
     losses = {}
     if arguments.baselines:
-        ngrams = ngram_losses(train_blocks.flatten(), validation_blocks, len(task.tokenizer))
-        losses = {"unigram": ngrams.unigram, "bigram": ngrams.bigram}
+        losses = objective.baselines(train_data, validation_data, len(task.tokenizer))
+    set_seed(trainer.args.seed)  # decides which tokens are masked
     metrics = {
         "loss": {**losses, "model": trainer.evaluate()["eval_loss"]},
         "parameters": task.model.num_parameters(),
         "vocabulary": len(task.tokenizer),
-        "training_tokens": train_blocks.numel(),
-        "validation_tokens": validation_blocks.numel(),
+        "training_tokens": objective.count_tokens(train_data),
+        "validation_tokens": objective.count_tokens(validation_data),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "training_seconds": next(entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry),
@@ -140,25 +153,6 @@ def describe(metrics: dict[str, Any]) -> str:
     lines = [f"\nValidation text, {metrics['validation_tokens']:,} tokens:", "            nats/token  perplexity"]
     lines += [f"{name:>10}  {loss:10.3f}  {math.exp(loss):10.1f}" for name, loss in metrics["loss"].items()]
     return "\n".join(lines)
-
-
-def _make_blocks(
-    name: str,
-    documents: list[str],
-    tokenizer: PreTrainedTokenizerBase,
-    arguments: PretrainArguments,
-    training: PretrainTrainingArguments,
-) -> PackedBlocks:
-    description = None if training.disable_tqdm else f"Tokenising the {name} text"
-    tokens = tokenize_documents(documents, tokenizer, description=description)
-    if len(tokens) < arguments.block_length:
-        raise ValueError(
-            f"The {name} text has {len(tokens)} tokens, fewer than one block of "
-            f"block_length={arguments.block_length}: give more text, or change block_length or "
-            f"validation_fraction={arguments.validation_fraction}."
-        )
-    separator_id: Any = tokenizer.eos_token_id if arguments.document_boundaries else None
-    return PackedBlocks(tokens, arguments.block_length, separator_id)
 
 
 def check_writable(folder: Path) -> None:

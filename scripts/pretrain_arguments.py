@@ -17,6 +17,13 @@ class PretrainArguments:
     files: list[str] = field(
         metadata={"help": "Text files (.txt, .md, .rst, .jsonl) and folders of them; a folder is read at any depth."}
     )
+    objective: str = field(
+        default="causal",
+        metadata={
+            "help": "What is learned: 'causal', a decoder tells the next token; 'masked', an encoder restores masked "
+            "tokens; 'masked_next_sentence', and also tells whether two segments belong together, as BERT."
+        },
+    )
     text_field: str = field(default="text", metadata={"help": "Name of the text in a line of a .jsonl file."})
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of a tokenizer. By default one is trained on the text."}
@@ -31,9 +38,18 @@ class PretrainArguments:
             "action": "extend",
         },
     )
-    block_length: int = field(default=512, metadata={"help": "Tokens in one training sequence."})
+    block_length: int = field(
+        default=512, metadata={"help": "Tokens in one training sequence; masked ones may be shorter."}
+    )
     document_boundaries: bool = field(
         default=False, metadata={"help": "Keep the documents of a block apart: none sees the one before it."}
+    )
+    mlm_probability: float = field(
+        default=0.3, metadata={"help": "Share of the tokens, or of the words, that is masked (arXiv 2202.08005)."}
+    )
+    whole_words: str | None = field(
+        default=None,
+        metadata={"help": "Mask whole words: those of the 'tokenizer', or in Chinese those that 'jieba' finds."},
     )
     validation_fraction: float = field(
         default=0.05, metadata={"help": "Share of the text, in whole documents, that is held out."}
@@ -68,6 +84,7 @@ class PretrainTrainingArguments(TrainingArguments):
     save_strategy: str = _trainer_default("save_strategy", "steps")
     save_steps: float = _trainer_default("save_steps", 500)
     save_total_limit: int | None = _trainer_default("save_total_limit", 2)
+    remove_unused_columns: bool = _trainer_default("remove_unused_columns", False)
     report_to: str = _trainer_default("report_to", "none")
     dataloader_pin_memory: bool = _trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
     resume_from_checkpoint: str | None = field(

@@ -2,11 +2,15 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+
+T = TypeVar("T")
 
 
 def sentence_pairs(
-    documents: Sequence[Sequence[Sequence[int]]], max_tokens: int, seed: int = 0
-) -> Iterator[tuple[list[int], list[int], int]]:
+    documents: Sequence[Sequence[Sequence[T]]], max_tokens: int, seed: int = 0
+) -> Iterator[tuple[list[T], list[T], int]]:
     """Yields pairs of segments of token ids, and whether the second is from elsewhere.
 
     A document is walked sentence by sentence; as many as fit are cut at a random border into two segments. In half of
@@ -15,8 +19,8 @@ def sentence_pairs(
     Source: Devlin et al. 2018, BERT, arXiv 1810.04805, section 3.1 and appendix A.2.
 
     Args:
-        documents: For each document its sentences, as token ids without special tokens. Documents with fewer than two
-            sentences serve as a source of random segments only.
+        documents: For each document its sentences, as token ids (or what else stands for a token) without special
+            tokens. Documents with fewer than two sentences serve as a source of random segments only.
         max_tokens: Tokens of both segments together.
         seed: Of the random choices.
 
@@ -50,9 +54,7 @@ def sentence_pairs(
             yield *shorten(first, second, max_tokens, chooser), is_random
 
 
-def random_segment(
-    documents: list[list[list[int]]], excluded: int, max_tokens: int, chooser: random.Random
-) -> list[int]:
+def random_segment(documents: list[list[list[T]]], excluded: int, max_tokens: int, chooser: random.Random) -> list[T]:
     """Tokens from a random sentence on, of a document other than the excluded one."""
     index = chooser.randrange(len(documents) - 1)
     document = documents[index + (index >= excluded)]
@@ -60,9 +62,7 @@ def random_segment(
     return [token for sentence in document[start:] for token in sentence][:max_tokens]
 
 
-def shorten(
-    first: list[int], second: list[int], max_tokens: int, chooser: random.Random
-) -> tuple[list[int], list[int]]:
+def shorten(first: list[T], second: list[T], max_tokens: int, chooser: random.Random) -> tuple[list[T], list[T]]:
     """Takes tokens from either end of the longer segment until both fit."""
     first, second = list(first), list(second)
     while len(first) + len(second) > max_tokens:

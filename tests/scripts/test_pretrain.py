@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -222,3 +223,49 @@ def test_generate_errors(folder, capsys, argv, message):
 def test_generate_needs_a_model(tmp_path):
     with pytest.raises(SystemExit, match="trine generate: "):
         generate.main(["--model", str(tmp_path), "--prompt", "x"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "argv"),
+    [
+        ("masked", []),
+        ("masked", ["--whole_words", "tokenizer"]),
+        ("masked_next_sentence", []),
+        ("masked_next_sentence", ["--preset", "bert-base", "--whole_words", "tokenizer"]),
+    ],
+)
+def test_an_encoder(folder, tmp_path, objective, argv):
+    argv = ["--objective", objective, "--output_dir", str(tmp_path / "encoder"), "--mlm_probability", "0.5", *argv]
+    options = ["--config_overrides", "mlp_layer_types=dense", "--vocab_size", "120", "--save_strategy", "no"]
+    assert run(folder, "encoder", *argv, *options) == 0
+    output = tmp_path / "encoder"
+    config = json.loads((output / "config.json").read_text())
+    assert config["is_causal"] is False and config["vocab_size"] == 120
+    expected = {"masked": "TrineForMaskedLM", "masked_next_sentence": "TrineForPreTraining"}[objective]
+    assert config["architectures"] == [expected]
+    assert config["type_vocab_size"] == (2 if expected == "TrineForPreTraining" else 0)
+    assert AutoTokenizer.from_pretrained(output).mask_token == "[MASK]"
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert set(metrics["loss"]) == {"unigram", "model"}
+    assert metrics["loss"]["model"] == pytest.approx(math.log(120) + math.log(2) * ("next" in objective), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--objective", "maskd"], "Unknown objective 'maskd'. Did you mean 'masked'?"),
+        (["--whole_words", "tokenizer"], "objective='causal' masks none"),
+        (["--objective", "masked", "--whole_words", "x"], "whole_words='x' is not among"),
+        (["--objective", "masked", "--mlm_probability", "0"], "mlm_probability=0.0 must lie between"),
+        (["--objective", "masked", "--document_boundaries"], "document_boundaries=True says nothing new"),
+        (["--objective", "masked", "--config_overrides", "is_causal=true"], "is_causal=True, but objective='masked'"),
+        (
+            ["--preset", "bert-base", "--config_overrides", "is_causal=false"],
+            "is_causal=False, but objective='causal'",
+        ),
+        (["--objective", "masked", "--block_length", "3"], "max_length=3 must be at least 4"),
+    ],
+)
+def test_errors_of_objectives(folder, tmp_path, argv, message):
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        run(folder, "unused", "--output_dir", str(tmp_path), *argv)

@@ -1,0 +1,131 @@
+"""Documents to the sequences and pairs of segments whose masked tokens an encoder learns to restore."""
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from .sentence_pairs import sentence_pairs
+from .whole_words import word_starts
+
+
+# After the signs that end a sentence: in Chinese at once, else before white space. And wherever a line ends.
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|\s*\n\s*")
+
+
+class Token(NamedTuple):
+    id: int
+    starts_word: bool  # always, where words are not looked for
+
+
+def split_sentences(document: str) -> list[str]:
+    """The sentences and lines of a text, in English or Chinese; none is empty."""
+    return [sentence for sentence in _SENTENCE_END.split(document) if sentence.strip()]
+
+
+def masked_sequences(
+    documents: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    words: str | None = None,
+    description: str | None = None,
+) -> list[dict[str, Any]]:
+    """Sequences `[CLS] text [SEP]` of at most `max_length` tokens; a longer document is cut to several.
+
+    Args:
+        words: How `word_starts` finds words, to mask them whole; None to mask single tokens.
+        description: Of a progress bar, shown if given.
+
+    Returns:
+        Features for `DataCollatorForLanguageModeling`, or with `words` for `WholeWordMaskingCollator`.
+
+    Raises:
+        ValueError: The tokenizer lacks a token that is needed, or `max_length` leaves no room for text.
+    """
+    room = check_room(tokenizer, max_length, special=2)
+    tokens = tokenize([[document] for document in documents], tokenizer, words, description)
+    return [
+        make_features(tokenizer, [text[start : start + room]], words)
+        for (text,) in tokens
+        for start in range(0, len(text), room)
+    ]
+
+
+def masked_pairs(
+    documents: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    seed: int = 0,
+    words: str | None = None,
+    description: str | None = None,
+) -> list[dict[str, Any]]:
+    """Pairs `[CLS] a [SEP] b [SEP]` of `sentence_pairs`, with segment ids and `next_sentence_label`.
+
+    Arguments, result and errors are those of `masked_sequences`, and the errors of `sentence_pairs`.
+    """
+    room = check_room(tokenizer, max_length, special=3)
+    tokens = tokenize([split_sentences(document) for document in documents], tokenizer, words, description)
+    return [
+        {
+            **make_features(tokenizer, [first, second], words),
+            "token_type_ids": [0] * (len(first) + 2) + [1] * (len(second) + 1),
+            "next_sentence_label": label,
+        }
+        for first, second, label in sentence_pairs(tokens, room, seed)
+    ]
+
+
+def check_room(tokenizer: PreTrainedTokenizerBase, max_length: int, special: int) -> int:
+    """The tokens of text that fit beside `special` special ones."""
+    missing = [name for name in ("cls_token", "sep_token", "mask_token", "pad_token") if not getattr(tokenizer, name)]
+    if missing:
+        raise ValueError(f"The tokenizer has no {', '.join(missing)}; one of train_wordpiece has them all.")
+    if max_length < special + 2:
+        raise ValueError(f"max_length={max_length} must be at least {special + 2}, with {special} special tokens.")
+    return max_length - special
+
+
+def tokenize(
+    documents: Sequence[Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    words: str | None,
+    description: str | None,
+) -> list[list[list[Token]]]:
+    """The tokens of each part of each document."""
+
+    def parts_of(document: Sequence[str]) -> list[list[Token]]:
+        if not document:
+            return []
+        encoded = tokenizer(list(document), add_special_tokens=False, split_special_tokens=True, verbose=False)
+        parts = []
+        for text, encoding in zip(document, encoded.encodings or [], strict=True):
+            starts = word_starts(encoding, text, words) if words else [True] * len(encoding.ids)
+            parts.append([Token(*token) for token in zip(encoding.ids, starts, strict=True)])
+        return parts
+
+    progress = tqdm(documents, desc=description, unit="document", disable=description is None)
+    return [parts_of(document) for document in progress]
+
+
+def make_features(
+    tokenizer: PreTrainedTokenizerBase, segments: Sequence[Sequence[Token]], words: str | None
+) -> dict[str, Any]:
+    """One example: the segments with special tokens around them."""
+    separator: Any = tokenizer.sep_token_id
+    tokens, special = [Token(tokenizer.cls_token_id, True)], [1]  # pyright: ignore[reportArgumentType] one token
+    for segment in segments:
+        tokens += [*segment, Token(separator, True)]
+        special += [0] * len(segment) + [1]
+    features: dict[str, Any] = {
+        "input_ids": [token.id for token in tokens],
+        "attention_mask": [1] * len(tokens),
+        "special_tokens_mask": special,
+    }
+    if words:
+        features["word_ids"] = [number - 1 for number in accumulate(token.starts_word for token in tokens)]
+    return features
