@@ -119,6 +119,10 @@ class ChunkedGradients:
         self.key, self.value = torch.zeros_like(problem.key, dtype=dtype), torch.zeros_like(problem.value, dtype=dtype)
         self.second_key = torch.zeros_like(problem.second_key, dtype=dtype)
         self.second_value = torch.zeros_like(problem.second_value, dtype=dtype)
+        self.block = problem.make_block()
+        window, size = problem.second.size, problem.query.shape[-1]
+        shape = (problem.heads, problem.length, problem.length + window, size)
+        self.skewed = torch.zeros(shape, dtype=dtype, device=problem.query.device)  # 0 beyond the windows
         heads = problem.query.shape[:2]
         self.bias = torch.zeros(*heads, problem.second.size, dtype=dtype, device=problem.query.device)
 
@@ -134,11 +138,10 @@ class ChunkedGradients:
         mixed_grad = (output_grad * second_values).flatten(1, 3)
         self.value[chunk.heads, chunk.keys] += torch.bmm(weights.transpose(1, 2), mixed_grad)
         mixed = torch.bmm(weights, value).view(blocks)
-        self.second_value[chunk.heads, chunk.seconds] += shear((mixed * output_grad).sum(dim=1))
+        self.second_value[chunk.heads, chunk.seconds] += self.shear(mixed * output_grad)
 
-        logit_grad = torch.bmm(mixed_grad, value.transpose(1, 2)).view(*blocks[:4], -1).flatten(-2)
-        logit_grad = torch.ops.aten._softmax_backward_data(logit_grad, weights.view_as(logit_grad), -1, key.dtype)
-        logit_grad = logit_grad.view_as(weights)
+        weight_grad = problem.multiply(mixed_grad, value, self.block)
+        logit_grad = softmax_backward_(weight_grad.view(*blocks[:3], -1), weights).view_as(weights)
         if problem.bias is not None:
             self.bias[chunk.heads] += logit_grad.view(*blocks[:4], -1).sum(dim=(2, 4))
         self.key[chunk.heads, chunk.keys] += torch.bmm(logit_grad.transpose(1, 2), composed)
@@ -146,16 +149,21 @@ class ChunkedGradients:
         query = problem.query[chunk.heads, :, chunk.queries, None]
         query_grad, second_grad = form.compose_vjp(query, second_keys, composed_grad)
         self.query[chunk.heads, :, chunk.queries] = query_grad.sum(dim=-2)
-        self.second_key[chunk.heads, chunk.seconds] += shear(second_grad.sum(dim=1))
+        self.second_key[chunk.heads, chunk.seconds] += self.shear(second_grad)
+
+    def shear(self, rows: torch.Tensor) -> torch.Tensor:
+        """Adds what queries give to their second windows, (N, R, C, T, D), up by token, (N, C + T - 1, D)."""
+        length, window = rows.shape[2:4]
+        skewed = self.skewed[: len(rows), :length]
+        torch.sum(rows, dim=1, dtype=skewed.dtype, out=skewed[:, :, :window])
+        tokens = self.skewed.shape[1] + window - 1
+        skewed = skewed.flatten(1, 2)[:, : length * tokens].unflatten(1, (length, tokens))
+        return skewed.sum(dim=1)[:, : length + window - 1]
 
 
-def shear(rows: torch.Tensor) -> torch.Tensor:
-    """Adds what each query gives to its second window, (N, C, T, D), up by token, (N, C + T - 1, D)."""
-    count, length, window, size = rows.shape
-    skewed = rows.new_zeros(count, length, length + window, size)
-    skewed[:, :, :window] = rows
-    skewed = skewed.flatten(1, 2)[:, : length * (length + window - 1)]
-    return skewed.unflatten(1, (length, -1)).sum(dim=1)
+def softmax_backward_(grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Turns the gradient of a softmax over the last axis into that of the logits, in place."""
+    return torch.ops.aten._softmax_backward_data.out(grad, weights.view_as(grad), -1, grad.dtype, grad_input=grad)
 
 
 @chunked_operator.register_fake

@@ -3,6 +3,7 @@
 # Shapes: B batch, H heads, G key-value heads, R = H / G, Q queries, K keys, M second keys, D head size;
 # in a chunk: N batch x key-value heads, C queries, W keys that they may see, T second keys that each may see.
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from .simplicial_forms import FORMS, Reach
 # Logits that exist at a time. On a CPU they stay in its cache; elsewhere, few launches matter more.
 BLOCK_LOGITS = {"cpu": 2**20}
 BLOCK_LOGITS_ELSEWHERE = 2**26
+# A chunk's keys are a multiple of this where there are so many: rows of logits that fill cache lines multiply faster.
+ALIGNMENT = 16
 
 
 class Chunk(NamedTuple):
@@ -62,6 +65,24 @@ class ChunkedProblem:
             bias = offset_bias.to(query.dtype).view(self.groups, self.repeat, 1, -1, 1)
             self.bias = bias.repeat(self.batch, 1, 1, 1, 1)  # (N, R, 1, T, 1)
         self.segments = None if segments is None else segments.repeat_interleave(self.groups, dim=0)
+        span = min(self.num_keys, self.first.size)
+        self.length = min(32 if span < 256 else 16, self.num_queries)  # queries in a chunk
+        rows = self.repeat * self.length * self.second.size
+        width = min(self.num_keys, align(span + self.length - 1))
+        block = BLOCK_LOGITS.get(self.query.device.type, BLOCK_LOGITS_ELSEWHERE)
+        self.heads = max(1, min(len(self.query), block // (rows * width)))  # batch x key-value heads in a chunk
+        self.block_size = self.heads * rows * width
+        self.block = self.make_block()
+        self.mask, self.mask_place = self.query, None
+
+    def make_block(self) -> torch.Tensor:
+        """Memory for the logits of any chunk. Chunks take turns in it: fresh memory is slow at its first use."""
+        return self.query.new_empty(self.block_size)
+
+    def multiply(self, left: torch.Tensor, right: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+        """The products (N, R * C * T, W) of (N, R * C * T, D) and (N, W, D), in `block`."""
+        shape = (*left.shape[:2], right.shape[1])
+        return torch.bmm(left, right.transpose(1, 2), out=block[: math.prod(shape)].view(shape))
 
     def by_group(self, states: torch.Tensor) -> torch.Tensor:
         """(B, H, Q, D) as (N, R, Q, D)."""
@@ -72,18 +93,13 @@ class ChunkedProblem:
 
     def chunks(self) -> Iterator[Chunk]:
         """Cuts heads and queries so that a chunk's logits fit the block."""
-        span = min(self.num_keys, self.first.size)
-        length = min(32 if span < 256 else 16, self.num_queries)
-        block = BLOCK_LOGITS.get(self.query.device.type, BLOCK_LOGITS_ELSEWHERE)
-        logits = self.repeat * length * self.second.size * min(self.num_keys, span + length - 1)
-        heads = max(1, block // logits)
-        for head in range(0, len(self.query), heads):
-            for start in range(0, self.num_queries, length):
-                stop = min(start + length, self.num_queries)
-                left = max(0, self.first_offset + start - self.first.left)
+        for head in range(0, len(self.query), self.heads):
+            for start in range(0, self.num_queries, self.length):
+                stop = min(start + self.length, self.num_queries)
                 right = min(self.num_keys, self.first_offset + stop + self.first.right)
+                left = max(0, right - align(right - self.first_offset - start + self.first.left))
                 seconds = slice(self.second_offset + start, self.second_offset + stop + self.second.size - 1)
-                yield Chunk(slice(head, head + heads), slice(start, stop), slice(left, right), seconds)
+                yield Chunk(slice(head, head + self.heads), slice(start, stop), slice(left, right), seconds)
 
     def windows(self, states: torch.Tensor, chunk: Chunk) -> torch.Tensor:
         """The second window of each query, a view (N, 1, C, T, D) of padded states."""
@@ -97,23 +113,39 @@ class ChunkedProblem:
     def weights(self, composed: torch.Tensor, chunk: Chunk) -> torch.Tensor:
         """The joint softmax (N, R * C * T, W), which sums to 1 over T and W."""
         key = self.key[chunk.heads, chunk.keys]
-        logits = torch.bmm(composed, key.transpose(1, 2))
+        logits = self.multiply(composed, key, self.block)
         blocks = logits.view(len(key), self.repeat, -1, self.second.size, key.shape[1])
         if self.bias is not None:
             blocks += self.bias[chunk.heads]
         self.hide(blocks, chunk)
-        return blocks.flatten(-2).softmax(dim=-1).view_as(logits)
+        flat = blocks.flatten(-2)
+        return torch.softmax(flat, dim=-1, out=flat).view_as(logits)
+
+    def first_mask(self, chunk: Chunk) -> torch.Tensor:
+        """What to add to logits (N, R, C, T, W): the lowest number outside the first window; 0 inside, (C, 1, W).
+
+        Most chunks share the mask of the chunk before.
+        """
+        length, width = chunk.queries.stop - chunk.queries.start, chunk.keys.stop - chunk.keys.start
+        place = length, width, chunk.keys.start - chunk.queries.start - self.first_offset
+        if place != self.mask_place:
+            device = self.query.device
+            distance = torch.arange(width, device=device) - torch.arange(length, device=device)[:, None] + place[2]
+            outside = (distance < -self.first.left) | (distance > self.first.right)
+            lowest = torch.finfo(self.query.dtype).min
+            self.mask = torch.zeros_like(outside, dtype=self.query.dtype).masked_fill_(outside, lowest)[:, None]
+            self.mask_place = place
+        return self.mask
 
     def hide(self, logits: torch.Tensor, chunk: Chunk) -> None:
         """Sets the logits (N, R, C, T, W) of pairs that a query does not see to the lowest number."""
         lowest, device = torch.finfo(logits.dtype).min, logits.device
-        rows = torch.arange(chunk.queries.start, chunk.queries.stop, device=device)[:, None]
-        distance = torch.arange(chunk.keys.start, chunk.keys.stop, device=device) - rows - self.first_offset
-        length, width = distance.shape
-        for edge in (slice(0, length), slice(max(length, width - length), width)):  # windows end nowhere else
-            outside = (distance[:, edge] < -self.first.left) | (distance[:, edge] > self.first.right)
-            logits[..., edge].masked_fill_(outside[:, None], lowest)
+        mask = self.first_mask(chunk)
+        width, edge = mask.shape[-1], self.length + ALIGNMENT
+        for columns in (slice(0, edge), slice(max(edge, width - edge), width)):  # windows end nowhere else
+            logits[..., columns] += mask[..., columns]
         if chunk.seconds.start < self.second.left or chunk.seconds.stop > self.num_seconds + self.second.left:
+            rows = torch.arange(chunk.queries.start, chunk.queries.stop, device=device)[:, None]
             offsets = torch.arange(-self.second.left, self.second.right + 1, device=device)
             index = rows + self.second_offset + offsets
             logits.masked_fill_(((index < 0) | (index >= self.num_seconds))[..., None], lowest)
@@ -131,3 +163,8 @@ class ChunkedProblem:
         if self.segments is None:
             return states
         return states.masked_fill(self.segments[:, None, -self.num_queries :, None] == 0, 0)
+
+
+def align(width: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-width // ALIGNMENT) * ALIGNMENT
