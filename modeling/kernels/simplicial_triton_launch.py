@@ -36,6 +36,12 @@ INTERPRETED_CHOICE = Choice(32, 1, 1)
 OPTIONS = {"enable_fp_fusion": True}  # the default up to Triton 3.9, which warns that it will change
 
 
+def start(kernel, grid, arguments: dict[str, Any], **options) -> None:
+    """Starts a kernel on the device of its arguments, with options of Triton such as `num_warps`."""
+    with torch.cuda.device_of(arguments["log_sum"]):
+        kernel[grid](**arguments, **options, **OPTIONS)
+
+
 class TunedKernel:
     """A kernel, launched with the fastest of its choices for the shapes at hand.
 
@@ -62,14 +68,13 @@ class TunedKernel:
         offset_block = shared["OFFSET_BLOCK"]
         return max(16, offset_block, min(limit, triton.next_power_of_2(pairs) * offset_block))
 
-    def launch(self, grid, arguments: dict) -> None:
+    def launch(self, grid, arguments: dict[str, Any]) -> None:
         """`grid` maps the constants of the launch, such as TILE, to the numbers of programs."""
-        with torch.cuda.device_of(arguments["query"]):
-            if self.tuned is not None and not torch.are_deterministic_algorithms_enabled():
-                self.tuned[grid](**arguments, **OPTIONS)
-            else:
-                tile, warps, stages = self.fixed
-                self.kernel[grid](**arguments, TILE=tile, num_warps=warps, num_stages=stages, **OPTIONS)
+        if self.tuned is not None and not torch.are_deterministic_algorithms_enabled():
+            start(self.tuned, grid, arguments)
+        else:
+            tile, warps, stages = self.fixed
+            start(self.kernel, grid, arguments | {"TILE": tile}, num_warps=warps, num_stages=stages)
 
 
 # With the first choices no kernel spills registers in its loops (sm_90, heads of 64 and 128, 32 offsets).
@@ -147,10 +152,9 @@ def launch_forward(shared: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     FORWARD.launch(lambda meta: (programs, splits), shared | outputs)
     if splits > 1:
         vectors = batch * heads * queries
-        with torch.cuda.device_of(query):
-            merge_parts[(vectors,)](
-                parts, part_sums, output, log_sum, vectors, D=head_dim, DP=shared["DP"], SPLITS=splits, **OPTIONS
-            )
+        merged = {"output": output, "log_sum": log_sum, "VECTORS": vectors}
+        merged |= {"D": head_dim, "DP": shared["DP"], "SPLITS": splits}
+        start(merge_parts, (vectors,), {"parts": parts, "part_sums": part_sums} | merged)
     return output, log_sum
 
 

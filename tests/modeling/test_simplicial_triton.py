@@ -11,14 +11,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from packaging.version import Version
 from simplicial_reference import simplicial_reference, trilinear_logits
 
 from trine.configuration.hub_export import flatten
+from trine.modeling.kernels import simplicial_triton_launch
 from trine.modeling.kernels.simplicial_forms import FORMS, Reach
 from trine.modeling.kernels.simplicial_triton import simplicial_triton, triton_unavailable
-from trine.modeling.kernels.simplicial_triton_launch import parts_of
+from trine.modeling.kernels.simplicial_triton_launch import FORWARD, parts_of
 
 
 INTERPRETER = {"TRITON_INTERPRET": "1"}
@@ -64,7 +67,7 @@ class Case:
 
 
 CASES = {
-    "causal": Case((4, 2), (18, 18, 18), 128, Reach(9, 0), Reach(4, 0), batch=2),
+    "causal": Case((4, 2), (18, 18, 18), 128, Reach(9, 0), Reach(3, 0), batch=2),
     "packed, padded on either side, bidirectional": Case(
         (2, 1), (23, 23, 23), 24, Reach(6, 5), Reach(2, 2), "complex", 2,
         segments=(((0, 4), (1, 9), (2, 10)), ((3, 12), (1, 6), (0, 5))),
@@ -76,9 +79,8 @@ CASES = {
     "chunk after a cache": Case((2, 1), (19, 50, 26), 24, Reach(40, 0), Reach(7, 0), "determinant"),
     "bidirectional, one key head of three": Case((3, 1), (18, 18, 18), 80, Reach(4, 4), Reach(1, 2), "complex"),
     "windows larger than the sequence": Case((2, 2), (9, 9, 9), 24, Reach(99, 0), Reach(31, 0), "complex"),
-    "windows of one token": Case((2, 1), (33, 33, 33), 24, Reach(0, 0), Reach(0, 0), "determinant"),
-    "tiles that are seen whole": Case((1, 1), (150, 150, 150), 16, Reach(120, 0), Reach(1, 0), bias=False),
-    "tiles that are seen whole, bidirectional": Case((2, 1), (90, 90, 90), 16, Reach(70, 60), Reach(1, 1), "complex"),
+    "windows of one token": Case((2, 1), (33, 33, 33), 24, Reach(0, 0), Reach(0, 0), "determinant", bias=False),
+    "tiles that are seen whole": Case((2, 1), (75, 75, 75), 16, Reach(60, 50), Reach(1, 1), "complex"),
     "decode": Case((2, 1), (1, 200, 32), 48, Reach(180, 0), Reach(31, 0), "determinant", 2),
     "largest second window": Case((1, 1), (3, 5, 130), 16, Reach(3, 0), Reach(127, 0)),
 }  # fmt: skip
@@ -89,14 +91,20 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual.double().cpu() - expected.cpu()).norm() / expected.norm()).item()
 
 
-def check(case: Case, dtype=torch.float32, output_error=1e-5, gradient_error=1e-5, compute=simplicial_triton):
-    """Compares the output and all gradients with the definition; returns them."""
+def define(case: Case, tensors) -> tuple[list[torch.Tensor | None], torch.Tensor]:
+    """The inputs in float64, and the output that the definition gives them."""
+    doubles = [t if t is None else t.detach().double().cpu().requires_grad_() for t in tensors]
+    segments = case.segment_ids()
+    return doubles, simplicial_reference(*doubles, None if segments is None else segments.cpu(), **case.options)
+
+
+def check(case: Case, dtype=torch.float32, output_error=1e-5, gradient_error=1e-5, compute=simplicial_triton) -> None:
+    """Compares the output and all gradients with the definition."""
     tensors, segments = case.tensors(dtype), case.segment_ids()
     output = compute(*tensors, segments, **case.options)
     direction = torch.randn(output.shape).to(output)
     output.backward(direction)
-    doubles = [t if t is None else t.detach().double().cpu().requires_grad_() for t in tensors]
-    expected = simplicial_reference(*doubles, None if segments is None else segments.cpu(), **case.options)
+    doubles, expected = define(case, tensors)
     expected.backward(direction.double().cpu())
     assert output.dtype == dtype and output.shape == expected.shape
     assert relative_error(output, expected) <= output_error
@@ -109,7 +117,6 @@ def check(case: Case, dtype=torch.float32, output_error=1e-5, gradient_error=1e-
         largest = max(double.grad.abs().max().item(), 1.0)
         error = relative_error(tensor.grad, double.grad) if double.grad.any() else tensor.grad.abs().max() / largest
         assert error <= gradient_error, f"{name}: {error}"
-    return [output, *(tensor.grad for tensor in tensors if tensor is not None)]
 
 
 @pytest.fixture
@@ -127,12 +134,34 @@ def test_output_and_gradients_equal_the_definition(case):
 
 @on_kernels
 @pytest.mark.parametrize("name", ["packed, padded on either side, bidirectional", "caches of two lengths"])
-def test_deterministic_algorithms_equal_the_definition_and_themselves(name, deterministic):
-    runs = []
-    for _ in range(2):
-        torch.manual_seed(1)
-        runs.append(check(CASES[name]))
-    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+def test_deterministic_algorithms_equal_the_definition(name, deterministic):
+    check(CASES[name])
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="programs that run in turn always repeat themselves")
+def test_deterministic_algorithms_repeat_themselves(deterministic):
+    case = Case((8, 2), (1000, 1000, 1000), 64, Reach(127, 0), Reach(15, 0))
+    tensors = case.tensors(torch.bfloat16)
+    given = [tensor for tensor in tensors if tensor is not None]
+    runs = [torch.autograd.grad(simplicial_triton(*tensors, None, **case.options).sum(), given) for _ in range(3)]
+    assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="nothing is tuned in the interpreter")
+def test_deterministic_algorithms_take_the_first_choice(deterministic, monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    started = []
+
+    def record(*launch, **options):
+        started.append((launch, options))
+
+    monkeypatch.setattr(simplicial_triton_launch, "start", record)
+    FORWARD.launch("grid", {"D": 8})
+    torch.use_deterministic_algorithms(False)
+    FORWARD.launch("grid", {"D": 8})
+    options = {"num_warps": FORWARD.fixed.warps, "num_stages": FORWARD.fixed.stages}
+    one_choice = (FORWARD.kernel, "grid", {"D": 8, "TILE": FORWARD.fixed.tile}), options
+    assert started == [one_choice, ((FORWARD.tuned, "grid", {"D": 8}), {})]
 
 
 @on_kernels
@@ -144,11 +173,11 @@ def test_half_precision(dtype):
 
 
 @on_kernels
-@pytest.mark.parametrize("parts", [1, 8])
-def test_few_queries_are_attended_to_in_parts(parts, monkeypatch):
-    """With eight parts, some hold no key."""
-    monkeypatch.setattr("trine.modeling.kernels.simplicial_triton_launch.parts_of", lambda *_: parts)
-    check(CASES["decode"])
+def test_some_parts_of_the_keys_may_be_empty(monkeypatch):
+    monkeypatch.setattr(simplicial_triton_launch, "parts_of", lambda *_: 8)
+    case = CASES["decode"]
+    tensors = case.tensors()
+    assert relative_error(simplicial_triton(*tensors, None, **case.options), define(case, tensors)[1]) <= 1e-5
 
 
 @on_kernels
@@ -166,7 +195,7 @@ def log_sum_of(tensors, case, segments=None) -> torch.Tensor:
 
 
 @on_kernels
-@pytest.mark.parametrize("length", [3, 20], ids=["in parts", "whole"])
+@pytest.mark.parametrize("length", [3, 17], ids=["in parts", "whole"])
 def test_log_sums_are_natural_and_differentiable(length):
     case = Case((1, 1), (length,) * 3, 16, Reach(length, length), Reach(length, length))
     tensors = case.tensors()
@@ -192,23 +221,29 @@ def test_the_log_sum_of_padding_is_minus_infinity():
     assert torch.isneginf(log_sum).tolist() == [[[True, True, False, False]]]
 
 
+RULES_OF_SHAPES = ("test_schema", "test_faketensor")
+ALL_RULES = (*RULES_OF_SHAPES, "test_autograd_registration", "test_aot_dispatch_dynamic")
+
+
 @on_kernels
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operators_keep_the_rules_of_operators(bias):
     segments = (((0, 1), (1, 3)),) if bias else None
     case = Case((2, 1), (2, 4, 3), 16, Reach(2, 0), Reach(1, 0), bias=bias, segments=segments)
     arguments = (*case.tensors(), case.segment_ids(), *case.first, *case.second, case.form, case.options["scale"])
-    torch.library.opcheck(torch.ops.trine.simplicial_triton_forward.default, arguments)
+    rules = ALL_RULES if bias else RULES_OF_SHAPES
+    torch.library.opcheck(torch.ops.trine.simplicial_triton_forward.default, arguments, test_utils=rules)
     output, log_sum = torch.ops.trine.simplicial_triton_forward(*arguments)
     with torch.no_grad():
         arguments = (torch.randn_like(output), log_sum, torch.randn_like(log_sum), *arguments)
-        torch.library.opcheck(torch.ops.trine.simplicial_triton_backward.default, arguments)
+        torch.library.opcheck(
+            torch.ops.trine.simplicial_triton_backward.default, arguments, test_utils=RULES_OF_SHAPES
+        )
 
 
 @on_kernels
 def test_compiles_without_graph_breaks():
     compiled = torch.compile(simplicial_triton, fullgraph=True, backend="aot_eager")
-    check(CASES["windows of one token"], compute=compiled)
     check(CASES["caches of two lengths"], compute=compiled)
 
 
@@ -236,7 +271,6 @@ def test_a_second_copy_of_the_code_works_beside_the_first(tmp_path, monkeypatch)
     copy = importlib.import_module("carried_kernels.simplicial_triton").simplicial_triton
     assert copy is not simplicial_triton
     check(CASES["windows of one token"], compute=copy)
-    check(CASES["windows of one token"])
 
 
 REFUSALS = {
@@ -287,7 +321,9 @@ def test_imports_where_triton_is_not_installed():
 @pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="is in the interpreter, or ran on the GPU")
 def test_the_kernels_in_the_interpreter():
     """Every test above that is skipped here."""
-    pytest.importorskip("triton", reason="Triton is not installed")
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    if Version(triton.__version__) < Version("3.7") and Version(numpy.__version__) >= Version("2.4"):
+        pytest.skip("the interpreter of Triton before 3.7 loops over no range with NumPy 2.4")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(Path(__file__))]
     environment = os.environ | INTERPRETER | {"CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
