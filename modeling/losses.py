@@ -4,6 +4,7 @@
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 
 IGNORE_INDEX = -100
@@ -99,6 +100,23 @@ def summed_cross_entropy(
 def next_token_targets(labels: torch.Tensor) -> torch.Tensor:
     """The token that each position predicts: `labels` (batch, length) moved one to the left."""
     return nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+
+
+def shift_right(labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
+    """What a decoder reads to predict `labels` (batch, length): the start token, then all labels but the last.
+
+    Raises:
+        ValueError: When the config does not tell the start token or the padding.
+    """
+    start, padding = config.decoder_start_token_id, config.pad_token_id
+    if start is None or padding is None:
+        raise ValueError(
+            f"decoder_start_token_id={start} and pad_token_id={padding} are both needed to make decoder_input_ids "
+            "from labels; set them in the config."
+        )
+    shifted = labels.roll(1, dims=-1)
+    shifted[:, 0] = start
+    return shifted.masked_fill(shifted == IGNORE_INDEX, padding)
 
 
 def chunked_lm_loss(

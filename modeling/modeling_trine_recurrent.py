@@ -15,7 +15,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
-from .losses import IGNORE_INDEX, chunked_lm_loss, is_plain_head
+from .losses import chunked_lm_loss, is_plain_head, shift_right
 from .modeling_trine_recurrent_stacks import (
     TrineRecurrentDecoder,
     TrineRecurrentEncoder,
@@ -131,15 +131,8 @@ class TrineRecurrentForConditionalGeneration(TrineRecurrentPreTrainedModel, Gene
         return False
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Moves labels (B, T) one to the right: what the decoder reads while it predicts them."""
-        start, padding = self.config.decoder_start_token_id, self.config.pad_token_id
-        if start is None or padding is None:
-            raise ValueError(
-                f"decoder_start_token_id={start} and pad_token_id={padding} are both needed to make decoder_input_ids "
-                "from labels; set them in the config."
-            )
-        shifted = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
-        return shifted.masked_fill(shifted == IGNORE_INDEX, padding)
+        """For the library's collators."""
+        return shift_right(labels, self.config)
 
     @can_return_tuple
     def forward(

@@ -8,9 +8,6 @@ from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from .losses import (
-    IGNORE_INDEX,
-)
 from .modeling_trine import TrineModel, TrinePreTrainedModel, supports_flash
 from .outputs import TrineSeq2SeqModelOutput
 
@@ -48,22 +45,6 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
             for config in (self.config.encoder, self.config.decoder, self.config):
                 config.vocab_size = embeddings.num_embeddings
         return embeddings
-
-    def shift_right(self, labels: torch.Tensor) -> torch.Tensor:
-        """What the decoder reads to predict `labels` (batch, length): the start token, then all labels but the last.
-
-        Raises:
-            ValueError: When the config does not tell the start token or the padding.
-        """
-        start, padding = self.config.decoder_start_token_id, self.config.pad_token_id
-        if start is None or padding is None:
-            raise ValueError(
-                f"decoder_start_token_id={start} and pad_token_id={padding} are both needed to make decoder_input_ids "
-                "from labels; set them in the config."
-            )
-        shifted = labels.roll(1, dims=-1)
-        shifted[:, 0] = start
-        return shifted.masked_fill(shifted == IGNORE_INDEX, padding)
 
 
 class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):

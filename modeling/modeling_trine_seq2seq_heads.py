@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss
+from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss, shift_right
 from .masks import make_masks, make_position_ids
 from .modeling_trine_causal_lm import select_positions
 from .modeling_trine_heads import balancing_losses, wants_router_logits
@@ -88,7 +88,7 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, GenerationMixin):
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """For the library's collators."""
-        return self.shift_right(labels)
+        return shift_right(labels, self.config)
 
     @can_return_tuple
     def forward(
@@ -122,7 +122,7 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, GenerationMixin):
             vocabulary): None in training with labels while the decoder's `loss_chunk_size` is set.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
-            decoder_input_ids = self.shift_right(labels)
+            decoder_input_ids = shift_right(labels, self.config)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -95,7 +95,7 @@ def chunked_backward_operator(
     output_grad = problem.clear_padding(problem.by_group(grad))
     for chunk in problem.chunks():
         grads.add(chunk, output_grad[chunk.heads, :, chunk.queries, None])
-    own = slice(problem.second.left, problem.second.left + problem.num_seconds)
+    own = slice(problem.padding[0], problem.padding[0] + problem.num_seconds)
     bias_grad = query.new_empty(0)
     if offset_bias is not None:
         bias_grad = grads.bias.view(problem.batch, *offset_bias.shape).sum(dim=0).to(offset_bias.dtype)

@@ -27,7 +27,7 @@ class Chunk(NamedTuple):
         heads: Batch x key-value heads.
         queries: Queries.
         keys: The first keys that one of those may see.
-        seconds: The second keys that one of those may see, counted in the sequence padded by the window's reach.
+        seconds: The second keys that one of those may see, counted in the padded sequence.
     """
 
     heads: slice
@@ -59,7 +59,9 @@ class ChunkedProblem:
         self.form, self.scale = FORMS[form], scale
         self.query = self.by_group(query)
         self.key, self.value = key.flatten(0, 1), value.flatten(0, 1)  # (N, K, D)
-        self.second_key, self.second_value = self.pad(second_key), self.pad(second_value)  # (N, M + T - 1, D)
+        # What windows have before the first second key and after the last.
+        self.padding = max(0, self.second.left - self.second_offset), self.second.right
+        self.second_key, self.second_value = self.pad(second_key), self.pad(second_value)
         self.bias = None
         if offset_bias is not None:
             bias = offset_bias.to(query.dtype).view(self.groups, self.repeat, 1, -1, 1)
@@ -89,7 +91,9 @@ class ChunkedProblem:
         return states.reshape(-1, self.repeat, *states.shape[2:])
 
     def pad(self, states: torch.Tensor) -> torch.Tensor:
-        return functional.pad(states.flatten(0, 1), (0, 0, *self.second))
+        """(B, G, M, D) as (N, M + padding, D)."""
+        states = states.flatten(0, 1)
+        return functional.pad(states, (0, 0, *self.padding)) if any(self.padding) else states
 
     def chunks(self) -> Iterator[Chunk]:
         """Cuts heads and queries so that a chunk's logits fit the block."""
@@ -98,7 +102,8 @@ class ChunkedProblem:
                 stop = min(start + self.length, self.num_queries)
                 right = min(self.num_keys, self.first_offset + stop + self.first.right)
                 left = max(0, right - align(right - self.first_offset - start + self.first.left))
-                seconds = slice(self.second_offset + start, self.second_offset + stop + self.second.size - 1)
+                reach = self.padding[0] + self.second_offset + start - self.second.left
+                seconds = slice(reach, reach + stop - start + self.second.size - 1)
                 yield Chunk(slice(head, head + self.heads), slice(start, stop), slice(left, right), seconds)
 
     def windows(self, states: torch.Tensor, chunk: Chunk) -> torch.Tensor:
@@ -121,30 +126,35 @@ class ChunkedProblem:
         flat = blocks.flatten(-2)
         return torch.softmax(flat, dim=-1, out=flat).view_as(logits)
 
-    def first_mask(self, chunk: Chunk) -> torch.Tensor:
+    def first_mask(self, distance: int, length: int, width: int) -> torch.Tensor:
         """What to add to logits (N, R, C, T, W): the lowest number outside the first window; 0 inside, (C, 1, W).
 
         Most chunks share the mask of the chunk before.
+
+        Args:
+            distance: From the chunk's first query to its first key.
+            length: C.
+            width: W.
         """
-        length, width = chunk.queries.stop - chunk.queries.start, chunk.keys.stop - chunk.keys.start
-        place = length, width, chunk.keys.start - chunk.queries.start - self.first_offset
-        if place != self.mask_place:
-            device = self.query.device
-            distance = torch.arange(width, device=device) - torch.arange(length, device=device)[:, None] + place[2]
-            outside = (distance < -self.first.left) | (distance > self.first.right)
+        if self.mask_place != (distance, length, width):
+            self.mask_place = distance, length, width
+            steps = torch.arange(width) - torch.arange(length)[:, None] + distance
+            outside = (steps < -self.first.left) | (steps > self.first.right)
             lowest = torch.finfo(self.query.dtype).min
-            self.mask = torch.zeros_like(outside, dtype=self.query.dtype).masked_fill_(outside, lowest)[:, None]
-            self.mask_place = place
+            self.mask = torch.zeros(length, 1, width, dtype=self.query.dtype).masked_fill_(outside[:, None], lowest)
+            self.mask = self.mask.to(self.query.device)
         return self.mask
 
     def hide(self, logits: torch.Tensor, chunk: Chunk) -> None:
         """Sets the logits (N, R, C, T, W) of pairs that a query does not see to the lowest number."""
         lowest, device = torch.finfo(logits.dtype).min, logits.device
-        mask = self.first_mask(chunk)
-        width, edge = mask.shape[-1], self.length + ALIGNMENT
-        for columns in (slice(0, edge), slice(max(edge, width - edge), width)):  # windows end nowhere else
-            logits[..., columns] += mask[..., columns]
-        if chunk.seconds.start < self.second.left or chunk.seconds.stop > self.num_seconds + self.second.left:
+        distance = chunk.keys.start - chunk.queries.start - self.first_offset
+        length, width = chunk.queries.stop - chunk.queries.start, chunk.keys.stop - chunk.keys.start
+        if distance + width - 1 > self.first.right or distance - length + 1 < -self.first.left:
+            mask, edge = self.first_mask(distance, length, width), self.length + ALIGNMENT
+            for columns in (slice(0, edge), slice(max(edge, width - edge), width)):  # windows end nowhere else
+                logits[..., columns] += mask[..., columns]
+        if chunk.seconds.start < self.padding[0] or chunk.seconds.stop > self.padding[0] + self.num_seconds:
             rows = torch.arange(chunk.queries.start, chunk.queries.stop, device=device)[:, None]
             offsets = torch.arange(-self.second.left, self.second.right + 1, device=device)
             index = rows + self.second_offset + offsets
@@ -154,7 +164,7 @@ class ChunkedProblem:
             own = ids[:, last - self.num_queries :][:, chunk.queries, None]
             firsts = ids[:, None, last - self.num_keys :][..., chunk.keys]
             logits.masked_fill_((firsts != own)[:, None, :, None], lowest)
-            seconds = functional.pad(ids[:, last - self.num_seconds :], self.second)[:, chunk.seconds]
+            seconds = functional.pad(ids[:, last - self.num_seconds :], self.padding)[:, chunk.seconds]
             seconds = seconds.unfold(1, self.second.size, 1)
             logits.masked_fill_((seconds != own)[:, None, ..., None], lowest)
 

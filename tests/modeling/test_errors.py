@@ -101,9 +101,9 @@ CASES = {
         "encoder_hidden_states are given, but add_cross_attention=False.",
     ),
     "no start": (
-        lambda: TrineForConditionalGeneration(TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES)).shift_right(
-            random_ids(1, 2)
-        ),
+        lambda: TrineForConditionalGeneration(
+            TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES)
+        ).prepare_decoder_input_ids_from_labels(random_ids(1, 2)),
         "decoder_start_token_id=None and pad_token_id=None are both needed to make decoder_input_ids from labels",
     ),
     "problem": (

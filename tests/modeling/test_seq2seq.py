@@ -90,7 +90,7 @@ def test_encoder_decoders_equal_the_loop(attn, name):
     labels = random_ids(3, 7, seed=5)
     labels[1, 4:] = -100
     tensors = oracle_tensors(model)
-    targets = model.shift_right(labels)
+    targets = model.prepare_decoder_input_ids_from_labels(labels)
     assert targets[:, 0].tolist() == [1, 1, 1] and targets[1, 5:].tolist() == [0, 0]
     expected = torch.stack(
         [
