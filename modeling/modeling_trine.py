@@ -1,5 +1,7 @@
 """The trunk of every Trine model: embeddings, positions, layers."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, Unpack
 
 import torch
@@ -12,6 +14,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs,
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .attention.cross_attention import CrossAttention
+from .attention.simplicial import SimplicialAttention
 from .attention.softmax_attention import SoftmaxAttention
 from .block import LAYERS, TrineLayer
 from .checkpoints import CheckpointedModel
@@ -44,6 +47,7 @@ class TrinePreTrainedModel(CheckpointedModel):
     _can_record_outputs = {
         "hidden_states": TrineLayer,
         "attentions": OutputRecorder(SoftmaxAttention, index=1, layer_name="self_attn"),
+        "second_attentions": OutputRecorder(SimplicialAttention, index=2),
         "cross_attentions": OutputRecorder(CrossAttention, index=1),
         "router_logits": OutputRecorder(TrineRouter, index=0),
     }
@@ -79,6 +83,21 @@ def supports_flash(config: TrineConfig) -> bool:
     return all(kind.flash for kind in [*kinds, POSITION_KINDS[config.position_type]])
 
 
+def ask_for_second_attentions(forward: Callable) -> Callable:
+    """Lets `output_attentions` ask for the weights of both keys of simplicial layers.
+
+    What is recorded must be asked for by its name; only cross-attention is an exception of the library's.
+    """
+
+    @wraps(forward)
+    def wrapper(self, *args, **kwargs):
+        if "simplicial" in self.config.attention_types:
+            kwargs["output_second_attentions"] = kwargs.get("output_attentions", self.config.output_attentions)
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
 class TrineModel(TrinePreTrainedModel):
     """A stack of layers without a head: a decoder if `config.is_causal`, else an encoder.
 
@@ -109,6 +128,7 @@ class TrineModel(TrinePreTrainedModel):
             maybe_install_capturing_hooks(self)
 
     @merge_with_config_defaults
+    @ask_for_second_attentions
     @capture_outputs
     def forward(
         self,
@@ -144,8 +164,9 @@ class TrineModel(TrinePreTrainedModel):
         Returns:
             `last_hidden_state` (batch, length, hidden), the cache, `pooler_output` (sequences, hidden) if there is a
             pooler, and what was asked for: hidden states, one for the embeddings and one a layer; attention weights
-            (batch, heads, queries, keys) a layer, those of cross-attention by themselves; router logits
-            (batch * length, experts) a sparse layer.
+            (batch, heads, queries, keys) a layer, those of cross-attention by themselves; for simplicial layers these
+            are summed over the second keys, and `second_attentions` are (batch, heads, queries, second keys), summed
+            over the first; router logits (batch * length, experts) a sparse layer.
 
         Raises:
             ValueError: If ids lie outside the vocabulary, not exactly one of ids and embeddings is given, or segments

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
@@ -14,6 +13,7 @@ from .losses import chunked_lm_loss, is_plain_head, next_token_targets
 from .masks import make_masks, make_position_ids
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
+from .outputs import TrineCausalLMOutput
 
 
 class TrineForCausalLM(TrineHead, GenerationMixin):
@@ -49,7 +49,7 @@ class TrineForCausalLM(TrineHead, GenerationMixin):
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> MoeCausalLMOutputWithPast:
+    ) -> TrineCausalLMOutput:
         """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
 
         Args:
@@ -82,7 +82,7 @@ class TrineForCausalLM(TrineHead, GenerationMixin):
         loss, aux_loss = self.add_router_losses(
             loss, outputs, attention_mask, targets, kwargs.get("num_items_in_batch")
         )
-        return MoeCausalLMOutputWithPast(
+        return TrineCausalLMOutput(
             loss=loss,
             aux_loss=aux_loss,
             logits=logits,

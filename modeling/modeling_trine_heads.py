@@ -65,6 +65,7 @@ class TrineHead(TrinePreTrainedModel):
         return {
             "hidden_states": outputs.hidden_states,
             "attentions": outputs.attentions,
+            "second_attentions": outputs.second_attentions,
             "router_logits": outputs.router_logits if wanted else None,
         }
 

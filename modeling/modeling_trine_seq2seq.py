@@ -136,6 +136,8 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
             encoder_attentions=encoder_outputs.get("attentions"),
             encoder_router_logits=encoder_outputs.get("router_logits"),
             decoder_router_logits=outputs.router_logits,
+            encoder_second_attentions=encoder_outputs.get("second_attentions"),
+            decoder_second_attentions=outputs.second_attentions,
         )
 
 

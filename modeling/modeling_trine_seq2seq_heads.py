@@ -40,6 +40,7 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
         names = [
             *("decoder_hidden_states", "decoder_attentions", "cross_attentions"),
             *("encoder_last_hidden_state", "encoder_hidden_states", "encoder_attentions"),
+            *("encoder_second_attentions", "decoder_second_attentions"),
         ]
         if wants_router_logits(self.config, output_router_logits):
             names += ["encoder_router_logits", "decoder_router_logits"]

@@ -1,4 +1,4 @@
-"""What the forward passes return: the library's outputs, with router logits and the load-balancing loss."""
+"""What the forward passes return: the library's outputs, and what sparse and simplicial layers add."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
     MaskedLMOutput,
+    MoeCausalLMOutputWithPast,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
     Seq2SeqLMOutput,
@@ -19,21 +20,37 @@ from transformers.utils.generic import ModelOutput
 
 @dataclass
 class TrineModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
-    """Output of a trunk. `router_logits`: (batch * length, experts) for each sparse layer."""
+    """Output of a trunk.
+
+    `router_logits`: (batch * length, experts) for each sparse layer. `second_attentions`: weights of the second keys,
+    (batch, heads, queries, second keys) for each simplicial layer.
+    """
 
     router_logits: tuple[torch.Tensor, ...] | None = None
+    second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class TrineMaskedLMOutput(MaskedLMOutput):
-    """`aux_loss` is the load-balancing loss, without its coefficient."""
+class TrineCausalLMOutput(MoeCausalLMOutputWithPast):
+    second_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class TrineHeadOutput(ModelOutput):
+    """What the outputs of all other heads end with; `aux_loss` is the load-balancing loss, without its coefficient."""
 
     aux_loss: torch.Tensor | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
+    second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class TrinePreTrainingOutput(ModelOutput):
+class TrineMaskedLMOutput(TrineHeadOutput, MaskedLMOutput):
+    pass
+
+
+@dataclass
+class BertPreTrainingOutput(ModelOutput):
     """`prediction_logits` (batch, length, vocabulary) and `seq_relationship_logits` (batch, 2), under BERT's names."""
 
     loss: torch.Tensor | None = None
@@ -41,51 +58,59 @@ class TrinePreTrainingOutput(ModelOutput):
     seq_relationship_logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-    aux_loss: torch.Tensor | None = None
-    router_logits: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class TrineSequenceClassifierOutput(SequenceClassifierOutputWithPast):
-    aux_loss: torch.Tensor | None = None
-    router_logits: tuple[torch.Tensor, ...] | None = None
+class TrinePreTrainingOutput(TrineHeadOutput, BertPreTrainingOutput):
+    pass
 
 
 @dataclass
-class TrineTokenClassifierOutput(TokenClassifierOutput):
-    aux_loss: torch.Tensor | None = None
-    router_logits: tuple[torch.Tensor, ...] | None = None
+class TrineSequenceClassifierOutput(TrineHeadOutput, SequenceClassifierOutputWithPast):
+    pass
 
 
 @dataclass
-class TrineQuestionAnsweringOutput(QuestionAnsweringModelOutput):
-    aux_loss: torch.Tensor | None = None
-    router_logits: tuple[torch.Tensor, ...] | None = None
+class TrineTokenClassifierOutput(TrineHeadOutput, TokenClassifierOutput):
+    pass
 
 
 @dataclass
-class TrineMultipleChoiceOutput(MultipleChoiceModelOutput):
-    aux_loss: torch.Tensor | None = None
-    router_logits: tuple[torch.Tensor, ...] | None = None
+class TrineQuestionAnsweringOutput(TrineHeadOutput, QuestionAnsweringModelOutput):
+    pass
+
+
+@dataclass
+class TrineMultipleChoiceOutput(TrineHeadOutput, MultipleChoiceModelOutput):
+    pass
 
 
 @dataclass
 class TrineSeq2SeqModelOutput(Seq2SeqModelOutput):
-    """Router logits of both stacks, under the library's names."""
+    """Router logits of both stacks, under the library's names, and their second attentions, named likewise."""
 
     encoder_router_logits: tuple[torch.Tensor, ...] | None = None
     decoder_router_logits: tuple[torch.Tensor, ...] | None = None
+    encoder_second_attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class TrineSeq2SeqLMOutput(Seq2SeqLMOutput):
+class TrineSeq2SeqHeadOutput(ModelOutput):
+    """What the outputs of the heads end with."""
+
     aux_loss: torch.Tensor | None = None
     encoder_router_logits: tuple[torch.Tensor, ...] | None = None
     decoder_router_logits: tuple[torch.Tensor, ...] | None = None
+    encoder_second_attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
-class TrineSeq2SeqSequenceClassifierOutput(Seq2SeqSequenceClassifierOutput):
-    aux_loss: torch.Tensor | None = None
-    encoder_router_logits: tuple[torch.Tensor, ...] | None = None
-    decoder_router_logits: tuple[torch.Tensor, ...] | None = None
+class TrineSeq2SeqLMOutput(TrineSeq2SeqHeadOutput, Seq2SeqLMOutput):
+    pass
+
+
+@dataclass
+class TrineSeq2SeqSequenceClassifierOutput(TrineSeq2SeqHeadOutput, Seq2SeqSequenceClassifierOutput):
+    pass
