@@ -43,10 +43,10 @@ class InspectArguments:
         for name, choices in (("form", FORMS), ("dtype", DTYPES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {list(choices)}.")
-        parts = FORMS[self.form].parts
-        if any(size < 1 or size > launches.LARGEST_HEAD or size % parts for size in self.head_dims):
-            limit = f"{parts} and at most {launches.LARGEST_HEAD}"
-            raise ValueError(f"head_dims={self.head_dims} must be multiples of {limit}, by form={self.form!r}.")
+        parts, largest = FORMS[self.form].parts, launches.LARGEST_VECTOR // DTYPES[self.dtype].itemsize
+        if any(size < 1 or size > largest or size % parts for size in self.head_dims):
+            reason = f"by form={self.form!r} and dtype={self.dtype!r}"
+            raise ValueError(f"head_dims={self.head_dims} must be multiples of {parts} up to {largest}, {reason}.")
         for name, most in (("first_window", TOKENS), ("second_window", launches.LARGEST_SECOND_WINDOW)):
             if not 1 <= getattr(self, name) <= most:
                 raise ValueError(f"{name}={getattr(self, name)} must be from 1 to {most}.")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .simplicial_forms import Reach
 from .simplicial_triton_launch import (
-    LARGEST_HEAD,
     LARGEST_SECOND_WINDOW,
+    LARGEST_VECTOR,
     launch_backward,
     launch_forward,
     shared_arguments,
@@ -32,8 +32,9 @@ def triton_unavailable(query: Tensor, second: Reach | None = None) -> str | None
         return f"query.device='{query.device}' is not a CUDA device"
     if query.dtype not in DTYPES:
         return f"query.dtype={query.dtype} is not one of {DTYPES}"
-    if query.shape[-1] > LARGEST_HEAD:
-        return f"the head size {query.shape[-1]} is larger than {LARGEST_HEAD}"
+    largest_head = LARGEST_VECTOR // query.element_size()
+    if query.shape[-1] > largest_head:
+        return f"the head size {query.shape[-1]} is larger than {largest_head} for query.dtype={query.dtype}"
     if second is not None and second.size > LARGEST_SECOND_WINDOW:
         return f"the second window's size {second.size} is larger than {LARGEST_SECOND_WINDOW}"
     return None

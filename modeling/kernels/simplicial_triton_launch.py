@@ -15,7 +15,7 @@ from .simplicial_triton_forward import simplicial_forward
 from .simplicial_triton_rows import is_interpreted, triton
 
 
-LARGEST_HEAD = 256
+LARGEST_VECTOR = 512  # bytes of the vector of a head: the tiles of larger ones fit no shared memory
 LARGEST_SECOND_WINDOW = 128  # the rows of one query must fit one program
 SPLIT_QUERIES = 16  # up to so many queries, each program takes a part of the keys
 KEYS_OF_A_PART = 64  # at least
@@ -79,7 +79,7 @@ class TunedKernel:
 
 # With the first choices no kernel spills registers in its loops (sm_90, heads of 64 and 128, 32 offsets).
 FORWARD = TunedKernel(
-    simplicial_forward, 16384, (Choice(64, 8, 2), Choice(64, 8, 3), Choice(128, 8, 2), Choice(64, 4, 3)), ("SPLITS",)
+    simplicial_forward, 16384, (Choice(64, 8, 2), Choice(64, 8, 3), Choice(128, 8, 2)), tuned_for=("SPLITS",)
 )
 BACKWARD_QUERY = TunedKernel(
     simplicial_backward_query,

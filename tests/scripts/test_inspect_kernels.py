@@ -79,8 +79,8 @@ def test_what_cannot_compile_says_why(name, reason, monkeypatch, tmp_path):
     [
         ({"form": "cubic"}, r"form='cubic' is not one of \['hadamard', "),
         ({"dtype": "float64"}, r"dtype='float64' is not one of \['bfloat16', "),
-        ({"form": "determinant"}, r"head_dims=\[64, 128\] must be multiples of 3 and at most 256"),
-        ({"head_dims": [512]}, r"head_dims=\[512\] must be multiples of 1 and at most 256"),
+        ({"form": "determinant"}, r"head_dims=\[64, 128\] must be multiples of 3 up to 256, by form='determinant'"),
+        ({"head_dims": [129], "dtype": "float32"}, r"head_dims=\[129\] must be multiples of 1 up to 128, "),
         ({"second_window": 129}, "second_window=129 must be from 1 to 128"),
         ({"first_window": 0}, "first_window=0 must be from 1 to 4096"),
     ],
