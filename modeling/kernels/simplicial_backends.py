@@ -1,7 +1,7 @@
 """The paths that compute 2-simplicial attention, by name, and the choice among them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from transformers.utils import logging
@@ -17,8 +17,7 @@ from .simplicial_triton import simplicial_triton, triton_unavailable
 logger = logging.get_logger(__name__)
 
 
-@dataclass(frozen=True)
-class SimplicialBackend:
+class SimplicialBackend(NamedTuple):
     """One path.
 
     Attributes:
