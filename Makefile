@@ -10,10 +10,10 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint conformance bench wheel clean
+.PHONY: help demo test lint conformance bench bench-simplicial wheel clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/test.stamp  ## train, sample, plot, save and reload a small model (minutes on a CPU)
 	$(BIN)/trine demo
@@ -30,8 +30,11 @@ conformance: .venv/test.stamp  ## run the common model tests of transformers on 
 	$(BIN)/python tests/conformance/upstream.py
 	$(PYTEST) -rfE -o verbosity_subtests=0 tests/conformance
 
-bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, and write docs/benchmarks.md
+bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in docs/benchmarks.md
 	$(BIN)/trine benchmark-models
+
+bench-simplicial: .venv/test.stamp  ## compare 2-simplicial attention with other ways to compute it, in docs/benchmarks.md
+	$(BIN)/trine benchmark-simplicial
 
 wheel: .venv/test.stamp  ## build the source distribution and the wheel into dist/
 	$(BIN)/python -m build

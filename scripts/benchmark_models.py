@@ -1,6 +1,5 @@
 """Measure speed and memory beside Llama, Mixtral, BERT and T5 of transformers, in one run."""
 
-import multiprocessing
 import platform
 import shlex
 import statistics
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from trine.scripts.arguments import parse_arguments
 from trine.scripts.benchmark_peers import PEERS, make_model
+from trine.scripts.reports import in_fresh_process, process_memory, processor, write_part
 from trine.training.padding_free import PaddingFreeCollator
 
 
@@ -39,7 +39,7 @@ class BenchmarkArguments:
         default_factory=lambda: [2, 4], metadata={"help": "Sequences in the training steps whose memory is measured."}
     )
     new_tokens: int = field(default=64, metadata={"help": "Tokens that decoding adds to a prompt of 32."})
-    output: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file that gets the report."})
+    output: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."})
     peers: list[str] = field(
         default_factory=lambda: list(PEERS), metadata={"help": f"Which of {', '.join(PEERS)} to compare with."}
     )
@@ -161,42 +161,19 @@ def time_pair(ours: Callable[[], int], theirs: Callable[[], int], rounds: int, d
     return results
 
 
-def process_memory(name: str) -> float:
-    """`VmRSS`, the memory of this process now, or `VmHWM`, its peak, in MiB.
+def peak_memory(peer: str, who: str, batch: int, arguments: BenchmarkArguments) -> float:
+    """Peak memory of three training steps in MiB: weights, gradients, optimizer and activations.
 
-    `getrusage` would not do: its peak includes that of the parent, from before this process became its own program.
+    On the CPU it is the largest resident size of the process, less its size before the model was made.
     """
-    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[name].split()[0]) / 1024
-
-
-def peak_memory(peer: str, who: str, batch: int, arguments: BenchmarkArguments, results) -> None:
-    """Peak memory of three training steps in MiB, put into `results`: weights, gradients, optimizer and activations.
-
-    On the CPU it is the largest resident size of a process of its own, less its size before the model was made.
-    """
-    torch.set_num_threads(arguments.threads)
     before = process_memory("VmRSS")
     model = make_model(peer, who, arguments.quick, arguments.device, arguments.dtype)
     step = train_step(model, peer, batch, arguments.length)
     for _ in range(3):
         step()
     if arguments.device == "cpu":
-        results.put(process_memory("VmHWM") - before)
-    else:
-        results.put(torch.cuda.max_memory_allocated() / 2**20)
-
-
-def measure_memory(peer: str, who: str, batch: int, arguments: BenchmarkArguments) -> float:
-    """`peak_memory` in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    process = context.Process(target=peak_memory, args=(peer, who, batch, arguments, results))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"Measuring the memory of {who} beside {peer} failed with exit status {process.exitcode}.")
-    return results.get()
+        return process_memory("VmHWM") - before
+    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def speed_row(peer: str, task: str, speeds: list[tuple]) -> str:
@@ -235,25 +212,18 @@ def benchmark_peer(peer: str, arguments: BenchmarkArguments, progress: tqdm) -> 
     del models
     for batch in arguments.memory_batches:
         progress.set_description(f"{peer}: memory")
-        ours, theirs = (measure_memory(peer, who, batch, arguments) for who in ("Trine", peer))
+        ours, theirs = (in_fresh_process(peak_memory, peer, who, batch, arguments) for who in ("Trine", peer))
         task = f"training peak memory, {batch} x {numbers['length']} tokens"
         rows.append(f"| {peer} | {task} | {ours:,.0f} MiB | {theirs:,.0f} MiB | {ours / theirs:.2f} |")
         progress.update()
     return rows
 
 
-def processor() -> str:
-    """The name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def report(rows: list[str], arguments: BenchmarkArguments, command: str) -> str:
-    """The Markdown file."""
+    """The part of the Markdown file."""
     hardware = processor() if arguments.device == "cpu" else torch.cuda.get_device_name()
     shapes = {peer: ", ".join(f"{key} {size}" for key, size in PEERS[peer].shape.items()) for peer in arguments.peers}
-    return f"""# Benchmarks
+    return f"""## Beside {", ".join(PEERS)}
 
 Made on {date.today()} by `{command}`: {hardware}, {arguments.threads} thread(s), {arguments.dtype}, torch \
 {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}.
@@ -288,8 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for peer in arguments.peers:
             rows += benchmark_peer(peer, arguments, progress)
     text = report(rows, arguments, shlex.join(["trine", "benchmark-models", *words]))
-    Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(arguments.output).write_text(text, encoding="utf-8")
+    write_part(Path(arguments.output), text)
     print(text)
 
 

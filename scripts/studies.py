@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trine.scripts.arguments import parse_arguments
+from trine.scripts.reports import write_part
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,3 @@ def spread(values: Sequence[float]) -> str:
     if any(map(math.isnan, values)):
         return "-"
     return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
-def write_part(path: Path, text: str) -> None:
-    """Put a part that begins with a level-1 heading into a Markdown file, in place of the part of that heading.
-
-    What stands under other headings, or before the first, is kept; a new part comes last.
-    """
-    old = path.read_text(encoding="utf-8") if path.exists() else ""
-    parts = [part.strip("\n") + "\n" for part in re.split(r"(?m)^(?=# )", old) if part.strip()]
-    headings = [part.partition("\n")[0] for part in parts]
-    heading = text.partition("\n")[0]
-    if heading in headings:
-        parts[headings.index(heading)] = text
-    else:
-        parts.append(text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(parts), encoding="utf-8")

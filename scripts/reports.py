@@ -1,0 +1,96 @@
+"""What reports of measurements share: their parts of a Markdown file, and what they say of the machine."""
+
+import multiprocessing
+import platform
+import re
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+def write_part(path: Path, text: str) -> None:
+    """Put a part that begins with a heading into a Markdown file, in place of the part of that heading.
+
+    A part ends at the next heading of its level, or of a higher one. What stands outside of it is kept; a new part
+    comes last.
+    """
+    heading = text.partition("\n")[0]
+    level = len(heading) - len(heading.lstrip("#"))
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    parts = [part.strip("\n") + "\n" for part in re.split(rf"(?m)^(?=#{{1,{level}}} )", old) if part.strip()]
+    headings = [part.partition("\n")[0] for part in parts]
+    if heading in headings:
+        parts[headings.index(heading)] = text
+    else:
+        parts.append(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def process_memory(name: str) -> float:
+    """`VmRSS`, the memory of this process now, or `VmHWM`, its peak, in MiB.
+
+    `getrusage` would not do: its peak includes that of the parent, from before this process became its own program.
+    """
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[name].split()[0]) / 1024
+
+
+def in_fresh_process(function: Callable[..., float], *args) -> float:
+    """What a function returns in a process of its own. Function and arguments must be known to pickle."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    process = context.Process(target=_put, args=(results, torch.get_num_threads(), function, args))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{function.__name__}{args} failed with exit status {process.exitcode}.")
+    return results.get()
+
+
+def _put(results, threads: int, function: Callable[..., float], args: tuple) -> None:
+    torch.set_num_threads(threads)
+    results.put(function(*args))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a ratio should be: the peer's figure over ours at least, or ours over the peer's at most, `bound`."""
+
+    bound: float
+    is_least: bool = True
+
+    def row(self, what: str, beside: str, ours: list[float], peer: list[float], unit: str) -> str:
+        """A row of the report, from the figures of each round."""
+        pairs = list(zip(ours, peer, strict=True))
+        ratios = [theirs / our if self.is_least else our / theirs for our, theirs in pairs]
+        ratio = statistics.median(ratios)
+        spread = f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else f"{ratio:.2f}"
+        is_met = ratio >= self.bound if self.is_least else ratio <= self.bound
+        figures = " | ".join(f"{statistics.median(column):,.2f} {unit}" for column in (ours, peer))
+        bound = f"at {'least' if self.is_least else 'most'} {self.bound:g}"
+        return f"| {what} | {beside} | {figures} | {spread} | {bound} | {'yes' if is_met else '**no**'} |"
+
+
+def measure(runs: dict[str, Callable[[], object]], rounds: int, repeats: int = 1) -> dict[str, list[float]]:
+    """CPU time of the process in ms for each, round by round, after a round to warm up; the order alternates."""
+    results = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name in list(runs)[:: 1 if number % 2 else -1]:
+            start = time.process_time()
+            for _ in range(repeats):
+                runs[name]()
+            results[name].append((time.process_time() - start) * 1000 / repeats)
+    return {name: values[1:] for name, values in results.items()}
