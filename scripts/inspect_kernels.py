@@ -18,6 +18,7 @@ from trine.modeling.kernels import simplicial_triton_launch as launches
 from trine.modeling.kernels.simplicial_forms import FORMS, Reach, window_reach
 from trine.modeling.kernels.simplicial_triton_rows import is_interpreted, triton
 from trine.scripts.arguments import parse_arguments
+from trine.scripts.reports import write_part
 
 
 CAPABILITY = 90  # of H100 and H200
@@ -37,7 +38,7 @@ class InspectArguments:
     form: str = field(default="hadamard", metadata={"help": f"Trilinear form: one of {', '.join(FORMS)}."})
     dtype: str = field(default="bfloat16", metadata={"help": f"Type of the inputs: one of {', '.join(DTYPES)}."})
     segments: bool = field(default=False, metadata={"help": "Compile for sequences that are packed or padded."})
-    report: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file whose section is replaced."})
+    report: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."})
 
     def __post_init__(self):
         for name, choices in (("form", FORMS), ("dtype", DTYPES)):
@@ -73,7 +74,7 @@ def record_launches(arguments: InspectArguments, head_dim: int) -> list[Launch]:
         recorded.append(Launch(function.__name__ + suffix, function, choices, values))
 
     with mock.patch.object(launches, "start", record):
-        for lengths in ((TOKENS,) * 3, (1, first.size, second.size)):
+        for lengths in ((TOKENS, TOKENS, TOKENS), (1, first.size, second.size)):
             shared = share(arguments, head_dim, lengths, first, second)
             output, log_sum = launches.launch_forward(shared)
             if lengths[0] > 1:
@@ -85,10 +86,10 @@ def share(arguments: InspectArguments, head_dim: int, lengths: tuple[int, int, i
     """The arguments that the launches share, for empty tensors of these numbers of queries, keys and second keys."""
     queries, keys, seconds = lengths
     heads_and_lengths = [(HEADS, queries), *[(KEY_HEADS, keys)] * 2, *[(KEY_HEADS, seconds)] * 2]
-    states = [torch.empty(1, *shape, head_dim, dtype=DTYPES[arguments.dtype]) for shape in heads_and_lengths]
+    inputs = [torch.empty(1, *shape, head_dim, dtype=DTYPES[arguments.dtype]) for shape in heads_and_lengths]
     bias = torch.empty(HEADS, second.size)
     segments = torch.empty(1, max(keys, seconds), dtype=torch.int32) if arguments.segments else None
-    return launches.shared_arguments((*states, bias, segments), first, second, arguments.form, 1.0)
+    return launches.shared_arguments(tuple(inputs), bias, segments, first, second, arguments.form, 1.0)
 
 
 def describe(function, values: dict[str, Any]):
@@ -153,7 +154,7 @@ Made on {date.today()} by `{command}`: Triton {triton.__version__}, torch {torch
 
 These are the kernels of 2-simplicial attention in the {arguments.form} form for windows of {arguments.first_window} \
 and {arguments.second_window} tokens,
-{arguments.dtype}, offset biases, {HEADS // KEY_HEADS} query heads to a key head, and {segments}.
+{arguments.dtype} inputs, offset biases, {HEADS // KEY_HEADS} query heads to a key head, and {segments}.
 A program folds the second window into its rows and passes the first in tiles of keys. In bold is the choice that is
 taken unmeasured where algorithms must be deterministic; else the fastest choice is found at the first call. A thread
 has at most 255 registers, and what they cannot hold spills to its stack. A program has at most \
@@ -165,24 +166,13 @@ which Hopper's tensor cores multiply matrices.
 """
 
 
-def replace_section(text: str, section: str) -> str:
-    """The text with its section of the same heading replaced, or with the section behind it."""
-    before, heading, rest = text.partition(f"{HEADING}\n")
-    _, following, after = rest.partition("\n## ")
-    return "\n\n".join(filter(None, [before.rstrip(), section.rstrip(), (following + after).strip()])) + "\n"
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     (arguments,) = parse_arguments([InspectArguments], words, command="inspect-kernels", description=__doc__)
     if triton is None or is_interpreted:
         reason = "TRITON_INTERPRET=1 is set" if is_interpreted else "Triton is not installed: pip install triton"
         raise RuntimeError(f"The kernels cannot be compiled: {reason}.")
-    report = Path(arguments.report)
-    text = report.read_text(encoding="utf-8") if report.exists() else ""
-    text = replace_section(text, section(arguments, shlex.join(["trine", "inspect-kernels", *words])))
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(text, encoding="utf-8")
+    write_part(Path(arguments.report), section(arguments, shlex.join(["trine", "inspect-kernels", *words])))
 
 
 if __name__ == "__main__":

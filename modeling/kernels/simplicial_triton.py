@@ -56,9 +56,9 @@ def forward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Output (B, H, Q, D) and natural log-sum-exp (B, H, Q) in float32, which is -inf where nothing is seen."""
-    tensors = (query, key, value, second_key, second_value, offset_bias, segments)
+    inputs = (query, key, value, second_key, second_value)
     first, second = Reach(first_left, first_right), Reach(second_left, second_right)
-    return launch_forward(shared_arguments(tensors, first, second, form, scale))
+    return launch_forward(shared_arguments(inputs, offset_bias, segments, first, second, form, scale))
 
 
 def fake_forward(query, *_):
@@ -89,9 +89,9 @@ def backward(
     Args:
         delta: (B, H, Q) in float32, the sum of output times its gradient, less the gradient of `log_sum`.
     """
-    tensors = (query, key, value, second_key, second_value, offset_bias, segments)
+    inputs = (query, key, value, second_key, second_value)
     first, second = Reach(first_left, first_right), Reach(second_left, second_right)
-    shared = shared_arguments(tensors, first, second, form, scale)
+    shared = shared_arguments(inputs, offset_bias, segments, first, second, form, scale)
     *gradients, bias_grad = launch_backward(shared, output_grad, log_sum, delta)
     if offset_bias is None:
         return *gradients, query.new_empty(0)  # pyright: ignore[reportReturnType] five gradients

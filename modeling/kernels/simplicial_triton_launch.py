@@ -102,13 +102,21 @@ def parts_of(query: torch.Tensor, programs: int, keys: int) -> int:
 
 
 def shared_arguments(
-    tensors: tuple[torch.Tensor | None, ...], first: Reach, second: Reach, form: str, scale: float
+    inputs: tuple[torch.Tensor, ...],
+    offset_bias: torch.Tensor | None,
+    segments: torch.Tensor | None,
+    first: Reach,
+    second: Reach,
+    form: str,
+    scale: float,
 ) -> dict[str, Any]:
-    """The arguments that all kernels take, from the five inputs, the biases and the segments."""
-    query, key, _, second_key, _, offset_bias, segments = tensors
-    assert query is not None and key is not None and second_key is not None
+    """The arguments that all kernels take. The five inputs are queries, keys, values, second keys and second values.
+
+    In place of biases or segments that there are none of, kernels get the queries, which they then do not read.
+    """
+    query, key, _, second_key, _ = inputs
     names = ("query", "key", "value", "second_key", "second_value", "offset_bias", "segments")
-    used = (query if tensor is None else tensor.contiguous() for tensor in tensors)
+    used = (query if tensor is None else tensor.contiguous() for tensor in (*inputs, offset_bias, segments))
     pointers = dict(zip(names, used, strict=True))
     keys, head_dim = key.shape[2:]
     may_round = query.dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32"

@@ -12,7 +12,6 @@ from trine.scripts.inspect_kernels import (
     compile_kernel,
     main,
     record_launches,
-    replace_section,
 )
 
 
@@ -60,11 +59,6 @@ def test_the_report_keeps_its_other_sections(tmp_path, monkeypatch, capsys):
     assert len(rows) == len(compiled)
     assert [size for size, name in rows if name == "**simplicial_forward**"] == ["16", "24"]
     assert "| 24 | **simplicial_forward** |" in capsys.readouterr().out
-
-
-def test_a_section_is_put_behind_a_report_that_has_none():
-    section = f"{HEADING}\n\nNew.\n"
-    assert replace_section("# Report\n\nText.\n", section) == f"# Report\n\nText.\n\n{section}"
 
 
 @pytest.mark.parametrize(("name", "reason"), [("is_interpreted", "TRITON_INTERPRET=1"), ("triton", "not installed")])
