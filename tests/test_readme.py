@@ -69,14 +69,16 @@ def test_the_trine_commands_run(tmp_path):
     for number in range(6):
         (tmp_path / "my-text" / f"{number}.md").write_text(README[number * 100 :], encoding="utf-8")
     commands = re.findall(r"^trine (.*)", README, flags=re.MULTILINE)
-    assert len(commands) == 2
+    assert len(commands) == 3
+    outputs = []
     for command in commands:
         arguments = shlex.split(command.replace("--max_steps 200", "--max_steps 2"))
         program = [sys.executable, "-m", "trine.scripts.cli", *arguments]
         result = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-    assert "--- temperature 1.2 ---\nOnce upon a time" in result.stdout
-    assert (tmp_path / "my-model" / "loss.png").exists()
+        outputs.append(result.stdout)
+    assert "--- temperature 1.2 ---\nOnce upon a time" in outputs[1]
+    assert (tmp_path / "my-model" / "loss.png").exists() and (tmp_path / "my-encoder" / "loss.png").exists()
 
 
 def test_the_python_blocks_run(tmp_path):

@@ -110,7 +110,12 @@ SMALL = {
 }
 GROUPED = SMALL | {"num_key_value_heads": 2, "head_dim": 8}
 # The inputs have 7 tokens: windows and chunks are smaller, so that they matter.
-TRINE = GROUPED | {"sliding_window": 3, "attention_chunk_size": 4}
+TRINE = GROUPED | {
+    "sliding_window": 3,
+    "attention_chunk_size": 4,
+    "simplicial_window": 4,
+    "simplicial_second_window": 2,
+}
 # grouped_mm takes widths that are multiples of 16 bytes.
 EXPERTS = {"mlp_layer_types": ["sparse"] * 2, "intermediate_size": 32, "moe_intermediate_size": 16, "num_experts": 4}
 PLAIN = {"norm_type": "layernorm", "gated_mlp": False, "hidden_act": "gelu", "mlp_bias": True}
@@ -175,6 +180,7 @@ DENSE_DECODERS = {
         "head_dim": 16,
         "initializer": "kaiming",
     },
+    "Simplicial": {"attention_types": ["simplicial", "full"], "qk_norm": True},
 }
 SPARSE_DECODERS = {
     "SoftmaxExperts": {"num_experts_per_tok": 2, "router_z_loss_coef": 0.001},
@@ -219,6 +225,11 @@ DENSE_ENCODERS = {
         "classifier_pooling": "last",
         "tie_word_embeddings": False,
     },
+    "SimplicialEncoder": {
+        "attention_types": ["simplicial"] * 2,
+        "simplicial_form": "hadamard",
+        "position_type": "learned",
+    },
 }
 SPARSE_ENCODERS = {
     "SparseEncoder": {"attention_types": ["sliding", "full"], "num_shared_experts": 1, "router_z_loss_coef": 0.001},
@@ -239,6 +250,16 @@ DENSE_SEQ2SEQ = {
         {"share_embeddings": False},
         {"attention_types": ["sliding", "full"], "hidden_size": 48, "head_dim": 12, "vocab_size": 83},
         {"attention_types": ["sliding", "chunked"], "position_type": "learned", "intermediate_size": 24},
+    ),
+    "SimplicialStacks": (
+        {},
+        {"attention_types": ["full", "simplicial"]},
+        {
+            "attention_types": ["simplicial", "sliding"],
+            "simplicial_form": "determinant",
+            "head_dim": 12,
+            "position_type": "sinusoidal",
+        },
     ),
 }
 SPARSE_SEQ2SEQ = {
