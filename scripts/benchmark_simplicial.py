@@ -196,8 +196,8 @@ def report(rows: list[str], arguments: SimplicialBenchmarkArguments, command: st
 Made on {date.today()} by `{command}`: {processor()}, 1 thread, float32, torch {torch.__version__}, transformers \
 {transformers.__version__}, Python {platform.python_version()}.
 
-Unless a row says otherwise: the path `chunked`, the form `{FORM}`, {HEADS} heads of {HEAD_DIM}, batch 1, causal windows \
-of {first}
+Unless a row says otherwise: the path `chunked`, the form `{FORM}`, {HEADS} heads of {HEAD_DIM}, batch 1, causal \
+windows of {first}
 and {second} tokens. All ways of a comparison take turns in one process, {arguments.rounds} rounds (decoding: \
 {3 * arguments.rounds}). Times are CPU time of the
 process, and their medians stand here. A ratio is the peer's figure over Trine's where the target is a least value, and

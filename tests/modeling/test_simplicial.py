@@ -1,7 +1,5 @@
 """2-simplicial attention: each path against the definition, its limits, and what its positions may depend on."""
 
-import itertools
-
 import pytest
 import torch
 from simplicial_reference import simplicial_reference
@@ -9,6 +7,7 @@ from tiny import output_of, random_ids, tiny_model
 
 from trine.configuration.kinds import TRILINEAR_KINDS
 from trine.modeling.kernels.simplicial_chunked import chunked_operator, simplicial_chunked
+from trine.modeling.kernels.simplicial_chunks import BLOCK_LOGITS
 from trine.modeling.kernels.simplicial_eager import simplicial_eager
 from trine.modeling.kernels.simplicial_flex import simplicial_flex
 from trine.modeling.kernels.simplicial_forms import FORMS, window_reach
@@ -16,9 +15,31 @@ from trine.modeling.kernels.simplicial_forms import FORMS, window_reach
 
 FORM = pytest.mark.parametrize("form", FORMS)
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])
-WINDOWS = [(7, 3), (3, 7), (64, 32), (1, 1), (8, 5)]
-LENGTHS = [(1, 1, 1), (13, 13, 13), (40, 40, 40), (3, 9, 5)]  # of queries, first keys, second keys
 PADDING = ["none", "left and right", "packed"]
+# Windows, and numbers of queries, first keys and second keys: the last are those of a cache or of a later chunk.
+CASES = [
+    ((7, 3), (37, 37, 37)),
+    ((3, 7), (13, 13, 13)),
+    ((64, 32), (13, 13, 13)),
+    ((1, 1), (13, 13, 13)),
+    ((8, 5), (1, 1, 1)),
+    ((8, 5), (3, 9, 5)),
+]
+LONG_CASES = [
+    ((20, 3), (100, 100, 100)),
+    ((1, 1), (70, 70, 70)),
+    ((99, 40), (37, 37, 37)),
+    ((257, 2), (269, 269, 269)),
+    ((20, 5), (35, 120, 39)),
+    ((40, 6), (1, 40, 6)),
+]
+
+
+def cases(cases: list, form: str, is_causal: bool):
+    """The cases that there are, each with another padding in every form."""
+    for number, (windows, lengths) in enumerate(cases):
+        if is_causal or len(set(lengths)) == 1:
+            yield windows, lengths, PADDING[(number + list(FORMS).index(form)) % len(PADDING)]
 
 
 def make_segments(padding: str, length: int) -> torch.Tensor | None:
@@ -40,48 +61,95 @@ def make_inputs(heads, groups, lengths, second_window, head_dim=12, dtype=torch.
     return [tensor.requires_grad_() for tensor in (*states, torch.randn(heads, second_window, dtype=dtype))]
 
 
-def check(compute, lengths, windows, form, is_causal, padding, heads=4, groups=2, **kwargs):
-    """Output and all six gradients against the definition."""
+def eager(*inputs, **options) -> torch.Tensor:
+    return simplicial_eager(*inputs, **options)[0]
+
+
+def check(paths, truth, windows, lengths, padding, form, is_causal, heads=4, groups=2, **kwargs):
+    """Output and all six gradients of the paths against those of the truth."""
     inputs = make_inputs(heads, groups, lengths, windows[1], **kwargs)
     segments = make_segments(padding, max(lengths))
     first, second = (window_reach(size, is_causal) for size in windows)
     options = {"first": first, "second": second, "form": form, "scale": FORMS[form].scale(inputs[0].shape[-1])}
-    expected = simplicial_reference(*inputs, segments, **options)
-    actual = compute(*inputs, segments, **options)
-    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-11)
-    if actual.requires_grad:
-        direction = torch.randn_like(expected)
-        gradients = torch.autograd.grad(actual, inputs, direction), torch.autograd.grad(expected, inputs, direction)
-        for gradient, other in zip(*gradients, strict=True):
-            torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-11)
+    expected = truth(*inputs, segments, **options)
+    direction = torch.randn_like(expected)
+    expected_grads = torch.autograd.grad(expected, inputs, direction)
+    for path in paths:
+        actual = path(*inputs, segments, **options)
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-11)
+        if actual.requires_grad:
+            gradients = torch.autograd.grad(actual, inputs, direction)
+            for gradient, other in zip(gradients, expected_grads, strict=True):
+                torch.testing.assert_close(gradient, other, rtol=1e-10, atol=1e-11)
 
 
 @FORM
 @CAUSAL
+def test_outputs_and_gradients_equal_the_definition(is_causal, form):
+    for case in cases(CASES, form, is_causal):
+        check([simplicial_chunked, eager], simplicial_reference, *case, form, is_causal)
+
+
+@CAUSAL
 @pytest.mark.parametrize("padding", PADDING)
-@pytest.mark.parametrize("compute", [simplicial_chunked, lambda *a, **k: simplicial_eager(*a, **k)[0]])
-def test_outputs_and_gradients_equal_the_definition(compute, padding, is_causal, form):
-    for windows, lengths in itertools.product(WINDOWS, LENGTHS):
+def test_each_window_with_each_padding(padding, is_causal):
+    for windows, lengths in CASES:
         if is_causal or len(set(lengths)) == 1:
-            check(compute, lengths, windows, form, is_causal, padding)
+            check([simplicial_chunked, eager], simplicial_reference, windows, lengths, padding, "hadamard", is_causal)
+
+
+@FORM
+@CAUSAL
+@pytest.mark.parametrize("block", [2**20, 1], ids=["all heads", "one head"])
+def test_chunks_of_longer_texts_equal_the_whole(block, is_causal, form, monkeypatch):
+    monkeypatch.setitem(BLOCK_LOGITS, "cpu", block)
+    for case in cases(LONG_CASES, form, is_causal):
+        check([simplicial_chunked], eager, *case, form, is_causal, head_dim=6)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(3, 1), (2, 2), (6, 3)])
 def test_grouped_heads_and_large_heads(heads, groups):
-    check(simplicial_chunked, (33, 33, 33), (300, 4), "complex", True, "none", heads, groups, head_dim=128)
+    case = (300, 4), (33, 33, 33), "none"
+    check([simplicial_chunked, eager], simplicial_reference, *case, "hadamard", True, heads, groups, head_dim=128)
 
 
 @FORM
 @CAUSAL
-@pytest.mark.parametrize("padding", PADDING)
-def test_flex_outputs_equal_the_definition(padding, is_causal, form):
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "grad_tolerance"), [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 1e-2, 2e-2)], ids=str
+)
+def test_lower_precision_is_near_float64(dtype, tolerance, grad_tolerance, is_causal, form):
+    head_dim = 126 if form == "determinant" else 128
+    for windows, lengths, padding in cases(LONG_CASES, form, is_causal):
+        low = make_inputs(4, 2, lengths, windows[1], head_dim, dtype)
+        high = [tensor.detach().double().requires_grad_() for tensor in low]
+        segments = make_segments(padding, max(lengths))
+        first, second = (window_reach(size, is_causal) for size in windows)
+        options = {"first": first, "second": second, "form": form, "scale": FORMS[form].scale(head_dim)}
+        actual, expected = simplicial_chunked(*low, segments, **options), eager(*high, segments, **options)
+        direction = torch.randn_like(actual)
+        grads = torch.autograd.grad(actual, low, direction), torch.autograd.grad(expected, high, direction.double())
+        assert actual.dtype == dtype and relative_error(actual, expected) <= tolerance
+        for name, *pair in zip(("q", "k", "v", "k'", "v'", "bias"), *grads, strict=True):
+            assert relative_error(*pair) <= grad_tolerance, (name, windows, lengths, padding)
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """The norm of the difference, in that of what is expected (0, if both are 0)."""
+    difference, size = (actual.double() - expected).norm().item(), expected.norm().item()
+    return difference / size if size else difference
+
+
+@FORM
+@CAUSAL
+def test_flex_outputs_equal_the_definition(is_causal, form):
     def compute(*inputs, **options):
         with torch.no_grad():
             return simplicial_flex(*(x if x is None else x.detach() for x in inputs), **options)
 
-    check(compute, (40, 40, 40), (8, 5), form, is_causal, padding, head_dim=48)
-    if is_causal:
-        check(compute, (3, 9, 5), (8, 5), form, is_causal, padding, head_dim=48)
+    for padding in PADDING:
+        for lengths in ((40, 40, 40), (3, 9, 5)) if is_causal else ((40, 40, 40),):
+            check([compute], eager, (8, 5), lengths, padding, form, is_causal, head_dim=48)
 
 
 @pytest.mark.parametrize("padding", PADDING)
