@@ -2,7 +2,7 @@
 
 # Shapes: B batch, N tokens.
 
-from collections.abc import Container
+from collections.abc import Iterable
 
 import torch
 
@@ -43,8 +43,8 @@ def composition(size: int, generator: torch.Generator) -> dict[str, torch.Tensor
     return {"input_ids": torch.cat((*tokens, 2 * DOMAIN**2 + query), dim=1), "labels": labels}
 
 
-def word_problems(count: int, seed: int, without: Container[str] = ()) -> list[tuple[str, str]]:
-    """Questions in the manner of GSM8K with their answers, none of whose questions is in `without`.
+def word_problems(count: int, seed: int, without: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Different questions in the manner of GSM8K, none of which is in `without`, each with its answer.
 
     They come from the 100 templates of reasoning-gym's `gsm_symbolic`, with other names and numbers each time; the
     ending that all of them have is cut off.
@@ -52,11 +52,12 @@ def word_problems(count: int, seed: int, without: Container[str] = ()) -> list[t
     """
     from reasoning_gym.factory import create_dataset
 
-    entries = create_dataset("gsm_symbolic", size=2 * count + 100, seed=seed)
-    problems = []
-    for entry in entries:
+    # Some come again. Entries are made one by one, so four times as many cost no more time than are needed.
+    seen, problems = set(without), []
+    for entry in create_dataset("gsm_symbolic", size=4 * count, seed=seed):
         question = entry["question"].removesuffix(COMMON_ENDING)
-        if question not in without:
+        if question not in seen:
+            seen.add(question)
             problems.append((question, entry["answer"]))
         if len(problems) == count:
             break

@@ -14,8 +14,9 @@ STUDY = Study(
         "and with layers of both in turn (hybrid; dot-product attention first). Within a table all see the same "
         "batches for the same number of steps at the same learning rate, and have the same number of parameters: "
         "feed-forwards are widened where there are fewer projections. Time is not equal: see the seconds, on one CPU "
-        "thread. The mean training loss, in nats, is over all steps of batches that had not been seen before: the "
-        "faster a model learns, the lower. Made by `trine study-simplicial`. Numbers are means over seeds, with the smallest and the largest."
+        "thread. The mean training loss, in nats, is over all steps, each on a batch that had not been seen before: "
+        "the faster a model learns, the lower. Made by `trine study-simplicial`. Numbers are means over seeds, with "
+        "the smallest and the largest."
     ),
     output_dir="outputs/simplicial",
     experiments=EXPERIMENTS,

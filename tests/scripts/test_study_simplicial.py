@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from trine.scripts.simplicial_experiments import EXPERIMENTS, RealText, WordProblems, token_losses
+from trine.scripts.simplicial_experiments import EXPERIMENTS, Generated, RealText, WordProblems, token_losses
 from trine.scripts.simplicial_tasks import COMMON_ENDING, DOMAIN, MODULUS, SET_SIZE, composition, match3, word_problems
 from trine.scripts.study_simplicial import main
 
@@ -19,6 +19,13 @@ def generator(seed=0):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "package-descriptions").mkdir()
+    with pytest.MonkeyPatch.context() as patch:  # judging is quick here
+        for experiment, held_out in ((Generated, 256), (WordProblems, 100), (RealText, 8)):
+            patch.setattr(experiment, "held_out", held_out)
+        yield write_descriptions(folder)
+
+
+def write_descriptions(folder):
     rows = [{"long": f"The package {i} has a library and its naïve tools.\nIt is number {i * i}."} for i in range(300)]
     for split in ("train", "validation"):
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -56,7 +63,8 @@ def test_word_problems_are_new_and_have_numbers_for_answers():
     held_out = word_problems(50, seed=0)
     questions = {question for question, _ in held_out}
     problems = word_problems(200, seed=0, without=questions)
-    assert (len(held_out), len(problems)) == (50, 200) and not questions & {question for question, _ in problems}
+    assert (len(questions), len(held_out), len(problems)) == (50, 50, 200)
+    assert len({question for question, _ in problems} - questions) == 200
     assert held_out == word_problems(50, seed=0) != word_problems(50, seed=1)
     assert all(re.fullmatch(r"-?\d+(\.\d+)?", answer) for _, answer in problems)
     assert not any(COMMON_ENDING in question for question, _ in problems)
@@ -65,6 +73,12 @@ def test_word_problems_are_new_and_have_numbers_for_answers():
 @pytest.fixture(scope="module")
 def word_problem_experiment(data):
     return WordProblems(data, data, 0.002)
+
+
+def test_there_are_enough_short_problems_for_a_run(word_problem_experiment):
+    experiment = word_problem_experiment
+    assert experiment.steps * experiment.batch_size <= len(experiment.problems)
+    assert 40 < len(experiment.held_out_problems) <= experiment.held_out
 
 
 def test_answers_are_marked_and_every_problem_comes_once(word_problem_experiment):
