@@ -219,7 +219,7 @@ def launch_backward(
     outputs["ROWS"] = BACKWARD_KEY.rows(shared, queries * shared["REPEATS"])
     BACKWARD_KEY.launch(lambda meta: (triton.cdiv(shared["KEYS"], meta["TILE"]) * batch * groups,), shared | outputs)
     if separately:
-        start = second_key.shape[2] - queries - shared["SECOND_LEFT"]
-        seconds = [overlap_add(parts, start, step, second_key.shape[2]) for parts in seconds]
+        first_row = second_key.shape[2] - queries - shared["SECOND_LEFT"]
+        seconds = [overlap_add(parts, first_row, step, second_key.shape[2]) for parts in seconds]
     seconds = [gradient.to(query.dtype) for gradient in seconds]
     return query_grad, key_grad, value_grad, *seconds, bias_grad.sum(dim=(0, 2))
