@@ -66,7 +66,7 @@ class SimplicialCacheLayer(CacheLayerMixin):
         for name, states, width in zip(self.names, added, self.widths(), strict=True):
             states = torch.cat([getattr(self, name), states], dim=-2)
             visible.append(last(states, width + key_states.shape[-2]))
-            setattr(self, name, states if self.record_past else last(states, width))
+            setattr(self, name, states if self.record_past else keep(states, width))
         keys, values, second_keys, second_values = visible
         return (keys, second_keys), (values, second_values)
 
@@ -124,6 +124,12 @@ class SimplicialCacheLayer(CacheLayerMixin):
 def last(states: torch.Tensor, count: int) -> torch.Tensor:
     """The last `count` tokens of (batch, heads, tokens, head size), or all if there are fewer."""
     return states[..., max(0, states.shape[-2] - count) :, :]
+
+
+def keep(states: torch.Tensor, count: int) -> torch.Tensor:
+    """What `last` does, and in memory of its own after a long prompt, all of whose memory a view would keep."""
+    kept = last(states, count)
+    return kept.clone() if states.shape[-2] > 2 * count else kept
 
 
 STATIC_LAYER_TYPE_MAPPING["simplicial_attention"] = SimplicialCacheLayer

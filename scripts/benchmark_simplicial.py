@@ -225,7 +225,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = []
     for part in (progress := tqdm(PARTS)):
         progress.set_description(part.__name__)
-        rows += part(arguments)
+        new = part(arguments)
+        tqdm.write("\n".join(new))
+        rows += new
     text = report(rows, arguments, shlex.join(["trine", "benchmark-simplicial", *words]))
     write_part(Path(arguments.report), text)
     print(text)

@@ -213,3 +213,4 @@ def test_the_cache_holds_both_windows_whatever_the_length():
         assert layer.keys.shape == layer.values.shape == (1, 2, 7, 8)
         assert layer.second_keys.shape == layer.second_values.shape == (1, 2, 2, 8)
         assert layer.get_seq_length() == length
+        assert layer.keys.untyped_storage().nbytes() == 2 * 7 * 8 * 4, "no view of the prompt"

@@ -25,19 +25,6 @@ from trine.scripts.reports import Target, measure
 TINY = ["--rounds", "2", "--short", "8", "--lengths", "16", "24", "--windows", "5", "3"]
 
 
-@pytest.fixture
-def run_tiny(monkeypatch, tmp_path):
-    """Runs the benchmark in no other process, and returns the report, which has another part before and behind."""
-    monkeypatch.setattr(benchmark_simplicial, "in_fresh_process", lambda function, path, *_: len(path))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    file = tmp_path / "report.md"
-    file.write_text("# Report\n\n## Before\n\nText.\n\n## 2-simplicial attention\n\nOld.\n\n## Behind\n\nText.\n")
-    threads = torch.get_num_threads()
-    main([*TINY, "--report", str(file)])
-    torch.set_num_threads(threads)
-    return file.read_text()
-
-
 @pytest.mark.parametrize("path", PATHS)
 def test_all_paths_compute_the_same(path):
     torch.manual_seed(0)
@@ -98,15 +85,22 @@ def test_all_ways_take_turns():
     assert {name: len(times) for name, times in results.items()} == {"a": 2, "b": 2}
 
 
-def test_a_tiny_run_replaces_its_part_of_the_report(run_tiny, capsys):
-    parts = re.split(r"^(?=## )", run_tiny, flags=re.MULTILINE)
+def test_a_tiny_run_replaces_its_part_of_the_report(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(benchmark_simplicial, "in_fresh_process", lambda function, path, *_: len(path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    file, threads = tmp_path / "report.md", torch.get_num_threads()
+    file.write_text("# Report\n\n## Before\n\nText.\n\n## 2-simplicial attention\n\nOld.\n\n## Behind\n\nText.\n")
+    main([*TINY, "--report", str(file)])
+    torch.set_num_threads(threads)
+    text = file.read_text()
+    parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     assert [part.partition("\n")[0] for part in parts] == [
         "# Report",
         "## Before",
         "## 2-simplicial attention",
         "## Behind",
     ]
-    assert "Old." not in run_tiny and "--windows 5 3" in parts[2] and "On a GPU: not measured." in parts[2]
+    assert "Old." not in text and "--windows 5 3" in parts[2] and "On a GPU: not measured." in parts[2]
     rows = re.findall(r"^\| (?!what)([^|]+) \| ([^|]+) \| .* \| at (?:least|most) [\d.]+ \| ", parts[2], re.MULTILINE)
     assert ("memory of both, 8 tokens", "naive einsum") in rows
     assert ("forward and backward, 16 tokens", "chunked autograd") in rows
