@@ -30,7 +30,7 @@ class Comparison:
 
     models = tuple(MODELS)
     head: ClassVar[type[PreTrainedModel]]
-    sizes: ClassVar[dict[str, Any]]
+    sizes: dict[str, Any]
     full_steps: ClassVar[int]
     batch_size: ClassVar[int]
     learning_rate: ClassVar[float]

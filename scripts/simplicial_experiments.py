@@ -73,7 +73,7 @@ class Match3(Generated):
         "72.5 % are yes."
     )
     head = TrineForTokenClassification
-    sizes: ClassVar[dict[str, Any]] = {
+    sizes: dict[str, Any] = {
         **SMALL,
         "vocab_size": MODULUS,
         "num_labels": 2,
@@ -92,7 +92,7 @@ class Composition(Generated):
         "Chance is 0.125, and guessing the value that f takes most often gives about 0.33."
     )
     head = TrineForSequenceClassification
-    sizes: ClassVar[dict[str, Any]] = {
+    sizes: dict[str, Any] = {
         **SMALL,
         "vocab_size": COMPOSITION_VOCABULARY,
         "num_labels": DOMAIN,
@@ -129,7 +129,7 @@ class WordProblems(Comparison):
     )
     head = TrineForCausalLM
     longest = 96  # tokens
-    sizes: ClassVar[dict[str, Any]] = {**LANGUAGE_MODEL, "max_position_embeddings": longest, **windows(longest, 32)}
+    sizes: dict[str, Any] = {**LANGUAGE_MODEL, "max_position_embeddings": longest, **windows(longest, 32)}
     full_steps, batch_size, learning_rate = 1000, 16, 3e-3
     vocab_size, held_out = 1024, 1000
 
@@ -199,7 +199,7 @@ class RealText(Comparison):
     )
     head = TrineForCausalLM
     length, vocab_size = 256, 2048
-    sizes: ClassVar[dict[str, Any]] = {**LANGUAGE_MODEL, "max_position_embeddings": length, **windows(128, 16)}
+    sizes: dict[str, Any] = {**LANGUAGE_MODEL, "max_position_embeddings": length, **windows(128, 16)}
     full_steps, batch_size, learning_rate = 600, 8, 3e-3
     held_out = 256  # rows of the validation split
 
@@ -213,7 +213,7 @@ class RealText(Comparison):
         self.train_ids = self.encode(texts["train"], tokens)
         self.validation_ids = self.encode(texts["validation"], self.held_out * self.length)
 
-    def encode(self, texts: Sequence[str], tokens: int) -> torch.Tensor:
+    def encode(self, texts: list[str], tokens: int) -> torch.Tensor:
         """The first `tokens` tokens of the texts, or fewer, as rows (B, 256); each text has a token that ends it."""
         ids: list[int] = []
         for start in range(0, len(texts), 1000):
