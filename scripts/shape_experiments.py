@@ -185,7 +185,7 @@ class Tagging:
     models = ("encoder",)
 
     def __init__(self, data: Path, output: Path, scale: float):
-        self.output, self.steps = output, max(1, int(700 * scale))
+        self.output, self.steps = output, max(1, int(1500 * scale))
         self.splits = {split: read(data, "zh-ner", split) for split in ("train", "test")}
         self.tags = sorted({tag for row in self.splits["train"] for tag in row["tags"]})
         texts = ("".join(row["tokens"]) for row in self.splits["train"])
