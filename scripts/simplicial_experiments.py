@@ -80,7 +80,7 @@ class Match3(Generated):
         "is_causal": False,
         **windows(2 * SET_SIZE - 1),
     }
-    full_steps, batch_size, learning_rate = 1000, 128, 3e-3
+    full_steps, batch_size, learning_rate = 600, 128, 3e-3
     draw = staticmethod(match3)
 
 
@@ -98,7 +98,7 @@ class Composition(Generated):
         "num_labels": DOMAIN,
         **windows(2 * DOMAIN + 1),
     }
-    full_steps, batch_size, learning_rate = 1500, 64, 3e-3
+    full_steps, batch_size, learning_rate = 1000, 64, 3e-3
     draw = staticmethod(composition)
 
 
@@ -130,7 +130,7 @@ class WordProblems(Comparison):
     head = TrineForCausalLM
     longest = 96  # tokens
     sizes: dict[str, Any] = {**LANGUAGE_MODEL, "max_position_embeddings": longest, **windows(longest, 32)}
-    full_steps, batch_size, learning_rate = 1000, 16, 3e-3
+    full_steps, batch_size, learning_rate = 800, 16, 3e-3
     vocab_size, held_out = 1024, 1000
 
     def prepare(self, data: Path) -> None:
@@ -200,7 +200,7 @@ class RealText(Comparison):
     head = TrineForCausalLM
     length, vocab_size = 256, 2048
     sizes: dict[str, Any] = {**LANGUAGE_MODEL, "max_position_embeddings": length, **windows(128, 16)}
-    full_steps, batch_size, learning_rate = 600, 8, 3e-3
+    full_steps, batch_size, learning_rate = 500, 8, 3e-3
     held_out = 256  # rows of the validation split
 
     def prepare(self, data: Path) -> None:
