@@ -30,6 +30,13 @@ def tensor_parallel_plan(config) -> dict[str, str] | None:
     if config.qk_norm:
         plan["layers.*.self_attn.q_norm"] = "replicated_with_grad_allreduce"
         plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
+    if "simplicial" in config.attention_types:
+        plan["layers.*.self_attn.second_k_proj"] = "colwise"
+        plan["layers.*.self_attn.second_v_proj"] = "colwise"
+        if config.simplicial_offset_bias:
+            plan["layers.*.self_attn.offset_bias"] = "colwise"  # by heads
+        if config.qk_norm:
+            plan["layers.*.self_attn.second_k_norm"] = "replicated_with_grad_allreduce"
     for prefix in dense_prefixes(config):
         for name in ("gate_proj", "up_proj") if config.gated_mlp else ("up_proj",):
             plan[f"layers.*.mlp.{prefix}{name}"] = "colwise"

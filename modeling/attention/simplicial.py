@@ -4,6 +4,7 @@
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 
@@ -103,9 +104,12 @@ class SimplicialAttention(SoftmaxAttention):
             segments = segments.repeat_interleave(lengths)[None]
         if segments is not None:
             segments = segments[:, -max(key.shape[2], second_key.shape[2]) :]
+        bias = self.offset_bias
+        if isinstance(bias, DTensor):  # tensor parallelism: that of this process's heads
+            bias = bias.to_local()
         output, weights, second_weights = choose_backend(self.config, query, self.reaches["second"])(
             *(states.to(value.dtype) for states in (query, key, value, second_key, second_value)),
-            self.offset_bias,
+            bias,
             segments,
             **self.reaches,
             form=self.form,

@@ -276,10 +276,14 @@ RECURRENT_BASELINES = {
 
 
 def decoder(name: str, fields: dict[str, Any], peer: str) -> Case:
-    """A decoder. One dense and one sparse case are spread over processes and have the heads of classifiers, too."""
+    """A decoder. One dense and one sparse case have the heads of classifiers, too.
+
+    They and the one with simplicial layers are spread over processes.
+    """
     thorough = name in ("Full", "SoftmaxExperts")
     classes = (*DECODER, *CLASSIFIERS) if thorough else DECODER
-    return Case(name, "decoder", TrineConfig, classes, fields, (peer,), distributed=thorough)
+    distributed = thorough or name == "Simplicial"
+    return Case(name, "decoder", TrineConfig, classes, fields, (peer,), distributed)
 
 
 def encoder(name: str, fields: dict[str, Any], peers: tuple[str, ...]) -> Case:
