@@ -217,7 +217,7 @@ def test_interrupt_saves_and_a_second_one_stops(tmp_path):
     class PressCtrlC(ExpertLoadCallback):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == self.at:
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
 
     press = PressCtrlC()
     press.at = 1
@@ -243,8 +243,8 @@ def test_interrupt_saves_and_a_second_one_stops(tmp_path):
 
     class PressTwice(PressCtrlC):
         def on_step_begin(self, args, state, control, **kwargs):
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     trainer.pop_callback(press)
     trainer.add_callback(PressTwice())
