@@ -104,8 +104,8 @@ class Pretraining:
         "of the training split, then fine-tuned to tell the section from the one-line summary, of which 300 have "
         "labels. The other begins at random. Both are fine-tuned equally, in the last 200 steps. Accuracy is that on "
         "the validation and test splits; `masked loss` is that of the pretrained model on pairs of the validation "
-        "split, with 15 % of the tokens masked, in nats a token, and includes that of telling whether the second segment "
-        "follows."
+        "split, with 15 % of the tokens masked, in nats a token, and includes that of telling whether the second "
+        "segment follows."
     )
     models = ("pretrained", "random")
     sections = (
