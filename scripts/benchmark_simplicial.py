@@ -85,8 +85,8 @@ def compare_training(
         if target is not None:
             times = measure({name: make(PATHS[name], length, **options) for name in ("Trine", peer)}, arguments.rounds)
             rows.append(target.row(f"{what}, {length} tokens", peer, times["Trine"], times[peer], "ms"))
-    memory = [[in_fresh_process(training_memory, name, length, arguments.windows)] for name in ("Trine", peer)]
-    return [*rows, targets[2].row(f"memory of both, {length} tokens", peer, *memory, "MiB")]
+    ours, theirs = ([in_fresh_process(training_memory, name, length, arguments.windows)] for name in ("Trine", peer))
+    return [*rows, targets[2].row(f"memory of both, {length} tokens", peer, ours, theirs, "MiB")]
 
 
 def compare_with_naive(arguments: SimplicialBenchmarkArguments) -> list[str]:

@@ -3,6 +3,7 @@
 # Shapes: B batch, H heads, L tokens, D head size; in a chunk: C queries, T second keys of each, W first keys.
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional
@@ -112,7 +113,7 @@ def make_layer(attention_type: str, windows: list[int]) -> TrineModel:
             position_type="none",
             simplicial_window=windows[0],
             simplicial_second_window=windows[1],
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] taken by the library's config
         )
     ).eval()
 
@@ -124,7 +125,8 @@ def fill_cache(model: TrineModel, context: int, windows: list[int], dtype: torch
     for length in (context - 1, 1):
         states = [torch.randn(1, 8, length, 64, dtype=dtype) for _ in range(4)]
         seconds = {"second_keys": states[2], "second_values": states[3], "windows": tuple(windows)}
-        cache.update(*states[:2], 0, **(seconds if is_simplicial else {}))
+        key, value = states[:2]
+        cache.update(key, value, 0, **(seconds if is_simplicial else {}))
     return cache
 
 
@@ -132,7 +134,8 @@ def decode_layer(attention_type: str, context: int, windows: list[int]) -> Calla
     """A step of an attention layer, projections and update of its cache included, after so many tokens."""
     model = make_layer(attention_type, windows)
     cache, hidden = fill_cache(model, context, windows), torch.randn(1, 1, model.config.hidden_size)
-    return lambda: model.layers[0].self_attn(hidden, None, past_key_values=cache)
+    layer: Any = model.layers[0]
+    return lambda: layer.self_attn(hidden, None, past_key_values=cache)
 
 
 def cache_bytes(cache: Cache) -> int:

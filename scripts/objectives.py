@@ -27,7 +27,7 @@ from trine.training.whole_words import WORDS, WholeWordMaskingCollator
 class CausalObjective:
     """A decoder tells the next token; the text is one stream, cut into blocks."""
 
-    model: ClassVar[Callable[[TrineConfig], PreTrainedModel]] = TrineForCausalLM
+    model: ClassVar[type[PreTrainedModel]] = TrineForCausalLM
     train_tokenizer: ClassVar[Callable] = staticmethod(train_byte_level_bpe)
     special_ids = ("pad_token_id", "bos_token_id", "eos_token_id")
     is_causal = True
