@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, set_seed
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from trine.scripts.arguments import parse_arguments, unknown_name
@@ -74,7 +81,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
         StrictDataclassError: a field of the config has the wrong type.
     """
     check_writable(Path(training.output_dir))
-    checkpoint = _find_checkpoint(training)
+    checkpoint = find_checkpoint(training)
     overrides = parse_overrides(arguments.config_overrides)
     if arguments.objective not in OBJECTIVES:
         raise ValueError(unknown_name("objective", arguments.objective, OBJECTIVES))
@@ -164,7 +171,7 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"output_dir='{folder}' cannot be written: {error.strerror}.") from error
 
 
-def _find_checkpoint(training: PretrainTrainingArguments) -> str | None:
+def find_checkpoint(training: TrainingArguments) -> str | None:
     """The checkpoint to go on from, or None for a new run, which must not mix with an older one in its folder."""
     wanted, last = training.resume_from_checkpoint, get_last_checkpoint(training.output_dir)
     if wanted is None and last is not None:

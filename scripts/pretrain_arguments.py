@@ -57,7 +57,7 @@ class PretrainArguments:
     baselines: bool = field(default=True, metadata={"help": "Compare with unigram and bigram models of the tokens."})
 
 
-def _trainer_default(name: str, value: Any):
+def trainer_default(name: str, value: Any):
     """A field of `TrainingArguments` with another default and the same help."""
     (original,) = [item for item in fields(TrainingArguments) if item.name == name]
     return field(default=value, metadata=dict(original.metadata))
@@ -69,24 +69,24 @@ class PretrainTrainingArguments(TrainingArguments):
 
     _argument_group_name = "training (transformers.TrainingArguments)"
 
-    output_dir: str = _trainer_default("output_dir", "outputs/pretrain")
-    num_train_epochs: float = _trainer_default("num_train_epochs", 1.0)
-    learning_rate: float = _trainer_default("learning_rate", 1e-3)
-    lr_scheduler_type: str = _trainer_default("lr_scheduler_type", "cosine")
-    warmup_steps: float = _trainer_default("warmup_steps", 0.05)
-    weight_decay: float = _trainer_default("weight_decay", 0.1)
-    adam_beta2: float = _trainer_default("adam_beta2", 0.95)
-    max_grad_norm: float = _trainer_default("max_grad_norm", 1.0)
-    logging_steps: float = _trainer_default("logging_steps", 10)
-    logging_nan_inf_filter: bool = _trainer_default("logging_nan_inf_filter", False)
-    eval_strategy: str = _trainer_default("eval_strategy", "steps")
-    eval_steps: float | None = _trainer_default("eval_steps", 0.1)
-    save_strategy: str = _trainer_default("save_strategy", "steps")
-    save_steps: float = _trainer_default("save_steps", 500)
-    save_total_limit: int | None = _trainer_default("save_total_limit", 2)
-    remove_unused_columns: bool = _trainer_default("remove_unused_columns", False)
-    report_to: str = _trainer_default("report_to", "none")
-    dataloader_pin_memory: bool = _trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
+    output_dir: str = trainer_default("output_dir", "outputs/pretrain")
+    num_train_epochs: float = trainer_default("num_train_epochs", 1.0)
+    learning_rate: float = trainer_default("learning_rate", 1e-3)
+    lr_scheduler_type: str = trainer_default("lr_scheduler_type", "cosine")
+    warmup_steps: float = trainer_default("warmup_steps", 0.05)
+    weight_decay: float = trainer_default("weight_decay", 0.1)
+    adam_beta2: float = trainer_default("adam_beta2", 0.95)
+    max_grad_norm: float = trainer_default("max_grad_norm", 1.0)
+    logging_steps: float = trainer_default("logging_steps", 10)
+    logging_nan_inf_filter: bool = trainer_default("logging_nan_inf_filter", False)
+    eval_strategy: str = trainer_default("eval_strategy", "steps")
+    eval_steps: float | None = trainer_default("eval_steps", 0.1)
+    save_strategy: str = trainer_default("save_strategy", "steps")
+    save_steps: float = trainer_default("save_steps", 500)
+    save_total_limit: int | None = trainer_default("save_total_limit", 2)
+    remove_unused_columns: bool = trainer_default("remove_unused_columns", False)
+    report_to: str = trainer_default("report_to", "none")
+    dataloader_pin_memory: bool = trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
     )

@@ -1,0 +1,91 @@
+"""A translator from pairs of texts: trained, resumed, sampled, saved; and what it refuses."""
+
+import json
+import re
+
+import pytest
+import yaml
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from trine.scripts import train_translator
+from trine.scripts.arguments import RECIPES
+from trine.scripts.train_translator import split_pairs
+
+
+NUMBERS = ["one", "two", "three", "four", "five", "six"]
+SMALL = ["hidden_size=16", "intermediate_size=32", "num_hidden_layers=1", "num_attention_heads=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("translator")
+    pairs = [{"de": f"{a} und {b}", "en": f"{b} and {a}"} for a in NUMBERS for b in NUMBERS]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    assert run(folder, "straight") == 0
+    return folder
+
+
+def run(folder, output, *argv):
+    words = ["--files", str(folder / "pairs.jsonl"), "--source_field", "de", "--target_field", "en"]
+    words += ["--vocab_size", "400", "--validation_pairs", "6", "--samples", "2", "--config_overrides", *SMALL]
+    words += ["--max_steps", "4", "--save_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu"]
+    words += ["--disable_tqdm", "true", "--max_length", "16", "--output_dir", str(folder / output)]
+    return train_translator.main([*words, *argv])
+
+
+def test_what_a_run_leaves(folder):
+    output = folder / "straight"
+    assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert "use_cache" not in json.loads((output / "config.json").read_text())
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["steps"] == 4 and metrics["training_pairs"] == 30
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    assert model.config.encoder.hidden_size == 16 and model.config.vocab_size == len(tokenizer)
+    assert model.config.decoder_start_token_id == tokenizer.bos_token_id
+    assert metrics["parameters"] == model.num_parameters()
+    ids = tokenizer("one und two", return_tensors="pt")["input_ids"]
+    assert model.generate(ids, max_new_tokens=4, num_beams=2).shape[0] == 1
+
+
+def test_resume_and_samples(folder, capsys):
+    (folder / "straight" / "checkpoint-2").rename(folder / "straight" / "checkpoint-1")  # the last is checkpoint-4
+    assert run(folder, "straight", "--resume_from_checkpoint", "last", "--max_steps", "6") == 0
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"\n\w+ und \w+\n  model:  .*?\n  target: \w+ and \w+\n", printed, flags=re.DOTALL)) == 2
+    assert "with label smoothing 0.1." in printed
+    assert json.loads((folder / "straight" / "metrics.json").read_text())["steps"] == 6
+
+
+def test_a_source_that_is_held_out_is_not_trained_on():
+    pairs = [(str(number % 10), str(number)) for number in range(40)]
+    train, validation = split_pairs(pairs, 3, seed=0)
+    assert len(validation) == 3 and not {source for source, _ in train} & {source for source, _ in validation}
+    assert {*train} == {pair for pair in pairs if pair[0] not in {source for source, _ in validation}}
+
+
+def test_the_recipe_of_2017_is_that_of_the_paper():
+    recipe = yaml.safe_load((RECIPES / "transformer-base.yaml").read_text())
+    assert recipe["preset"] == "transformer-base" and recipe["label_smoothing_factor"] == 0.1
+    assert float(recipe["learning_rate"]) == pytest.approx(512**-0.5 * 4000**-0.5, rel=2e-3)
+    assert (recipe["warmup_steps"], recipe["adam_beta2"], recipe["max_steps"]) == (4000, 0.98, 100_000)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--files", "absent.jsonl"], "absent.jsonl"),
+        (["--source_field", "fr"], "line 1, is no JSON object with ['fr', 'en']"),
+        (["--validation_pairs", "36"], "36 pairs leave none to train on beside validation_pairs=36"),
+        (["--preset", "transformer-bse"], "transformer-base"),
+        (["--output_dir", "{folder}/straight"], "holds checkpoints of another run"),
+    ],
+)
+def test_errors(folder, tmp_path, argv, message):
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        run(folder, "unused", "--output_dir", str(tmp_path), *(text.format(folder=folder) for text in argv))
+
+
+def test_sizes_are_checked_before_anything_is_read(folder, capsys):
+    with pytest.raises(SystemExit):
+        run(folder, "unused", "--max_length", "1")
+    assert "max_length=1 must be at least 2." in capsys.readouterr().err
