@@ -12,6 +12,7 @@ import trine
 from trine.scripts import arguments, cli
 from trine.scripts.demo import DemoArguments
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
+from trine.scripts.train_translator import TranslatorArguments, TranslatorTrainingArguments
 
 
 SCRIPTS = Path(cli.__file__).parent
@@ -131,17 +132,23 @@ def test_argument_errors(capsys, argv, message):
     assert message in error and len(error.splitlines()) == 2
 
 
-@pytest.mark.parametrize("path", sorted((SCRIPTS / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
-def test_packaged_recipes_are_valid(path, tmp_path):
-    demo, training = arguments.parse_arguments(
-        [DemoArguments, PretrainTrainingArguments],
-        ["--recipe", path.stem, "--output_dir", str(tmp_path)],
-        command="pretrain",
-        description=None,
-    )
-    overrides = parse_overrides(demo.config_overrides)
-    assert overrides == yaml.safe_load(path.read_text())["config_overrides"]
-    trine.TrineConfig.from_preset(demo.preset, **overrides)
+PRETRAIN = DemoArguments, PretrainTrainingArguments, trine.TrineConfig
+TRANSLATE = TranslatorArguments, TranslatorTrainingArguments, trine.TrineSeq2SeqConfig
+RECIPES = {"demo": PRETRAIN, "pretrain-small": PRETRAIN, "transformer-base": TRANSLATE}
+
+
+def test_every_packaged_recipe_is_checked():
+    assert set(RECIPES) == {path.stem for path in arguments.RECIPES.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_packaged_recipes_are_valid(name, tmp_path):
+    *types, config_class = RECIPES[name]
+    words = ["--recipe", name, "--output_dir", str(tmp_path), "--files", "a"]
+    options, _ = arguments.parse_arguments(types, words, command="test", description=None)
+    overrides = parse_overrides(options.config_overrides)
+    assert overrides == yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).get("config_overrides", {})
+    config_class.from_preset(options.preset, **overrides)
 
 
 def test_pretraining_defaults(tmp_path):
