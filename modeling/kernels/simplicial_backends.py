@@ -18,7 +18,7 @@ logger = logging.get_logger(__name__)
 
 
 class SimplicialBackend(NamedTuple):
-    """One path.
+    """One path, which computes no more of the windows than the text has.
 
     Attributes:
         compute: Takes what `simplicial_chunked` takes, and returns the same or, with marginals, three tensors.
@@ -30,8 +30,27 @@ class SimplicialBackend(NamedTuple):
     unavailable: Callable[[torch.Tensor, Reach], str | None] = lambda query, second: None
     has_marginals: bool = False
 
-    def __call__(self, *args, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        result = self.compute(*args, **kwargs)
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        second_key: torch.Tensor,
+        second_value: torch.Tensor,
+        offset_bias: torch.Tensor | None,
+        segments: torch.Tensor | None,
+        *,
+        first: Reach,
+        second: Reach,
+        **options,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        if not torch.compiler.is_compiling():  # one graph serves texts of all lengths
+            window, queries = second, query.shape[2]
+            first, second = first.clip(queries, key.shape[2]), second.clip(queries, second_key.shape[2])
+            if offset_bias is not None:
+                offset_bias = offset_bias.narrow(1, window.left - second.left, second.size)
+        states = (query, key, value, second_key, second_value)
+        result = self.compute(*states, offset_bias, segments, first=first, second=second, **options)
         return result if self.has_marginals else (result, None, None)
 
 

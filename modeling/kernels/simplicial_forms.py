@@ -19,6 +19,10 @@ class Reach(NamedTuple):
     def size(self) -> int:
         return self.left + self.right + 1
 
+    def clip(self, queries: int, keys: int) -> "Reach":
+        """The part that so many queries, the last ones of so many tokens, can use."""
+        return Reach(min(self.left, keys - 1), min(self.right, queries - 1))
+
 
 def window_reach(size: int, is_causal: bool) -> Reach:
     """The reach of a window of `size` tokens: up to the token itself, or centred on it (even sizes lean left)."""
