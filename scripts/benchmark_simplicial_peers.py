@@ -49,6 +49,33 @@ def naive(query, key, value, second_key, second_value, *, first: Reach, second: 
 
 
 def chunked_autograd(query, key, value, second_key, second_value, *, first, second, form, scale):
+    """The definition, 32 queries at a time: all second windows are unfolded first, and autograd does the rest."""
+    assert query.shape[1] == key.shape[1]
+    padding = (0, 0, second.left, second.right)
+    second_keys, second_values = (
+        functional.pad(states, padding).unfold(2, second.size, 1).transpose(-1, -2)  # (B, H, L, T, D)
+        for states in (second_key, second_value)
+    )
+    length = query.shape[2]
+    places = torch.arange(length, device=query.device)
+    outputs = []
+    for start in range(0, length, 32):
+        rows = slice(start, start + 32)
+        columns = slice(max(0, start - first.left), start + 32 + first.right)
+        composed = FORMS[form].compose(query[:, :, rows, None], second_keys[:, :, rows]) * scale
+        distance = places[columns] - places[rows, None]  # (C, W)
+        index = places[rows, None] + torch.arange(-second.left, second.right + 1, device=query.device)  # (C, T)
+        sees_first = (distance >= -first.left) & (distance <= first.right)
+        sees = sees_first[:, None] & ((index >= 0) & (index < length))[..., None]  # (C, T, W)
+        logits = composed.flatten(2, 3) @ key[:, :, columns].transpose(-1, -2)
+        logits = logits.view(*composed.shape[:4], -1).masked_fill(~sees, float("-inf"))
+        weights = logits.flatten(-2).softmax(dim=-1).view(*logits.shape[:2], -1, logits.shape[-1])
+        mixed = (weights @ value[:, :, columns]).view_as(composed)
+        outputs.append((mixed * second_values[:, :, rows]).sum(dim=-2))
+    return torch.cat(outputs, dim=2)
+
+
+def same_chunks_autograd(query, key, value, second_key, second_value, *, first, second, form, scale):
     """The chunks of `simplicial_chunked` without its backward pass: autograd keeps what each of them needs."""
     states = (query, key, value, second_key, second_value)
     problem = ChunkedProblem(*states, None, None, [*first, *second], form, scale)
@@ -71,7 +98,12 @@ def chunked_autograd(query, key, value, second_key, second_value, *, first, seco
     return torch.cat(outputs, dim=2).view(query.shape)
 
 
-PATHS = {"Trine": simplicial_chunked, "naive einsum": naive, "chunked autograd": chunked_autograd}
+PATHS = {
+    "Trine": simplicial_chunked,
+    "naive einsum": naive,
+    "chunked autograd": chunked_autograd,
+    "same chunks, autograd": same_chunks_autograd,
+}
 
 
 def packaged() -> tuple[Callable | None, str]:
