@@ -59,6 +59,17 @@ T5_LIKE = {
     "eos_token_id": 1,
 }
 
+TINY_STACK = {
+    "vocab_size": 1024,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+
 PRESETS = {
     # A model for a laptop and for tests: every example of the README runs on it in seconds.
     "tiny": {
@@ -169,6 +180,14 @@ PRESETS = {
 
 # Both stacks of an encoder-decoder, and what they share; `TrineSeq2SeqConfig.from_preset(name, **overrides)` reads it.
 SEQ2SEQ_PRESETS = {
+    # For a laptop and for tests.
+    "tiny": {
+        "encoder": TINY_STACK,
+        "decoder": TINY_STACK,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    },
     # Vaswani et al. 2017 (arXiv 1706.03762), the base model: table 3, sections 3.3 to 3.5 and 5.4.
     "transformer-base": {
         "encoder": TRANSFORMER_BASE,

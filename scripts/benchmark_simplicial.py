@@ -206,9 +206,9 @@ and {second} tokens. All ways of a comparison take turns in one process, {argume
 {3 * arguments.rounds}). Times are CPU time of the
 process, and their medians stand here. A ratio is the peer's figure over Trine's where the target is a least value, and
 Trine's over the peer's where it is a most: the median of the rounds' ratios, with the smallest and the largest. Memory
-is the peak beyond that of the inputs, in a process of its own. `chunked autograd` unfolds all second windows, then takes
-32 queries at a time; `same chunks, autograd` takes Trine's own chunks: both leave the backward pass to autograd. The \
-sgemm is that of matrices of 1024 x 1024; 2-simplicial attention counts
+is the peak beyond that of the inputs, in a process of its own. `chunked autograd` unfolds all second windows, then
+takes 32 queries at a time; `same chunks, autograd` takes Trine's own chunks: both leave the backward pass to autograd.
+The sgemm is that of matrices of 1024 x 1024; 2-simplicial attention counts
 4 operations a feature and seen pair forward, 16 in both passes. The layers that decode have 8 heads of 64, and here
 the complex form and offset biases.
 

@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.files:
         arguments.files = [str(write_corpus(folder))]
     with tempfile.TemporaryDirectory() as cache:
-        os.environ.setdefault("MPLCONFIGDIR", cache)  # plots and remote code leave nothing in the home folder
+        os.environ.setdefault("MPLCONFIGDIR", cache)  # plots, tokens and remote code leave nothing in the home folder
+        arguments.cache_dir = arguments.cache_dir or cache
         metrics = pretrain(arguments, training)
         if metrics is None:
             return 130

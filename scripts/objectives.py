@@ -2,26 +2,44 @@
 
 import math
 from collections.abc import Callable, Sequence, Sized
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorForLanguageModeling, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trine import (
     TrineConfig,
     TrineForCausalLM,
+    TrineForConditionalGeneration,
     TrineForMaskedLM,
     TrineForPreTraining,
+    TrineSeq2SeqConfig,
     train_byte_level_bpe,
+    train_unigram,
     train_wordpiece,
 )
 from trine.scripts.pretrain_arguments import PretrainArguments
 from trine.training.baselines import ngram_losses
-from trine.training.masked_text import masked_pairs, masked_sequences
-from trine.training.packing import PackedBlocks, tokenize_documents
+from trine.training.corpus import Corpus, Part
+from trine.training.masked_text import MaskedSequences, masked_pairs, whole_word_sequences
+from trine.training.packing import PackedBlocks
 from trine.training.padding_free import PaddingFreeCollator
+from trine.training.span_corruption import SENTINELS, SpanCorruptionCollator, check_spans, text_length
+from trine.training.token_store import (
+    DEFAULT_CACHE,
+    TokenStore,
+    find_or_make,
+    read_tokens,
+    tokenizer_identity,
+    write_tokens,
+)
 from trine.training.whole_words import WORDS, WholeWordMaskingCollator
+
+
+# Training tokens that the counting baselines count at most: memory is theirs alone.
+BASELINE_TOKENS = 10_000_000
 
 
 class CausalObjective:
@@ -29,56 +47,94 @@ class CausalObjective:
 
     model: ClassVar[type[PreTrainedModel]] = TrineForCausalLM
     train_tokenizer: ClassVar[Callable] = staticmethod(train_byte_level_bpe)
-    special_ids = ("pad_token_id", "bos_token_id", "eos_token_id")
+    special_ids: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id")
+    ends_documents = True  # whether each document ends with the EOS token
     is_causal = True
     fields: ClassVar[dict[str, Any]] = {}  # of the config, where it has no others
 
     def __init__(self, arguments: PretrainArguments, seed: int):
         self.arguments, self.seed = arguments, seed
+        self.cache = Path(arguments.cache_dir or DEFAULT_CACHE)
         self.check()
 
     def check(self) -> None:
         """Raises a ValueError if an argument is given that means nothing here."""
         if self.arguments.whole_words is not None:
             raise ValueError(
-                f"whole_words='{self.arguments.whole_words}' masks words, and objective='causal' masks none."
+                f"whole_words='{self.arguments.whole_words}' masks words, and "
+                f"objective='{self.arguments.objective}' masks none."
             )
 
-    def make_config(self, **overrides: Any) -> TrineConfig:
+    def make_config(self, **overrides: Any) -> PreTrainedConfig:
         """The config of the preset with those fields.
 
         Raises:
             ValueError: it is not of the shape that the objective needs, besides the errors of the config.
         """
-        config = TrineConfig.from_preset(self.arguments.preset, **{"is_causal": self.is_causal, **overrides})
+        make = partial(TrineConfig.from_preset, self.arguments.preset)
+        config = make(**{"is_causal": self.is_causal, **overrides})
         missing = {name: value for name, value in self.fields.items() if not getattr(config, name)}
         if missing:
-            config = TrineConfig.from_preset(
-                self.arguments.preset, **{"is_causal": self.is_causal, **missing, **overrides}
-            )
+            config = make(**{"is_causal": self.is_causal, **missing, **overrides})
         if config.is_causal != self.is_causal:
             raise ValueError(
                 f"is_causal={config.is_causal}, but objective='{self.arguments.objective}' needs {self.is_causal}."
             )
         return config
 
-    def make_data(
-        self, name: str, documents: list[str], tokenizer: PreTrainedTokenizerBase, description: str | None
-    ) -> Sized:
-        """The training or validation data (`name`); with a `description` the work shows a progress bar.
+    def make_tokenizer(self, corpus: Corpus, show_progress: bool) -> PreTrainedTokenizerBase:
+        """A tokenizer trained on the training part; an earlier one, where nothing has changed since."""
+
+        def make(folder: Path) -> None:
+            texts = corpus.texts("training")
+            self.train_tokenizer(texts, self.arguments.vocab_size, show_progress=show_progress).save_pretrained(folder)
+
+        from transformers import AutoTokenizer
+
+        kind = f"{type(self).__name__} {self.arguments.vocab_size}"
+        key = corpus.identity and {"tokenizer": kind, **corpus.identity}
+        return AutoTokenizer.from_pretrained(find_or_make(self.cache, key, make))
+
+    def tokenize(
+        self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool
+    ) -> TokenStore:
+        """The tokens of a part; those of an earlier run, where nothing has changed since.
+
+        Raises:
+            ValueError: the tokenizer lacks the token that is needed between documents, or there is no text.
+        """
+        end = tokenizer.eos_token_id if self.ends_documents else None
+        if self.ends_documents and end is None:
+            raise ValueError("The tokenizer has no eos_token, which must stand between documents.")
+        description = f"Tokenising the {part} text" if show_progress else None
+        key = corpus.identity and {"part": part, "end": end, "by": tokenizer_identity(tokenizer), **corpus.identity}
+        write: Any = partial(
+            write_tokens, pieces=corpus.pieces(part), tokenizer=tokenizer, ends_with=end, description=description
+        )
+        return read_tokens(find_or_make(self.cache, key, write))
+
+    def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
+        """The training or validation data.
 
         Raises:
             ValueError: there is too little text.
         """
-        length = self.arguments.block_length
-        tokens = tokenize_documents(documents, tokenizer, description=description)
-        if len(tokens) < length:
-            raise ValueError(
-                f"The {name} text has {len(tokens)} tokens, fewer than one block of block_length={length}: give more "
-                f"text, or change block_length or validation_fraction={self.arguments.validation_fraction}."
-            )
         separator: Any = tokenizer.eos_token_id if self.arguments.document_boundaries else None
-        return PackedBlocks(tokens, length, separator)
+        return self.make_blocks(part, self.tokenize(part, corpus, tokenizer, show_progress), separator)
+
+    def make_blocks(self, part: Part, store: TokenStore, separator: int | None) -> PackedBlocks:
+        length = self.text_length()
+        if len(store.tokens) < length:
+            raise ValueError(
+                f"The {part} text has {len(store.tokens)} tokens, fewer than one block of {length} (block_length="
+                f"{self.arguments.block_length}): give more text, or change block_length or validation_fraction="
+                f"{self.arguments.validation_fraction}."
+            )
+        return PackedBlocks(store.tokens, length, separator)
+
+    def text_length(self) -> int:
+        """Tokens of text in one block."""
+        return self.arguments.block_length
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable | None:
         """What makes batches; None for the trainer's own."""
@@ -89,7 +145,7 @@ class CausalObjective:
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
         """What counting achieves on the validation data, in nats per token."""
-        ngrams = ngram_losses(train.blocks.flatten(), validation.blocks, vocab_size)
+        ngrams = ngram_losses(train.blocks.flatten()[:BASELINE_TOKENS], validation.blocks, vocab_size)
         return {"unigram": ngrams.unigram, "bigram": ngrams.bigram}
 
 
@@ -99,6 +155,7 @@ class MaskedObjective(CausalObjective):
     model = TrineForMaskedLM
     train_tokenizer = staticmethod(train_wordpiece)
     special_ids = ("pad_token_id",)
+    ends_documents = False
     is_causal = False
 
     def check(self) -> None:
@@ -112,16 +169,12 @@ class MaskedObjective(CausalObjective):
                 "document_boundaries=True says nothing new: masked sequences never reach beyond a document."
             )
 
-    def make_data(
-        self, name: str, documents: list[str], tokenizer: PreTrainedTokenizerBase, description: str | None
-    ) -> Sized:
-        return masked_sequences(
-            documents,
-            tokenizer,
-            self.arguments.block_length,
-            words=self.arguments.whole_words,
-            description=description,
-        )
+    def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
+        length, words = self.arguments.block_length, self.arguments.whole_words
+        if words is None:
+            return MaskedSequences(self.tokenize(part, corpus, tokenizer, show_progress), tokenizer, length)
+        description = f"Finding words in the {part} text" if show_progress else None
+        return whole_word_sequences(corpus.documents(part), tokenizer, length, words=words, description=description)
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
         probability = self.arguments.mlm_probability
@@ -129,16 +182,20 @@ class MaskedObjective(CausalObjective):
             return PaddingFreeCollator(WholeWordMaskingCollator(tokenizer, probability))
         return PaddingFreeCollator(DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability))
 
-    def count_tokens(self, data: Sequence[dict]) -> int:
-        return sum(len(row["input_ids"]) for row in data)
+    def count_tokens(self, data: Any) -> int:
+        return data.num_tokens if isinstance(data, MaskedSequences) else sum(len(row["input_ids"]) for row in data)
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
-        losses = ngram_losses(self.text_tokens(train), self.text_tokens(validation)[None], vocab_size)
+        losses = ngram_losses(text_tokens(train), text_tokens(validation)[None], vocab_size)
         return {"unigram": losses.unigram}
 
-    def text_tokens(self, data: Sequence[dict]) -> Tensor:
-        rows = [zip(row["input_ids"], row["special_tokens_mask"], strict=True) for row in data]
-        return torch.tensor([token for row in rows for token, special in row if not special])
+
+def text_tokens(data: MaskedSequences | Sequence[dict]) -> torch.Tensor:
+    """The first tokens of the data, without special ones."""
+    if isinstance(data, MaskedSequences):
+        return data.tokens[:BASELINE_TOKENS]
+    rows = [zip(row["input_ids"], row["special_tokens_mask"], strict=True) for row in data]
+    return torch.tensor([token for row in rows for token, special in row if not special])[:BASELINE_TOKENS]
 
 
 class NextSentenceObjective(MaskedObjective):
@@ -147,16 +204,14 @@ class NextSentenceObjective(MaskedObjective):
     model = TrineForPreTraining
     fields: ClassVar[dict[str, Any]] = {"type_vocab_size": 2}
 
-    def make_data(
-        self, name: str, documents: list[str], tokenizer: PreTrainedTokenizerBase, description: str | None
-    ) -> Sized:
+    def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
         return masked_pairs(
-            documents,
+            corpus.documents(part),
             tokenizer,
             self.arguments.block_length,
             seed=self.seed,
             words=self.arguments.whole_words,
-            description=description,
+            description=f"Pairing sentences of the {part} text" if show_progress else None,
         )
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
@@ -165,8 +220,36 @@ class NextSentenceObjective(MaskedObjective):
         return {name: loss + math.log(2) for name, loss in losses.items()}
 
 
+class SpanCorruptionObjective(CausalObjective):
+    """T5's: an encoder-decoder reads a text with spans left out, and writes the spans."""
+
+    model = TrineForConditionalGeneration
+    train_tokenizer = staticmethod(partial(train_unigram, extra_special_tokens=list(SENTINELS)))
+
+    def check(self) -> None:
+        super().check()
+        check_spans(self.arguments.noise_density, self.arguments.mean_span_length)
+        if self.arguments.document_boundaries:
+            raise ValueError("document_boundaries=True does not apply to objective='span_corruption'.")
+
+    def make_config(self, **overrides: Any) -> PreTrainedConfig:
+        if "decoder_start_token_id" not in overrides and overrides.get("pad_token_id") is not None:
+            overrides["decoder_start_token_id"] = overrides["pad_token_id"]
+        return TrineSeq2SeqConfig.from_preset(self.arguments.preset, **overrides)
+
+    def text_length(self) -> int:
+        return text_length(self.arguments.block_length, self.arguments.noise_density, self.arguments.mean_span_length)
+
+    def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
+        return SpanCorruptionCollator(tokenizer, self.arguments.noise_density, self.arguments.mean_span_length)
+
+    def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
+        return {}  # half of what is predicted are marks, whose order is known
+
+
 OBJECTIVES: dict[str, type[CausalObjective]] = {
     "causal": CausalObjective,
     "masked": MaskedObjective,
     "masked_next_sentence": NextSentenceObjective,
+    "span_corruption": SpanCorruptionObjective,
 }

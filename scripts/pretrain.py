@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +11,20 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from trine.scripts.arguments import parse_arguments, unknown_name
 from trine.scripts.objectives import OBJECTIVES, CausalObjective
 from trine.scripts.plots import draw_expert_load, draw_losses
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
-from trine.tokenization.text_files import iterate_text_files
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
-from trine.training.packing import split_documents
+from trine.training.checkpoints import check_writable, find_checkpoint, train
+from trine.training.corpus import PARTS, Corpus
 
 
 @dataclass
@@ -34,6 +32,7 @@ class Task:
     """All that training needs."""
 
     objective: CausalObjective
+    corpus: Corpus
     tokenizer: PreTrainedTokenizerBase
     model: PreTrainedModel
     train_data: Sized
@@ -65,7 +64,10 @@ def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) 
         processing_class=task.tokenizer,
         callbacks=[ExpertLoadCallback(), interrupt],
     )
-    trainer.train(resume_from_checkpoint=task.checkpoint)
+    try:
+        train(trainer, task.checkpoint)
+    except OSError as error:
+        sys.exit(f"trine: {error}")
     if interrupt.interrupted:
         print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
         return None
@@ -87,34 +89,27 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
         raise ValueError(unknown_name("objective", arguments.objective, OBJECTIVES))
     objective = OBJECTIVES[arguments.objective](arguments, training.seed)
     objective.make_config(**overrides)  # what is wrong here should not wait for the tokenizer
-    documents = list(iterate_text_files(arguments.files, arguments.text_field))
-    train_documents, validation_documents = split_documents(documents, arguments.validation_fraction, training.seed)
-
-    if source := checkpoint or arguments.tokenizer:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    else:
-        tokenizer = objective.train_tokenizer(
-            train_documents, arguments.vocab_size, show_progress=not training.disable_tqdm
+    show_progress = not training.disable_tqdm
+    with training.main_process_first(desc="reading the text"):  # the others find its tokens
+        corpus = Corpus(
+            arguments.files,
+            text_field=arguments.text_field,
+            validation_fraction=arguments.validation_fraction,
+            seed=training.seed,
+            skip_bad_records=arguments.skip_bad_records,
         )
-    special_ids = {name: getattr(tokenizer, name) for name in objective.special_ids}
-    config = objective.make_config(**{"vocab_size": len(tokenizer), **special_ids, **overrides})
-    if config.vocab_size < len(tokenizer):
-        raise ValueError(f"vocab_size={config.vocab_size} is below the {len(tokenizer)} tokens of the tokenizer.")
-    if config.max_position_embeddings < arguments.block_length:
-        raise ValueError(
-            f"block_length={arguments.block_length} is above max_position_embeddings="
-            f"{config.max_position_embeddings}; change one of them (the latter in config_overrides)."
-        )
-    parts = {"training": train_documents, "validation": validation_documents}
-    train_data, validation_data = (
-        objective.make_data(
-            name, part, tokenizer, description=None if training.disable_tqdm else f"Tokenising the {name} text"
-        )
-        for name, part in parts.items()
-    )
+        if source := checkpoint or arguments.tokenizer:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        else:
+            tokenizer = objective.make_tokenizer(corpus, show_progress)
+        special_ids = {name: getattr(tokenizer, name) for name in objective.special_ids}
+        config = objective.make_config(**{"vocab_size": len(tokenizer), **special_ids, **overrides})
+        check_sizes(config, tokenizer, arguments.block_length)
+        train_data, validation_data = (objective.make_data(part, corpus, tokenizer, show_progress) for part in PARTS)
     set_seed(training.seed)
     return Task(
         objective=objective,
+        corpus=corpus,
         tokenizer=tokenizer,
         model=objective.model(config),
         train_data=train_data,
@@ -136,13 +131,16 @@ def finish(arguments: PretrainArguments, task: Task, trainer: Trainer) -> dict[s
         "loss": {**losses, "model": trainer.evaluate()["eval_loss"]},
         "parameters": task.model.num_parameters(),
         "vocabulary": len(task.tokenizer),
+        "bad_records": task.corpus.bad_records,
         "training_tokens": objective.count_tokens(train_data),
         "validation_tokens": objective.count_tokens(validation_data),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "training_seconds": next(entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry),
     }
-    task.model.config.use_cache = True  # the trainer has turned it off for training
+    vars(task.model.config).pop("use_cache", None)  # the trainer has turned it off, even where there is none
+    if hasattr(task.model.config, "use_cache"):
+        task.model.config.use_cache = True
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
@@ -162,30 +160,16 @@ def describe(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def check_writable(folder: Path) -> None:
-    """Make the folder if need be; raise an OSError that names it if no file can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(f"output_dir='{folder}' cannot be written: {error.strerror}.") from error
-
-
-def find_checkpoint(training: TrainingArguments) -> str | None:
-    """The checkpoint to go on from, or None for a new run, which must not mix with an older one in its folder."""
-    wanted, last = training.resume_from_checkpoint, get_last_checkpoint(training.output_dir)
-    if wanted is None and last is not None:
+def check_sizes(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, block_length: int) -> None:
+    """Raises a ValueError where the tokenizer has more tokens than the model, or blocks are longer than it takes."""
+    stack: Any = getattr(config, "encoder", config)
+    if config.vocab_size < len(tokenizer):
+        raise ValueError(f"vocab_size={config.vocab_size} is below the {len(tokenizer)} tokens of the tokenizer.")
+    if stack.max_position_embeddings < block_length:
         raise ValueError(
-            f"output_dir='{training.output_dir}' holds checkpoints of another run: go on with "
-            "--resume_from_checkpoint last, or choose another folder."
+            f"block_length={block_length} is above max_position_embeddings={stack.max_position_embeddings}; change "
+            "one of them (the latter in config_overrides)."
         )
-    if wanted is not None and wanted.lower() in ("last", "true"):
-        if last is None:
-            raise ValueError(f"output_dir='{training.output_dir}' holds no checkpoint to go on from.")
-        return last
-    if wanted is not None and not Path(wanted).is_dir():
-        raise FileNotFoundError(f"resume_from_checkpoint='{wanted}' is neither a folder nor 'last'.")
-    return wanted
 
 
 if __name__ == "__main__":

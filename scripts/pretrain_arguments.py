@@ -15,16 +15,30 @@ class PretrainArguments:
     _argument_group_name = "data and model"
 
     files: list[str] = field(
-        metadata={"help": "Text files (.txt, .md, .rst, .jsonl) and folders of them; a folder is read at any depth."}
+        metadata={
+            "help": "Text files (.txt, .md, .rst), records (.jsonl, .csv, .parquet), folders of both, read at any "
+            "depth, folders written by `Dataset.save_to_disk`, and hf:NAME or hf:NAME:SPLIT for `load_dataset`."
+        }
     )
     objective: str = field(
         default="causal",
         metadata={
             "help": "What is learned: 'causal', a decoder tells the next token; 'masked', an encoder restores masked "
-            "tokens; 'masked_next_sentence', and also tells whether two segments belong together, as BERT."
+            "tokens; 'masked_next_sentence', and also tells whether two segments belong together, as BERT; "
+            "'span_corruption', an encoder-decoder writes the spans that are left out of a text, as T5."
         },
     )
-    text_field: str = field(default="text", metadata={"help": "Name of the text in a line of a .jsonl file."})
+    text_field: str = field(default="text", metadata={"help": "Name of the text in a record."})
+    skip_bad_records: bool = field(
+        default=False, metadata={"help": "Leave out records without a text, and report them, instead of stopping."}
+    )
+    cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of tokenizers and tokens, which later runs on the same files find again. "
+            "Default: trine in the folder of Hugging Face's caches (HF_HOME)."
+        },
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of a tokenizer. By default one is trained on the text."}
     )
@@ -51,6 +65,10 @@ class PretrainArguments:
         default=None,
         metadata={"help": "Mask whole words: those of the 'tokenizer', or in Chinese those that 'jieba' finds."},
     )
+    noise_density: float = field(
+        default=0.15, metadata={"help": "Share of the tokens that span corruption leaves out."}
+    )
+    mean_span_length: float = field(default=3.0, metadata={"help": "Tokens of such a span, on average."})
     validation_fraction: float = field(
         default=0.05, metadata={"help": "Share of the text, in whole documents, that is held out."}
     )

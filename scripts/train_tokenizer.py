@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +12,17 @@ from trine.scripts.arguments import parse_arguments, unknown_name
 @dataclass
 class TokenizerArguments:
     files: list[str] = field(
-        metadata={"help": "Text files (.txt, .md, .rst, .jsonl) and folders of them; a folder is read at any depth."}
+        metadata={"help": "Text files (.txt, .md, .rst), records (.jsonl, .csv, .parquet) and folders of both."}
     )
     output_dir: str = field(metadata={"help": "Folder that gets the tokenizer."})
     kind: str = field(
         default="byte-level-bpe",
         metadata={"help": "byte-level-bpe (as GPT), wordpiece (as BERT) or unigram (as T5)."},
     )
-    text_field: str = field(default="text", metadata={"help": "Name of the text in a line of a .jsonl file."})
+    text_field: str = field(default="text", metadata={"help": "Name of the text in a record."})
+    skip_bad_records: bool = field(
+        default=False, metadata={"help": "Leave out records without a text, and report them, instead of stopping."}
+    )
     vocab_size: int = field(default=32_000, metadata={"help": "Number of tokens, the special ones included."})
     min_frequency: int | None = field(
         default=None, metadata={"help": "How often a pair of tokens must occur to become one (2); not for unigram."}
@@ -42,14 +45,20 @@ class TokenizerArguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([TokenizerArguments], argv, command="train-tokenizer", description=__doc__)
+    from trine.tokenization.records import BadRecords
     from trine.tokenization.text_files import iterate_text_files
     from trine.tokenization.training import TOKENIZERS
+
+    def read_texts() -> Iterator[str]:
+        bad = BadRecords(arguments.skip_bad_records)
+        yield from (piece.text for piece in iterate_text_files(arguments.files, arguments.text_field, bad))
+        bad.check()
 
     try:
         if arguments.kind not in TOKENIZERS:
             raise ValueError(unknown_name("kind", arguments.kind, TOKENIZERS))
         tokenizer = TOKENIZERS[arguments.kind](
-            iterate_text_files(arguments.files, arguments.text_field),
+            read_texts(),
             arguments.vocab_size,
             model_max_length=arguments.model_max_length,
             extra_special_tokens=arguments.extra_special_tokens,

@@ -21,9 +21,9 @@ from transformers import (
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
 from trine.scripts.arguments import parse_arguments
 from trine.scripts.plots import draw_losses
-from trine.scripts.pretrain import check_writable, find_checkpoint
 from trine.scripts.pretrain_arguments import parse_overrides, trainer_default
 from trine.training.callbacks import InterruptCallback
+from trine.training.checkpoints import check_writable, find_checkpoint, train
 
 
 Pair = tuple[str, str]
@@ -111,7 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         processing_class=tokenizer,
         callbacks=[interrupt],
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        train(trainer, checkpoint)
+    except OSError as error:
+        sys.exit(f"trine: {error}")
     if interrupt.interrupted:
         print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
         return 130

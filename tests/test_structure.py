@@ -19,7 +19,7 @@ ROOMS = {
     "tokenization": {"configuration"},
     "modeling": {"configuration"},
     "generation": {"configuration", "modeling"},
-    "training": {"configuration", "modeling"},
+    "training": {"configuration", "modeling", "tokenization"},
     "retrieval": {"configuration", "modeling"},
 }
 EXPORTED_CODE_MAY_TRY = {"triton"}

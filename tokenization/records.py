@@ -1,4 +1,4 @@
-"""Records from data files: JSON lines, Parquet, CSV, and data sets of Hugging Face; bad ones are counted, with their place."""
+"""Records from JSON lines, Parquet, CSV and data sets of Hugging Face; bad ones are counted, with their place."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-# Begins the name of a data set that `datasets.load_dataset` finds, on the Hub or in a folder: hf:NAME or hf:NAME:SPLIT.
+# Begins what `datasets.load_dataset` finds, on the Hub or in a folder: hf:NAME or hf:NAME:SPLIT.
 HUB_PREFIX = "hf:"
 SHOWN = 5
 
@@ -62,20 +62,21 @@ def iterate_records(
     """
     for source, records in find_sources(sources):
         for number, record in records:
-            if isinstance(record, str):
-                bad.add(source, number, record)
-                continue
-            for name, type_ in fields.items():
-                if not isinstance(record.get(name), type_):
-                    had = (
-                        f"holds a {type(record[name]).__name__}"
-                        if name in record
-                        else f"is not among {sorted(record)}"
-                    )
-                    bad.add(source, number, f"the field '{name}' {had}")
-                    break
-            else:
+            reason = record if isinstance(record, str) else wrong_field(record, fields)
+            if reason is None:
                 yield {name: record[name] for name in fields}
+            else:
+                bad.add(source, number, reason)
+
+
+def wrong_field(record: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]) -> str | None:
+    """What is wrong with the first field that is, or None."""
+    for name, type_ in fields.items():
+        if name not in record:
+            return f"the field '{name}' is missing from {sorted(map(str, record))}"
+        if not isinstance(record[name], type_):
+            return f"the field '{name}' holds a {type(record[name]).__name__}"
+    return None
 
 
 def find_sources(sources: Iterable[str | Path]) -> Iterator[tuple[str, Iterator[tuple[int, Any]]]]:
@@ -128,17 +129,17 @@ def _read_json_lines(file: Path) -> Iterator[tuple[int, Any]]:
                 continue
             try:
                 record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                record = record if isinstance(record, dict) else f"it is a {type(record).__name__}"
             except UnicodeDecodeError as error:
                 record = f"it is not UTF-8 text: {error}"
             except json.JSONDecodeError as error:
                 record = f"it is not JSON: {error}"
-            yield number, record if isinstance(record, (dict, str)) else f"it is a {type(record).__name__}"
+            yield number, record
 
 
 def _read_csv(file: Path) -> Iterator[tuple[int, Any]]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        for number, record in enumerate(csv.DictReader(lines), 1):
-            yield number, record
+        yield from enumerate(csv.DictReader(lines), 1)
 
 
 def _read_parquet(file: Path) -> Iterator[tuple[int, Any]]:

@@ -1,78 +1,66 @@
-"""Documents from text files: what tokenizers and models are trained on."""
+"""Documents from text files, in pieces of bounded size: what tokenizers and models are trained on."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+from .records import HUB_PREFIX, READERS, BadRecords, find_files, iterate_records
 
 
-def find_text_files(paths: Iterable[str | Path]) -> list[Path]:
-    """The files that `paths` name, in order and once each; a folder stands for its readable files, at any depth.
-
-    Raises:
-        TypeError: `paths` is one string.
-        FileNotFoundError: a path does not exist, or a folder holds no readable file.
-        ValueError: no path at all, or a file whose ending is not in `READERS`.
-    """
-    if isinstance(paths, (str, Path)):
-        raise TypeError(f"paths={str(paths)!r} is one path; pass a list of paths.")
-    files: dict[Path, None] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in READERS and file.is_file())
-            if not found:
-                raise FileNotFoundError(f"The folder '{path}' holds no file that ends in one of {list(READERS)}.")
-        elif not path.exists():
-            raise FileNotFoundError(f"The file or folder '{path}' does not exist.")
-        elif path.suffix.lower() not in READERS:
-            raise ValueError(f"The file '{path}' does not end in one of {list(READERS)}.")
-        else:
-            found = [path]
-        files.update(dict.fromkeys(found))
-    if not files:
-        raise ValueError("No text files are named.")
-    return list(files)
+PLAIN = (".txt", ".md", ".rst")
+ENDINGS = (*PLAIN, *READERS)
+# Characters after which a plain text is cut at the end of a line, so that a file of any size needs little memory.
+PIECE_SIZE = 2**20
 
 
-def iterate_text_files(paths: Iterable[str | Path], text_field: str = "text") -> Iterator[str]:
-    """Yield the documents of text files and folders: a plain text file is one, a JSON-lines file one per line.
+class Piece(NamedTuple):
+    """A part of a document, and the number of that document among all."""
 
-    Documents of white space only are left out. `text_field` names the string of a JSON line.
+    document: int
+    text: str
+
+
+def iterate_text_files(sources: Iterable[str | Path], text_field: str, bad: BadRecords) -> Iterator[Piece]:
+    """Yield the documents of text files and folders, streaming: a plain text file is one, and so is each record.
+
+    Only plain texts of more than `PIECE_SIZE` characters come in several pieces. What is white space only is left out.
+
+    Args:
+        sources: Plain text files (`PLAIN`), what `iterate_records` reads, and folders of both.
+        text_field: Name of the text in a record.
+        bad: Counts records without one. Call its `check` after the iteration.
 
     Raises:
-        ValueError: a file is not UTF-8, or a JSON line is not an object with a string called `text_field`; besides
-            the errors of `find_text_files`.
+        ValueError: A plain text file is not UTF-8; besides the errors of `find_files` and `iterate_records`.
     """
-    for file in find_text_files(paths):
-        try:
-            yield from (text for text in READERS[file.suffix.lower()](file, text_field) if not text.isspace() and text)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"The file '{file}' is not UTF-8 text: {error}.") from error
+    number = -1
+    for source in find_text_sources(sources):
+        for document in _documents(source, text_field, bad):
+            number += 1
+            yield from (Piece(number, text) for text in document if text and not text.isspace())
 
 
-def _read_plain(file: Path, text_field: str) -> Iterator[str]:
-    yield file.read_text(encoding="utf-8-sig")
+def find_text_sources(sources: Iterable[str | Path]) -> list[str | Path]:
+    """The files that `sources` name, and data sets as they are named."""
+    if isinstance(sources, (str, Path)):
+        raise TypeError(f"files={str(sources)!r} is one path; pass a list of paths.")
+    sources = list(sources)
+    hub = [source for source in sources if str(source).startswith(HUB_PREFIX)]
+    paths = [source for source in sources if source not in hub]
+    return [*hub, *(find_files(paths, ENDINGS) if paths or not hub else [])]
 
 
-def _read_json_lines(file: Path, text_field: str) -> Iterator[str]:
-    with file.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.isspace():
-                continue
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"Line {number} of '{file}' is not JSON: {error}.") from error
-            if not isinstance(record, dict) or not isinstance(record.get(text_field), str):
-                fields = sorted(record) if isinstance(record, dict) else f"a {type(record).__name__}"
-                raise ValueError(
-                    f"Line {number} of '{file}' has no string in text_field='{text_field}': it has {fields}."
-                )
-            yield record[text_field]
+def _documents(source: str | Path, text_field: str, bad: BadRecords) -> Iterator[Iterable[str]]:
+    if isinstance(source, Path) and source.suffix.lower() in PLAIN:
+        yield _read_plain(source)
+    else:
+        yield from ((record[text_field],) for record in iterate_records([source], {text_field: str}, bad))
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[str]]] = {
-    ".txt": _read_plain,
-    ".md": _read_plain,
-    ".rst": _read_plain,
-    ".jsonl": _read_json_lines,
-}
+def _read_plain(file: Path) -> Iterator[str]:
+    try:
+        with file.open(encoding="utf-8-sig") as stream:
+            while lines := stream.readlines(PIECE_SIZE):
+                yield "".join(lines)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The file '{file}' is not UTF-8 text: {error}.") from error

@@ -1,4 +1,4 @@
-"""What happens between optimizer steps: counting and balancing the load of experts, and stopping well on Ctrl-C."""
+"""What happens between optimizer steps: counting and balancing the load of experts, and stopping well on a signal."""
 
 # Shapes: T tokens, L sparse layers, E experts, C experts per token.
 
@@ -113,21 +113,28 @@ class ExpertLoadCallback(TrainerCallback):
 
 
 class InterruptCallback(TrainerCallback):
-    """On Ctrl-C, finish the optimizer step, save a checkpoint and end training; a second Ctrl-C stops at once.
+    """On Ctrl-C or SIGTERM, finish the optimizer step, save a checkpoint and end training; a second one stops at once.
+
+    Where several processes train, a signal to one of them ends all, after the same step.
 
     `interrupted` tells afterwards whether that happened.
     """
 
     def __init__(self):
         self.interrupted = False
-        self._previous_handler = None
+        self._previous_handlers = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         self.interrupted = False
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no signal handlers
-            self._previous_handler = signal.signal(signal.SIGINT, self._interrupt)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous_handlers[number] = signal.signal(number, self._interrupt)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            flag = torch.tensor(float(self.interrupted), device=args.device)
+            torch.distributed.all_reduce(flag)
+            self.interrupted = flag.item() > 0
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 
@@ -140,6 +147,5 @@ class InterruptCallback(TrainerCallback):
         self._restore()
 
     def _restore(self):
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+        while self._previous_handlers:
+            signal.signal(*self._previous_handlers.popitem())

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import torch
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .sentence_pairs import sentence_pairs
+from .token_store import TokenStore
 from .whole_words import word_starts
 
 
@@ -26,22 +29,55 @@ def split_sentences(document: str) -> list[str]:
     return [sentence for sentence in _SENTENCE_END.split(document) if sentence.strip()]
 
 
-def masked_sequences(
+class MaskedSequences(Dataset):
+    """Sequences `[CLS] text [SEP]` of at most `max_length` tokens from a token store; a longer document is cut.
+
+    Items are features for `DataCollatorForLanguageModeling`. Memory: 16 bytes a sequence.
+
+    Raises:
+        ValueError: The tokenizer lacks a token that is needed, or `max_length` leaves no room for text.
+    """
+
+    def __init__(self, store: TokenStore, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        room = check_room(tokenizer, max_length, special=2)
+        self.tokens = store.tokens
+        self.before, self.after = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+        first = torch.cat([store.ends.new_zeros(1), store.ends[:-1]])
+        counts = (store.ends - first + room - 1) // room
+        places = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        self.starts = first.repeat_interleave(counts) + places * room
+        self.stops = torch.minimum(self.starts + room, store.ends.repeat_interleave(counts))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> dict[str, list[int]]:
+        text = self.tokens[self.starts[index] : self.stops[index]].tolist()
+        return {
+            "input_ids": [*self.before, *text, *self.after],
+            "attention_mask": [1] * (len(text) + 2),
+            "special_tokens_mask": [1, *[0] * len(text), 1],
+        }
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all sequences, special ones included."""
+        return int((self.stops - self.starts).sum()) + 2 * len(self)
+
+
+def whole_word_sequences(
     documents: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     *,
-    words: str | None = None,
+    words: str,
     description: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Sequences `[CLS] text [SEP]` of at most `max_length` tokens; a longer document is cut to several.
+    """Sequences as those of `MaskedSequences`, in memory, for `WholeWordMaskingCollator`.
 
     Args:
-        words: How `word_starts` finds words, to mask them whole; None to mask single tokens.
+        words: How `word_starts` finds words.
         description: Of a progress bar, shown if given.
-
-    Returns:
-        Features for `DataCollatorForLanguageModeling`, or with `words` for `WholeWordMaskingCollator`.
 
     Raises:
         ValueError: The tokenizer lacks a token that is needed, or `max_length` leaves no room for text.
@@ -66,7 +102,16 @@ def masked_pairs(
 ) -> list[dict[str, Any]]:
     """Pairs `[CLS] a [SEP] b [SEP]` of `sentence_pairs`, with segment ids and `next_sentence_label`.
 
-    Arguments, result and errors are those of `masked_sequences`, and the errors of `sentence_pairs`.
+    Args:
+        words: How `word_starts` finds words, to mask them whole; None to mask single tokens.
+        description: Of a progress bar, shown if given.
+
+    Returns:
+        Features for `DataCollatorForLanguageModeling`, or with `words` for `WholeWordMaskingCollator`.
+
+    Raises:
+        ValueError: The tokenizer lacks a token that is needed, `max_length` leaves no room for text, or there are too
+            few documents for `sentence_pairs`.
     """
     room = check_room(tokenizer, max_length, special=3)
     tokens = tokenize([split_sentences(document) for document in documents], tokenizer, words, description)

@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trine.scripts import generate, pretrain, train_tokenizer
+from trine.scripts import generate, objectives, pretrain, train_tokenizer
 from trine.training.baselines import ngram_losses
-from trine.training.packing import PackedBlocks, split_documents, tokenize_documents
+from trine.training.corpus import Corpus
+from trine.training.packing import PackedBlocks
+from trine.training.span_corruption import SENTINELS
 
 
 DOCUMENTS = [f"Line {n % 7}: the {word} is at number {n}.\n" * 3 for n in range(40) for word in ("reader", "writer")]
@@ -39,7 +41,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrain")
     lines = [json.dumps({"text": document}) for document in DOCUMENTS]
     (folder / "corpus.jsonl").write_text("\n".join(lines))
-    (folder / "recipe.yaml").write_text(OPTIONS + f"files: [{folder / 'corpus.jsonl'}]\n")
+    text = f"files: [{folder / 'corpus.jsonl'}]\ncache_dir: {folder / 'cache'}\n"
+    (folder / "recipe.yaml").write_text(OPTIONS + text)
     assert run(folder, "straight") == 0
     return folder
 
@@ -66,22 +69,27 @@ def test_what_a_run_leaves(folder):
     assert len(losses(folder, "straight")) == 4
 
 
+def make_blocks(documents, tokenizer):
+    ids = tokenizer(documents, add_special_tokens=False)["input_ids"]
+    return PackedBlocks(torch.tensor([id for row in ids for id in [*row, tokenizer.eos_token_id]]), 32).blocks
+
+
 def test_metrics_are_those_of_the_saved_model(folder):
     output = folder / "straight"
     metrics = json.loads((output / "metrics.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(output)
-    train, validation = split_documents(DOCUMENTS, 0.2, seed=42)
-    blocks = PackedBlocks(tokenize_documents(validation, tokenizer), 32).blocks.long()
+    corpus = Corpus([folder / "corpus.jsonl"], validation_fraction=0.2, seed=42)
+    blocks, train_tokens = (make_blocks(corpus.documents(part), tokenizer) for part in ("validation", "training"))
     model = AutoModelForCausalLM.from_pretrained(output).eval()
     with torch.no_grad():
         scores = model(input_ids=blocks).logits.log_softmax(-1)[:, :-1].gather(2, blocks[:, 1:, None])
     assert metrics["loss"]["model"] == pytest.approx(-scores.mean().item(), rel=1e-5)
-    train_tokens = PackedBlocks(tokenize_documents(train, tokenizer), 32).blocks.flatten()
-    expected = ngram_losses(train_tokens, blocks, 280)
+    expected = ngram_losses(train_tokens.flatten(), blocks, 280)
     assert metrics["loss"]["unigram"] == pytest.approx(expected.unigram)
     assert metrics["loss"]["bigram"] == pytest.approx(expected.bigram)
     assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert (metrics["training_tokens"], metrics["validation_tokens"]) == (len(train_tokens), blocks.numel())
+    assert (metrics["training_tokens"], metrics["validation_tokens"]) == (train_tokens.numel(), blocks.numel())
+    assert metrics["bad_records"] == 0
 
 
 def test_the_table_names_all_three_losses():
@@ -137,7 +145,7 @@ def test_interrupt(folder, monkeypatch, capsys):
     [
         (["--files", "absent"], "'absent' does not exist"),
         (["--files", "{folder}/empty.txt"], "0 documents of 0 characters are too little text"),
-        (["--files", "{folder}/short.txt"], "validation text has .* fewer than one block of block_length=32"),
+        (["--files", "{folder}/short.txt"], r"validation text has .* fewer than one block of 32 \(block_length=32\)"),
         (["--block_length", "1000"], "block_length=1000 is above max_position_embeddings=512"),
         (["--output_dir", "{folder}/short.txt/x"], "cannot be written"),
         (["--output_dir", "{folder}/straight"], "checkpoints of another run"),
@@ -250,11 +258,65 @@ def test_an_encoder(folder, tmp_path, objective, argv):
     assert metrics["loss"]["model"] == pytest.approx(math.log(120) + math.log(2) * ("next" in objective), rel=0.2)
 
 
+def test_an_encoder_decoder(folder, tmp_path):
+    options = ["--preset", "tiny", "--vocab_size", "480", "--save_strategy", "no", "--logging_steps", "1"]
+    fields = ["hidden_size=16", "num_hidden_layers=1", "num_attention_heads=2", "intermediate_size=16"]
+    recipe = tmp_path / "recipe.yaml"
+    text = (folder / "recipe.yaml").read_text()
+    recipe.write_text(re.sub(r"config_overrides: {[^}]*}", f"config_overrides: {json.dumps(fields)}", text))
+    argv = [
+        "--recipe",
+        str(recipe),
+        "--objective",
+        "span_corruption",
+        "--output_dir",
+        str(tmp_path / "model"),
+        *options,
+    ]
+    assert pretrain.main(argv) == 0
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert config["architectures"] == ["TrineForConditionalGeneration"] and "use_cache" not in config
+    assert config["decoder_start_token_id"] == tokenizer.pad_token_id
+    assert all(tokenizer.decode(tokenizer(mark, add_special_tokens=False)["input_ids"]) == mark for mark in SENTINELS)
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert metrics["loss"]["model"] == pytest.approx(math.log(480), rel=0.1)
+
+
+def test_a_second_run_finds_tokenizer_and_tokens(folder, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("It is done again.")
+
+    monkeypatch.setattr(objectives, "write_tokens", refuse)
+    monkeypatch.setattr(objectives.CausalObjective, "train_tokenizer", refuse)
+    assert run(folder, "again", "--output_dir", str(tmp_path), "--save_strategy", "no") == 0
+    names = ("model.safetensors", "tokenizer.json")
+    assert all((tmp_path / name).read_bytes() == (folder / "straight" / name).read_bytes() for name in names)
+
+
+def test_bad_records_are_reported_and_left_out_on_request(folder, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"text": 1}\n')
+    files = [
+        "--files",
+        str(folder / "corpus.jsonl"),
+        str(tmp_path / "bad.jsonl"),
+        "--output_dir",
+        str(tmp_path / "model"),
+    ]
+    with pytest.raises(SystemExit, match="1 records cannot be used:\n  '.*bad.jsonl', record 1: the field 'text'"):
+        run(folder, "bad", *files)
+    with pytest.warns(UserWarning, match="1 records cannot be used"):
+        assert run(folder, "bad", *files, "--skip_bad_records", "--max_steps", "1") == 0
+    assert json.loads((tmp_path / "model" / "metrics.json").read_text())["bad_records"] == 1
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--objective", "maskd"], "Unknown objective 'maskd'. Did you mean 'masked'?"),
         (["--whole_words", "tokenizer"], "objective='causal' masks none"),
+        (["--objective", "span_corruption", "--noise_density", "2"], "noise_density=2.0 must lie between"),
+        (["--objective", "span_corruption", "--document_boundaries"], "does not apply to objective='span_corruption'"),
         (["--objective", "masked", "--whole_words", "x"], "whole_words='x' is not among"),
         (["--objective", "masked", "--mlm_probability", "0"], "mlm_probability=0.0 must lie between"),
         (["--objective", "masked", "--document_boundaries"], "document_boundaries=True says nothing new"),

@@ -62,7 +62,7 @@ def test_options_of_wordpiece(folder):
         ),
         (["--chat_template_file", "absent.jinja"], "No such file or directory: 'absent.jinja'"),
         (["--vocab_size", "100"], "vocab_size=100 is below 258, for 256 bytes"),
-        (["--text_field", "text"], "has no string in text_field='text'"),
+        (["--text_field", "text"], "the field 'text' is missing from"),
     ],
 )
 def test_errors(folder, argv, message):

@@ -1,10 +1,19 @@
-"""Reading documents from files and folders."""
+"""Reading documents from files, folders and data sets."""
 
 import json
 
 import pytest
 
-from trine.tokenization.text_files import find_text_files, iterate_text_files
+from trine.tokenization import text_files
+from trine.tokenization.records import BadRecords
+from trine.tokenization.text_files import Piece, find_text_sources, iterate_text_files
+
+
+def texts(sources, text_field="text") -> list[str]:
+    bad = BadRecords()
+    pieces = list(iterate_text_files(sources, text_field, bad))
+    bad.check()
+    return [piece.text for piece in pieces]
 
 
 @pytest.fixture
@@ -22,11 +31,11 @@ def folder(tmp_path):
 
 
 def test_documents_of_a_folder(folder):
-    assert list(iterate_text_files([folder])) == ["zweite\nZeile", "one", "二", "# first"]
+    assert texts([folder]) == ["zweite\nZeile", "one", "二", "# first"]
 
 
 def test_a_file_named_twice_is_read_once(folder):
-    assert find_text_files([folder / "c.jsonl", folder / "b.txt", folder]) == [
+    assert find_text_sources([folder / "c.jsonl", folder / "b.txt", folder]) == [
         folder / "c.jsonl",
         folder / "b.txt",
         folder / "deep" / "a.md",
@@ -36,7 +45,19 @@ def test_a_file_named_twice_is_read_once(folder):
 
 def test_text_field(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"body": "here"}\n')
-    assert list(iterate_text_files([tmp_path], text_field="body")) == ["here"]
+    assert texts([tmp_path], text_field="body") == ["here"]
+
+
+def test_long_plain_texts_come_in_pieces_that_end_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "PIECE_SIZE", 10)
+    (tmp_path / "a.txt").write_text("one two\nthree\nfour\n\nfive six seven\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "a line that is longer than a piece"}\n')
+    pieces = list(iterate_text_files([tmp_path], "text", BadRecords()))
+    assert pieces == [
+        Piece(0, "one two\nthree\n"),
+        Piece(0, "four\n\nfive six seven\n"),
+        Piece(1, "a line that is longer than a piece"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -45,23 +66,23 @@ def test_text_field(tmp_path):
         ("absent.txt", None, FileNotFoundError, "does not exist"),
         ("a.pdf", b"text", ValueError, r"does not end in one of \['.txt'"),
         ("a.txt", b"\xff\xfe", ValueError, "a.txt' is not UTF-8"),
-        ("a.jsonl", b'{"text": "x"}\n{"text"', ValueError, "Line 2 of .*a.jsonl' is not JSON"),
-        ("a.jsonl", b'{"body": "x"}', ValueError, r"text_field='text': it has \['body'\]"),
-        ("a.jsonl", b'{"text": 3}', ValueError, "Line 1 .* has no string"),
-        ("a.jsonl", b'["x"]', ValueError, "it has a list"),
+        ("a.jsonl", b'{"text": "x"}\n{"text"', ValueError, "a.jsonl', record 2: it is not JSON"),
+        ("a.jsonl", b'{"body": "x"}', ValueError, r"the field 'text' is missing from \['body'\]"),
+        ("a.jsonl", b'{"text": 3}', ValueError, "record 1: the field 'text' holds a int"),
+        ("a.jsonl", b'["x"]', ValueError, "it is a list"),
     ],
 )
 def test_errors(tmp_path, name, content, error, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(error, match=message):
-        list(iterate_text_files([tmp_path / name]))
+        texts([tmp_path / name])
 
 
 def test_errors_of_the_list(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no file that ends in"):
-        find_text_files([tmp_path])
-    with pytest.raises(ValueError, match="No text files"):
-        find_text_files([])
+        find_text_sources([tmp_path])
+    with pytest.raises(ValueError, match="No files"):
+        find_text_sources([])
     with pytest.raises(TypeError, match="is one path"):
-        find_text_files("a.txt")
+        find_text_sources("a.txt")

@@ -210,14 +210,15 @@ def test_two_processes_equal_one(tmp_path):
             torch.testing.assert_close(actual, alone.state_dict()[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_interrupt_saves_and_a_second_one_stops(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_a_second_one_stops(tmp_path, number):
     interrupt = InterruptCallback()
-    handler = signal.getsignal(signal.SIGINT)
+    handlers = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
 
     class PressCtrlC(ExpertLoadCallback):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == self.at:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
     press = PressCtrlC()
     press.at = 1
@@ -239,7 +240,7 @@ def test_interrupt_saves_and_a_second_one_stops(tmp_path):
     trainer.train()
     assert interrupt.interrupted and trainer.state.global_step == 2
     assert (tmp_path / "checkpoint-2" / "model.safetensors").is_file()
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == handlers
 
     class PressTwice(PressCtrlC):
         def on_step_begin(self, args, state, control, **kwargs):
@@ -250,7 +251,7 @@ def test_interrupt_saves_and_a_second_one_stops(tmp_path):
     trainer.add_callback(PressTwice())
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 if __name__ == "__main__":  # one of the two processes

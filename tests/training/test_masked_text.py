@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from trine import train_wordpiece
-from trine.training.masked_text import masked_pairs, masked_sequences, split_sentences
+from trine.tokenization.text_files import Piece
+from trine.training.masked_text import MaskedSequences, masked_pairs, split_sentences, whole_word_sequences
+from trine.training.token_store import read_tokens, write_tokens
 from trine.training.whole_words import WholeWordMaskingCollator, word_starts
 
 
@@ -19,6 +21,11 @@ DOCUMENTS = [
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_wordpiece([*DOCUMENTS, "able", "believe", "un"], 200, show_progress=False)
+
+
+def store(tokenizer, folder):
+    write_tokens(folder, map(Piece._make, enumerate(DOCUMENTS)), tokenizer)
+    return read_tokens(folder)
 
 
 def test_sentences_end_where_they_do_in_either_language():
@@ -34,14 +41,18 @@ def test_sentences_end_where_they_do_in_either_language():
 
 
 @pytest.mark.parametrize("max_length", [4, 9, 100])
-def test_sequences_hold_every_token_in_order(tokenizer, max_length):
-    rows = masked_sequences(DOCUMENTS, tokenizer, max_length)
+def test_sequences_hold_every_token_in_order(tokenizer, max_length, tmp_path):
+    data = MaskedSequences(store(tokenizer, tmp_path), tokenizer, max_length)
+    rows = [data[index] for index in range(len(data))]
+    assert data.num_tokens == sum(len(row["input_ids"]) for row in rows)
     assert all(len(row["input_ids"]) <= max_length for row in rows)
     assert all(row["input_ids"][0] == tokenizer.cls_token_id for row in rows)
     assert all(row["input_ids"][-1] == tokenizer.sep_token_id for row in rows)
     for row in rows:
         expected = tokenizer.get_special_tokens_mask(row["input_ids"], already_has_special_tokens=True)
         assert row["special_tokens_mask"] == expected
+    words = whole_word_sequences(DOCUMENTS, tokenizer, max_length, words="tokenizer")
+    assert [row["input_ids"] for row in rows] == [row["input_ids"] for row in words]
     text = [token for row in rows for token in row["input_ids"][1:-1]]
     assert text == [token for document in DOCUMENTS for token in tokenizer(document)["input_ids"][1:-1]]
 
@@ -84,7 +95,7 @@ def test_words_are_those_of_the_tokenizer_or_of_jieba(tokenizer):
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_all_tokens_of_a_word_are_hidden_or_none(tokenizer, padding_side):
     tokenizer.padding_side = padding_side
-    rows = masked_sequences(DOCUMENTS, tokenizer, 40, words="tokenizer") * 200
+    rows = whole_word_sequences(DOCUMENTS, tokenizer, 40, words="tokenizer") * 200
     torch.manual_seed(0)
     batch = WholeWordMaskingCollator(tokenizer, 0.3)(rows)
     ids = tokenizer.pad([{"input_ids": row["input_ids"]} for row in rows], return_tensors="pt")["input_ids"]
@@ -107,7 +118,7 @@ def test_all_tokens_of_a_word_are_hidden_or_none(tokenizer, padding_side):
 
 
 def test_special_tokens_are_found_without_being_told(tokenizer):
-    (row, *_) = masked_sequences(DOCUMENTS, tokenizer, 40, words="tokenizer")
+    (row, *_) = whole_word_sequences(DOCUMENTS, tokenizer, 40, words="tokenizer")
     del row["special_tokens_mask"]
     batch = WholeWordMaskingCollator(tokenizer, 1.0)([row])
     assert (batch["labels"][0] == -100).nonzero().flatten().tolist() == [0, len(row["input_ids"]) - 1]
@@ -115,23 +126,23 @@ def test_special_tokens_are_found_without_being_told(tokenizer):
 
 def test_errors(tokenizer, monkeypatch):
     with pytest.raises(ValueError, match="max_length=3 must be at least 4, with 2 special tokens."):
-        masked_sequences(DOCUMENTS, tokenizer, 3)
+        whole_word_sequences(DOCUMENTS, tokenizer, 3, words="tokenizer")
     with pytest.raises(ValueError, match=r"words='jeiba' is not among \['tokenizer', 'jieba'\]"):
-        masked_sequences(DOCUMENTS, tokenizer, 40, words="jeiba")
+        whole_word_sequences(DOCUMENTS, tokenizer, 40, words="jeiba")
     with pytest.raises(ValueError, match="mlm_probability=1.5 must lie between 0 and 1."):
         WholeWordMaskingCollator(tokenizer, 1.5)
     with pytest.raises(ValueError, match="mask_replace_prob=0.8 and random_replace_prob=0.5 together are above 1."):
         WholeWordMaskingCollator(tokenizer, random_replace_prob=0.5)
     monkeypatch.setitem(sys.modules, "jieba", None)
     with pytest.raises(ImportError, match=r"words='jieba' needs the package jieba: pip install 'trine\[chinese\]'."):
-        masked_sequences(DOCUMENTS, tokenizer, 40, words="jieba")
+        whole_word_sequences(DOCUMENTS, tokenizer, 40, words="jieba")
 
 
-def test_a_tokenizer_without_a_mask_is_refused():
+def test_a_tokenizer_without_a_mask_is_refused(tmp_path):
     from trine import train_byte_level_bpe
 
     tokenizer = train_byte_level_bpe(["text"], 260, show_progress=False)
     with pytest.raises(ValueError, match="The tokenizer has no cls_token, sep_token, mask_token"):
-        masked_sequences(DOCUMENTS, tokenizer, 40)
+        MaskedSequences(store(tokenizer, tmp_path), tokenizer, 40)
     with pytest.raises(ValueError, match="The tokenizer has no mask_token."):
         WholeWordMaskingCollator(tokenizer)

@@ -1,0 +1,102 @@
+"""Checkpoints that training can go on from: found, checked for being whole, and never lost to a full disk."""
+
+import json
+import shutil
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder if need be; raise an OSError that names it if no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"output_dir='{folder}' cannot be written: {error.strerror}.") from error
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, by their steps."""
+    names = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal()]
+    return sorted((path for path in names if path.is_dir()), key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """Why training cannot go on from this checkpoint: what is missing or cut off; None if it is whole.
+
+    The trainer writes its state last, so a process that died while it saved leaves none.
+    """
+    state = checkpoint / "trainer_state.json"
+    if not state.exists():
+        return f"'{state.name}' is missing, so that saving was not finished"
+    for file in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
+        try:
+            if file.suffix == ".json":
+                json.loads(file.read_text(encoding="utf-8"))
+            elif file.suffix == ".safetensors":
+                safe_open(file, framework="pt").__enter__()  # compares the lengths in the header with that of the file
+            elif file.suffix in (".pt", ".pth", ".bin"):
+                zipfile.ZipFile(file).close()  # its directory stands at the end
+        except (ValueError, OSError, SafetensorError, zipfile.BadZipFile) as error:
+            return f"'{file.relative_to(checkpoint)}' is damaged: {error}"
+    return None
+
+
+def find_checkpoint(training: TrainingArguments) -> str | None:
+    """The checkpoint to go on from, or None for a new run, which must not mix with an older one in its folder.
+
+    `resume_from_checkpoint="last"` is the last whole one; damaged ones are named in a warning.
+
+    Raises:
+        ValueError: The folder holds a run that is not to be gone on with, or no whole checkpoint to go on from.
+        FileNotFoundError: The checkpoint does not exist.
+    """
+    wanted, found = training.resume_from_checkpoint, list_checkpoints(Path(str(training.output_dir)))
+    if wanted is None:
+        if found:
+            raise ValueError(
+                f"output_dir='{training.output_dir}' holds checkpoints of another run: go on with "
+                "--resume_from_checkpoint last, or choose another folder."
+            )
+        return None
+    if wanted.lower() not in ("last", "true"):
+        if not Path(wanted).is_dir():
+            raise FileNotFoundError(f"resume_from_checkpoint='{wanted}' is neither a folder nor 'last'.")
+        if reason := damage(Path(wanted)):
+            others = [str(path) for path in found if path != Path(wanted) and damage(path) is None]
+            raise ValueError(
+                f"resume_from_checkpoint='{wanted}' cannot be used: {reason}. Whole checkpoints: {others}."
+            )
+        return wanted
+    for checkpoint in reversed(found):
+        if (reason := damage(checkpoint)) is None:
+            return str(checkpoint)
+        warnings.warn(f"The checkpoint '{checkpoint}' is left out: {reason}.", stacklevel=2)
+    raise ValueError(f"output_dir='{training.output_dir}' holds no checkpoint to go on from.")
+
+
+def train(trainer: Trainer, checkpoint: str | None) -> None:
+    """Trains, from the checkpoint on if there is one.
+
+    Raises:
+        OSError: A checkpoint could not be written (a full disk, say). What there was of it is removed, and the message
+            names the last whole one.
+    """
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        folder = Path(str(trainer.args.output_dir))
+        part = folder / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+        if not part.is_dir() or damage(part) is None:
+            raise
+        if trainer.is_world_process_zero():
+            shutil.rmtree(part, ignore_errors=True)
+        whole = [path for path in list_checkpoints(folder) if damage(path) is None]
+        rest = f"Go on from '{whole[-1]}' with --resume_from_checkpoint last." if whole else "There is no earlier one."
+        raise OSError(f"The checkpoint '{part}' could not be written: {error}. It was removed. {rest}") from error

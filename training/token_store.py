@@ -1,0 +1,155 @@
+"""Text that is tokenised once: token ids in a memory-mapped file, which later runs find again."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub.constants import HF_HOME
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ..tokenization.text_files import Piece
+
+
+DEFAULT_CACHE = Path(HF_HOME) / "trine"
+# Part of each key: what is stored has another layout or meaning after a change.
+VERSION = 1
+# Characters that are tokenised at a time, by all cores.
+BATCH_CHARACTERS = 2**21
+
+
+class TokenStore(NamedTuple):
+    """The tokens of documents, memory-mapped.
+
+    Attributes:
+        tokens: Ids of all documents in a row (N,), 32-bit integers.
+        ends: Where each document ends in `tokens`, 64-bit integers.
+    """
+
+    tokens: Tensor
+    ends: Tensor
+
+
+def find_or_make(cache: Path, key: dict[str, Any] | None, make: Callable[[Path], object]) -> Path:
+    """The folder of the cache that belongs to the key; if there is none, `make` fills a new one.
+
+    It appears under its name when it is whole. Without a key, the folder is a temporary one that nobody finds again.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    if key is None:
+        folder = Path(tempfile.mkdtemp(dir=cache, prefix="unnamed-"))
+        make(folder)
+        return folder
+    text = json.dumps({"version": VERSION, **key}, sort_keys=True, default=str)
+    folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
+    if not folder.exists():
+        part = Path(tempfile.mkdtemp(dir=cache, prefix="part-"))
+        try:
+            make(part)
+            part.rename(folder)
+        except OSError:
+            shutil.rmtree(part, ignore_errors=True)
+            if not folder.exists():  # else another process was faster
+                raise
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    return folder
+
+
+def write_tokens(
+    folder: Path,
+    pieces: Iterable[Piece],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    ends_with: int | None = None,
+    description: str | None = None,
+) -> None:
+    """Writes `tokens` and `ends` of the pieces' documents into the folder, in memory that does not grow with the text.
+
+    Documents are plain text: a special token that is written out in one is split like any other text.
+
+    Args:
+        ends_with: Id of a token that follows each document, or None.
+        description: Of a progress bar in characters, shown if given.
+
+    Raises:
+        ValueError: There is no document.
+    """
+    current, size, ends = None, 0, array("q")
+    with (
+        (folder / "tokens").open("wb") as file,
+        tqdm(desc=description, unit="char", unit_scale=True, disable=description is None) as bar,
+    ):
+        for batch in _batches(pieces):
+            tokens = array("i")
+            for piece, ids in zip(batch, encode_texts(tokenizer, [piece.text for piece in batch]), strict=True):
+                if current not in (None, piece.document):
+                    if ends_with is not None:
+                        tokens.append(ends_with)
+                    ends.append(size + len(tokens))
+                current = piece.document
+                tokens.extend(ids)
+            tokens.tofile(file)
+            size += len(tokens)
+            bar.update(sum(len(piece.text) for piece in batch))
+        if current is None:
+            raise ValueError("There is no document to tokenise.")
+        if ends_with is not None:
+            array("i", [ends_with]).tofile(file)
+            size += 1
+        ends.append(size)
+    with (folder / "ends").open("wb") as file:
+        ends.tofile(file)
+
+
+def read_tokens(folder: Path) -> TokenStore:
+    """What `write_tokens` wrote there."""
+    tokens, ends = (
+        torch.from_file(str(folder / name), size=(folder / name).stat().st_size // size, dtype=dtype)
+        for name, size, dtype in (("tokens", 4, torch.int32), ("ends", 8, torch.int64))
+    )
+    return TokenStore(tokens, ends)
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterator[list[int]]:
+    """The ids of each text, without special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        yield from encoded["input_ids"]  # pyright: ignore[reportReturnType] lists
+        return
+    # What the library does besides costs more than tokenising.
+    backend.no_truncation()
+    backend.no_padding()
+    before, backend.encode_special_tokens = backend.encode_special_tokens, True
+    try:
+        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+    finally:
+        backend.encode_special_tokens = before
+    yield from (encoding.ids for encoding in encodings)
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A text that is equal for tokenizers that split texts equally."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend.to_str() if backend is not None else repr(tokenizer)
+
+
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch, size = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
