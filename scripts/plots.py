@@ -1,15 +1,20 @@
-"""Pictures of a training run, from the trainer's log history."""
+"""Pictures of a training run, from the trainer's log history, and of what it has learned."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 
-def draw_losses(history: list[dict[str, Any]], baselines: dict[str, float], path: Path) -> None:
+
+def draw_losses(
+    history: list[dict[str, Any]], baselines: dict[str, float], path: Path, unit: str = "nats per token"
+) -> None:
     """Training and validation loss over the steps, with a line for each baseline, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot(xlabel="optimizer step", ylabel="loss [nats per token]", title="Loss")
+    axes = figure.add_subplot(xlabel="optimizer step", ylabel=f"loss [{unit}]", title="Loss")
     for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
         points = [(entry["step"], entry[key]) for entry in history if key in entry]
         if points:
@@ -19,6 +24,24 @@ def draw_losses(history: list[dict[str, Any]], baselines: dict[str, float], path
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
+    """The share of each true class (row) that was taken for each (column), with the counts (C, C), as PNG."""
+    from matplotlib.figure import Figure
+
+    size = 3 + 0.4 * len(names)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.add_subplot(xlabel="predicted", ylabel="true", title="Confusion")
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.set_yticks(range(len(names)), names)
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=color)
     figure.savefig(path, dpi=120)
 
 

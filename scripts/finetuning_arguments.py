@@ -1,0 +1,73 @@
+"""Arguments that the fine-tuning of classifiers and of taggers has in common."""
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from trine.scripts.pretrain_arguments import trainer_default
+
+
+@dataclass
+class FinetuneArguments:
+    """Data and model."""
+
+    _argument_group_name = "data and model"
+
+    model: str = field(metadata={"help": "Folder or Hub id of a pretrained model with its tokenizer."})
+    files: list[str] = field(
+        metadata={"help": "Records: .jsonl, .csv, .parquet, folders of them, or hf:NAME:SPLIT for a data set."}
+    )
+    validation_files: list[str] = field(
+        default_factory=list, metadata={"help": "Records to validate with. By default some of 'files' are held out."}
+    )
+    validation_fraction: float = field(default=0.1, metadata={"help": "Share of the records that is held out."})
+    max_length: int = field(default=256, metadata={"help": "Tokens after which a text is cut off."})
+    skip_bad_records: bool = field(
+        default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
+    )
+    early_stopping_patience: int = field(
+        default=3,
+        metadata={
+            "help": "Evaluations in a row without an improvement of --metric_for_best_model after which training "
+            "ends; 0 never ends it. A resumed run keeps that of its checkpoint."
+        },
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run the code that a checkpoint from the Hub brings. Trine's needs none."}
+    )
+
+    def __post_init__(self):
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction={self.validation_fraction} must be between 0 and 1.")
+        for name, least in (("max_length", 4), ("early_stopping_patience", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+
+
+@dataclass
+class FinetuneTrainingArguments(TrainingArguments):
+    """The trainer's arguments with the usual values for fine-tuning; the best checkpoint is what is kept."""
+
+    _argument_group_name = "training (transformers.TrainingArguments)"
+
+    per_device_train_batch_size: int = trainer_default("per_device_train_batch_size", 32)
+    per_device_eval_batch_size: int = trainer_default("per_device_eval_batch_size", 64)
+    learning_rate: float = trainer_default("learning_rate", 5e-5)
+    warmup_steps: float = trainer_default("warmup_steps", 0.1)
+    weight_decay: float = trainer_default("weight_decay", 0.01)
+    logging_steps: float = trainer_default("logging_steps", 10)
+    logging_nan_inf_filter: bool = trainer_default("logging_nan_inf_filter", False)
+    eval_strategy: str = trainer_default("eval_strategy", "epoch")
+    save_strategy: str = trainer_default("save_strategy", "epoch")
+    save_total_limit: int | None = trainer_default("save_total_limit", 2)
+    load_best_model_at_end: bool = trainer_default("load_best_model_at_end", True)
+    restore_callback_states_from_checkpoint: bool = trainer_default("restore_callback_states_from_checkpoint", True)
+    report_to: str = trainer_default("report_to", "none")
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.metric_for_best_model in ("rmse", "mae", "eval_rmse", "eval_mae"):
+            self.greater_is_better = False  # by the library's rule only what ends in "loss" is an error
