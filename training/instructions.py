@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling.losses import IGNORE_INDEX
@@ -28,7 +29,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, prompt: str, completio
     if before[-1:] == [end] and tokenizer.bos_token_id != end:
         before = before[:-1]
     after = [*tokenizer(completion, add_special_tokens=False)["input_ids"], end]  # pyright: ignore[reportGeneralTypeIssues]
-    return {"input_ids": before + after, "labels": [IGNORE_INDEX] * len(before) + after}
+    return _labelled(before + after, [False] * len(before) + [True] * len(after))
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Example:
@@ -39,20 +40,27 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     less the white space at its end, is the assistant's.
 
     Raises:
-        ValueError: No chat template, no message of the assistant, or an unmarked template whose text of a
-            conversation does not begin with its text of the first messages.
+        ValueError: No chat template, something that is no message, no message of the assistant, messages that the
+            template refuses, or an unmarked template whose text of a conversation does not begin with its text of the
+            first messages.
     """
     template = tokenizer.chat_template
     if template is None:
         raise ValueError("The tokenizer has no chat template, by which messages become text.")
+    for message in messages:
+        if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
+            raise ValueError(f"{message!r} is not a message, which has 'role' and 'content'.")
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError("No message has the role 'assistant': there is nothing to learn.")
-    if re.search(r"\{%-?\s*generation\s*-?%\}", str(template)):
-        encoded: Any = tokenizer.apply_chat_template(
-            list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
-        return _labelled(encoded["input_ids"], encoded["assistant_masks"])
-    text, spans = _render_unmarked(tokenizer, messages)
+    try:
+        if re.search(r"\{%-?\s*generation\s*-?%\}", str(template)):
+            encoded: Any = tokenizer.apply_chat_template(
+                list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            )
+            return _labelled(encoded["input_ids"], encoded["assistant_masks"])
+        text, spans = _render_unmarked(tokenizer, messages)
+    except TemplateError as error:
+        raise ValueError(f"The chat template refuses the messages: {error}") from error
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     mask = [any(first <= start < last for first, last in spans) for start, _ in encoded["offset_mapping"]]
     return _labelled(encoded["input_ids"], mask)
@@ -60,7 +68,8 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
 
 def _labelled(input_ids: Sequence[int], mask: Sequence[int | bool]) -> Example:
     labels = [token if learned else IGNORE_INDEX for token, learned in zip(input_ids, mask, strict=True)]
-    return {"input_ids": list(input_ids), "labels": labels}
+    # Nothing tells the first token; and in a row of several texts, the text before it must not.
+    return {"input_ids": list(input_ids), "labels": [IGNORE_INDEX, *labels[1:]]}
 
 
 def _render_unmarked(

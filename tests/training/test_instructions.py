@@ -94,7 +94,8 @@ def test_a_completion_and_the_end_are_learned(train):
 def test_errors(tokenizer, unmarked):
     cases = [
         (unmarked, MESSAGES[:2], "No message has the role 'assistant'"),
-        (None, MESSAGES, "has no chat template"),
+        (unmarked, [{"role": "user"}, *MESSAGES[2:]], "{'role': 'user'} is not a message, which has 'role' and"),
+        ("{{ raise_exception('roles must alternate') }}", MESSAGES, "refuses the messages: roles must alternate"),
         ("{{ messages | length }}: {{ messages[-1]['content'] }}", MESSAGES, "no {% generation %} marks"),
     ]
     for template, messages, message in cases:
@@ -102,3 +103,10 @@ def test_errors(tokenizer, unmarked):
             unmarked.chat_template = template
         with pytest.raises(ValueError, match=re.escape(message)):
             encode_conversation(unmarked, messages)
+    unmarked.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template"):
+        encode_conversation(unmarked, MESSAGES)
+
+
+def test_the_first_token_has_no_label(tokenizer):
+    assert encode_completion(tokenizer, "", "two")["labels"][0] == -100

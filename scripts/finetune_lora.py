@@ -1,0 +1,229 @@
+"""Teach a decoder to follow instructions, by LoRA adapters or by training all weights."""
+
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    DataCollatorForSeq2Seq,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from trine.scripts.arguments import parse_arguments
+from trine.scripts.finetuning import load_parts, read_examples
+from trine.scripts.instruction_arguments import FORMATS, InstructionArguments, InstructionTrainingArguments
+from trine.scripts.lora_arguments import LoraArguments, count_parameters
+from trine.scripts.plots import draw_losses
+from trine.tokenization.records import BadRecords
+from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
+from trine.training.checkpoints import check_writable, find_checkpoint, train
+from trine.training.instructions import Example, encode_completion, encode_conversation
+from trine.training.padding_free import PaddingFreeCollator
+
+
+# The types of a record's fields, and what makes it an example.
+Reader = tuple[Mapping[str, type], Callable[[Mapping[str, Any]], Example]]
+
+
+@dataclass
+class Task:
+    """All that training needs, and what metrics.json tells of the data."""
+
+    tokenizer: PreTrainedTokenizerBase
+    model: Any  # a PreTrainedModel, or PEFT's model around it
+    train_data: list[Example]
+    validation_data: list[Example]
+    checkpoint: str | None
+    metrics: dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    types = [InstructionArguments, LoraArguments, InstructionTrainingArguments]
+    arguments, lora, training = parse_arguments(types, argv, command="finetune-lora", description=__doc__)
+    try:
+        task = prepare(arguments, lora, training)
+    except (OSError, ValueError) as error:
+        sys.exit(f"trine: {error}")
+    use_cache = task.model.config.use_cache  # the trainer turns it off for training
+    interrupt = InterruptCallback()
+    callbacks: list[TrainerCallback] = [interrupt]
+    if arguments.full:  # the biases of routers belong to the base, which adapters leave as it is
+        callbacks.append(ExpertLoadCallback())
+    if arguments.early_stopping_patience and training.load_best_model_at_end:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    trainer = Trainer(
+        task.model,
+        training,
+        train_dataset=task.train_data,  # pyright: ignore[reportArgumentType] a list is a dataset
+        eval_dataset=task.validation_data,  # pyright: ignore[reportArgumentType]
+        data_collator=make_collator(task, training),
+        processing_class=task.tokenizer,
+        callbacks=callbacks,
+    )
+    before = trainer.evaluate()["eval_loss"]
+    try:
+        train(trainer, task.checkpoint)
+    except OSError as error:
+        sys.exit(f"trine: {error}")
+    task.model.config.use_cache = use_cache
+    if interrupt.interrupted:
+        print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
+        return 130
+    finish(task, trainer, before, arguments.samples, lora.merge)
+    return 0
+
+
+def prepare(arguments: InstructionArguments, lora: LoraArguments, training: InstructionTrainingArguments) -> Task:
+    """Read, tokenise and split the records, and make the model.
+
+    Raises:
+        OSError: files or a model that cannot be read, or an output folder that cannot be written.
+        ValueError: arguments that are wrong or do not fit together, or records that cannot be used.
+    """
+    if arguments.full and lora.merge:
+        raise ValueError("merge=True has nothing to merge with full=True, which writes a plain checkpoint by itself.")
+    check_writable(Path(training.output_dir))
+    checkpoint = find_checkpoint(training)
+    try:
+        config, tokenizer = load_parts(arguments)
+    except OSError as error:
+        raise OSError(f"model='{arguments.model}' cannot be read: {error}") from error
+    if arguments.format == "messages" and tokenizer.chat_template is None:
+        raise ValueError(
+            f"format='messages' needs a chat template, which the tokenizer of model='{arguments.model}' lacks: train "
+            "one with `trine train-tokenizer --chat_template chatml`, or use format='completion'."
+        )
+    train_data, validation_data, metrics = read_data(arguments, tokenizer, training.seed)
+    set_seed(training.seed)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        arguments.model, config=config, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code
+    )
+    if not arguments.full:
+        model = get_peft_model(model, lora.make_config(model, task_type="CAUSAL_LM"))
+    return Task(tokenizer, model, train_data, validation_data, checkpoint, {**metrics, **count_parameters(model)})
+
+
+def read_data(
+    arguments: InstructionArguments, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[list[Example], list[Example], dict[str, Any]]:
+    """Examples to train on and to validate with, and what metrics.json tells of them."""
+    types, encode = READERS[arguments.format](arguments, tokenizer)
+    truncated = 0
+
+    def read(record: Mapping[str, Any]) -> Example:
+        nonlocal truncated
+        example = encode(record)
+        truncated += len(example["input_ids"]) > arguments.max_length
+        example = {name: values[: arguments.max_length] for name, values in example.items()}
+        if all(label < 0 for label in example["labels"][1:]):
+            raise ValueError(f"its first max_length={arguments.max_length} tokens hold nothing to learn")
+        return example
+
+    bad = BadRecords(arguments.skip_bad_records)
+    examples = read_examples(arguments.files, types, read, bad)
+    validation_data = read_examples(arguments.validation_files, types, read, bad) if arguments.validation_files else []
+    bad.check()
+    if not arguments.validation_files:
+        random.Random(seed).shuffle(examples)
+        number = max(1, round(arguments.validation_fraction * len(examples)))
+        validation_data, examples = examples[:number], examples[number:]
+    prompts = {prompt_of(example) for example in validation_data}  # what is held out is not trained on either
+    train_data = [example for example in examples if prompt_of(example) not in prompts]
+    counts = {"training_records": len(train_data), "validation_records": len(validation_data)}
+    if not all(counts.values()):
+        raise ValueError(f"files={arguments.files} leave too little: {counts}.")
+    if truncated:
+        print(f"{truncated} records are cut off after max_length={arguments.max_length} tokens.")
+    return train_data, validation_data, {**counts, "truncated_records": truncated, "bad_records": bad.count}
+
+
+def message_reader(arguments: InstructionArguments, tokenizer: PreTrainedTokenizerBase) -> Reader:
+    name = arguments.messages_field
+    return {name: list}, lambda record: encode_conversation(tokenizer, record[name])
+
+
+def completion_reader(arguments: InstructionArguments, tokenizer: PreTrainedTokenizerBase) -> Reader:
+    def encode(record: Mapping[str, Any]) -> Example:
+        prompt = arguments.prompt_template.replace("{prompt}", record[arguments.prompt_field])
+        return encode_completion(tokenizer, prompt, record[arguments.completion_field])
+
+    return {arguments.prompt_field: str, arguments.completion_field: str}, encode
+
+
+READERS: dict[str, Callable[..., Reader]] = dict(zip(FORMATS, (message_reader, completion_reader), strict=True))
+
+
+def prompt_of(example: Example) -> tuple[int, ...]:
+    """The tokens before the first that is learned."""
+    return tuple(example["input_ids"][: answer_of(example)[0]])
+
+
+def answer_of(example: Example) -> tuple[int, int]:
+    """Where the first tokens that are learned begin and end."""
+    labels = example["labels"]
+    first = next(place for place, label in enumerate(labels) if label >= 0)
+    return first, next((place for place in range(first, len(labels)) if labels[place] < 0), len(labels))
+
+
+def make_collator(task: Task, training: TrainingArguments) -> Callable[..., Any]:
+    """Batches without padding where the model keeps the texts of a row apart by their positions."""
+    padding = DataCollatorForSeq2Seq(task.tokenizer)  # pads labels too
+    padding_free = task.model.config.model_type == "trine" and training.n_gpu <= 1
+    return PaddingFreeCollator(padding) if padding_free else padding
+
+
+def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: bool) -> None:
+    """Evaluate, save, draw, and print the loss beside that of the model as it was."""
+    history = trainer.state.log_history
+    metrics = {"loss": {"before": before, "after": trainer.evaluate()["eval_loss"]}, **task.metrics}
+    metrics |= {"steps": trainer.state.global_step, "epochs": trainer.state.epoch}
+    metrics["training_seconds"] = next(e["train_runtime"] for e in reversed(history) if "train_runtime" in e)
+    trainer.save_model()
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(str(trainer.args.output_dir))
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    draw_losses(history, {"before": before}, folder / "loss.png")
+    print_samples(task.model.eval(), task.tokenizer, task.validation_data[:samples])
+    if merge:
+        task.model.merge_and_unload().save_pretrained(folder / "merged")
+        task.tokenizer.save_pretrained(folder / "merged")
+    trained, share = metrics["trained_parameters"], metrics["trained_share"]
+    print(f"\n{trained:,} weights trained, {share:.2%} of the model's {metrics['parameters']:,}.")
+    print("Validation loss in nats a token: {before:.3f} before, {after:.3f} after.".format(**metrics["loss"]))
+
+
+def print_samples(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> None:
+    """Prints what the model answers, greedily, beside the first answer of each example."""
+    for example in examples:
+        first, last = answer_of(example)
+        ids, end = example["input_ids"], example["input_ids"][last - 1]
+        prompt = torch.tensor([ids[:first]], device=model.device)
+        tokens = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=64,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answer = tokenizer.decode(tokens[0, first:], skip_special_tokens=True)
+        target = tokenizer.decode(ids[first:last], skip_special_tokens=True)
+        print(f"\n{tokenizer.decode(ids[:first])}\n  model:  {answer}\n  target: {target}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
