@@ -20,11 +20,12 @@ from transformers import (
 
 from trine.scripts.arguments import parse_arguments, unknown_name
 from trine.scripts.objectives import OBJECTIVES, CausalObjective
-from trine.scripts.plots import draw_expert_load, draw_losses
+from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
 from trine.training.checkpoints import check_writable, find_checkpoint, train
 from trine.training.corpus import PARTS, Corpus
+from trine.training.monitoring import EnergyCallback, ThroughputCallback
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Task:
     validation_data: Sized
     collator: Callable | None
     checkpoint: str | None
+    energy: list[EnergyCallback]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,9 +54,12 @@ def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) 
     """Do the whole job and return the metrics, or None if Ctrl-C ended it. Exits with a message on bad input."""
     try:
         task = prepare(arguments, training)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (ImportError, OSError, ValueError, StrictDataclassError) as error:
         sys.exit(f"trine: {error}")
     interrupt = InterruptCallback()
+    # A step of two stacks is no multiple of one number of tokens.
+    throughput = ThroughputCallback(None if hasattr(task.model.config, "encoder") else arguments.block_length)
+    callbacks = [ExpertLoadCallback(), interrupt, throughput, *task.energy]
     trainer = Trainer(
         task.model,
         training,
@@ -62,7 +67,7 @@ def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) 
         eval_dataset=task.validation_data,  # pyright: ignore[reportArgumentType]
         data_collator=task.collator,
         processing_class=task.tokenizer,
-        callbacks=[ExpertLoadCallback(), interrupt],
+        callbacks=callbacks,
     )
     try:
         train(trainer, task.checkpoint)
@@ -83,6 +88,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
         StrictDataclassError: a field of the config has the wrong type.
     """
     check_writable(Path(training.output_dir))
+    energy = [EnergyCallback(arguments.energy_country)] if arguments.energy_country else []
     checkpoint = find_checkpoint(training)
     overrides = parse_overrides(arguments.config_overrides)
     if arguments.objective not in OBJECTIVES:
@@ -116,6 +122,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
         validation_data=validation_data,
         collator=objective.make_collator(tokenizer),
         checkpoint=checkpoint,
+        energy=energy,
     )
 
 
@@ -136,6 +143,7 @@ def finish(arguments: PretrainArguments, task: Task, trainer: Trainer) -> dict[s
         "validation_tokens": objective.count_tokens(validation_data),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
+        **{name: getattr(callback, name) for callback in task.energy for name in ("energy_kwh", "co2_kg")},
         "training_seconds": next(entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry),
     }
     vars(task.model.config).pop("use_cache", None)  # the trainer has turned it off, even where there is none
@@ -147,6 +155,7 @@ def finish(arguments: PretrainArguments, task: Task, trainer: Trainer) -> dict[s
         folder = Path(str(trainer.args.output_dir))
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         draw_losses(history, losses, folder / "loss.png")
+        draw_progress(history, folder / "training.png")
         if any("expert_load" in entry for entry in history):
             draw_expert_load(history, folder / "expert-load.png")
         print(describe(metrics))

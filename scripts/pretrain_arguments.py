@@ -72,6 +72,12 @@ class PretrainArguments:
     validation_fraction: float = field(
         default=0.05, metadata={"help": "Share of the text, in whole documents, that is held out."}
     )
+    energy_country: str | None = field(
+        default=None,
+        metadata={
+            "help": "Measure energy and CO2 with codecarbon, offline, for this country's electricity (DEU, USA, ...)."
+        },
+    )
     baselines: bool = field(default=True, metadata={"help": "Compare with unigram and bigram models of the tokens."})
 
 
@@ -104,6 +110,7 @@ class PretrainTrainingArguments(TrainingArguments):
     save_total_limit: int | None = trainer_default("save_total_limit", 2)
     remove_unused_columns: bool = trainer_default("remove_unused_columns", False)
     report_to: str = trainer_default("report_to", "none")
+    include_num_input_tokens_seen: str = trainer_default("include_num_input_tokens_seen", "non_padding")
     dataloader_pin_memory: bool = trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}

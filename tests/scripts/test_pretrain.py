@@ -61,12 +61,14 @@ def test_what_a_run_leaves(folder):
     names = {path.name for path in output.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "modeling_trine_causal_lm.py"} <= names
     assert {"checkpoint-2", "checkpoint-4", "metrics.json"} <= names
-    for name in ("loss.png", "expert-load.png"):
+    for name in ("loss.png", "expert-load.png", "training.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
     config = json.loads((output / "config.json").read_text())
     assert config["use_cache"] is True
     assert config["vocab_size"] == 280 and config["eos_token_id"] == 0 and config["pad_token_id"] == 1
     assert len(losses(folder, "straight")) == 4
+    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    assert all(entry["tokens_per_second"] > 0 and entry["mfu"] > 0 for entry in history if "loss" in entry)
 
 
 def make_blocks(documents, tokenizer):
@@ -281,6 +283,17 @@ def test_an_encoder_decoder(folder, tmp_path):
     assert all(tokenizer.decode(tokenizer(mark, add_special_tokens=False)["input_ids"]) == mark for mark in SENTINELS)
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert metrics["loss"]["model"] == pytest.approx(math.log(480), rel=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_energy_and_a_tracker(folder, tmp_path):
+    pytest.importorskip("codecarbon")
+    pytest.importorskip("tensorboard")
+    options = ["--energy_country", "DEU", "--report_to", "tensorboard", "--save_strategy", "no"]
+    assert run(folder, "energy", "--output_dir", str(tmp_path), *options) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["energy_kwh"] > 0 and metrics["co2_kg"] > 0
+    assert list(tmp_path.rglob("events.out.tfevents*"))
 
 
 def test_a_second_run_finds_tokenizer_and_tokens(folder, tmp_path, monkeypatch):

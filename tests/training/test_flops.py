@@ -1,0 +1,65 @@
+"""Model FLOPs against PyTorch's own count of what runs, and windows against masks."""
+
+import pytest
+import torch
+from tiny import tiny_config
+from torch.utils.flop_counter import FlopCounterMode
+
+from trine import TrineForCausalLM, TrineForMaskedLM
+from trine.configuration.kinds import ATTENTION_KINDS
+from trine.training.flops import PAIRS, active_parameters, flops_per_token
+
+
+LENGTH = 24
+
+
+def visible(kind: str, config) -> torch.Tensor:
+    """What each query sees: (L, L), or for simplicial layers (L, L, L), from the definition of the windows."""
+    steps = torch.arange(LENGTH) - torch.arange(LENGTH)[:, None]
+    past = steps <= 0 if config.is_causal else torch.ones_like(steps, dtype=torch.bool)
+    if kind == "sliding":
+        past &= steps.abs() < config.sliding_window + (not config.is_causal)
+    if kind == "chunked":
+        chunk = torch.arange(LENGTH) // config.attention_chunk_size
+        past &= chunk == chunk[:, None]
+    if kind == "simplicial":
+        windows = []
+        for size in (config.simplicial_window, config.simplicial_second_window):
+            left = size - 1 if config.is_causal else size // 2
+            windows.append((steps >= -left) & (steps <= size - 1 - left) & past)
+        return windows[0][:, :, None] & windows[1][:, None]
+    return past
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+def test_pairs_are_those_of_the_windows(kind, is_causal):
+    config = tiny_config(is_causal=is_causal)
+    assert PAIRS[kind](config, LENGTH) == visible(kind, config).sum()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"is_causal": False},
+        {},
+        {"attention_types": "sliding, chunked"},
+        {"mlp_layer_types": "dense, sparse", "num_shared_experts": 1},
+        {"tie_word_embeddings": False, "gated_mlp": False, "mlp_bias": True},
+        {"position_type": "learned"},
+    ],
+)
+def test_flops_are_those_that_run(fields):
+    """Eager attention multiplies with all tokens, so what a mask hides is taken off PyTorch's count."""
+    config = tiny_config(attn_implementation="eager", experts_implementation="eager", loss_chunk_size=None, **fields)
+    model = (TrineForCausalLM if config.is_causal else TrineForMaskedLM)(config)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=torch.randint(3, 60, (2, LENGTH))).logits.sum().backward()
+    hidden = sum(int((~visible(kind, config)).sum()) for kind in config.attention_types)
+    expected = counter.get_total_flops() / (2 * LENGTH) - 3 * 4 * config.hidden_size * hidden / LENGTH
+    assert flops_per_token(model, LENGTH) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_trunk_has_no_head():
+    model = TrineForCausalLM(tiny_config())
+    assert active_parameters(model) - active_parameters(model.model) == 61 * 32

@@ -1,0 +1,85 @@
+"""Model FLOPs: what a training step of one stack must compute, however it is computed."""
+
+# Shapes: L tokens of a sequence.
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..configuration.configuration_trine import TrineConfig
+from ..modeling.kernels.simplicial_forms import Reach, window_reach
+
+
+# A backward pass computes two products where the forward pass computes one.
+PASSES = 3
+
+
+def flops_per_token(model: PreTrainedModel, length: int) -> float:
+    """Floating-point operations for one token of a training step, forward and backward, averaged over a sequence.
+
+    Counted are matrix products with weights (experts by the share that a token visits; embeddings that are only looked
+    up not at all) and the products of attention with the tokens that a token sees. Recomputation is not counted, nor
+    are norms, activations and softmax; the head counts for all tokens.
+
+    Args:
+        length: L, tokens of a sequence.
+
+    Source: Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B.
+    """
+    config = model.config
+    width = config.num_attention_heads * config.head_dim
+    # A pair takes a multiplication and an addition a feature in the logits, and as much in the weighted sum.
+    products = sum(4 * width * PAIRS[kind](config, length) for kind in config.attention_types) / length
+    return PASSES * (2 * active_parameters(model) + products)
+
+
+def active_parameters(model: PreTrainedModel) -> float:
+    """The parameters of matrix products that a token meets, on average."""
+    config, embeddings, total = model.config, model.get_input_embeddings(), 0.0
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and module is not embeddings:
+            continue
+        is_head = module is embeddings and head is not None and head.weight is embeddings.weight
+        if (module is embeddings and not is_head) or (module is head and head.weight is embeddings.weight):
+            continue
+        weights = [weight.numel() for weight in module.parameters(recurse=False) if weight.dim() > 1]
+        share = config.num_experts_per_tok / config.num_experts if name.endswith(".experts") else 1.0
+        total += share * sum(weights)
+    return total
+
+
+def seen_tokens(length: int, reach: Reach) -> list[int]:
+    """How many tokens each of `length` tokens sees in a window."""
+    return [min(place, reach.left) + 1 + min(length - 1 - place, reach.right) for place in range(length)]
+
+
+def reach_of(config: TrineConfig, left: int) -> Reach:
+    """A window that reaches as far to the right as to the left, but never into the future of a decoder."""
+    return Reach(left, 0 if config.is_causal else left)
+
+
+def full_pairs(config: TrineConfig, length: int) -> int:
+    return sum(seen_tokens(length, reach_of(config, length)))
+
+
+def sliding_pairs(config: TrineConfig, length: int) -> int:
+    # An encoder sees `sliding_window` tokens to either side, a decoder as many with itself.
+    return sum(seen_tokens(length, reach_of(config, config.sliding_window - config.is_causal)))
+
+
+def chunked_pairs(config: TrineConfig, length: int) -> int:
+    size = config.attention_chunk_size
+    return sum(full_pairs(config, min(size, length - start)) for start in range(0, length, size))
+
+
+def simplicial_pairs(config: TrineConfig, length: int) -> int:
+    """Each second key makes another query, which meets each first key."""
+    first, second = (
+        seen_tokens(length, window_reach(size, config.is_causal))
+        for size in (config.simplicial_window, config.simplicial_second_window)
+    )
+    return sum(one * other for one, other in zip(first, second, strict=True))
+
+
+# Pairs of a query and what it sees, in a sequence.
+PAIRS = {"full": full_pairs, "sliding": sliding_pairs, "chunked": chunked_pairs, "simplicial": simplicial_pairs}

@@ -1,0 +1,118 @@
+"""Watching a run: tokens a second, the share of the machine's speed that it uses, and the energy that it takes."""
+
+import time
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from .flops import flops_per_token
+
+
+class ThroughputCallback(TrainerCallback):
+    """Log `tokens_per_second` with each training loss and, for a single stack, `mfu`.
+
+    `mfu` is model FLOPs utilisation: `flops_per_token` times the tokens, over what as many devices could compute in
+    that time by matrix products in the type of training, whose rate is measured when training begins. Tokens are those
+    of all processes that are no padding. Needs `include_num_input_tokens_seen="non_padding"`.
+
+    Args:
+        length: Tokens of a sequence, if `mfu` is wanted; the model must be a `TrineConfig`'s.
+
+    Raises:
+        ValueError: When training begins, if the trainer does not count tokens.
+    """
+
+    def __init__(self, length: int | None = None):
+        self.length = length
+        self.rate = 0.0  # FLOP/s of all devices
+        self.flops = 0.0  # of one token
+        self._time, self._tokens, self._paused = 0.0, 0, 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        if args.include_num_input_tokens_seen != "non_padding":
+            raise ValueError(
+                f"include_num_input_tokens_seen={args.include_num_input_tokens_seen!r} must be 'non_padding' to count "
+                "tokens."
+            )
+        if self.length is not None:
+            self.flops = flops_per_token(kwargs["model"], self.length)
+            self.rate = args.world_size * matmul_rate(args.device, training_dtype(args, kwargs["model"]))
+        self._time, self._tokens = time.perf_counter(), state.num_input_tokens_seen
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._leave_out(state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self._leave_out(state)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        logs: dict[str, Any] = kwargs["logs"]
+        if "loss" not in logs:
+            return
+        now = time.perf_counter()
+        speed = (state.num_input_tokens_seen - self._tokens) / (now - self._time)
+        self._time, self._tokens = now, state.num_input_tokens_seen
+        logs["tokens_per_second"] = round(speed, 1)
+        if self.length is not None:
+            logs["mfu"] = round(speed * self.flops / self.rate, 4)
+        # the trainer has copied the logs into its history before it calls back
+        cast(dict[str, Any], state.log_history[-1]).update(
+            {name: logs[name] for name in ("tokens_per_second", "mfu") if name in logs}
+        )
+
+    def _leave_out(self, state: TrainerState) -> None:
+        """Begins anew after something that is no training."""
+        self._time, self._tokens = time.perf_counter(), state.num_input_tokens_seen
+
+
+def training_dtype(args: TrainingArguments, model: nn.Module) -> torch.dtype:
+    """The type of the matrix products of training."""
+    if args.bf16:
+        return torch.bfloat16
+    return torch.float16 if args.fp16 else next(model.parameters()).dtype
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = None, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of products of square matrices on this device: the best of some."""
+    size = size or (1024 if device.type == "cpu" else 8192)
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end or best == float("inf"):
+        start = time.perf_counter()
+        left @ right
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+class EnergyCallback(TrainerCallback):
+    """Measure the energy of training with codecarbon, which reads the machine's meters or estimates, offline.
+
+    `energy_kwh` and `co2_kg` are set when training ends. Nothing is sent anywhere, and no file is written.
+
+    Args:
+        country: Three letters (ISO 3166), whose mix of electricity decides the CO2.
+
+    Raises:
+        ImportError: codecarbon is not installed.
+    """
+
+    def __init__(self, country: str):
+        try:
+            from codecarbon import OfflineEmissionsTracker
+        except ImportError as error:
+            raise ImportError("Measuring energy needs the package codecarbon: pip install 'trine[energy]'.") from error
+        self.tracker: Any = OfflineEmissionsTracker(
+            country_iso_code=country, save_to_file=False, log_level="error", tracking_mode="process"
+        )
+        self.energy_kwh = self.co2_kg = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.tracker.start()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        self.co2_kg = self.tracker.stop() or 0.0
+        self.energy_kwh = self.tracker.final_emissions_data.energy_consumed
