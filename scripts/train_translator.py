@@ -13,17 +13,17 @@ from transformers import (
     AutoTokenizer,
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     set_seed,
 )
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import parse_arguments, unknown_name
 from trine.scripts.plots import draw_losses
 from trine.scripts.pretrain_arguments import parse_overrides, trainer_default
 from trine.training.callbacks import InterruptCallback
 from trine.training.checkpoints import check_writable, find_checkpoint, train
+from trine.training.scheduled_sampling import SCHEDULES, ScheduledSamplingTrainer
 
 
 Pair = tuple[str, str]
@@ -53,12 +53,21 @@ class TranslatorArguments:
     )
     max_length: int = field(default=128, metadata={"help": "Tokens after which a text is cut off."})
     validation_pairs: int = field(default=1000, metadata={"help": "Pairs, drawn at random, that are held out."})
+    scheduled_sampling: str = field(
+        default="none",
+        metadata={
+            "help": f"How the share of true tokens falls that the decoder reads in training: {', '.join(SCHEDULES)}; "
+            "the others are drawn from its own predictions."
+        },
+    )
     samples: int = field(default=5, metadata={"help": "Held-out pairs that are translated and printed in the end."})
 
     def __post_init__(self):
         for name, least in (("max_length", 2), ("validation_pairs", 1), ("samples", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        if self.scheduled_sampling not in SCHEDULES:
+            raise ValueError(unknown_name("scheduled_sampling", self.scheduled_sampling, SCHEDULES))
 
 
 @dataclass
@@ -102,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, StrictDataclassError) as error:
         sys.exit(f"trine: {error}")
     interrupt = InterruptCallback()
-    trainer = Seq2SeqTrainer(
+    trainer = ScheduledSamplingTrainer(
         model,
         training,
         train_dataset=encode(train_pairs, tokenizer, arguments.max_length),  # pyright: ignore[reportArgumentType] a list
@@ -110,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         processing_class=tokenizer,
         callbacks=[interrupt],
+        schedule=arguments.scheduled_sampling,
     )
     try:
         train(trainer, checkpoint)

@@ -1,0 +1,104 @@
+"""Scheduled sampling: a decoder reads more and more of its own predictions while it is trained."""
+
+# Shapes: B batch, T tokens of the target, V vocabulary.
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Seq2SeqTrainer
+
+
+# The probability that a token is the true one, by the share of training that is done; each begins with 1.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "exponential": lambda done: 0.6**done,
+    "linear": lambda done: 1 - 0.4 * done,
+    "inverse_sigmoid": lambda done: 1 - 0.4 / (1 + math.exp(10 * (0.5 - done))),
+    "none": lambda done: 1.0,
+}
+
+
+class ScheduledSamplingTrainer(Seq2SeqTrainer):
+    """A trainer in which the decoder reads its own predictions in place of some true tokens.
+
+    Each token after the first is the true one with the probability of the schedule, and else drawn from what the model
+    predicts there. The transformer predicts all tokens in a first pass, which reads the true ones; the recurrent model
+    predicts token by token from what it has read itself. No gradient flows through the draws. `teacher_forcing` in the
+    logs is the probability. Evaluation reads true tokens only.
+
+    Args:
+        schedule: A name in `SCHEDULES`.
+
+    Raises:
+        ValueError: The schedule is unknown.
+
+    Source: Bengio et al. 2015, Scheduled sampling, arXiv 1506.03099; two passes: Mihaylova and Martins 2019, arXiv
+    1906.07651.
+    """
+
+    def __init__(self, *args, schedule: str = "exponential", **kwargs):
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule={schedule!r} is not one of {list(SCHEDULES)}.")
+        super().__init__(*args, **kwargs)
+        self.schedule = schedule
+
+    @property
+    def teacher_forcing(self) -> float:
+        """The probability of a true token now."""
+        return SCHEDULES[self.schedule](self.state.global_step / max(self.state.max_steps, 1))
+
+    def compute_loss(self, model, inputs, *args, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]
+        if model.training and self.teacher_forcing < 1:
+            inputs = {**inputs, "decoder_input_ids": mix_inputs(model, inputs, self.teacher_forcing)}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        if "loss" in logs:
+            logs["teacher_forcing"] = round(self.teacher_forcing, 4)
+        super().log(logs, *args, **kwargs)
+
+
+@torch.no_grad()
+def mix_inputs(model: Any, inputs: dict[str, Any], teacher_forcing: float) -> Tensor:
+    """`decoder_input_ids` (B, T) of which each is true with this probability, the first and paddings always."""
+    module = getattr(model, "module", model)  # of a wrapper for several processes
+    true = inputs.get("decoder_input_ids")
+    if true is None:
+        true = module.prepare_decoder_input_ids_from_labels(inputs["labels"])
+    keep = torch.rand(true.shape, device=true.device) < teacher_forcing
+    keep[:, 0] = True
+    keep |= true == module.config.pad_token_id
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    model.eval()  # neither dropout nor the count of experts is that of a training pass
+    try:
+        return METHODS.get(module.config.model_type, in_two_passes)(model, source, true, keep)
+    finally:
+        model.train()
+
+
+def in_two_passes(model: Any, source: dict[str, Tensor], true: Tensor, keep: Tensor) -> Tensor:
+    """Draws every token from a pass over the true ones."""
+    logits = model(**source, decoder_input_ids=true).logits[:, :-1]
+    return torch.where(keep, true, torch.cat([true[:, :1], draw(logits)], dim=1))
+
+
+def step_by_step(model: Any, source: dict[str, Tensor], true: Tensor, keep: Tensor) -> Tensor:
+    """Draws each token after those that stand before it, drawn ones too."""
+    encoder_outputs = getattr(model, "module", model).get_encoder()(**source)
+    source = {"encoder_outputs": encoder_outputs, "attention_mask": source.get("attention_mask")}  # pyright: ignore
+    cache, tokens = None, [true[:, :1]]
+    for place in range(1, true.shape[1]):
+        outputs = model(**source, decoder_input_ids=tokens[-1], past_key_values=cache, use_cache=True)
+        cache = outputs.past_key_values
+        tokens.append(torch.where(keep[:, place, None], true[:, place, None], draw(outputs.logits)))
+    return torch.cat(tokens, dim=1)
+
+
+def draw(logits: Tensor) -> Tensor:
+    """A token (B, T) from each distribution (B, T, V)."""
+    return torch.distributions.Categorical(logits=logits.float()).sample()
+
+
+METHODS = {"trine_recurrent": step_by_step}
