@@ -110,10 +110,11 @@ def load_model(
 ) -> PreTrainedModel:
     """The model with a head for these labels, whose weights are random unless the checkpoint has them."""
     if checkpoint is not None:
-        before = list(AutoConfig.from_pretrained(checkpoint).id2label.values())
-        if before != list(names):
+        before = (AutoConfig.from_pretrained(checkpoint).id2label or {}).values()
+        if [*before] != [*names]:
             raise ValueError(
-                f"resume_from_checkpoint='{checkpoint}' has the labels {before}, the files {list(names)}."
+                f"resume_from_checkpoint='{checkpoint}' has the labels {shorten(before)}; the files have "
+                f"{shorten(names)}."
             )
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
