@@ -1,0 +1,244 @@
+"""Train an encoder or a decoder to embed texts, so that pairs lie together; compared with BM25."""
+
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModel,
+    EarlyStoppingCallback,
+    PreTrainedConfig,
+    TrainerCallback,
+    set_seed,
+)
+
+from trine.scripts.arguments import parse_arguments
+from trine.scripts.embedding_arguments import (
+    LOSSES,
+    EmbeddingArguments,
+    EmbeddingLoraArguments,
+    EmbeddingTrainingArguments,
+)
+from trine.scripts.finetuning import load_parts, read_examples
+from trine.scripts.lora_arguments import count_parameters
+from trine.scripts.plots import draw_losses
+from trine.scripts.retrieval_scores import Retrieval, check_bm25
+from trine.tokenization.records import BadRecords
+from trine.training.callbacks import InterruptCallback
+from trine.training.checkpoints import check_writable, find_checkpoint, train
+
+
+Pair = tuple[str, ...]  # anchor, positive and, if there are any, negative
+DEFAULT_POOLING = {False: "mean", True: "lasttoken"}  # by whether the model is a decoder
+COLUMNS = ("anchor", "positive", "negative")
+
+
+@dataclass
+class Task:
+    """All that training needs, and what metrics.json tells of the data."""
+
+    model: SentenceTransformer
+    train_pairs: list[Pair]
+    validation_pairs: list[Pair]
+    checkpoint: str | None
+    metrics: dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    types = [EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments]
+    arguments, lora, training = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
+    try:
+        task = prepare(arguments, lora, training)
+    except (OSError, ValueError) as error:
+        sys.exit(f"trine: {error}")
+    retrieval = Retrieval.from_pairs(task.validation_pairs)
+    batch_size = training.per_device_eval_batch_size
+    scores = {"bm25": retrieval.score_bm25()} if arguments.bm25 else {}
+    scores["before"] = retrieval.score(task.model, batch_size)
+    interrupt = InterruptCallback()
+    callbacks: list[TrainerCallback] = [interrupt]
+    if arguments.early_stopping_patience and training.load_best_model_at_end:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    trainer = SentenceTransformerTrainer(
+        task.model,
+        training,
+        train_dataset=make_dataset(task.train_pairs),
+        eval_dataset=make_dataset(task.validation_pairs),
+        loss=make_loss(arguments, task.model),
+        evaluator=retrieval.evaluator(batch_size),
+        callbacks=callbacks,
+    )
+    try:
+        train(trainer, task.checkpoint)
+    except OSError as error:
+        sys.exit(f"trine: {error}")
+    if interrupt.interrupted:
+        print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
+        return 130
+    for size in (None, *arguments.matryoshka_dims):
+        name = "after" if size is None else f"after_{size}"
+        scores[name] = retrieval.score(task.model, batch_size, size)
+    finish(arguments, lora, task, trainer, scores)
+    return 0
+
+
+def prepare(arguments: EmbeddingArguments, lora: EmbeddingLoraArguments, training: EmbeddingTrainingArguments) -> Task:
+    """Read and split the pairs, and load the model.
+
+    Raises:
+        OSError: files or a model that cannot be read, or an output folder that cannot be written.
+        ValueError: arguments that are wrong or do not fit together, records that cannot be used, or a checkpoint
+            without some of the weights.
+    """
+    if lora.merge and not lora.lora:
+        raise ValueError("merge=True has nothing to merge without lora=True.")
+    if arguments.bm25:
+        check_bm25()
+    check_writable(Path(training.output_dir))
+    checkpoint = find_checkpoint(training)
+    train_pairs, validation_pairs, metrics = read_pairs(arguments, training.seed)
+    set_seed(training.seed)
+    model = load_model(arguments, "cpu" if training.use_cpu else None)
+    size = int(model.get_embedding_dimension() or 0)
+    if any(not 0 < each <= size for each in arguments.matryoshka_dims):
+        raise ValueError(f"matryoshka_dims={arguments.matryoshka_dims} are not all from 1 to the model's {size}.")
+    if lora.lora:
+        backbone: Any = model.transformers_model
+        model.add_adapter(lora.make_config(backbone, task_type="FEATURE_EXTRACTION"))
+    return Task(model, train_pairs, validation_pairs, checkpoint, {**metrics, **count_parameters(model)})
+
+
+def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], list[Pair], dict[str, int]]:
+    """Pairs to train on and to validate with, and their numbers. No text that is held out is in a training pair."""
+    names = [arguments.anchor_field, arguments.positive_field]
+    if arguments.negative_field is not None:
+        names.append(arguments.negative_field)
+
+    def read(record: Mapping[str, Any]) -> Pair:
+        pair = tuple(record[name] for name in names)
+        if not all(text.strip() for text in pair):
+            raise ValueError(f"one of {names} is empty")
+        return pair
+
+    bad = BadRecords(arguments.skip_bad_records)
+    types = dict.fromkeys(names, str)
+    pairs = read_examples(arguments.files, types, read, bad)
+    validation_pairs = (
+        read_examples(arguments.validation_files, types, read, bad) if arguments.validation_files else []
+    )
+    bad.check()
+    if not arguments.validation_files:
+        random.Random(seed).shuffle(pairs)
+        number = max(1, round(arguments.validation_fraction * len(pairs)))
+        validation_pairs, pairs = pairs[:number], pairs[number:]
+    hidden = {text for pair in validation_pairs for text in pair[:2]}
+    train_pairs = [pair for pair in pairs if not hidden & set(pair[:2])]
+    counts = {"training_pairs": len(train_pairs), "validation_pairs": len(validation_pairs)}
+    if not all(counts.values()):
+        raise ValueError(f"files={arguments.files} leave too little: {counts}.")
+    return train_pairs, validation_pairs, {**counts, "bad_records": bad.count}
+
+
+def load_model(arguments: EmbeddingArguments, device: str | None = None) -> SentenceTransformer:
+    """The model with its pooling; all of its weights come from the checkpoint, or none with `random_weights`."""
+    code = {"trust_remote_code": arguments.trust_remote_code}
+    try:
+        config, tokenizer = load_parts(arguments)
+        model = SentenceTransformer(arguments.model, device=device, model_kwargs={"dtype": "float32"}, **code)
+    except OSError as error:
+        raise OSError(f"model='{arguments.model}' cannot be read: {error}") from error
+    transformer: Any = model[0]
+    if arguments.random_weights:
+        transformer.model = AutoModel.from_config(config, **code).to(model.device)
+    else:
+        check_weights(arguments.model, transformer.model, code)
+    tokenizer.model_max_length = arguments.max_length
+    transformer.processor = tokenizer
+    has_own_pooling = (Path(arguments.model) / "modules.json").exists()
+    pooling = arguments.pooling or (None if has_own_pooling else DEFAULT_POOLING[is_decoder(config)])
+    if pooling is not None:
+        places = [name for name, module in model.named_children() if isinstance(module, Pooling)]
+        if len(places) != 1:
+            raise ValueError(
+                f"pooling='{pooling}' cannot be set: model='{arguments.model}' has {len(places)} poolings."
+            )
+        model.add_module(places[0], Pooling(config.get_text_config().hidden_size, pooling))
+    return model
+
+
+def is_decoder(config: PreTrainedConfig) -> bool:
+    if (is_causal := getattr(config, "is_causal", None)) is not None:
+        return is_causal
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
+    """Raises a ValueError where the checkpoint lacks weights, which the library would make at random with a log line.
+
+    A pooler may be missing: embeddings do not pass through it.
+    """
+    _, loading = AutoModel.from_pretrained(model.name_or_path, output_loading_info=True, device_map="meta", **code)
+    lacking = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    lacking = sorted(key for key in lacking if not key.startswith("pooler."))
+    if lacking:
+        raise ValueError(
+            f"model='{name}' lacks {len(lacking)} of the weights of {type(model).__name__}, such as {lacking[:3]}, "
+            "which would be random. Do the names in the checkpoint begin with a prefix that the model does not know?"
+        )
+
+
+def make_loss(arguments: EmbeddingArguments, model: SentenceTransformer) -> nn.Module:
+    loss_class, names = LOSSES[arguments.loss]
+    loss = loss_class(model, **{name: getattr(arguments, name) for name in names})
+    return MatryoshkaLoss(model, loss, arguments.matryoshka_dims) if arguments.matryoshka_dims else loss
+
+
+def make_dataset(pairs: Sequence[Pair]) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict(dict(zip(COLUMNS, map(list, zip(*pairs, strict=True)), strict=False)))
+
+
+def finish(
+    arguments: EmbeddingArguments,
+    lora: EmbeddingLoraArguments,
+    task: Task,
+    trainer: SentenceTransformerTrainer,
+    scores: Mapping[str, float],
+) -> None:
+    """Save, draw, and print the scores beside each other."""
+    history = trainer.state.log_history
+    metrics = {"ndcg@10": scores, **task.metrics, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
+    metrics["training_seconds"] = next(e["train_runtime"] for e in reversed(history) if "train_runtime" in e)
+    trainer.save_model()
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(str(trainer.args.output_dir))
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    draw_losses(history, {}, folder / "loss.png", unit="nats per pair")
+    if lora.merge:
+        transformer: Any = task.model[0]
+        base = AutoModel.from_pretrained(
+            transformer.model.name_or_path, dtype="float32", trust_remote_code=arguments.trust_remote_code
+        )
+        transformer.model = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+        task.model.save_pretrained(str(folder / "merged"))
+    print(f"\n{metrics['trained_parameters']:,} weights trained, {metrics['trained_share']:.2%} of the model's.")
+    print(f"nDCG@10 over {metrics['validation_pairs']:,} held-out pairs:")
+    print("\n".join(f"{name:>14}  {score:.4f}" for name, score in scores.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,305 @@
+"""Embeddings from pairs: each loss, encoders and decoders, adapters, the scores by hand; and what is refused."""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from tiny import SIZES
+from transformers import AutoModel, BertConfig, BertForMaskedLM, GPT2Config
+
+from trine import (
+    TrineConfig,
+    TrineForCausalLM,
+    TrineForMaskedLM,
+    TrineSeq2SeqConfig,
+    train_byte_level_bpe,
+    train_wordpiece,
+)
+from trine.scripts import retrieval_scores, train_embeddings
+from trine.scripts.arguments import parse_arguments
+from trine.scripts.embedding_arguments import (
+    LOSSES,
+    EmbeddingArguments,
+    EmbeddingLoraArguments,
+    EmbeddingTrainingArguments,
+)
+from trine.scripts.retrieval_scores import Retrieval
+from trine.scripts.train_embeddings import is_decoder
+
+
+NAMES = ["red", "green", "blue", "white", "black", "brown"]
+THINGS = ["house", "horse", "river", "stone", "bird", "lamp"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pairs, a pretrained encoder and a pretrained decoder with heads, and a run on the encoder."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    pairs = [{"ask": f"{a} {b}", "text": f"a {b} that is {a}", "not": f"no {b}"} for a in NAMES for b in THINGS]
+    write(folder / "pairs.jsonl", pairs)
+    texts = [" ".join(pair.values()) for pair in pairs]
+    torch.manual_seed(0)
+    for name, train, model_class in (
+        ("encoder", train_wordpiece, TrineForMaskedLM),
+        ("decoder", train_byte_level_bpe, TrineForCausalLM),
+    ):
+        tokenizer = train(texts, 300, show_progress=False)
+        sizes = {**SIZES, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+        model_class(TrineConfig(**sizes, is_causal=name == "decoder")).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    assert run(folder, "encoder", "straight", "--matryoshka_dims", "32", "16", "8") == 0
+    return folder
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def run(folder, model, output, *argv):
+    words = ["--model", str(folder / model), "--files", str(folder / "pairs.jsonl"), "--max_length", "32"]
+    words += ["--anchor_field", "ask", "--positive_field", "text", "--validation_fraction", "0.2"]
+    words += ["--max_steps", "4", "--save_steps", "2", "--eval_steps", "2", "--per_device_train_batch_size", "8"]
+    words += ["--learning_rate", "1e-2", "--use_cpu", "--disable_tqdm", "true"]
+    return train_embeddings.main([*words, "--output_dir", str(folder / output), *argv])
+
+
+def metrics_of(folder, output):
+    return json.loads((folder / output / "metrics.json").read_text())
+
+
+def weights_of(folder, output):
+    return load_file(folder / output / "model.safetensors")
+
+
+def test_what_a_run_leaves(folder):
+    output, metrics = folder / "straight", metrics_of(folder, "straight")
+    assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert set(metrics["ndcg@10"]) == {"bm25", "before", "after", "after_32", "after_16", "after_8"}
+    assert (metrics["steps"], metrics["training_pairs"], metrics["validation_pairs"]) == (4, 29, 7)
+    model = SentenceTransformer(str(output))
+    words = ["--model", "m", "--files", str(folder / "pairs.jsonl"), "--validation_fraction", "0.2"]
+    words += ["--anchor_field", "ask", "--positive_field", "text"]
+    (arguments,) = parse_arguments([EmbeddingArguments], words, command="test", description=None)
+    retrieval = Retrieval.from_pairs(train_embeddings.read_pairs(arguments, seed=42)[1])
+    for size, name in ((None, "after"), (8, "after_8")):
+        assert retrieval.score(model, truncate_dim=size) == pytest.approx(metrics["ndcg@10"][name])
+    assert retrieval.score(SentenceTransformer(str(folder / "encoder"))) == pytest.approx(metrics["ndcg@10"]["before"])
+    assert model[1].pooling_mode == "mean" and model.max_seq_length == 32
+    assert model.encode(["red house", "a lamp"]).shape == (2, 32)
+    trained, base = model[0].model.state_dict(), AutoModel.from_pretrained(folder / "encoder").state_dict()
+    assert all(not torch.equal(trained[name], base[name]) for name in base if name.endswith("q_proj.weight"))
+
+
+def test_the_base_is_loaded_as_it_was_saved(folder):
+    words = ["--model", str(folder / "encoder"), "--files", "f", "--max_length", "32"]
+    (arguments,) = parse_arguments([EmbeddingArguments], words, command="test", description=None)
+    loaded = train_embeddings.load_model(arguments)[0].model.state_dict()
+    saved = weights_of(folder, "encoder")
+    assert len(loaded) > 10
+    for name, tensor in loaded.items():
+        torch.testing.assert_close(tensor, saved[f"model.{name}"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rename", [lambda name: name.replace("model.", "trunk."), lambda name: None])
+def test_weights_that_are_missing_are_an_error(folder, tmp_path, rename):
+    AutoModel.from_pretrained(folder / "encoder")  # as it is, it loads
+    for file in (folder / "encoder").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    changed = {rename(name) if "layers.1" in name else name: tensor for name, tensor in weights.items()}
+    changed.pop(None, None)
+    save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SystemExit, match=r"lacks 9 of the weights of TrineModel, such as \['layers.1"):
+        run(folder, tmp_path, "unused", "--output_dir", str(tmp_path / "output"))
+    assert run(folder, tmp_path, "unused", "--output_dir", str(tmp_path / "output"), "--random_weights") == 0
+
+
+def test_the_cached_loss_trains_the_same_model(folder):
+    plain = ["--validation_fraction", "0.2", "--save_strategy", "no", "--eval_strategy", "no", "--bm25", "false"]
+    assert run(folder, "encoder", "plain", *plain) == 0
+    cached = ["--loss", "cached_multiple_negatives_ranking", "--mini_batch_size", "3"]
+    assert run(folder, "encoder", "cached", *plain, *cached) == 0
+    first, second = weights_of(folder, "plain"), weights_of(folder, "cached")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-3)
+    assert metrics_of(folder, "plain")["ndcg@10"].keys() == {"before", "after"}
+
+
+def test_resume_is_exact(folder, capsys):
+    constant = ["--lr_scheduler_type", "constant", "--bm25", "false"]
+    assert run(folder, "encoder", "stopped", *constant, "--max_steps", "2") == 0
+    assert run(folder, "encoder", "stopped", *constant, "--resume_from_checkpoint", "last") == 0
+    assert run(folder, "encoder", "whole", *constant) == 0
+    first, second = weights_of(folder, "stopped"), weights_of(folder, "whole")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+    assert re.search(
+        r"nDCG@10 over 7 held-out pairs:\n +before  [01]\.\d{4}\n +after  [01]\.\d{4}\n", capsys.readouterr().out
+    )
+
+
+def test_a_decoder_with_adapters_and_negatives(folder):
+    words = ["--lora", "--rank", "2", "--merge", "--negative_field", "not", "--learning_rate", "5e-2"]
+    assert run(folder, "decoder", "lora", *words) == 0
+    metrics = metrics_of(folder, "lora")
+    adapters = load_file(folder / "lora" / "adapter_model.safetensors")
+    assert metrics["trained_parameters"] == sum(tensor.numel() for tensor in adapters.values())
+    base = AutoModel.from_pretrained(folder / "decoder")
+    assert metrics["parameters"] == base.num_parameters()
+    assert {name.split(".")[-3] for name in adapters} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    }
+    adapted, merged = SentenceTransformer(str(folder / "lora")), SentenceTransformer(str(folder / "lora" / "merged"))
+    assert adapted[1].pooling_mode == merged[1].pooling_mode == "lasttoken"
+    texts = ["red house", "a bird that is blue"]
+    torch.testing.assert_close(merged.encode(texts), adapted.encode(texts))
+    assert abs(adapted.encode(texts) - embed_last(base, adapted.tokenizer, texts)).max() > 1e-2
+    plain = embed_last(merged[0].model, merged.tokenizer, texts)
+    torch.testing.assert_close(merged.encode(texts), plain)
+
+
+def embed_last(model, tokenizer, texts):
+    """The hidden state of the last token of each text, one text at a time."""
+    states = [model.eval()(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state[0, -1] for text in texts]
+    return torch.stack(states).detach().numpy()
+
+
+def test_a_trained_model_is_trained_further_with_its_own_pooling(folder):
+    assert run(folder, "encoder", "cls", "--pooling", "cls", "--bm25", "false") == 0
+    assert run(folder, "cls", "further", "--bm25", "false") == 0
+    assert SentenceTransformer(str(folder / "further"))[1].pooling_mode == "cls"
+    before, after = metrics_of(folder, "further")["ndcg@10"]["before"], metrics_of(folder, "cls")["ndcg@10"]["after"]
+    assert before == pytest.approx(after)
+
+
+def test_scores_by_hand(monkeypatch):
+    """Three queries, of which one finds its text first, one second, and one only third."""
+    pairs = [("red house", "a red house"), ("red", "red paint"), ("old horse", "an old horse"), ("red", "so red")]
+    retrieval = Retrieval.from_pairs(pairs)
+    assert list(retrieval.queries.values()) == ["red house", "red", "old horse"]
+    assert list(retrieval.corpus.values()) == ["a red house", "red paint", "an old horse", "so red"]
+    assert retrieval.relevant == {"q0": {"d0"}, "q1": {"d1", "d3"}, "q2": {"d2"}}
+
+    directions = {
+        **{"red house": 0, "red": 10, "old horse": 90},  # degrees; the nearer, the more alike
+        **{"a red house": 5, "red paint": 30, "an old horse": 60, "so red": 80},
+    }
+
+    class Compass(SentenceTransformer):
+        def encode(self, texts, **keywords):
+            angles = torch.tensor([math.radians(directions[text]) for text in texts])
+            return torch.stack([angles.cos(), angles.sin()], 1)
+
+        encode_query = encode_document = encode
+
+    model = Compass(modules=[torch.nn.Identity()])
+    second, third = 1 / math.log2(3), 1 / math.log2(4)
+    expected = [1, (second + 1 / math.log2(5)) / (1 + second), second]  # red: its texts are second and fourth
+    assert third and retrieval.score(model) == pytest.approx(sum(expected) / 3)
+
+
+def test_bm25_by_hand():
+    pairs = [("red house", "the red red house"), ("old horse", "an old house"), ("snow", "white stones")]
+    retrieval = Retrieval.from_pairs([*pairs, ("house", "old horse on an old hill")])
+    documents = [text.lower().split() for text in retrieval.corpus.values()]
+    mean = sum(map(len, documents)) / len(documents)
+
+    def score(query, words):
+        total = 0.0
+        for word in query.split():
+            frequency = sum(word in document for document in documents)
+            inverse = math.log(1 + (len(documents) - frequency + 0.5) / (frequency + 0.5))
+            count = words.count(word)
+            total += inverse * count / (count + 1.5 * (1 - 0.75 + 0.75 * len(words) / mean))
+        return total
+
+    expected = []
+    for number, query in enumerate(retrieval.queries.values()):
+        scores = [score(query, words) for words in documents]
+        right = scores[number]
+        rank = sum(value > right for value in scores)
+        expected.append(1 / math.log2(rank + 2) if right else 0.0)
+    assert 0.0 in expected and 1.0 in expected and len(set(expected)) == 3
+    assert retrieval.score_bm25() == pytest.approx(sum(expected) / 4)
+
+
+def test_a_text_that_is_held_out_is_in_no_training_pair(folder, tmp_path):
+    write(tmp_path / "pairs.jsonl", [{"anchor": str(n % 10), "positive": str(100 + n % 7)} for n in range(140)])
+    words = ["--model", "m", "--files", str(tmp_path / "pairs.jsonl"), "--validation_fraction", "0.02"]
+    (arguments,) = parse_arguments([EmbeddingArguments], words, command="test", description=None)
+    train, validation, counts = train_embeddings.read_pairs(arguments, seed=0)
+    hidden = {text for pair in validation for text in pair}
+    assert len(validation) == counts["validation_pairs"] == 3 and counts["training_pairs"] == len(train) > 0
+    assert not hidden & {text for pair in train for text in pair}
+
+
+def test_decoders_are_told_from_encoders():
+    configs = [TrineConfig(), TrineConfig(is_causal=False), BertConfig(), GPT2Config()]
+    assert [is_decoder(config) for config in configs] == [True, False, False, True]
+    assert not is_decoder(TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES))
+
+
+def test_a_model_of_the_library_without_its_pooler(folder, tmp_path):
+    tokenizer = train_wordpiece(["a text"], 300, show_progress=False)
+    config = BertConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert run(folder, tmp_path, "bert", "--bm25", "false", "--max_steps", "1") == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model", "absent"], "model='absent' cannot be read"),
+        (["--files", "absent.jsonl"], "The file or folder 'absent.jsonl' does not exist."),
+        (["--anchor_field", "query"], "the field 'query' is missing from ['ask', 'not', 'text']"),
+        (["--matryoshka_dims", "64"], "matryoshka_dims=[64] are not all from 1 to the model's 32."),
+        (["--merge"], "merge=True has nothing to merge without lora=True."),
+        (["--lora", "--targets", "experts"], "parts=['experts'] are not all in TrineModel"),
+        (["--output_dir", "{folder}/straight"], "holds checkpoints of another run"),
+        (["--validation_files", "{folder}/pairs.jsonl"], "leave too little: {'training_pairs': 0"),
+    ],
+)
+def test_errors(folder, tmp_path, argv, message):
+    words = ["--output_dir", str(tmp_path), *(text.replace("{folder}", str(folder)) for text in argv)]
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        run(folder, "encoder", "unused", *words)
+
+
+def test_without_bm25s(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(retrieval_scores, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="bm25=True needs bm25s"):
+        run(folder, "encoder", "unused", "--output_dir", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--loss", "triplet"], f"loss='triplet' is not one of {list(LOSSES)}"),
+        (["--pooling", "last"], "pooling='last' is not one of"),
+        (["--scale", "0"], "scale=0.0 must be above 0."),
+        (["--mini_batch_size", "0"], "mini_batch_size=0 must be at least 1."),
+    ],
+)
+def test_values_are_checked_before_anything_is_read(folder, capsys, argv, message):
+    with pytest.raises(SystemExit):
+        run(folder, "absent", "unused", *argv)
+    assert message in capsys.readouterr().err
+
+
+def test_the_recipe_and_help(tmp_path, capsys):
+    types = [EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments]
+    words = ["--recipe", "train-embeddings", "--model", "m", "--files", "f", "--output_dir", str(tmp_path)]
+    arguments, lora, training = parse_arguments(types, words, command="test", description=None)
+    assert arguments.matryoshka_dims == [256, 128, 64] and arguments.loss in LOSSES and not lora.lora
+    assert training.batch_sampler.value == "no_duplicates" and training.per_device_train_batch_size == 512
+    with pytest.raises(SystemExit) as stop:
+        train_embeddings.main(["--help"])
+    assert stop.value.code == 0 and "--matryoshka_dims" in capsys.readouterr().out
