@@ -11,6 +11,9 @@ import yaml
 import trine
 from trine.scripts import arguments, cli
 from trine.scripts.demo import DemoArguments
+from trine.scripts.embedding_arguments import EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments
+from trine.scripts.instruction_arguments import InstructionArguments, InstructionTrainingArguments
+from trine.scripts.lora_arguments import LoraArguments
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.scripts.train_translator import TranslatorArguments, TranslatorTrainingArguments
 
@@ -135,10 +138,15 @@ def test_argument_errors(capsys, argv, message):
 PRETRAIN = DemoArguments, PretrainTrainingArguments, trine.TrineConfig
 TRANSLATE = TranslatorArguments, TranslatorTrainingArguments, trine.TrineSeq2SeqConfig
 RECIPES = {"demo": PRETRAIN, "pretrain-small": PRETRAIN, "transformer-base": TRANSLATE}
+# Those of commands that begin with a trained model.
+TUNING = {
+    "finetune-lora": (InstructionArguments, LoraArguments, InstructionTrainingArguments),
+    "train-embeddings": (EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments),
+}
 
 
 def test_every_packaged_recipe_is_checked():
-    assert set(RECIPES) == {path.stem for path in arguments.RECIPES.glob("*.yaml")}
+    assert {*RECIPES, *TUNING} == {path.stem for path in arguments.RECIPES.glob("*.yaml")}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -149,6 +157,15 @@ def test_packaged_recipes_are_valid(name, tmp_path):
     overrides = parse_overrides(options.config_overrides)
     assert overrides == yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).get("config_overrides", {})
     config_class.from_preset(options.preset, **overrides)
+
+
+@pytest.mark.parametrize("name", TUNING)
+def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
+    words = ["--recipe", name, "--output_dir", str(tmp_path), "--model", "m", "--files", "a"]
+    filled = arguments.parse_arguments(TUNING[name], words, command="test", description=None)
+    for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():
+        (parsed,) = [getattr(part, key) for part in filled if hasattr(part, key)]
+        assert parsed == (float(value) if isinstance(parsed, float) else value), key
 
 
 def test_pretraining_defaults(tmp_path):
