@@ -89,7 +89,8 @@ def load_parts(arguments: FinetuneArguments) -> tuple[PreTrainedConfig, PreTrain
         print(f"The tokenizer has no token for padding: {tokenizer.eos_token!r} takes its place.")
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    if getattr(config, "type_vocab_size", None) == 0:  # separators alone tell two texts apart
+    reader = getattr(config, "encoder", config)
+    if getattr(reader, "type_vocab_size", None) == 0:  # separators alone tell two texts apart
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     for name, limit in (
         ("max_position_embeddings", getattr(config, "max_position_embeddings", None)),
