@@ -30,7 +30,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, hidden_states, weight, bias, targets, chunk_size, compute_dtype):
+    def forward(ctx, hidden_states, weight, bias, targets, chunk_size, compute_dtype, label_smoothing):
         """Takes what `summed_cross_entropy` takes, with the head as weight (V, H) and bias (V,) or None."""
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         sum_dtype = torch.promote_types(compute_dtype, torch.float32)
@@ -49,12 +49,16 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             buffer = nn.functional.linear(hidden, head_weight, head_bias).to(sum_dtype)
             buffer -= buffer.amax(dim=-1, keepdim=True)
             target_logits = buffer.gather(-1, index)
+            if label_smoothing:
+                target_logits = target_logits.lerp(buffer.mean(dim=-1, keepdim=True), label_smoothing)
             partition = buffer.exp_().sum(dim=-1, keepdim=True)
             total += ((partition.log() - target_logits) * counts).sum()
             if not (needs_hidden or needs_weight or needs_bias):
                 continue
             buffer *= counts / partition
-            buffer.scatter_add_(-1, index, -counts)
+            buffer.scatter_add_(-1, index, counts * (label_smoothing - 1))
+            if label_smoothing:
+                buffer -= counts * (label_smoothing / buffer.shape[-1])
             if grad_bias is not None:
                 grad_bias += buffer.sum(dim=0)
             grad_logits = buffer.to(compute_dtype)
@@ -77,11 +81,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else (grad * grad_total).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         )
-        return *grads, None, None, None
+        return *grads, None, None, None, None
 
 
 def summed_cross_entropy(
-    hidden_states: torch.Tensor, head: nn.Linear, targets: torch.Tensor, chunk_size: int
+    hidden_states: torch.Tensor,
+    head: nn.Linear,
+    targets: torch.Tensor,
+    chunk_size: int,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Cross-entropy of `head(hidden_states)` with `targets`, summed, in nats, in float32 or better.
 
@@ -90,11 +98,14 @@ def summed_cross_entropy(
         head: The projection to V logits.
         targets: (N,), token ids, or `IGNORE_INDEX`.
         chunk_size: Tokens per chunk.
+        label_smoothing: Share of the target that is spread evenly over the vocabulary.
     """
     device = hidden_states.device.type
     compute_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
     with torch.autocast(device, enabled=False):
-        return ChunkedCrossEntropy.apply(hidden_states, head.weight, head.bias, targets, chunk_size, compute_dtype)
+        return ChunkedCrossEntropy.apply(
+            hidden_states, head.weight, head.bias, targets, chunk_size, compute_dtype, label_smoothing
+        )
 
 
 def next_token_targets(labels: torch.Tensor) -> torch.Tensor:
@@ -125,6 +136,8 @@ def chunked_lm_loss(
     targets: torch.Tensor,
     chunk_size: int,
     num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
+    **kwargs,
 ) -> torch.Tensor:
     """Cross-entropy of each position with its own target, as the library's losses compute it, in chunks.
 
@@ -135,9 +148,28 @@ def chunked_lm_loss(
         chunk_size: Tokens whose logits exist at a time.
         num_items_in_batch: What the sum is divided by: the targets of all micro-batches of an optimizer step. Default:
             the targets of this batch.
+        label_smoothing: Share of each target that is spread evenly over the vocabulary (Szegedy et al. 2015, arXiv
+            1512.00567).
+        kwargs: Not used.
     """
     targets = targets.reshape(-1).to(hidden_states.device)
-    total = summed_cross_entropy(hidden_states.flatten(0, -2), head, targets, chunk_size)
+    total = summed_cross_entropy(hidden_states.flatten(0, -2), head, targets, chunk_size, label_smoothing)
+    return total / number_of_items(targets, num_items_in_batch)
+
+
+def smoothed_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    label_smoothing: float,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    **kwargs,
+) -> torch.Tensor:
+    """What `chunked_lm_loss` computes, from logits (..., V), for heads that it does not take."""
+    targets = targets.reshape(-1).to(logits.device)
+    logits = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
+    total = nn.functional.cross_entropy(
+        logits, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
+    )
     return total / number_of_items(targets, num_items_in_batch)
 
 

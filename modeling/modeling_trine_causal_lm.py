@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
-from .losses import chunked_lm_loss, is_plain_head, next_token_targets
+from .losses import chunked_lm_loss, is_plain_head, next_token_targets, smoothed_loss
 from .masks import make_masks, make_position_ids
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
@@ -56,8 +56,9 @@ class TrineForCausalLM(TrineHead, GenerationMixin):
             labels: Token ids, (batch, length), -100 where nothing is predicted. They are shifted here.
             output_router_logits: Whether to return router logits and the load-balancing loss.
             logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
-            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step, and
-                `shift_labels` in place of `labels`.
+            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step;
+                `shift_labels` in place of `labels`; and `label_smoothing`, the share of a target that is spread over
+                the vocabulary.
 
         Returns:
             `loss`: mean cross-entropy in nats. In training the router losses, times their coefficients, are added for
@@ -118,11 +119,12 @@ class TrineForCausalLM(TrineHead, GenerationMixin):
         chunk_size = self.config.loss_chunk_size
         if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
             targets = causal_targets(labels, **kwargs)
-            num_items_in_batch = kwargs.get("num_items_in_batch")
-            return chunked_lm_loss(hidden_states, self.lm_head, targets, chunk_size, num_items_in_batch), None
+            return chunked_lm_loss(hidden_states, self.lm_head, targets, chunk_size, **kwargs), None
         logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
         if labels is None:
             return None, logits
+        if kwargs.get("label_smoothing"):
+            return smoothed_loss(logits, causal_targets(labels, **kwargs), **kwargs), logits
         return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
 
 

@@ -8,7 +8,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
 from .feed_forward.mlp import make_activation
-from .losses import IGNORE_INDEX, batch_share, chunked_lm_loss, classification_loss, is_plain_head
+from .losses import IGNORE_INDEX, batch_share, chunked_lm_loss, classification_loss, is_plain_head, smoothed_loss
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
 from .norms import make_norm
@@ -57,12 +57,12 @@ class TrineMaskedLMHead(TrineHead):
                 chosen = labels != IGNORE_INDEX
                 hidden_states, labels = hidden_states[chosen], labels[chosen]
             hidden_states = self.transform(hidden_states)
-            return chunked_lm_loss(
-                hidden_states, self.lm_head, labels, chunk_size, kwargs.get("num_items_in_batch")
-            ), None
+            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, **kwargs), None
         logits = self.lm_head(self.transform(hidden_states))
         if labels is None:
             return None, logits
+        if kwargs.get("label_smoothing"):
+            return smoothed_loss(logits, labels, **kwargs), logits
         return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
 
 
@@ -98,7 +98,8 @@ class TrineForMaskedLM(TrineMaskedLMHead):
         Args:
             labels: Token ids, (batch, length), -100 where nothing is predicted.
             output_router_logits: Whether to return router logits and the load-balancing loss.
-            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step.
+            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step, and
+                `label_smoothing`, the share of a target that is spread over the vocabulary.
 
         Returns:
             `loss`: mean cross-entropy in nats; in training the router losses are added. `logits` (batch, length,

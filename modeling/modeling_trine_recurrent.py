@@ -15,7 +15,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
-from .losses import chunked_lm_loss, is_plain_head, shift_right
+from .losses import chunked_lm_loss, is_plain_head, shift_right, smoothed_loss
 from .modeling_trine_recurrent_stacks import (
     TrineRecurrentDecoder,
     TrineRecurrentEncoder,
@@ -156,7 +156,8 @@ class TrineRecurrentForConditionalGeneration(TrineRecurrentPreTrainedModel, Gene
             labels: Token ids that are predicted, (B, T), -100 where nothing is. Without decoder inputs, these are made
                 from the labels.
             logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
-            kwargs: Also `num_items_in_batch`, the number of labels in all micro-batches of an optimizer step.
+            kwargs: Also `num_items_in_batch`, the number of labels in all micro-batches of an optimizer step, and
+                `label_smoothing`, the share of a label that is spread over the vocabulary.
 
         Returns:
             `loss`: mean cross-entropy in nats. `logits` (B, kept, V): None in training with labels while
@@ -199,11 +200,13 @@ class TrineRecurrentForConditionalGeneration(TrineRecurrentPreTrainedModel, Gene
         """Loss and logits of the head, of which training with labels computes the loss only."""
         chunk_size = self.config.loss_chunk_size
         if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
-            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, num_items_in_batch), None
+            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, num_items_in_batch, **kwargs), None
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden_states[:, kept])
         if labels is None:
             return None, logits
+        if kwargs.get("label_smoothing"):
+            return smoothed_loss(logits, labels, num_items_in_batch=num_items_in_batch, **kwargs), logits
         loss = self.loss_function(
             logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
         )

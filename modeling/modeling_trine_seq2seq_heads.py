@@ -9,7 +9,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss, shift_right
+from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss, shift_right, smoothed_loss
 from .masks import make_masks, make_position_ids
 from .modeling_trine_causal_lm import select_positions
 from .modeling_trine_heads import balancing_losses, wants_router_logits
@@ -116,7 +116,8 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, GenerationMixin):
             labels: Target tokens, (batch, target length), -100 where nothing is predicted. Unless they are given, the
                 decoder's inputs are the labels after `config.decoder_start_token_id`.
             logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
-            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step.
+            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step, and
+                `label_smoothing`, the share of a target that is spread over the vocabulary.
 
         Returns:
             `loss`: mean cross-entropy in nats, in training with the router losses. `logits` (batch, target length,
@@ -157,11 +158,12 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, GenerationMixin):
         """Loss and logits of the head, of which training with labels computes the loss only."""
         chunk_size = self.config.decoder.loss_chunk_size
         if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
-            num_items_in_batch = kwargs.get("num_items_in_batch")
-            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, num_items_in_batch), None
+            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, **kwargs), None
         logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
         if labels is None:
             return None, logits
+        if kwargs.get("label_smoothing"):
+            return smoothed_loss(logits, labels, **kwargs), logits
         return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
 
     @staticmethod

@@ -103,7 +103,7 @@ class CausalObjective:
         Raises:
             ValueError: the tokenizer lacks the token that is needed between documents, or there is no text.
         """
-        end = tokenizer.eos_token_id if self.ends_documents else None
+        end: Any = tokenizer.eos_token_id if self.ends_documents else None
         if self.ends_documents and end is None:
             raise ValueError("The tokenizer has no eos_token, which must stand between documents.")
         description = f"Tokenising the {part} text" if show_progress else None

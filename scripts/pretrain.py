@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     set_seed,
 )
 
@@ -25,6 +24,7 @@ from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTraining
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
 from trine.training.checkpoints import check_writable, find_checkpoint, train
 from trine.training.corpus import PARTS, Corpus
+from trine.training.label_smoothing import TrineTrainer
 from trine.training.monitoring import EnergyCallback, ThroughputCallback
 
 
@@ -60,7 +60,7 @@ def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) 
     # A step of two stacks is no multiple of one number of tokens.
     throughput = ThroughputCallback(None if hasattr(task.model.config, "encoder") else arguments.block_length)
     callbacks = [ExpertLoadCallback(), interrupt, throughput, *task.energy]
-    trainer = Trainer(
+    trainer = TrineTrainer(
         task.model,
         training,
         train_dataset=task.train_data,  # pyright: ignore[reportArgumentType] a list is a dataset
@@ -126,7 +126,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
     )
 
 
-def finish(arguments: PretrainArguments, task: Task, trainer: Trainer) -> dict[str, Any]:
+def finish(arguments: PretrainArguments, task: Task, trainer: TrineTrainer) -> dict[str, Any]:
     """Evaluate, compare with the baselines, draw and save; return the metrics, which metrics.json holds too."""
     history = trainer.state.log_history
     objective, train_data, validation_data = task.objective, task.train_data, task.validation_data

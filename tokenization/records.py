@@ -62,14 +62,15 @@ def iterate_records(
     """
     for source, records in find_sources(sources):
         for number, record in records:
-            reason = record if isinstance(record, str) else wrong_field(record, fields)
-            if reason is None:
-                yield {name: record[name] for name in fields}
-            else:
+            if isinstance(record, str):
+                bad.add(source, number, record)
+            elif reason := wrong_field(record, fields):
                 bad.add(source, number, reason)
+            else:
+                yield {name: record[name] for name in fields}
 
 
-def wrong_field(record: Mapping[str, Any], fields: Mapping[str, type | tuple[type, ...]]) -> str | None:
+def wrong_field(record: Any, fields: Mapping[str, type | tuple[type, ...]]) -> str | None:
     """What is wrong with the first field that is, or None."""
     for name, type_ in fields.items():
         if name not in record:

@@ -2,6 +2,8 @@
 
 # Shapes: L tokens of a sequence.
 
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -25,7 +27,7 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
 
     Source: Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B.
     """
-    config = model.config
+    config: Any = model.config
     width = config.num_attention_heads * config.head_dim
     # A pair takes a multiplication and an addition a feature in the logits, and as much in the weighted sum.
     products = sum(4 * width * PAIRS[kind](config, length) for kind in config.attention_types) / length
@@ -35,12 +37,13 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
 def active_parameters(model: PreTrainedModel) -> float:
     """The parameters of matrix products that a token meets, on average."""
     config, embeddings, total = model.config, model.get_input_embeddings(), 0.0
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
+    is_tied = head is not None and head.weight is embeddings.weight
     for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and module is not embeddings:
+        # A tied head is counted once, as the head; other embeddings are only looked up.
+        if isinstance(module, nn.Embedding) and not (module is embeddings and is_tied):
             continue
-        is_head = module is embeddings and head is not None and head.weight is embeddings.weight
-        if (module is embeddings and not is_head) or (module is head and head.weight is embeddings.weight):
+        if module is head and is_tied:
             continue
         weights = [weight.numel() for weight in module.parameters(recurse=False) if weight.dim() > 1]
         share = config.num_experts_per_tok / config.num_experts if name.endswith(".experts") else 1.0

@@ -41,7 +41,8 @@ class MaskedSequences(Dataset):
     def __init__(self, store: TokenStore, tokenizer: PreTrainedTokenizerBase, max_length: int):
         room = check_room(tokenizer, max_length, special=2)
         self.tokens = store.tokens
-        self.before, self.after = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
+        self.before: list[Any] = [tokenizer.cls_token_id]
+        self.after: list[Any] = [tokenizer.sep_token_id]
         first = torch.cat([store.ends.new_zeros(1), store.ends[:-1]])
         counts = (store.ends - first + room - 1) // room
         places = torch.arange(int(counts.sum())) - (counts.cumsum(0) - counts).repeat_interleave(counts)

@@ -81,7 +81,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = Non
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end or best == float("inf"):
         start = time.perf_counter()
-        left @ right
+        torch.mm(left, right)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
         best = min(best, time.perf_counter() - start)

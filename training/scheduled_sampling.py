@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Seq2SeqTrainer
+
+from .label_smoothing import TrineSeq2SeqTrainer
 
 
 # The probability that a token is the true one, by the share of training that is done; each begins with 1.
@@ -20,7 +21,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-class ScheduledSamplingTrainer(Seq2SeqTrainer):
+class ScheduledSamplingTrainer(TrineSeq2SeqTrainer):
     """A trainer in which the decoder reads its own predictions in place of some true tokens.
 
     Each token after the first is the true one with the probability of the schedule, and else drawn from what the model

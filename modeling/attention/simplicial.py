@@ -107,8 +107,13 @@ class SimplicialAttention(SoftmaxAttention):
         bias = self.offset_bias
         if isinstance(bias, DTensor):  # tensor parallelism: that of this process's heads
             bias = bias.to_local()
+        dtype = value.dtype
         output, weights, second_weights = choose_backend(self.config, query, self.reaches["second"])(
-            *(states.to(value.dtype) for states in (query, key, value, second_key, second_value)),
+            query.to(dtype),
+            key.to(dtype),
+            value,
+            second_key.to(dtype),
+            second_value.to(dtype),
             bias,
             segments,
             **self.reaches,
