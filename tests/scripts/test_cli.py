@@ -12,9 +12,12 @@ import trine
 from trine.scripts import arguments, cli
 from trine.scripts.demo import DemoArguments
 from trine.scripts.embedding_arguments import EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments
+from trine.scripts.finetune_classifier import ClassifierArguments, ClassifierTrainingArguments
+from trine.scripts.finetune_tagger import TaggerArguments, TaggerTrainingArguments
 from trine.scripts.instruction_arguments import InstructionArguments, InstructionTrainingArguments
 from trine.scripts.lora_arguments import LoraArguments
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
+from trine.scripts.push_to_hub import PushArguments
 from trine.scripts.train_translator import TranslatorArguments, TranslatorTrainingArguments
 
 
@@ -140,13 +143,15 @@ TRANSLATE = TranslatorArguments, TranslatorTrainingArguments, trine.TrineSeq2Seq
 RECIPES = {"demo": PRETRAIN, "pretrain-small": PRETRAIN, "transformer-base": TRANSLATE}
 # Those of commands that begin with a trained model.
 TUNING = {
+    "finetune-classifier": (ClassifierArguments, ClassifierTrainingArguments),
     "finetune-lora": (InstructionArguments, LoraArguments, InstructionTrainingArguments),
+    "finetune-tagger": (TaggerArguments, TaggerTrainingArguments),
     "train-embeddings": (EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments),
 }
 
 
 def test_every_packaged_recipe_is_checked():
-    assert {*RECIPES, *TUNING} == {path.stem for path in arguments.RECIPES.glob("*.yaml")}
+    assert {*RECIPES, *TUNING, "push-to-hub"} == {path.stem for path in arguments.RECIPES.glob("*.yaml")}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -166,6 +171,13 @@ def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
     for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():
         (parsed,) = [getattr(part, key) for part in filled if hasattr(part, key)]
         assert parsed == (float(value) if isinstance(parsed, float) else value), key
+
+
+def test_the_recipe_of_pushing_is_valid():
+    words = ["--recipe", "push-to-hub", "--folder", "f", "--repository", "me/model"]
+    (filled,) = arguments.parse_arguments([PushArguments], words, command="test", description=None)
+    recipe = yaml.safe_load((arguments.RECIPES / "push-to-hub.yaml").read_text())
+    assert not filled.yes and all(getattr(filled, key) == value for key, value in recipe.items())
 
 
 def test_pretraining_defaults(tmp_path):

@@ -8,7 +8,6 @@ import signal
 import numpy as np
 import pytest
 import torch
-import yaml
 from sklearn import metrics as sklearn_metrics
 from transformers import AutoModelForSequenceClassification, Trainer, pipeline, set_seed
 
@@ -22,8 +21,6 @@ from trine import (
     train_wordpiece,
 )
 from trine.scripts import finetune_classifier, finetuning
-from trine.scripts.arguments import RECIPES, parse_arguments
-from trine.scripts.finetune_classifier import ClassifierArguments, ClassifierTrainingArguments
 from trine.scripts.finetuning import hold_out
 from trine.scripts.label_problems import LabelSet, OneClass, Value, find_problem
 
@@ -293,12 +290,3 @@ def test_arguments_are_checked_before_anything_is_read(folder, tmp_path, capsys,
     with pytest.raises(SystemExit):
         run(folder, tmp_path, *argv)
     assert message in capsys.readouterr().err
-
-
-def test_the_recipe_is_that_of_its_command(tmp_path):
-    words = ["--recipe", "finetune-classifier", "--output_dir", str(tmp_path), "--model", "m", "--files", "a"]
-    types = [ClassifierArguments, ClassifierTrainingArguments]
-    arguments, training = parse_arguments(types, words, command="test", description=None)
-    recipe = yaml.safe_load((RECIPES / "finetune-classifier.yaml").read_text())
-    found = {**vars(training), **vars(arguments)}
-    assert all(found[name] == (float(value) if name == "learning_rate" else value) for name, value in recipe.items())

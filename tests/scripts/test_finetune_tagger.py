@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import seqeval.metrics
 import torch
-import yaml
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from trine import TrineConfig, TrineForCausalLM, TrineForMaskedLM, train_byte_level_bpe, train_wordpiece
 from trine.scripts import finetune_tagger
-from trine.scripts.arguments import RECIPES, parse_arguments
-from trine.scripts.finetune_tagger import Tagged, TaggerArguments, TaggerTrainingArguments, encode, measure
+from trine.scripts.finetune_tagger import Tagged, encode, measure
 
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -190,13 +188,3 @@ def test_a_tokenizer_has_to_tell_words(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(type(AutoTokenizer.from_pretrained(folder / "encoder")), "is_fast", False)
     with pytest.raises(SystemExit, match="cannot tell words from pieces"):
         run(folder, tmp_path)
-
-
-def test_the_recipe_is_that_of_its_command(tmp_path):
-    words = ["--recipe", "finetune-tagger", "--output_dir", str(tmp_path), "--model", "m", "--files", "a"]
-    arguments, training = parse_arguments(
-        [TaggerArguments, TaggerTrainingArguments], words, command="test", description=None
-    )
-    recipe = yaml.safe_load((RECIPES / "finetune-tagger.yaml").read_text())
-    found = {**vars(training), **vars(arguments)}
-    assert all(found[name] == (float(value) if name == "learning_rate" else value) for name, value in recipe.items())
