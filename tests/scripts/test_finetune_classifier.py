@@ -283,6 +283,7 @@ def test_errors(folder, tmp_path, argv, message):
         (["--problem_type", "regresion"], "Unknown problem_type 'regresion'. Did you mean 'regression'?"),
         (["--validation_fraction", "1"], "validation_fraction=1.0 must be between 0 and 1."),
         (["--max_length", "3"], "max_length=3 must be at least 4."),
+        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor=0.1 must be 0 for classifiers."),
         (["--early_stopping_patience", "-1"], "early_stopping_patience=-1 must be at least 0."),
     ],
 )
