@@ -45,6 +45,31 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None
     figure.savefig(path, dpi=120)
 
 
+# What the trainer logs beside the loss, and how its axis is called.
+PROGRESS = {
+    "grad_norm": "gradient norm",
+    "learning_rate": "learning rate",
+    "tokens_per_second": "tokens a second",
+    "mfu": "model FLOPs utilisation",
+}
+
+
+def draw_progress(history: list[dict[str, Any]], path: Path) -> None:
+    """Gradient norm, learning rate and speed over the steps, one panel each where they were logged, as PNG."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in PROGRESS if any(name in entry for entry in history)]
+    figure = Figure(figsize=(8, 1 + 2 * len(names)), layout="constrained")
+    for number, name in enumerate(names):
+        axes = figure.add_subplot(len(names), 1, number + 1, ylabel=PROGRESS[name])
+        axes.plot(*zip(*((entry["step"], entry[name]) for entry in history if name in entry), strict=True))
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        if number == len(names) - 1:
+            axes.set_xlabel("optimizer step")
+    figure.savefig(path, dpi=120)
+
+
 def draw_expert_load(history: list[dict[str, Any]], path: Path) -> None:
     """The share of each expert in the choices of its layer over the steps, one panel a sparse layer, as PNG."""
     from matplotlib.figure import Figure
