@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
@@ -65,7 +66,7 @@ class Retrieval:
         index = bm25s.BM25()
         index.index(tokenize(self.corpus), show_progress=False)
         found, scores = index.retrieve(tokenize(self.queries), k=min(DEPTH, len(ids)), show_progress=False)
-        hits = [
+        hits: list[Any] = [
             [{"corpus_id": ids[place], "score": float(score)} for place, score in zip(*row, strict=True) if score > 0]
             for row in zip(found, scores, strict=True)
         ]

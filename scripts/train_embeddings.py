@@ -152,7 +152,7 @@ def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], li
 
 def load_model(arguments: EmbeddingArguments, device: str | None = None) -> SentenceTransformer:
     """The model with its pooling; all of its weights come from the checkpoint, or none with `random_weights`."""
-    code = {"trust_remote_code": arguments.trust_remote_code}
+    code: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
     try:
         config, tokenizer = load_parts(arguments)
         model = SentenceTransformer(arguments.model, device=device, model_kwargs={"dtype": "float32"}, **code)
@@ -166,7 +166,7 @@ def load_model(arguments: EmbeddingArguments, device: str | None = None) -> Sent
     tokenizer.model_max_length = arguments.max_length
     transformer.processor = tokenizer
     has_own_pooling = (Path(arguments.model) / "modules.json").exists()
-    pooling = arguments.pooling or (None if has_own_pooling else DEFAULT_POOLING[is_decoder(config)])
+    pooling: Any = arguments.pooling or (None if has_own_pooling else DEFAULT_POOLING[is_decoder(config)])
     if pooling is not None:
         places = [name for name, module in model.named_children() if isinstance(module, Pooling)]
         if len(places) != 1:
