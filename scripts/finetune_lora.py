@@ -28,9 +28,9 @@ from trine.scripts.lora_arguments import LoraArguments, count_parameters
 from trine.scripts.plots import draw_losses
 from trine.tokenization.records import BadRecords
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
-from trine.training.checkpoints import check_writable, find_checkpoint, train
 from trine.training.instructions import Example, encode_completion, encode_conversation
 from trine.training.padding_free import PaddingFreeCollator
+from trine.training.resuming import check_writable, find_checkpoint, train
 
 
 # The types of a record's fields, and what makes it an example.

@@ -22,10 +22,10 @@ from trine.scripts.objectives import OBJECTIVES, CausalObjective
 from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
-from trine.training.checkpoints import check_writable, find_checkpoint, train
 from trine.training.corpus import PARTS, Corpus
 from trine.training.label_smoothing import TrineTrainer
 from trine.training.monitoring import EnergyCallback, ThroughputCallback
+from trine.training.resuming import check_writable, find_checkpoint, train
 
 
 @dataclass

@@ -8,8 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+
+T = TypeVar("T")
 
 
 def write_part(path: Path, text: str) -> None:
@@ -40,7 +44,7 @@ def processor() -> str:
 
 
 def process_memory(name: str) -> float:
-    """`VmRSS`, the memory of this process now, or `VmHWM`, its peak, in MiB.
+    """`VmRSS`, the memory of this process now, `RssAnon`, that without files, or `VmHWM`, the peak, in MiB.
 
     `getrusage` would not do: its peak includes that of the parent, from before this process became its own program.
     """
@@ -48,7 +52,7 @@ def process_memory(name: str) -> float:
     return int(lines[name].split()[0]) / 1024
 
 
-def in_fresh_process(function: Callable[..., float], *args) -> float:
+def in_fresh_process(function: Callable[..., T], *args) -> T:
     """What a function returns in a process of its own. Function and arguments must be known to pickle."""
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -60,7 +64,7 @@ def in_fresh_process(function: Callable[..., float], *args) -> float:
     return results.get()
 
 
-def _put(results, threads: int, function: Callable[..., float], args: tuple) -> None:
+def _put(results, threads: int, function: Callable, args: tuple) -> None:
     torch.set_num_threads(threads)
     results.put(function(*args))
 

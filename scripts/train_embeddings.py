@@ -36,7 +36,7 @@ from trine.scripts.plots import draw_losses
 from trine.scripts.retrieval_scores import Retrieval, check_bm25
 from trine.tokenization.records import BadRecords
 from trine.training.callbacks import InterruptCallback
-from trine.training.checkpoints import check_writable, find_checkpoint, train
+from trine.training.resuming import check_writable, find_checkpoint, train
 
 
 Pair = tuple[str, ...]  # anchor, positive and, if there are any, negative

@@ -22,7 +22,7 @@ from trine.scripts.arguments import parse_arguments, unknown_name
 from trine.scripts.plots import draw_losses
 from trine.scripts.pretrain_arguments import parse_overrides, trainer_default
 from trine.training.callbacks import InterruptCallback
-from trine.training.checkpoints import check_writable, find_checkpoint, train
+from trine.training.resuming import check_writable, find_checkpoint, train
 from trine.training.scheduled_sampling import SCHEDULES, ScheduledSamplingTrainer
 
 

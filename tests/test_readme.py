@@ -1,6 +1,7 @@
 """What the README says holds: its code runs, and its tables name every command, kind and field."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -64,17 +65,32 @@ def test_the_commands_are_the_scripts():
     assert set(re.findall(r"^\| `trine ([\w-]+)` \|", README, flags=re.MULTILINE)) == set(find_scripts())
 
 
+# The data that the README's commands read, made small.
+RECORDS = {
+    "reviews.jsonl": lambda n: {
+        "text": f"The book of {n} pages is {'good' if n % 2 else 'bad'}.",
+        "label": f"is{n % 2}",
+    },
+    "sentences.jsonl": lambda n: {"tokens": ["Anna", "saw", str(n)], "tags": ["B-PER", "O", "O"]},
+}
+COMMANDS = 6
+
+
 def test_the_trine_commands_run(tmp_path):
     (tmp_path / "my-text").mkdir()
     for number in range(6):
         (tmp_path / "my-text" / f"{number}.md").write_text(README[number * 100 :], encoding="utf-8")
+    for name, row in RECORDS.items():
+        (tmp_path / name).write_text("".join(json.dumps(row(number)) + "\n" for number in range(60)), encoding="utf-8")
     commands = re.findall(r"^trine (.*)", README, flags=re.MULTILINE)
-    assert len(commands) == 3
-    outputs = []
+    assert len(commands) == COMMANDS
+    outputs, environment = [], os.environ | {"HF_HOME": str(tmp_path / "home")}
     for command in commands:
         arguments = shlex.split(command.replace("--max_steps 200", "--max_steps 2"))
+        if command.startswith(("finetune", "train")):
+            arguments += ["--max_steps", "2", "--use_cpu"]
         program = [sys.executable, "-m", "trine.scripts.cli", *arguments]
-        result = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+        result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
         outputs.append(result.stdout)
     assert "--- temperature 1.2 ---\nOnce upon a time" in outputs[1]

@@ -3,7 +3,10 @@
 import io
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -283,6 +286,28 @@ def test_an_encoder_decoder(folder, tmp_path):
     assert all(tokenizer.decode(tokenizer(mark, add_special_tokens=False)["input_ids"]) == mark for mark in SENTINELS)
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
     assert metrics["loss"]["model"] == pytest.approx(math.log(480), rel=0.1)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_model(folder, tmp_path):
+    """Tokenizer, data, balanced experts and metrics, too; each process has half of the rows."""
+    exact = ["--config_overrides", "router_aux_loss_coef=0"]  # that loss is no sum over rows
+    assert run(folder, "one", "--output_dir", str(tmp_path / "one"), *exact) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "trine.scripts.cli", "pretrain", "--recipe", str(folder / "recipe.yaml"), *exact]
+    command += ["--per_device_train_batch_size", "1", "--ddp_backend", "gloo", "--cache_dir", str(tmp_path / "cache")]
+    result = subprocess.run(
+        [*command, "--output_dir", str(tmp_path / "two")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-5, msg=name)
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5) and two["steps"] == one["steps"]
 
 
 @pytest.mark.filterwarnings("ignore")

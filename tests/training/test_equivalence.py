@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from trine import TrineConfig, TrineForCausalLM
-from trine.training.checkpoints import damage, list_checkpoints
 from trine.training.label_smoothing import TrineTrainer
+from trine.training.resuming import damage, list_checkpoints
 
 
 # Rows a process, accumulation, and processes: eight rows in every optimizer step.

@@ -8,7 +8,7 @@ from tiny import tiny_config
 from transformers import Trainer, TrainingArguments
 
 from trine import TrineForCausalLM
-from trine.training.checkpoints import check_writable, damage, find_checkpoint, list_checkpoints, train
+from trine.training.resuming import check_writable, damage, find_checkpoint, list_checkpoints, train
 
 
 def make_trainer(folder, **options) -> Trainer:
