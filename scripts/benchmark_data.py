@@ -137,7 +137,7 @@ Made on {date.today()} by `{command}`: {processor()}, {os.cpu_count()} cores, Py
 JSON lines, each a text of 20 lines drawn from Python's own documentation; a byte-level BPE of {VOCAB_SIZE:,} tokens; \
 blocks of {BLOCK_LENGTH}. All the
 way from the file to the blocks as tensors, in a process of its own, run once. Memory is the peak of the main process
-beyond what the libraries take, pages of mapped files not counted. `datasets` is the pipeline of the library's examples,
+beyond what the libraries take, without pages of mapped files. `datasets` is the pipeline of the library's examples,
 with two processes.
 
 | pipeline | text | tokens | seconds | tokens a second | memory |
