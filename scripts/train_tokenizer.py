@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,20 +45,14 @@ class TokenizerArguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([TokenizerArguments], argv, command="train-tokenizer", description=__doc__)
-    from trine.tokenization.records import BadRecords
     from trine.tokenization.text_files import iterate_text_files
     from trine.tokenization.training import TOKENIZERS
-
-    def read_texts() -> Iterator[str]:
-        bad = BadRecords(arguments.skip_bad_records)
-        yield from (piece.text for piece in iterate_text_files(arguments.files, arguments.text_field, bad))
-        bad.check()
 
     try:
         if arguments.kind not in TOKENIZERS:
             raise ValueError(unknown_name("kind", arguments.kind, TOKENIZERS))
         tokenizer = TOKENIZERS[arguments.kind](
-            read_texts(),
+            iterate_text_files(arguments.files, arguments.text_field, skip_bad_records=arguments.skip_bad_records),
             arguments.vocab_size,
             model_max_length=arguments.model_max_length,
             extra_special_tokens=arguments.extra_special_tokens,

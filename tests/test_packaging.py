@@ -43,7 +43,8 @@ def package_files() -> set[str]:
     """List the files of the package as the wheel has to name them."""
     folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in NOT_IN_THE_PACKAGE]
     code = [path for folder in folders if folder.name[0] != "." for path in folder.rglob("*.py")]
-    data = [ROOT / "py.typed", *(ROOT / "scripts" / "recipes").glob("*.yaml")]
+    recipes = [path for path in (ROOT / "scripts" / "recipes").rglob("*") if path.suffix in (".yaml", ".json")]
+    data = [ROOT / "py.typed", *recipes]
     return {f"trine/{path.relative_to(ROOT).as_posix()}" for path in [*ROOT.glob("*.py"), *code, *data]}
 
 

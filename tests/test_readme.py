@@ -71,9 +71,11 @@ RECORDS = {
         "text": f"The book of {n} pages is {'good' if n % 2 else 'bad'}.",
         "label": f"is{n % 2}",
     },
+    "answers.jsonl": lambda n: {"prompt": f"What comes after {n}?", "completion": f"{n + 1} does."},
+    "pairs.jsonl": lambda n: {"anchor": f"number {n}", "positive": f"The number {n} is {'odd' if n % 2 else 'even'}."},
     "sentences.jsonl": lambda n: {"tokens": ["Anna", "saw", str(n)], "tags": ["B-PER", "O", "O"]},
 }
-COMMANDS = 6
+COMMANDS = 8
 
 
 def test_the_trine_commands_run(tmp_path):

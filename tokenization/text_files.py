@@ -20,7 +20,16 @@ class Piece(NamedTuple):
     text: str
 
 
-def iterate_text_files(sources: Iterable[str | Path], text_field: str, bad: BadRecords) -> Iterator[Piece]:
+def iterate_text_files(
+    sources: Iterable[str | Path], text_field: str = "text", *, skip_bad_records: bool = False
+) -> Iterator[str]:
+    """The texts of the pieces of `iterate_pieces`, for training a tokenizer; bad records are reported at the end."""
+    bad = BadRecords(skip_bad_records)
+    yield from (piece.text for piece in iterate_pieces(sources, text_field, bad))
+    bad.check()
+
+
+def iterate_pieces(sources: Iterable[str | Path], text_field: str, bad: BadRecords) -> Iterator[Piece]:
     """Yield the documents of text files and folders, streaming: a plain text file is one, and so is each record.
 
     Only plain texts of more than `PIECE_SIZE` characters come in several pieces. What is white space only is left out.

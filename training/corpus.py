@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..tokenization.records import BadRecords
-from ..tokenization.text_files import Piece, find_text_sources, iterate_text_files
+from ..tokenization.text_files import Piece, find_text_sources, iterate_pieces
 
 
 Part = Literal["training", "validation"]
@@ -22,7 +22,7 @@ class Corpus:
     instead. Memory: a number for each document.
 
     Args:
-        files: Sources as `iterate_text_files` takes them.
+        files: Sources as `iterate_pieces` takes them.
         text_field: Name of the text in a record.
         validation_fraction: Share of the characters, between 0 and 1.
         seed: Of the choice of documents.
@@ -30,7 +30,7 @@ class Corpus:
 
     Raises:
         ValueError: A fraction outside (0, 1), too little text to leave something on both sides, or bad records;
-            besides the errors of `iterate_text_files`.
+            besides the errors of `iterate_pieces`.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Corpus:
         self.text_field, self.validation_fraction, self.seed = text_field, validation_fraction, seed
         bad = BadRecords(skip_bad_records)
         self.lengths = array("q")
-        for piece in iterate_text_files(self.sources, text_field, bad):
+        for piece in iterate_pieces(self.sources, text_field, bad):
             self.lengths.extend([0] * (piece.document + 1 - len(self.lengths)))
             self.lengths[piece.document] += len(piece.text)
         bad.check()
@@ -70,7 +70,7 @@ class Corpus:
     def pieces(self, part: Part) -> Iterator[Piece]:
         """Yields the pieces of one part; documents keep their numbers."""
         offset = 0  # in the document that is cut
-        for piece in iterate_text_files(self.sources, self.text_field, BadRecords(skip=True)):
+        for piece in iterate_pieces(self.sources, self.text_field, BadRecords(skip=True)):
             text = piece.text
             if piece.document == self.longest:
                 border = min(max(self.cut - offset, 0), len(text))
@@ -97,7 +97,7 @@ class Corpus:
         longest = max(range(len(self.lengths)), key=self.lengths.__getitem__, default=-1)
         wanted = total and self.lengths[longest] - int(self.validation_fraction * total)
         cut = offset = 0
-        for piece in iterate_text_files(self.sources, self.text_field, BadRecords(skip=True)):
+        for piece in iterate_pieces(self.sources, self.text_field, BadRecords(skip=True)):
             if piece.document == longest and offset <= wanted:
                 line_end = piece.text.rfind("\n", 0, wanted - offset) + 1
                 cut = offset + line_end if line_end else cut

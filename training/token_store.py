@@ -16,12 +16,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..tokenization.text_files import Piece
+from .word_cache import TokenEncoder
 
 
 DEFAULT_CACHE = Path(HF_HOME) / "trine"
 # Part of each key: what is stored has another layout or meaning after a change.
 VERSION = 1
-# Characters that are tokenised at a time, by all cores.
+# Characters that are tokenised at a time.
 BATCH_CHARACTERS = 2**21
 
 
@@ -84,28 +85,24 @@ def write_tokens(
         ValueError: There is no document.
     """
     current, size, ends = None, 0, array("q")
+    separator = b"" if ends_with is None else array("i", [ends_with]).tobytes()
+    encode, characters = TokenEncoder(tokenizer), {"unit": "char", "unit_scale": True}
     with (
         (folder / "tokens").open("wb") as file,
-        tqdm(desc=description, unit="char", unit_scale=True, disable=description is None) as bar,
+        tqdm(desc=description, disable=description is None, **characters) as progress,
     ):
         for batch in _batches(pieces):
-            tokens = array("i")
-            for piece, ids in zip(batch, encode_texts(tokenizer, [piece.text for piece in batch]), strict=True):
+            for piece, tokens in zip(batch, encode([piece.text for piece in batch]), strict=True):
                 if current not in (None, piece.document):
-                    if ends_with is not None:
-                        tokens.append(ends_with)
-                    ends.append(size + len(tokens))
+                    size += file.write(separator)
+                    ends.append(size // 4)
                 current = piece.document
-                tokens.extend(ids)
-            tokens.tofile(file)
-            size += len(tokens)
-            bar.update(sum(len(piece.text) for piece in batch))
+                size += file.write(tokens)
+            progress.update(sum(len(piece.text) for piece in batch))
         if current is None:
             raise ValueError("There is no document to tokenise.")
-        if ends_with is not None:
-            array("i", [ends_with]).tofile(file)
-            size += 1
-        ends.append(size)
+        size += file.write(separator)
+        ends.append(size // 4)
     with (folder / "ends").open("wb") as file:
         ends.tofile(file)
 
@@ -117,24 +114,6 @@ def read_tokens(folder: Path) -> TokenStore:
         for name, size, dtype in (("tokens", 4, torch.int32), ("ends", 8, torch.int64))
     )
     return TokenStore(tokens, ends)
-
-
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Iterator[list[int]]:
-    """The ids of each text, without special tokens."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        yield from encoded["input_ids"]  # pyright: ignore[reportReturnType] lists
-        return
-    # What the library does besides costs more than tokenising.
-    backend.no_truncation()
-    backend.no_padding()
-    before, backend.encode_special_tokens = backend.encode_special_tokens, True
-    try:
-        encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-    finally:
-        backend.encode_special_tokens = before
-    yield from (encoding.ids for encoding in encodings)
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -238,7 +238,7 @@ def test_what_two_stacks_need_of_each_other_is_named(name):
 
 
 def test_an_unknown_preset_of_two_stacks_lists_the_known():
-    with pytest.raises(ValueError, match=r"preset='t5' is not one of \['transformer-base', 't5-like'\]"):
+    with pytest.raises(ValueError, match=r"preset='t5' is not one of \['tiny', 'transformer-base', 't5-like'\]"):
         TrineSeq2SeqConfig.from_preset("t5")
 
 

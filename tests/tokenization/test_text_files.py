@@ -6,14 +6,11 @@ import pytest
 
 from trine.tokenization import text_files
 from trine.tokenization.records import BadRecords
-from trine.tokenization.text_files import Piece, find_text_sources, iterate_text_files
+from trine.tokenization.text_files import Piece, find_text_sources, iterate_pieces, iterate_text_files
 
 
 def texts(sources, text_field="text") -> list[str]:
-    bad = BadRecords()
-    pieces = list(iterate_text_files(sources, text_field, bad))
-    bad.check()
-    return [piece.text for piece in pieces]
+    return list(iterate_text_files(sources, text_field))
 
 
 @pytest.fixture
@@ -52,7 +49,7 @@ def test_long_plain_texts_come_in_pieces_that_end_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "PIECE_SIZE", 10)
     (tmp_path / "a.txt").write_text("one two\nthree\nfour\n\nfive six seven\n")
     (tmp_path / "b.jsonl").write_text('{"text": "a line that is longer than a piece"}\n')
-    pieces = list(iterate_text_files([tmp_path], "text", BadRecords()))
+    pieces = list(iterate_pieces([tmp_path], "text", BadRecords()))
     assert pieces == [
         Piece(0, "one two\nthree\n"),
         Piece(0, "four\n\nfive six seven\n"),
@@ -86,3 +83,9 @@ def test_errors_of_the_list(tmp_path):
         find_text_sources([])
     with pytest.raises(TypeError, match="is one path"):
         find_text_sources("a.txt")
+
+
+def test_bad_records_are_left_out_on_request(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n{}\n')
+    with pytest.warns(UserWarning, match="1 records cannot be used"):
+        assert list(iterate_text_files([tmp_path], skip_bad_records=True)) == ["x"]

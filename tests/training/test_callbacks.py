@@ -210,8 +210,16 @@ def test_two_processes_equal_one(tmp_path):
             torch.testing.assert_close(actual, alone.state_dict()[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C, which a program in the background ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt_saves_and_a_second_one_stops(tmp_path, number):
+def test_interrupt_saves_and_a_second_one_stops(tmp_path, number, ctrl_c):
     interrupt = InterruptCallback()
     handlers = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
 

@@ -7,6 +7,7 @@ from trine.tokenization.text_files import Piece
 from trine.tokenization.training import train_byte_level_bpe
 from trine.training import token_store
 from trine.training.token_store import find_or_make, read_tokens, tokenizer_identity, write_tokens
+from trine.training.word_cache import TokenEncoder
 
 
 DOCUMENTS = ["A first line.\nAnd more.", "二", "Text with <|endoftext|> in it.", "last"]
@@ -76,7 +77,7 @@ def test_tokenizers_are_told_apart(tokenizer):
     assert tokenizer_identity(tokenizer) != tokenizer_identity(other)
     before = tokenizer_identity(tokenizer)
     tokenizer("long text", truncation=True, max_length=2)
-    list(token_store.encode_texts(tokenizer, ["text"]))
+    TokenEncoder(tokenizer)(["text"])
     assert tokenizer_identity(tokenizer) == before
 
 
