@@ -10,11 +10,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 
-# Words begin with the one space that stands before text. Byte-level tokenizers split texts at all of these borders,
-# and at more: a space begins their words, too, or is one.
-BORDER = re.compile(r"(?= \S)")
+# Words begin with the one space that stands before text, or after the one line end between texts. Byte-level
+# tokenizers split texts at all of these borders, and at more: their words begin with the last space, and hold no line
+# end before text.
+BORDER = re.compile(r"(?= \S)|(?<=\S\n)(?=\S)")
 # What is longer is rarely seen again (a line of Chinese, a link), and more words than that are begun anew.
-LONGEST_WORD, MOST_WORDS = 32, 2**18
+LONGEST_WORD, MOST_WORDS = 64, 2**18
 
 
 class TokenEncoder:

@@ -43,7 +43,7 @@ def tokenizer():
 def noise(number: int) -> str:
     """A text that is mostly borders."""
     chooser = random.Random(number)
-    return "".join(chooser.choices("   \t\n\r\u3000\u00a0\u2003\x0b\x0c\x85\x1cab'1.一é<", k=60))
+    return "".join(chooser.choices("   \t\n\n\r\u3000\u00a0\u2003\x0b\x0c\x85\x1cab'1.一é<", k=60))
 
 
 def test_words_are_the_whole_text():
