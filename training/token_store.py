@@ -1,5 +1,6 @@
 """Text that is tokenised once: token ids in a memory-mapped file, which later runs find again."""
 
+import atexit
 import hashlib
 import json
 import shutil
@@ -41,11 +42,12 @@ class TokenStore(NamedTuple):
 def find_or_make(cache: Path, key: dict[str, Any] | None, make: Callable[[Path], object]) -> Path:
     """The folder of the cache that belongs to the key; if there is none, `make` fills a new one.
 
-    It appears under its name when it is whole. Without a key, the folder is a temporary one that nobody finds again.
+    It appears under its name when it is whole. Without a key, the folder is removed when the program ends.
     """
     cache.mkdir(parents=True, exist_ok=True)
     if key is None:
         folder = Path(tempfile.mkdtemp(dir=cache, prefix="unnamed-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         make(folder)
         return folder
     text = json.dumps({"version": VERSION, **key}, sort_keys=True, default=str)

@@ -1,5 +1,8 @@
 """Tokens come back as the tokenizer made them, and a second run finds those of the first."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -51,6 +54,16 @@ def test_what_was_made_is_found_again(tmp_path):
     assert (first / "file").read_text() == "whole"
     assert find_or_make(tmp_path, {"a": 2}, make) != first
     assert find_or_make(tmp_path, None, make) != find_or_make(tmp_path, None, make) and len(made) == 4
+
+
+def test_what_nobody_can_find_again_goes_with_the_program(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from trine.training.token_store import find_or_make\n"
+        "print(find_or_make(Path(sys.argv[1]), None, lambda folder: (folder / 'file').write_text('whole')).exists())"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_half_made_is_found(tmp_path):
