@@ -75,3 +75,8 @@ class InstructionTrainingArguments(TrainingArguments):
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.label_smoothing_factor:  # the library's drops router losses
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must be 0 for instruction tuning.")

@@ -28,7 +28,7 @@ class ThroughputCallback(TrainerCallback):
         self.length = length
         self.rate = 0.0  # FLOP/s of all devices
         self.flops = 0.0  # of one token
-        self._time, self._tokens, self._paused = 0.0, 0, 0.0
+        self._time, self._tokens = 0.0, 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         if args.include_num_input_tokens_seen != "non_padding":

@@ -224,6 +224,7 @@ def test_a_tokenizer_without_a_template_is_refused(folder, tmp_path):
         (["--rank", "0"], "rank=0 must be at least 1."),
         (["--dropout", "1"], "dropout=1.0 must be at least 0 and below 1."),
         (["--samples", "-1"], "samples=-1 must be at least 0."),
+        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor=0.1 must be 0 for instruction tuning."),
     ],
 )
 def test_values_are_checked_before_anything_is_read(folder, capsys, argv, message):
