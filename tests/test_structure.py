@@ -18,7 +18,7 @@ ROOMS = {
     "configuration": set(),
     "tokenization": {"configuration"},
     "modeling": {"configuration"},
-    "generation": {"configuration", "modeling"},
+    "generation": {"configuration", "modeling", "tokenization"},
     "training": {"configuration", "modeling", "tokenization"},
     "retrieval": {"configuration", "modeling"},
 }

@@ -1,0 +1,1 @@
+"""Decoding: presets, penalties, ensembles, constrained output, and translation."""
