@@ -1,4 +1,4 @@
-"""The `trine` command: every script of this folder is a sub-command, written with hyphens."""
+"""The `trine` command: every script of this folder is a sub-command, most by their names with hyphens."""
 
 import ast
 import importlib
@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trine._version import __version__
+
+
+# Sub-commands with other names than their scripts: beside a script that is run by its path, a file `inspect.py` would
+# take the place of the standard library's module.
+RENAMED = {"inspect_model": "inspect"}
 
 
 def find_scripts() -> dict[str, str]:
@@ -19,7 +24,8 @@ def find_scripts() -> dict[str, str]:
         module = ast.parse(file.read_text(encoding="utf-8"))
         names = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
         if "main" in names and file.stem != "cli":
-            scripts[file.stem.replace("_", "-")] = (ast.get_docstring(module) or "").partition("\n")[0]
+            command = RENAMED.get(file.stem, file.stem.replace("_", "-"))
+            scripts[command] = (ast.get_docstring(module) or "").partition("\n")[0]
     return scripts
 
 
@@ -39,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
         print(f"trine: {unknown_name('sub-command', command, scripts)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"trine.scripts.{command.replace('-', '_')}").main(arguments[1:])
+    script = {name: stem for stem, name in RENAMED.items()}.get(command, command.replace("-", "_"))
+    return importlib.import_module(f"trine.scripts.{script}").main(arguments[1:])
 
 
 def _help(scripts: dict[str, str]) -> str:

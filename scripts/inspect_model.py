@@ -1,0 +1,152 @@
+"""Show what a model looks at: attention head by head, alignments and experts, as pictures and as one page."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+
+import trine  # noqa: F401 - registers the models of this package with the Auto classes
+from trine.generation.attention_maps import NoWeights, WeightMap, alignment, attention_maps, read
+from trine.generation.expert_routing import expert_maps, experts_by_tag
+from trine.scripts.arguments import parse_arguments
+from trine.scripts.inspection_page import write_page
+from trine.scripts.inspection_pictures import draw_map, file_name, fonts_for, title_of
+from trine.tokenization.records import BadRecords
+from trine.training.resuming import check_writable
+
+
+Records = list[tuple[list[str], list[str]]]
+
+
+@dataclass
+class InspectArguments:
+    model: str = field(metadata={"help": "Folder or Hub id of one of Trine's models, with its tokenizer."})
+    text: str | None = field(default=None, metadata={"help": "What the model reads; for a translator, the source."})
+    target: str | None = field(
+        default=None, metadata={"help": "What an encoder-decoder writes. By default it writes what it likes."}
+    )
+    tagged: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Records of words and their tags, such as parts of speech, as finetune-tagger reads them: which "
+            "experts do the words of each tag visit?"
+        },
+    )
+    words_field: str = field(default="tokens", metadata={"help": "Name of the list of words in a record."})
+    tags_field: str = field(default="tags", metadata={"help": "Name of the list of tags, one a word."})
+    tagged_records: int = field(default=2000, metadata={"help": "Most records of 'tagged' that are read; 0 is all."})
+    layers: list[int] = field(default_factory=list, metadata={"help": "Layers that are shown, from 0. Default: all."})
+    max_length: int = field(
+        default=128,
+        metadata={"help": "Most tokens of text and of target, and of a record, which is cut off there."},
+    )
+    output_dir: str = field(default="outputs/inspection", metadata={"help": "Folder of the page and the pictures."})
+
+    def __post_init__(self):
+        if self.text is None and not self.tagged:
+            raise ValueError("Neither text nor tagged is given: there is nothing to look at.")
+        if self.target is not None and self.text is None:
+            raise ValueError(f"target='{self.target}' needs a text that it is the target of.")
+        for name, least in (("tagged_records", 0), ("max_length", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    (arguments,) = parse_arguments([InspectArguments], argv, command="inspect", description=__doc__)
+    folder = Path(arguments.output_dir)
+    try:
+        check_writable(folder)
+        records = read_records(arguments) if arguments.tagged else []
+        model, tokenizer = load(arguments)
+        maps, notes = [], []
+        if arguments.text is not None:
+            maps, notes = look(model, tokenizer, arguments)
+        if records:
+            maps += tabulate(model, tokenizer, records, arguments)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        sys.exit(f"trine: {error}")
+    print(*notes, sep="\n")
+    draw(maps, folder)
+    page = folder / "inspection.html"
+    write_page(maps, f"{arguments.model}: {type(model).__name__}", notes, page)
+    print(f"Page: {page}")
+    return 0
+
+
+def read_records(arguments: InspectArguments) -> Records:
+    from trine.scripts.finetune_tagger import read_tagged  # which brings the trainer
+
+    bad = BadRecords()
+    records = read_tagged(arguments, arguments.tagged, bad)  # pyright: ignore[reportArgumentType] it has both names
+    bad.check()
+    kept = records[: arguments.tagged_records or None]
+    print(f"{len(kept):,} of {len(records):,} tagged records are read.")
+    return [*kept]
+
+
+def load(arguments: InspectArguments) -> tuple[Any, Any]:
+    """The model, on a path that returns weights, and its tokenizer.
+
+    Raises:
+        ValueError: An encoder-decoder has no head to generate with, and there is no target.
+    """
+    config = AutoConfig.from_pretrained(arguments.model)
+    for part in (config, getattr(config, "encoder", None), getattr(config, "decoder", None)):
+        if getattr(part, "simplicial_backend", None) is not None:
+            part.simplicial_backend = "eager"  # all backends compute the same; this one tells the weights
+    generates = config.is_encoder_decoder and arguments.text is not None and arguments.target is None
+    auto_class: Any = AutoModelForSeq2SeqLM if generates else AutoModel
+    options = {"config": config, "attn_implementation": "eager", "dtype": "float32", "output_loading_info": True}
+    model, info = auto_class.from_pretrained(arguments.model, **options)
+    if generates and info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ValueError(f"model='{arguments.model}' cannot generate, as it lacks {missing}: give a target.")
+    return model, AutoTokenizer.from_pretrained(arguments.model)
+
+
+def look(model: Any, tokenizer: Any, arguments: InspectArguments) -> tuple[list[WeightMap], list[str]]:
+    """The maps of the text, and what is to be said of it."""
+    reading = read(model, tokenizer, arguments.text or "", arguments.target, arguments.max_length)
+    layers = arguments.layers or None
+    notes = [f"Text, {len(reading.source)} tokens: {arguments.text}"]
+    if reading.predicted:
+        origin = "as given" if arguments.target is not None else "as generated"
+        spoken = arguments.target or tokenizer.decode(reading.predicted_ids, skip_special_tokens=True)
+        notes.append(f"Target {origin}, {len(reading.predicted)} tokens: {spoken}")
+    experts = expert_maps(model, reading, layers)
+    try:
+        maps = attention_maps(model, reading, layers)
+    except NoWeights as error:
+        if not experts:
+            raise
+        return experts, [*notes, str(error)]
+    if reading.predicted:
+        maps.append(alignment(maps, reading.predicted))
+    return maps + experts, notes
+
+
+def tabulate(model: Any, tokenizer: Any, records: Records, arguments: InspectArguments) -> list[WeightMap]:
+    """The maps of experts by tag, which are printed, too. The name of a row has its number of pieces."""
+    options = {"layers": arguments.layers or None, "max_length": arguments.max_length}
+    maps, pieces = experts_by_tag(model, tokenizer, records, **options)
+    for item in maps:
+        print(f"\n{title_of(item)}: shares of the visits in percent, {item.columns[0]} to {item.columns[-1]}")
+        for row, shares in zip(item.rows, item.weights[0].tolist(), strict=True):
+            print(f"{row:>14} {pieces[row]:9,} pieces " + " ".join(f"{100 * share:5.1f}" for share in shares))
+    return [item._replace(rows=[f"{row} ({pieces[row]:,})" for row in item.rows]) for item in maps]
+
+
+def draw(maps: Sequence[WeightMap], folder: Path) -> None:
+    fonts = fonts_for({label for item in maps for label in (*item.rows, *item.columns)})
+    for item in maps:
+        draw_map(item, folder / file_name(item), fonts)
+    print(f"{len(maps)} pictures: {', '.join(file_name(item) for item in maps[:3])}, ...")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
