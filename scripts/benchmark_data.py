@@ -24,6 +24,7 @@ from trine.scripts.reports import in_fresh_process, process_memory, processor, w
 from trine.training.corpus import PARTS, Corpus
 from trine.training.packing import PackedBlocks
 from trine.training.token_store import read_tokens, write_tokens
+from trine.training.word_cache import TokenEncoder
 
 
 BLOCK_LENGTH = 1024
@@ -92,7 +93,7 @@ def with_trine(path: str, tokenizer_path: str) -> Measurement:
         for part in PARTS:
             target = Path(folder, part)
             target.mkdir()
-            write_tokens(target, corpus.pieces(part), tokenizer, ends_with=tokenizer.eos_token_id)
+            write_tokens(target, corpus.pieces(part), TokenEncoder(tokenizer), ends_with=tokenizer.eos_token_id)
             blocks = PackedBlocks(read_tokens(target).tokens, BLOCK_LENGTH)
             tokens += sum(blocks[index]["input_ids"].numel() for index in range(len(blocks)))
     return Measurement(tokens, time.perf_counter() - start, peak.stop())

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from trine.configuration.patterns import check_choice
 from trine.scripts.finetuning_arguments import FinetuneArguments
 from trine.scripts.lora_arguments import LoraArguments
-from trine.scripts.pretrain_arguments import trainer_default
+from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 
 
 # The losses by name, and which of the arguments they take.
@@ -76,7 +76,7 @@ class EmbeddingLoraArguments(LoraArguments):
 
 
 @dataclass
-class EmbeddingTrainingArguments(SentenceTransformerTrainingArguments):
+class EmbeddingTrainingArguments(UsualTraining, SentenceTransformerTrainingArguments):
     """The trainer's arguments with the usual values for embeddings."""
 
     _argument_group_name = "training (sentence_transformers.SentenceTransformerTrainingArguments)"
@@ -86,24 +86,12 @@ class EmbeddingTrainingArguments(SentenceTransformerTrainingArguments):
     per_device_train_batch_size: int = trainer_default("per_device_train_batch_size", 64)
     per_device_eval_batch_size: int = trainer_default("per_device_eval_batch_size", 64)
     learning_rate: float = trainer_default("learning_rate", 1e-4)
-    lr_scheduler_type: str = trainer_default("lr_scheduler_type", "cosine")
     warmup_steps: float = trainer_default("warmup_steps", 0.1)
     weight_decay: float = trainer_default("weight_decay", 0.01)
-    logging_steps: float = trainer_default("logging_steps", 10)
-    logging_nan_inf_filter: bool = trainer_default("logging_nan_inf_filter", False)
-    eval_strategy: str = trainer_default("eval_strategy", "steps")
-    eval_steps: float | None = trainer_default("eval_steps", 0.2)
-    save_strategy: str = trainer_default("save_strategy", "steps")
-    save_steps: float = trainer_default("save_steps", 500)
-    save_total_limit: int | None = trainer_default("save_total_limit", 2)
-    report_to: str = trainer_default("report_to", "none")
     batch_sampler: str = field(
         default="no_duplicates",
         metadata={
             "help": "'no_duplicates': no text is twice in a batch, where it would count as its own negative; "
             "or 'batch_sampler', 'no_duplicates_hashed', 'group_by_label'."
         },
-    )
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
     )

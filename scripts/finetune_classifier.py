@@ -34,7 +34,7 @@ from trine.scripts.finetuning import (
 from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.label_problems import PROBLEMS, LabelSet, OneClass, Value, find_problem
 from trine.scripts.plots import draw_confusion
-from trine.scripts.pretrain_arguments import trainer_default
+from trine.scripts.trainer_defaults import trainer_default
 from trine.tokenization.records import BadRecords
 from trine.training.classification_metrics import confusion_matrix
 from trine.training.resuming import check_writable, find_checkpoint

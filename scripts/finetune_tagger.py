@@ -33,7 +33,7 @@ from trine.scripts.finetuning import (
     train,
 )
 from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
-from trine.scripts.pretrain_arguments import trainer_default
+from trine.scripts.trainer_defaults import trainer_default
 from trine.tokenization.records import BadRecords
 from trine.training.classification_metrics import class_metrics
 from trine.training.resuming import check_writable, find_checkpoint

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from trine.scripts.pretrain_arguments import trainer_default
+from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 
 
 @dataclass
@@ -45,7 +45,7 @@ class FinetuneArguments:
 
 
 @dataclass
-class FinetuneTrainingArguments(TrainingArguments):
+class FinetuneTrainingArguments(UsualTraining, TrainingArguments):
     """The trainer's arguments with the usual values for fine-tuning; the best checkpoint is what is kept."""
 
     _argument_group_name = "training (transformers.TrainingArguments)"
@@ -53,19 +53,13 @@ class FinetuneTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = trainer_default("per_device_train_batch_size", 32)
     per_device_eval_batch_size: int = trainer_default("per_device_eval_batch_size", 64)
     learning_rate: float = trainer_default("learning_rate", 5e-5)
+    lr_scheduler_type: str = trainer_default("lr_scheduler_type", "linear")
     warmup_steps: float = trainer_default("warmup_steps", 0.1)
     weight_decay: float = trainer_default("weight_decay", 0.01)
-    logging_steps: float = trainer_default("logging_steps", 10)
-    logging_nan_inf_filter: bool = trainer_default("logging_nan_inf_filter", False)
     eval_strategy: str = trainer_default("eval_strategy", "epoch")
     save_strategy: str = trainer_default("save_strategy", "epoch")
-    save_total_limit: int | None = trainer_default("save_total_limit", 2)
     load_best_model_at_end: bool = trainer_default("load_best_model_at_end", True)
     restore_callback_states_from_checkpoint: bool = trainer_default("restore_callback_states_from_checkpoint", True)
-    report_to: str = trainer_default("report_to", "none")
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
-    )
 
     def __post_init__(self):
         super().__post_init__()

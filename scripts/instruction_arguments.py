@@ -6,7 +6,7 @@ from transformers import TrainingArguments
 
 from trine.configuration.patterns import check_choice
 from trine.scripts.finetuning_arguments import FinetuneArguments
-from trine.scripts.pretrain_arguments import trainer_default
+from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -49,7 +49,7 @@ class InstructionArguments(FinetuneArguments):
 
 
 @dataclass
-class InstructionTrainingArguments(TrainingArguments):
+class InstructionTrainingArguments(UsualTraining, TrainingArguments):
     """The trainer's arguments with the usual values for adapters."""
 
     _argument_group_name = "training (transformers.TrainingArguments)"
@@ -59,22 +59,8 @@ class InstructionTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = trainer_default("per_device_train_batch_size", 16)
     per_device_eval_batch_size: int = trainer_default("per_device_eval_batch_size", 16)
     learning_rate: float = trainer_default("learning_rate", 2e-4)
-    lr_scheduler_type: str = trainer_default("lr_scheduler_type", "cosine")
-    warmup_steps: float = trainer_default("warmup_steps", 0.05)
-    max_grad_norm: float = trainer_default("max_grad_norm", 1.0)
-    logging_steps: float = trainer_default("logging_steps", 10)
-    logging_nan_inf_filter: bool = trainer_default("logging_nan_inf_filter", False)
-    eval_strategy: str = trainer_default("eval_strategy", "steps")
-    eval_steps: float | None = trainer_default("eval_steps", 0.2)
-    save_strategy: str = trainer_default("save_strategy", "steps")
-    save_steps: float = trainer_default("save_steps", 500)
-    save_total_limit: int | None = trainer_default("save_total_limit", 2)
     prediction_loss_only: bool = trainer_default("prediction_loss_only", True)
     remove_unused_columns: bool = trainer_default("remove_unused_columns", False)
-    report_to: str = trainer_default("report_to", "none")
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
-    )
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,12 +1,11 @@
 """What a model can be pretrained to do: its head, its tokenizer and its data, chosen by `--objective`."""
 
 import math
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from transformers import DataCollatorForLanguageModeling, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from trine import (
@@ -23,7 +22,7 @@ from trine import (
 from trine.scripts.pretrain_arguments import PretrainArguments
 from trine.training.baselines import ngram_losses
 from trine.training.corpus import Corpus, Part
-from trine.training.masked_text import MaskedSequences, masked_pairs, whole_word_sequences
+from trine.training.masked_text import MaskedPairs, MaskedSequences, MaskedText, sentence_pieces
 from trine.training.packing import PackedBlocks
 from trine.training.padding_free import PaddingFreeCollator
 from trine.training.span_corruption import SENTINELS, SpanCorruptionCollator, check_spans, text_length
@@ -35,7 +34,8 @@ from trine.training.token_store import (
     tokenizer_identity,
     write_tokens,
 )
-from trine.training.whole_words import WORDS, WholeWordMaskingCollator
+from trine.training.whole_words import WORDS, WholeWordMaskingCollator, WordEncoder
+from trine.training.word_cache import TokenEncoder
 
 
 # Training tokens that the counting baselines count at most: memory is theirs alone.
@@ -49,6 +49,7 @@ class CausalObjective:
     train_tokenizer: ClassVar[Callable] = staticmethod(train_byte_level_bpe)
     special_ids: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id")
     ends_documents = True  # whether each document ends with the EOS token
+    splits_sentences = False  # whether the pieces of the store are sentences
     is_causal = True
     fields: ClassVar[dict[str, Any]] = {}  # of the config, where it has no others
 
@@ -107,9 +108,18 @@ class CausalObjective:
         if self.ends_documents and end is None:
             raise ValueError("The tokenizer has no eos_token, which must stand between documents.")
         description = f"Tokenising the {part} text" if show_progress else None
-        key = corpus.identity and {"part": part, "end": end, "by": tokenizer_identity(tokenizer), **corpus.identity}
+        words = self.arguments.whole_words
+        encode = WordEncoder(tokenizer, words) if words else TokenEncoder(tokenizer)
+        pieces = sentence_pieces(corpus.pieces(part)) if self.splits_sentences else corpus.pieces(part)
+        how = {"part": part, "end": end, "words": words, "sentences": self.splits_sentences}
+        key = corpus.identity and {**how, "by": tokenizer_identity(tokenizer), **corpus.identity}
         write: Any = partial(
-            write_tokens, pieces=corpus.pieces(part), tokenizer=tokenizer, ends_with=end, description=description
+            write_tokens,
+            pieces=pieces,
+            encode=encode,
+            ends_with=end,
+            description=description,
+            processes=self.arguments.preprocessing_num_workers,
         )
         return read_tokens(find_or_make(self.cache, key, write))
 
@@ -170,11 +180,8 @@ class MaskedObjective(CausalObjective):
             )
 
     def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
-        length, words = self.arguments.block_length, self.arguments.whole_words
-        if words is None:
-            return MaskedSequences(self.tokenize(part, corpus, tokenizer, show_progress), tokenizer, length)
-        description = f"Finding words in the {part} text" if show_progress else None
-        return whole_word_sequences(corpus.documents(part), tokenizer, length, words=words, description=description)
+        store, length = self.tokenize(part, corpus, tokenizer, show_progress), self.arguments.block_length
+        return MaskedSequences(store, tokenizer, length, whole_words=self.arguments.whole_words is not None)
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
         probability = self.arguments.mlm_probability
@@ -183,19 +190,11 @@ class MaskedObjective(CausalObjective):
         return PaddingFreeCollator(DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability))
 
     def count_tokens(self, data: Any) -> int:
-        return data.num_tokens if isinstance(data, MaskedSequences) else sum(len(row["input_ids"]) for row in data)
+        return data.num_tokens
 
-    def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
-        losses = ngram_losses(text_tokens(train), text_tokens(validation)[None], vocab_size)
+    def baselines(self, train: MaskedText, validation: MaskedText, vocab_size: int) -> dict[str, float]:
+        losses = ngram_losses(train.text(BASELINE_TOKENS), validation.text(BASELINE_TOKENS)[None], vocab_size)
         return {"unigram": losses.unigram}
-
-
-def text_tokens(data: MaskedSequences | Sequence[dict]) -> torch.Tensor:
-    """The first tokens of the data, without special ones."""
-    if isinstance(data, MaskedSequences):
-        return data.tokens[:BASELINE_TOKENS]
-    rows = [zip(row["input_ids"], row["special_tokens_mask"], strict=True) for row in data]
-    return torch.tensor([token for row in rows for token, special in row if not special])[:BASELINE_TOKENS]
 
 
 class NextSentenceObjective(MaskedObjective):
@@ -203,16 +202,12 @@ class NextSentenceObjective(MaskedObjective):
 
     model = TrineForPreTraining
     fields: ClassVar[dict[str, Any]] = {"type_vocab_size": 2}
+    splits_sentences = True
 
     def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
-        return masked_pairs(
-            corpus.documents(part),
-            tokenizer,
-            self.arguments.block_length,
-            seed=self.seed,
-            words=self.arguments.whole_words,
-            description=f"Pairing sentences of the {part} text" if show_progress else None,
-        )
+        store, length = self.tokenize(part, corpus, tokenizer, show_progress), self.arguments.block_length
+        whole_words = self.arguments.whole_words is not None
+        return MaskedPairs(store, tokenizer, length, whole_words=whole_words, seed=self.seed)
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
         """Those of the masked tokens plus that of a coin, as the loss of the model is a sum too."""

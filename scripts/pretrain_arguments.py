@@ -1,11 +1,13 @@
 """Arguments of pretraining: what to train on, which model, and the trainer's own with other defaults."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+
+from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 
 
 @dataclass
@@ -38,6 +40,9 @@ class PretrainArguments:
             "help": "Folder of tokenizers and tokens, which later runs on the same files find again. "
             "Default: trine in the folder of Hugging Face's caches (HF_HOME)."
         },
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that tokenise a long text. Default: one for each core."}
     )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of a tokenizer. By default one is trained on the text."}
@@ -80,15 +85,13 @@ class PretrainArguments:
     )
     baselines: bool = field(default=True, metadata={"help": "Compare with unigram and bigram models of the tokens."})
 
-
-def trainer_default(name: str, value: Any):
-    """A field of `TrainingArguments` with another default and the same help."""
-    (original,) = [item for item in fields(TrainingArguments) if item.name == name]
-    return field(default=value, metadata=dict(original.metadata))
+    def __post_init__(self):
+        if self.preprocessing_num_workers is not None and self.preprocessing_num_workers < 1:
+            raise ValueError(f"preprocessing_num_workers={self.preprocessing_num_workers} must be at least 1.")
 
 
 @dataclass
-class PretrainTrainingArguments(TrainingArguments):
+class PretrainTrainingArguments(UsualTraining, TrainingArguments):
     """The trainer's arguments with the usual values for pretraining a small decoder."""
 
     _argument_group_name = "training (transformers.TrainingArguments)"
@@ -96,25 +99,11 @@ class PretrainTrainingArguments(TrainingArguments):
     output_dir: str = trainer_default("output_dir", "outputs/pretrain")
     num_train_epochs: float = trainer_default("num_train_epochs", 1.0)
     learning_rate: float = trainer_default("learning_rate", 1e-3)
-    lr_scheduler_type: str = trainer_default("lr_scheduler_type", "cosine")
-    warmup_steps: float = trainer_default("warmup_steps", 0.05)
     weight_decay: float = trainer_default("weight_decay", 0.1)
     adam_beta2: float = trainer_default("adam_beta2", 0.95)
-    max_grad_norm: float = trainer_default("max_grad_norm", 1.0)
-    logging_steps: float = trainer_default("logging_steps", 10)
-    logging_nan_inf_filter: bool = trainer_default("logging_nan_inf_filter", False)
-    eval_strategy: str = trainer_default("eval_strategy", "steps")
-    eval_steps: float | None = trainer_default("eval_steps", 0.1)
-    save_strategy: str = trainer_default("save_strategy", "steps")
-    save_steps: float = trainer_default("save_steps", 500)
-    save_total_limit: int | None = trainer_default("save_total_limit", 2)
     remove_unused_columns: bool = trainer_default("remove_unused_columns", False)
-    report_to: str = trainer_default("report_to", "none")
     include_num_input_tokens_seen: str = trainer_default("include_num_input_tokens_seen", "non_padding")
     dataloader_pin_memory: bool = trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
-    resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
-    )
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
@@ -27,10 +29,13 @@ from trine import (
     TrineRecurrentForConditionalGeneration,
     TrineSeq2SeqConfig,
 )
+from trine.tokenization.text_files import Piece
 from trine.tokenization.unigram import train_unigram
 from trine.tokenization.wordpiece import train_wordpiece
-from trine.training.masked_text import masked_pairs
+from trine.training.masked_text import MaskedPairs, sentence_pieces
 from trine.training.padding_free import PaddingFreeCollator
+from trine.training.token_store import read_tokens, write_tokens
+from trine.training.word_cache import TokenEncoder
 
 
 # A small BERT with rotary positions.
@@ -61,7 +66,7 @@ def read(folder: Path, name: str, split: str) -> list[dict]:
 
 def train(
     model: PreTrainedModel,
-    data: Sequence[dict],
+    data: Sequence[dict] | Dataset,
     collator: Callable,
     output: Path,
     *,
@@ -127,6 +132,12 @@ class Pretraining:
     def texts(self, split: str) -> list[str]:
         return [f"{row['short']}\n{row['long']}" for row in self.rows[split]]
 
+    def pairs(self, split: str, seed: int) -> MaskedPairs:
+        pieces = sentence_pieces(map(Piece._make, enumerate(self.texts(split))))
+        with TemporaryDirectory(dir=self.output, ignore_cleanup_errors=True) as folder:
+            write_tokens(Path(folder), pieces, TokenEncoder(self.tokenizer))
+            return MaskedPairs(read_tokens(Path(folder)), self.tokenizer, self.longest, seed=seed)
+
     def classification_set(self, rows: Sequence[dict]) -> list[dict]:
         ids = self.tokenizer([row["short"] for row in rows], truncation=True, max_length=self.longest)
         labels = [self.sections.index(row["section"]) for row in rows]
@@ -149,7 +160,7 @@ class Pretraining:
         model, masked_loss = TrineForSequenceClassification(config), float("nan")
         if name == "pretrained":
             pretrained = TrineForPreTraining(config)
-            data = masked_pairs(self.texts("train"), tokenizer, self.longest, seed=seed)
+            data = self.pairs("train", seed)
             train(pretrained, data, self.masking(0.3), self.output, steps=self.steps, learning_rate=3e-3, seed=seed)
             masked_loss = self.masked_loss(pretrained.eval())
             state = {k: v for k, v in pretrained.model.state_dict().items() if not k.startswith("pooler")}
@@ -169,7 +180,8 @@ class Pretraining:
     def masked_loss(self, model: TrineForPreTraining) -> float:
         torch.manual_seed(0)
         total, count = 0.0, 0
-        for batch in batches(masked_pairs(self.texts("validation"), self.tokenizer, self.longest), self.masking(0.15)):
+        pairs = self.pairs("validation", seed=0)
+        for batch in batches([pairs[index] for index in range(len(pairs))], self.masking(0.15)):
             targets = int((batch["labels"] != -100).sum())
             total, count = total + model(**batch).loss.item() * targets, count + targets
         return total / count

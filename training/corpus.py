@@ -84,13 +84,6 @@ class Corpus:
     def texts(self, part: Part) -> Iterator[str]:
         return (piece.text for piece in self.pieces(part))
 
-    def documents(self, part: Part) -> list[str]:
-        """The whole documents of one part, in memory."""
-        documents: dict[int, list[str]] = {}
-        for piece in self.pieces(part):
-            documents.setdefault(piece.document, []).append(piece.text)
-        return ["".join(texts) for texts in documents.values()]
-
     def _find_cut(self) -> tuple[int, int]:
         """The longest document, and the last line end in it that leaves validation its share."""
         total = sum(self.lengths)

@@ -17,12 +17,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..tokenization.text_files import Piece
-from .word_cache import TokenEncoder
+from .encoding import Encoder, encode_batches
 
 
 DEFAULT_CACHE = Path(HF_HOME) / "trine"
 # Part of each key: what is stored has another layout or meaning after a change.
-VERSION = 1
+VERSION = 2
 # Characters that are tokenised at a time.
 BATCH_CHARACTERS = 2**21
 
@@ -33,10 +33,12 @@ class TokenStore(NamedTuple):
     Attributes:
         tokens: Ids of all documents in a row (N,), 32-bit integers.
         ends: Where each document ends in `tokens`, 64-bit integers.
+        piece_ends: Where each piece ends that the documents were read in, before what ends a document.
     """
 
     tokens: Tensor
     ends: Tensor
+    piece_ends: Tensor
 
 
 def find_or_make(cache: Path, key: dict[str, Any] | None, make: Callable[[Path], object]) -> Path:
@@ -70,52 +72,56 @@ def find_or_make(cache: Path, key: dict[str, Any] | None, make: Callable[[Path],
 def write_tokens(
     folder: Path,
     pieces: Iterable[Piece],
-    tokenizer: PreTrainedTokenizerBase,
+    encode: Encoder,
     *,
     ends_with: int | None = None,
     description: str | None = None,
+    processes: int | None = None,
 ) -> None:
-    """Writes `tokens` and `ends` of the pieces' documents into the folder, in memory that does not grow with the text.
-
-    Documents are plain text: a special token that is written out in one is split like any other text.
+    """Writes a `TokenStore` of the pieces' documents into the folder, in memory that does not grow with the text.
 
     Args:
+        encode: `TokenEncoder`, or what else makes bytes of 32-bit integers of texts.
         ends_with: Id of a token that follows each document, or None.
         description: Of a progress bar in characters, shown if given.
+        processes: How many tokenise. Default: one for each core that this process may use.
 
     Raises:
-        ValueError: There is no document.
+        ValueError: There is no document, or fewer than one process.
     """
-    current, size, ends = None, 0, array("q")
+    current, size, ends, piece_ends = None, 0, array("q"), array("q")
     separator = b"" if ends_with is None else array("i", [ends_with]).tobytes()
-    encode, characters = TokenEncoder(tokenizer), {"unit": "char", "unit_scale": True}
+    characters = {"unit": "char", "unit_scale": True}
     with (
         (folder / "tokens").open("wb") as file,
         tqdm(desc=description, disable=description is None, **characters) as progress,
     ):
-        for batch in _batches(pieces):
-            for piece, tokens in zip(batch, encode([piece.text for piece in batch]), strict=True):
+        for batch, encoded in encode_batches(_batches(pieces), encode, processes):
+            for piece, tokens in zip(batch, encoded, strict=True):
                 if current not in (None, piece.document):
                     size += file.write(separator)
                     ends.append(size // 4)
                 current = piece.document
                 size += file.write(tokens)
+                piece_ends.append(size // 4)
             progress.update(sum(len(piece.text) for piece in batch))
         if current is None:
             raise ValueError("There is no document to tokenise.")
         size += file.write(separator)
         ends.append(size // 4)
-    with (folder / "ends").open("wb") as file:
-        ends.tofile(file)
+    for name, values in (("ends", ends), ("piece_ends", piece_ends)):
+        with (folder / name).open("wb") as file:
+            values.tofile(file)
 
 
 def read_tokens(folder: Path) -> TokenStore:
     """What `write_tokens` wrote there."""
-    tokens, ends = (
-        torch.from_file(str(folder / name), size=(folder / name).stat().st_size // size, dtype=dtype)
-        for name, size, dtype in (("tokens", 4, torch.int32), ("ends", 8, torch.int64))
+    types = {"tokens": torch.int32, "ends": torch.int64, "piece_ends": torch.int64}
+    files = {name: folder / name for name in types}
+    sizes = {name: file.stat().st_size // types[name].itemsize for name, file in files.items()}
+    return TokenStore(
+        **{name: torch.from_file(str(files[name]), size=sizes[name], dtype=type_) for name, type_ in types.items()}
     )
-    return TokenStore(tokens, ends)
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

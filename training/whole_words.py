@@ -1,5 +1,6 @@
 """Masking whole words: which tokens make up a word, and the collator that masks them together."""
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,38 @@ from typing import Any
 import torch
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
+
+
+# Added to a stored token that begins a word.
+WORD_START = 1 << 30
+
+
+class WordEncoder:
+    """Token ids of plain texts, as bytes of 32-bit integers; those that begin a word have `WORD_START` added.
+
+    Special tokens that are written out in a text are split like any other text.
+
+    Args:
+        words: How `word_starts` finds words.
+
+    Raises:
+        ValueError: There is no such way, or the tokenizer does not tell places in the text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, words: str):
+        if words not in WORDS:
+            raise ValueError(f"words={words!r} is not among {list(WORDS)}.")
+        if not tokenizer.is_fast:
+            raise ValueError(f"words={words!r} needs a fast tokenizer; this is a {type(tokenizer).__name__}.")
+        self.tokenizer, self.words = tokenizer, words
+
+    def __call__(self, texts: list[str]) -> list[bytes]:
+        encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return [self.flagged(*item) for item in zip(encoded.encodings or [], texts, strict=True)]
+
+    def flagged(self, encoding: Encoding, text: str) -> bytes:
+        tokens = zip(encoding.ids, word_starts(encoding, text, self.words), strict=True)
+        return array("i", (token + starts * WORD_START for token, starts in tokens)).tobytes()
 
 
 def word_starts(encoding: Encoding, text: str, words: str = "tokenizer") -> list[bool]:

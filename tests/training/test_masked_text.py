@@ -1,15 +1,17 @@
 """Sequences and pairs hold the documents' tokens; words are masked whole, each as often as asked."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from trine import train_wordpiece
 from trine.tokenization.text_files import Piece
-from trine.training.masked_text import MaskedSequences, masked_pairs, split_sentences, whole_word_sequences
+from trine.training.masked_text import MaskedPairs, MaskedSequences, sentence_pieces, split_sentences
 from trine.training.token_store import read_tokens, write_tokens
-from trine.training.whole_words import WholeWordMaskingCollator, word_starts
+from trine.training.whole_words import WholeWordMaskingCollator, WordEncoder, word_starts
+from trine.training.word_cache import TokenEncoder
 
 
 DOCUMENTS = [
@@ -23,9 +25,26 @@ def tokenizer():
     return train_wordpiece([*DOCUMENTS, "able", "believe", "un"], 200, show_progress=False)
 
 
-def store(tokenizer, folder):
-    write_tokens(folder, map(Piece._make, enumerate(DOCUMENTS)), tokenizer)
+@pytest.fixture
+def store(tokenizer, tmp_path):
+    return make_store(tmp_path / "tokens", TokenEncoder(tokenizer))
+
+
+@pytest.fixture
+def words(tokenizer, tmp_path):
+    """Sequences of whole words, of at most 40 tokens."""
+    store = make_store(tmp_path / "words", WordEncoder(tokenizer, "tokenizer"))
+    return list_of(MaskedSequences(store, tokenizer, 40, whole_words=True))
+
+
+def make_store(folder, encode, texts=tuple(DOCUMENTS)):
+    folder.mkdir()
+    write_tokens(folder, map(Piece._make, enumerate(texts)), encode)
     return read_tokens(folder)
+
+
+def list_of(data):
+    return [data[index] for index in range(len(data))]
 
 
 def test_sentences_end_where_they_do_in_either_language():
@@ -41,9 +60,9 @@ def test_sentences_end_where_they_do_in_either_language():
 
 
 @pytest.mark.parametrize("max_length", [4, 9, 100])
-def test_sequences_hold_every_token_in_order(tokenizer, max_length, tmp_path):
-    data = MaskedSequences(store(tokenizer, tmp_path), tokenizer, max_length)
-    rows = [data[index] for index in range(len(data))]
+def test_sequences_hold_every_token_in_order(tokenizer, max_length, store, tmp_path):
+    data = MaskedSequences(store, tokenizer, max_length)
+    rows = list_of(data)
     assert data.num_tokens == sum(len(row["input_ids"]) for row in rows)
     assert all(len(row["input_ids"]) <= max_length for row in rows)
     assert all(row["input_ids"][0] == tokenizer.cls_token_id for row in rows)
@@ -51,14 +70,28 @@ def test_sequences_hold_every_token_in_order(tokenizer, max_length, tmp_path):
     for row in rows:
         expected = tokenizer.get_special_tokens_mask(row["input_ids"], already_has_special_tokens=True)
         assert row["special_tokens_mask"] == expected
-    words = whole_word_sequences(DOCUMENTS, tokenizer, max_length, words="tokenizer")
-    assert [row["input_ids"] for row in rows] == [row["input_ids"] for row in words]
+    flagged = make_store(tmp_path / "words", WordEncoder(tokenizer, "tokenizer"))
+    words = MaskedSequences(flagged, tokenizer, max_length, whole_words=True)
+    assert [row["input_ids"] for row in rows] == [row["input_ids"] for row in list_of(words)]
+    assert torch.equal(words.text(9), data.text(9)) and torch.equal(data.text(9), store.tokens[:9])
     text = [token for row in rows for token in row["input_ids"][1:-1]]
     assert text == [token for document in DOCUMENTS for token in tokenizer(document)["input_ids"][1:-1]]
 
 
-def test_pairs_are_those_that_the_tokenizer_writes(tokenizer):
-    rows = masked_pairs(DOCUMENTS * 5, tokenizer, 30)
+def test_words_are_numbered_as_their_tokens_say(tokenizer, words):
+    (first, *_) = words
+    encoding = tokenizer(DOCUMENTS[0]).encodings[0]
+    assert first["input_ids"] == encoding.ids[:39] + [tokenizer.sep_token_id] or first["input_ids"] == encoding.ids
+    numbers = [number for number in encoding.word_ids if number is not None]
+    assert [number - 1 for number in first["word_ids"][1:-1]] == numbers[: len(first["word_ids"]) - 2]
+
+
+def test_pairs_are_those_that_the_tokenizer_writes(tokenizer, tmp_path):
+    pieces = sentence_pieces(map(Piece._make, enumerate(DOCUMENTS * 5)))
+    write_tokens(tmp_path, pieces, TokenEncoder(tokenizer))
+    data = MaskedPairs(read_tokens(tmp_path), tokenizer, 30)
+    rows = list_of(data)
+    assert data.num_tokens == sum(len(row["input_ids"]) for row in rows)
     assert {row["next_sentence_label"] for row in rows} == {0, 1}
     for row in rows:
         border = row["token_type_ids"].index(1)
@@ -93,9 +126,9 @@ def test_words_are_those_of_the_tokenizer_or_of_jieba(tokenizer):
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_all_tokens_of_a_word_are_hidden_or_none(tokenizer, padding_side):
+def test_all_tokens_of_a_word_are_hidden_or_none(tokenizer, padding_side, words):
     tokenizer.padding_side = padding_side
-    rows = whole_word_sequences(DOCUMENTS, tokenizer, 40, words="tokenizer") * 200
+    rows = words * 200
     torch.manual_seed(0)
     batch = WholeWordMaskingCollator(tokenizer, 0.3)(rows)
     ids = tokenizer.pad([{"input_ids": row["input_ids"]} for row in rows], return_tensors="pt")["input_ids"]
@@ -105,9 +138,9 @@ def test_all_tokens_of_a_word_are_hidden_or_none(tokenizer, padding_side):
     assert not hidden[torch.isin(ids, torch.tensor(tokenizer.all_special_ids))].any()
     shares = []
     for row, flags, mask in zip(rows, hidden, batch["attention_mask"].bool(), strict=True):
-        words = torch.tensor(row["word_ids"])[1:-1]
+        numbers = torch.tensor(row["word_ids"])[1:-1]
         flags = flags[mask][1:-1]
-        of_words = [flags[words == word] for word in words.unique()]
+        of_words = [flags[numbers == number] for number in numbers.unique()]
         assert all(len(set(of_word.tolist())) == 1 for of_word in of_words)
         shares += [float(of_word[0]) for of_word in of_words]
     assert sum(shares) / len(shares) == pytest.approx(0.3, abs=0.02)  # some 13,000 words
@@ -117,25 +150,32 @@ def test_all_tokens_of_a_word_are_hidden_or_none(tokenizer, padding_side):
     tokenizer.padding_side = "right"
 
 
-def test_special_tokens_are_found_without_being_told(tokenizer):
-    (row, *_) = whole_word_sequences(DOCUMENTS, tokenizer, 40, words="tokenizer")
+def test_special_tokens_are_found_without_being_told(tokenizer, words):
+    (row, *_) = words
     del row["special_tokens_mask"]
     batch = WholeWordMaskingCollator(tokenizer, 1.0)([row])
     assert (batch["labels"][0] == -100).nonzero().flatten().tolist() == [0, len(row["input_ids"]) - 1]
 
 
-def test_errors(tokenizer, monkeypatch):
+def test_errors(tokenizer, store, monkeypatch):
     with pytest.raises(ValueError, match="max_length=3 must be at least 4, with 2 special tokens."):
-        whole_word_sequences(DOCUMENTS, tokenizer, 3, words="tokenizer")
+        MaskedSequences(store, tokenizer, 3)
+    with pytest.raises(ValueError, match="max_length=4 must be at least 5, with 3 special tokens."):
+        MaskedPairs(store, tokenizer, 4)
     with pytest.raises(ValueError, match=r"words='jeiba' is not among \['tokenizer', 'jieba'\]"):
-        whole_word_sequences(DOCUMENTS, tokenizer, 40, words="jeiba")
+        WordEncoder(tokenizer, "jeiba")
+    with pytest.raises(ValueError, match=r"words='jeiba' is not among \['tokenizer', 'jieba'\]"):
+        words_of(tokenizer, "text", "jeiba")
+    slow = SimpleNamespace(is_fast=False)
+    with pytest.raises(ValueError, match="words='tokenizer' needs a fast tokenizer; this is a SimpleNamespace."):
+        WordEncoder(slow, "tokenizer")
     with pytest.raises(ValueError, match="mlm_probability=1.5 must lie between 0 and 1."):
         WholeWordMaskingCollator(tokenizer, 1.5)
     with pytest.raises(ValueError, match="mask_replace_prob=0.8 and random_replace_prob=0.5 together are above 1."):
         WholeWordMaskingCollator(tokenizer, random_replace_prob=0.5)
     monkeypatch.setitem(sys.modules, "jieba", None)
     with pytest.raises(ImportError, match=r"words='jieba' needs the package jieba: pip install 'trine\[chinese\]'."):
-        whole_word_sequences(DOCUMENTS, tokenizer, 40, words="jieba")
+        WordEncoder(tokenizer, "jieba")(DOCUMENTS)
 
 
 def test_a_tokenizer_without_a_mask_is_refused(tmp_path):
@@ -143,6 +183,6 @@ def test_a_tokenizer_without_a_mask_is_refused(tmp_path):
 
     tokenizer = train_byte_level_bpe(["text"], 260, show_progress=False)
     with pytest.raises(ValueError, match="The tokenizer has no cls_token, sep_token, mask_token"):
-        MaskedSequences(store(tokenizer, tmp_path), tokenizer, 40)
+        MaskedSequences(make_store(tmp_path / "tokens", TokenEncoder(tokenizer)), tokenizer, 40)
     with pytest.raises(ValueError, match="The tokenizer has no mask_token."):
         WholeWordMaskingCollator(tokenizer)

@@ -1,0 +1,32 @@
+"""What the commands that train have in common: the trainer's arguments, with other defaults than the library's."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+
+
+def trainer_default(name: str, value: Any):
+    """A field of `TrainingArguments` with another default and the same help."""
+    (original,) = [item for item in fields(TrainingArguments) if item.name == name]
+    return field(default=value, metadata=dict(original.metadata))
+
+
+@dataclass
+class UsualTraining:
+    """Stands before `TrainingArguments`, or a class made of it, among the bases of a command's arguments."""
+
+    lr_scheduler_type: str = trainer_default("lr_scheduler_type", "cosine")
+    warmup_steps: float = trainer_default("warmup_steps", 0.05)
+    max_grad_norm: float = trainer_default("max_grad_norm", 1.0)
+    logging_steps: float = trainer_default("logging_steps", 10)
+    logging_nan_inf_filter: bool = trainer_default("logging_nan_inf_filter", False)
+    eval_strategy: str = trainer_default("eval_strategy", "steps")
+    eval_steps: float | None = trainer_default("eval_steps", 0.1)
+    save_strategy: str = trainer_default("save_strategy", "steps")
+    save_steps: float = trainer_default("save_steps", 500)
+    save_total_limit: int | None = trainer_default("save_total_limit", 2)
+    report_to: str = trainer_default("report_to", "none")
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
+    )
