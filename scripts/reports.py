@@ -44,7 +44,7 @@ def processor() -> str:
 
 
 def process_memory(name: str) -> float:
-    """`VmRSS`, the memory of this process now, `RssAnon`, that without files, or `VmHWM`, the peak, in MiB.
+    """`VmRSS`, the memory of this process now, or `VmHWM`, the peak, in MiB.
 
     `getrusage` would not do: its peak includes that of the parent, from before this process became its own program.
     """
