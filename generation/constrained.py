@@ -53,7 +53,7 @@ def constrained_by(
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
         raise ValueError(f"Exactly one of {list(given)} must be given, but these are: {names}.")
-    stops = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
+    stops: Any = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
     if stops is None:
         raise ValueError(
             "eos_token_id is None, and so is the tokenizer's: nothing would end an output. Pass what ends the model's "

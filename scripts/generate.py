@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.scripts.arguments import parse_arguments
+
+
+CONSTRAINTS = ("json_schema", "grammar", "regex")
 
 
 @dataclass
@@ -30,8 +34,17 @@ class GenerateArguments:
         default=1.0, metadata={"help": "Above 1, tokens that occurred become less likely."}
     )
     num_beams: int = field(default=1, metadata={"help": "Beams of beam search; 1 is none."})
+    json_schema: str | None = field(
+        default=None, metadata={"help": "File with a JSON schema that what is added must match (needs xgrammar)."}
+    )
+    grammar: str | None = field(
+        default=None, metadata={"help": "File with a grammar in GBNF that what is added must match; or"}
+    )
+    regex: str | None = field(default=None, metadata={"help": "a regular expression that it must match."})
     seed: int = field(default=0, metadata={"help": "Random seed, set for each temperature."})
-    stream: bool = field(default=True, metadata={"help": "Print one prompt's text as it arises (not with beams)."})
+    stream: bool = field(
+        default=True, metadata={"help": "Print one prompt's text as it arises (not with beams or a constraint)."}
+    )
     device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
     dtype: str = field(
         default="auto", metadata={"help": "Such as float32 or bfloat16. By default that of the weights."}
@@ -52,6 +65,12 @@ class GenerateArguments:
             raise ValueError(f"temperature={min(self.all_temperatures)} is below 0.")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
+        self.constraints = {name: value for name in CONSTRAINTS if (value := getattr(self, name)) is not None}
+        if len(self.constraints) > 1:
+            raise ValueError(f"Only one of {list(CONSTRAINTS)} can be given, not {list(self.constraints)}.")
+        for name in {"json_schema", "grammar"} & self.constraints.keys():
+            if not Path(self.constraints[name]).is_file():
+                raise ValueError(f"{name}='{self.constraints[name]}' is not a file.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,7 +89,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"--- temperature {temperature:g} ---")
         set_seed(arguments.seed)
         options = _generation_options(arguments, temperature)
-        if arguments.stream and len(prompts) == 1 and arguments.num_beams == 1:
+        if arguments.constraints:
+            print(*_continue_within(arguments, model, tokenizer, prompts, options), sep="\n---\n")
+        elif arguments.stream and len(prompts) == 1 and arguments.num_beams == 1:
             streamer = TextStreamer(tokenizer, skip_special_tokens=True)
             continue_prompts(model, tokenizer, prompts, streamer=streamer, **options)
         else:
@@ -81,10 +102,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 def continue_prompts(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any) -> list[str]:
     """Each prompt with its continuation by the model's `generate`, which gets `options`; without special tokens.
 
-    Prompts are one batch, padded on the left. An empty one is begun with the BOS token.
-
     Raises:
         ValueError: a prompt is empty and the tokenizer has no BOS token.
+    """
+    ids, _ = _generate(model, tokenizer, prompts, **options)
+    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def _generate(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any
+) -> tuple[torch.Tensor, int]:
+    """Token ids (prompts, length) of prompts and continuations, and the length of the prompts.
+
+    Prompts are one batch, padded on the left. An empty one is begun with the BOS token.
     """
     if "" in prompts and tokenizer.bos_token is None:
         raise ValueError("A prompt is empty, and the tokenizer has no bos_token to begin with.")
@@ -98,7 +128,36 @@ def continue_prompts(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: li
         return_tensors="pt",
     ).to(model.device)
     ids = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **options)
-    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return ids, inputs["input_ids"].shape[1]
+
+
+def _continue_within(
+    arguments: GenerateArguments,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    options: dict[str, Any],
+) -> list[str]:
+    """Each prompt with a continuation that matches the constraint; a warning tells which were cut off."""
+    from trine.generation.constrained import constrained_by
+
+    ((name, value),) = arguments.constraints.items()
+    rules = value if name == "regex" else Path(value).read_text(encoding="utf-8")
+    stops = model.generation_config.eos_token_id
+    try:
+        constraint = constrained_by(tokenizer, vocab_size=model.config.vocab_size, eos_token_id=stops, **{name: rules})
+        ids, start = _generate(
+            model, tokenizer, prompts, logits_processor=[constraint], eos_token_id=constraint.stops, **options
+        )
+    except (ImportError, ValueError) as error:
+        sys.exit(f"trine generate: {error}")
+    for number, row in enumerate(ids[:, start:], 1):
+        if not constraint.is_complete(row):
+            print(
+                f"trine generate: prompt {number} was cut off at max_new_tokens={arguments.max_new_tokens}.",
+                file=sys.stderr,
+            )
+    return [prompt + constraint.text(row) for prompt, row in zip(prompts, ids[:, start:], strict=True)]
 
 
 def _generation_options(arguments: GenerateArguments, temperature: float) -> dict[str, Any]:

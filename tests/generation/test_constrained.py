@@ -13,6 +13,7 @@ from trine import train_byte_level_bpe, train_unigram, train_wordpiece
 from trine.generation.constrained import constrained_by
 from trine.generation.json_schemas import FORMATS
 from trine.generation.token_spelling import spell_tokens
+from trine.scripts.generate import main
 
 
 jsonschema = pytest.importorskip("jsonschema")
@@ -242,3 +243,45 @@ def test_a_missing_package_is_named(bpe, monkeypatch):
     monkeypatch.setitem(sys.modules, "xgrammar", None)
     with pytest.raises(ImportError, match=re.escape("pip install 'trine[constrained]'")):
         constrained_by(bpe, regex="a")
+
+
+@pytest.fixture(scope="module")
+def folder(bpe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model = tiny_model(dtype=torch.float32, scale=1.0, vocab_size=VOCABULARY, max_position_embeddings=512)
+    model.generation_config.eos_token_id = bpe.eos_token_id
+    model.save_pretrained(folder)
+    bpe.save_pretrained(folder)
+    (folder / "schema.json").write_text(json.dumps(SCHEMA), encoding="utf-8")
+    (folder / "rules.gbnf").write_text('root ::= "yes" | "no"', encoding="utf-8")
+    return folder
+
+
+def test_the_command_writes_json(folder, capsys):
+    arguments = ["--model", str(folder), "--prompt", "the ", "a", "--json_schema", str(folder / "schema.json")]
+    main([*arguments, "--temperature", "2"])
+    texts = capsys.readouterr().out.split("\n---\n")
+    jsonschema.validate(json.loads(texts[0].removeprefix("the ")), SCHEMA)
+    jsonschema.validate(json.loads(texts[1].removeprefix("a")), SCHEMA)
+
+
+def test_the_command_takes_grammars_and_expressions(folder, capsys):
+    main(["--model", str(folder), "--prompt", "the", "--grammar", str(folder / "rules.gbnf")])
+    assert capsys.readouterr().out.strip() in ("theyes", "theno")
+    main(["--model", str(folder), "--prompt", "the", "--regex", "[0-9]{40}", "--max_new_tokens", "9"])
+    output = capsys.readouterr()
+    assert re.fullmatch(r"the\d{9}", output.out.strip())
+    assert "prompt 1 was cut off at max_new_tokens=9" in output.err
+
+
+def test_the_command_names_what_is_wrong(folder, capsys):
+    arguments = ["--model", str(folder), "--prompt", "the"]
+    with pytest.raises(SystemExit, match=r"trine generate: regex='\(' cannot be read"):
+        main([*arguments, "--regex", "("])
+    for given, message in {
+        ("--regex", "a", "--grammar", "b"): "Only one of",
+        ("--json_schema", "missing.json"): "json_schema='missing.json' is not a file",
+    }.items():
+        with pytest.raises(SystemExit):
+            main([*arguments, *given])
+        assert message in capsys.readouterr().err
