@@ -84,7 +84,8 @@ def test_metrics_are_those_of_the_saved_model(folder):
     metrics = json.loads((output / "metrics.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(output)
     corpus = Corpus([folder / "corpus.jsonl"], validation_fraction=0.2, seed=42)
-    blocks, train_tokens = (make_blocks(corpus.documents(part), tokenizer) for part in ("validation", "training"))
+    parts = (list(corpus.texts(part)) for part in ("validation", "training"))  # a record is one piece
+    blocks, train_tokens = (make_blocks(documents, tokenizer) for documents in parts)
     model = AutoModelForCausalLM.from_pretrained(output).eval()
     with torch.no_grad():
         scores = model(input_ids=blocks).logits.log_softmax(-1)[:, :-1].gather(2, blocks[:, 1:, None])
