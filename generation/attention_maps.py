@@ -91,7 +91,7 @@ def read(
 def _encode(tokenizer: PreTrainedTokenizerBase, name: str, text: str, max_length: int) -> list[int]:
     if not text.strip():
         raise ValueError(f"{name}={text!r} is empty.")
-    ids: Any = tokenizer(text if name == "text" else None, text_target=text if name == "target" else None)["input_ids"]
+    ids: Any = tokenizer(**{"text_target" if name == "target" else name: text})["input_ids"]
     if len(ids) > max_length:
         raise ValueError(
             f"{name} has {len(ids)} tokens, more than max_length={max_length}: shorten it, or raise max_length."

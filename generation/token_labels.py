@@ -21,7 +21,7 @@ def token_labels(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list
     pieces = tokenizer.convert_ids_to_tokens(list(ids))
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
     if isinstance(decoder, ByteLevel):
-        pieces = _decode(pieces, decoder)
+        return _decode(pieces, decoder)
     return [piece.translate(SIGNS) for piece in pieces]
 
 
@@ -31,7 +31,7 @@ def _decode(pieces: Sequence[str], decoder: ByteLevel) -> list[str]:
         texts = [decoder.decode([*pieces[start : start + size]]) for size in range(1, LONGEST_CHARACTER + 1)]
         whole = [size for size, text in enumerate(texts, 1) if INCOMPLETE not in text]
         size = min(whole[0] if whole else 1, len(pieces) - start)
-        text = texts[size - 1]
+        text = texts[size - 1].translate(SIGNS)
         labels += [text] if size == 1 else [f"{text} {part}/{size}" for part in range(1, size + 1)]
         start += size
     return labels

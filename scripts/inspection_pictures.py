@@ -1,6 +1,8 @@
 """Pictures of what a model looks at: a panel for each head, in one file a layer."""
 
+import math
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +13,12 @@ from trine.generation.attention_maps import WeightMap
 
 OWN_FONT = "DejaVu Sans"
 PLACEHOLDER = "Last Resort"  # has a box for every sign
-LONGEST_LABEL = 14  # characters
+LONGEST_LABEL = 18  # characters
+WIDEST = 16.0  # inches, of all panels of a row
+CELL = 0.16  # inches, where there is room
+GAP = 0.12  # inches between panels, and GAP + TITLE above one
+TITLE = 0.2
+LETTERS = 6.0  # points
 FONT_ADVICE = (
     "No installed font has {signs}: pictures show boxes in their place (the page does not). On Debian: "
     "apt-get install fonts-noto-cjk."
@@ -28,28 +35,49 @@ def draw_map(item: WeightMap, path: Path, fonts: Sequence[str] = ()) -> None:
 
     heads, rows, columns = item.weights.shape
     across = min(heads, 4)
-    cell = 0.22 if rows <= 40 else 0.12
-    width, height = 1.2 + cell * max(columns, 6), 1.5 + cell * max(rows, 4)
+    down = -(-heads // across)
+    cell = min(CELL, WIDEST / across / columns)
+    size = max(1.4, cell * columns), max(0.8, cell * rows)
+    left, bottom = (GAP + max(map(_width, labels)) for labels in (item.rows, item.columns))
+    shape = left + across * (size[0] + GAP), bottom + down * (size[1] + GAP + TITLE) + 2 * TITLE
     with matplotlib.rc_context({"font.family": [OWN_FONT, *fonts]}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `fonts_for` has said so
-        figure = Figure(figsize=(across * width, -(-heads // across) * height + 0.5), layout="constrained")
-        figure.suptitle(title_of(item))
+        figure = Figure(shape)
+        figure.text(left / shape[0], 1 - GAP / shape[1], title_of(item), va="top", fontsize=10)
         for head in range(heads):
-            axes = figure.add_subplot(-(-heads // across), across, head + 1)
-            _draw_head(axes, item, head, 7 if rows <= 40 else 5)
-        figure.savefig(path, dpi=110, bbox_inches="tight")
+            x = left + head % across * (size[0] + GAP)
+            y = bottom + (down - 1 - head // across) * (size[1] + GAP + TITLE)
+            axes = figure.add_axes((x / shape[0], y / shape[1], size[0] / shape[0], size[1] / shape[1]))
+            _draw_head(axes, item, head)
+            # The tokens are the same for all heads: they are named once a row and once a column of panels.
+            _name_ticks(axes.xaxis, item.columns if head + across >= heads else [], size[0], rotation=90)
+            _name_ticks(axes.yaxis, item.rows if head % across == 0 else [], size[1])
+        figure.savefig(path, dpi=110)
 
 
-def _draw_head(axes: Any, item: WeightMap, head: int, size: int) -> None:
+def _draw_head(axes: Any, item: WeightMap, head: int) -> None:
     weights = item.weights[head].numpy()
     most = float(weights.max())
-    axes.imshow(weights, cmap="Blues", vmin=0, vmax=most or 1, aspect="auto" if len(item.columns) < 6 else "equal")
-    axes.set_title(f"head {head}, up to {most:.2f}" if len(item.weights) > 1 else f"up to {most:.2f}", fontsize=8)
-    axes.set_xticks(range(len(item.columns)), [shorten(text) for text in item.columns], rotation=90, fontsize=size)
-    axes.set_yticks(range(len(item.rows)), [shorten(text) for text in item.rows], fontsize=size)
-    axes.tick_params(length=0)
+    axes.imshow(weights, cmap="Blues", vmin=0, vmax=most or 1, aspect="auto")
+    axes.set_title(
+        f"head {head}, up to {most:.2f}" if len(item.weights) > 1 else f"up to {most:.2f}", fontsize=7, pad=2
+    )
+    axes.tick_params(length=0, pad=2)
     for spine in axes.spines.values():
         spine.set_color("#bbbbbb")
+
+
+def _name_ticks(axis: Any, labels: Sequence[str], size: float, **options: Any) -> None:
+    """As many of the labels as there is room for in `size` inches, evenly."""
+    step = math.ceil(len(labels) * LETTERS * 1.1 / 72 / size)
+    places = range(0, len(labels), max(step, 1))
+    axis.set_ticks(places, [shorten(labels[place]) for place in places], fontsize=LETTERS, **options)
+
+
+def _width(label: str) -> float:
+    """About how many inches a label takes: signs of East Asia are as wide as two others."""
+    units = sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in shorten(label))
+    return units * 0.62 * LETTERS / 72
 
 
 def title_of(item: WeightMap) -> str:
