@@ -19,13 +19,24 @@ from transformers import (
 
 from trine.scripts.arguments import parse_arguments, unknown_name
 from trine.scripts.objectives import OBJECTIVES, CausalObjective
+from trine.scripts.parallel_arguments import ParallelArguments
 from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
 from trine.training.corpus import PARTS, Corpus
 from trine.training.label_smoothing import TrineTrainer
 from trine.training.monitoring import EnergyCallback, ThroughputCallback
+from trine.training.parallelism import (
+    Parallelism,
+    SharedBatchCallback,
+    check_launch,
+    check_model,
+    make_model,
+)
 from trine.training.resuming import check_writable, find_checkpoint, train
+
+
+GO_ON = "Go on with --resume_from_checkpoint last."
 
 
 @dataclass
@@ -44,22 +55,28 @@ class Task:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments, training = parse_arguments(
-        [PretrainArguments, PretrainTrainingArguments], argv, command="pretrain", description=__doc__
+    arguments, parallel, training = parse_arguments(
+        [PretrainArguments, ParallelArguments, PretrainTrainingArguments],
+        argv,
+        command="pretrain",
+        description=__doc__,
     )
-    return 130 if pretrain(arguments, training) is None else 0
+    return 130 if pretrain(arguments, training, parallel) is None else 0
 
 
-def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) -> dict[str, Any] | None:
+def pretrain(
+    arguments: PretrainArguments, training: PretrainTrainingArguments, parallel: Parallelism | None = None
+) -> dict[str, Any] | None:
     """Do the whole job and return the metrics, or None if Ctrl-C ended it. Exits with a message on bad input."""
+    parallel = parallel or Parallelism()
     try:
-        task = prepare(arguments, training)
+        task = prepare(arguments, training, parallel)
     except (ImportError, OSError, ValueError, StrictDataclassError) as error:
         sys.exit(f"trine: {error}")
     interrupt = InterruptCallback()
     # A step of two stacks is no multiple of one number of tokens.
     throughput = ThroughputCallback(None if hasattr(task.model.config, "encoder") else arguments.block_length)
-    callbacks = [ExpertLoadCallback(), interrupt, throughput, *task.energy]
+    callbacks = [SharedBatchCallback(parallel.tp_size), ExpertLoadCallback(), interrupt, throughput, *task.energy]
     trainer = TrineTrainer(
         task.model,
         training,
@@ -74,12 +91,13 @@ def pretrain(arguments: PretrainArguments, training: PretrainTrainingArguments) 
     except OSError as error:
         sys.exit(f"trine: {error}")
     if interrupt.interrupted:
-        print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
+        rest = "Its checkpoint holds the weights." if training.save_only_model else GO_ON
+        print(f"Interrupted at step {trainer.state.global_step}. {rest}")
         return None
     return finish(arguments, task, trainer)
 
 
-def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -> Task:
+def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, parallel: Parallelism) -> Task:
     """Read, split and tokenise the text, and make the model.
 
     Raises:
@@ -88,13 +106,14 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
         StrictDataclassError: a field of the config has the wrong type.
     """
     check_writable(Path(training.output_dir))
+    check_launch(parallel, training)
     energy = [EnergyCallback(arguments.energy_country)] if arguments.energy_country else []
     checkpoint = find_checkpoint(training)
     overrides = parse_overrides(arguments.config_overrides)
     if arguments.objective not in OBJECTIVES:
         raise ValueError(unknown_name("objective", arguments.objective, OBJECTIVES))
     objective = OBJECTIVES[arguments.objective](arguments, training.seed)
-    objective.make_config(**overrides)  # what is wrong here should not wait for the tokenizer
+    check_model(parallel, objective.make_config(**overrides))  # what is wrong should not wait for the tokenizer
     show_progress = not training.disable_tqdm
     with training.main_process_first(desc="reading the text"):  # the others find its tokens
         corpus = Corpus(
@@ -117,7 +136,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments) -
         objective=objective,
         corpus=corpus,
         tokenizer=tokenizer,
-        model=objective.model(config),
+        model=make_model(objective.model, config, parallel, training),
         train_data=train_data,
         validation_data=validation_data,
         collator=objective.make_collator(tokenizer),
