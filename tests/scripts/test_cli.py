@@ -18,7 +18,9 @@ from trine.scripts.instruction_arguments import InstructionArguments, Instructio
 from trine.scripts.lora_arguments import LoraArguments
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.scripts.push_to_hub import PushArguments
-from trine.scripts.train_translator import TranslatorArguments, TranslatorTrainingArguments
+from trine.scripts.text_pair_arguments import PairArguments
+from trine.scripts.train_summarizer import SummarizerArguments, SummarizerTrainingArguments
+from trine.scripts.train_translation import TranslationTrainingArguments
 
 
 SCRIPTS = Path(cli.__file__).parent
@@ -75,6 +77,15 @@ def test_three_ways_to_start(capsys, monkeypatch):
         helps.add(capsys.readouterr().out)
     (text,) = helps
     assert text.startswith("usage: trine train-tokenizer")
+
+
+def test_a_sub_command_may_have_another_name_than_its_script(capsys):
+    assert "inspect" in cli.find_scripts() and "inspect-model" not in cli.find_scripts()
+    shadows = {path.stem for path in SCRIPTS.glob("*.py")} & (sys.stdlib_module_names - {"__init__"})
+    assert not shadows, "beside a script that is run by its path, these would hide the standard library's"
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "--help"])
+    assert capsys.readouterr().out.startswith("usage: trine inspect ")
 
 
 def test_misspelt_sub_command(capsys):
@@ -139,8 +150,14 @@ def test_argument_errors(capsys, argv, message):
 
 
 PRETRAIN = DemoArguments, PretrainTrainingArguments, trine.TrineConfig
-TRANSLATE = TranslatorArguments, TranslatorTrainingArguments, trine.TrineSeq2SeqConfig
-RECIPES = {"demo": PRETRAIN, "pretrain-small": PRETRAIN, "transformer-base": TRANSLATE}
+TRANSLATE = PairArguments, TranslationTrainingArguments, trine.TrineSeq2SeqConfig
+SUMMARIZE = SummarizerArguments, SummarizerTrainingArguments, trine.TrineSeq2SeqConfig
+RECIPES = {
+    "demo": PRETRAIN,
+    "pretrain-small": PRETRAIN,
+    "train-summarizer": SUMMARIZE,
+    "transformer-base": TRANSLATE,
+}
 # Those of commands that begin with a trained model.
 TUNING = {
     "finetune-classifier": (ClassifierArguments, ClassifierTrainingArguments),

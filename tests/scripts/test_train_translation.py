@@ -7,9 +7,9 @@ import pytest
 import yaml
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from trine.scripts import train_translator
+from trine.scripts import train_translation
 from trine.scripts.arguments import RECIPES
-from trine.scripts.train_translator import split_pairs
+from trine.scripts.text_pairs import split_pairs
 
 
 NUMBERS = ["one", "two", "three", "four", "five", "six"]
@@ -30,7 +30,7 @@ def run(folder, output, *argv):
     words += ["--vocab_size", "400", "--validation_pairs", "6", "--samples", "2", "--config_overrides", *SMALL]
     words += ["--max_steps", "4", "--save_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu"]
     words += ["--disable_tqdm", "true", "--max_length", "16", "--output_dir", str(folder / output)]
-    return train_translator.main([*words, *argv])
+    return train_translation.main([*words, *argv])
 
 
 def test_what_a_run_leaves(folder):
@@ -74,7 +74,7 @@ def test_the_recipe_of_2017_is_that_of_the_paper():
     ("argv", "message"),
     [
         (["--files", "absent.jsonl"], "absent.jsonl"),
-        (["--source_field", "fr"], "line 1, is no JSON object with ['fr', 'en']"),
+        (["--source_field", "fr"], "record 1: the field 'fr' is missing from ['de', 'en']"),
         (["--validation_pairs", "36"], "36 pairs leave none to train on beside validation_pairs=36"),
         (["--preset", "transformer-bse"], "transformer-base"),
         (["--output_dir", "{folder}/straight"], "holds checkpoints of another run"),

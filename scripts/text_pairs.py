@@ -1,0 +1,214 @@
+"""What training on pairs of texts has in common, whether they are translations or summaries."""
+
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import (
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
+
+from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
+from trine.generation.text_metrics import describe_scores, score_texts
+from trine.generation.translator import Translator, find_tag
+from trine.scripts.finetuning import read_examples
+from trine.scripts.plots import draw_losses
+from trine.scripts.pretrain_arguments import parse_overrides
+from trine.scripts.text_pair_arguments import PairArguments, PairTrainingArguments
+from trine.tokenization.records import BadRecords
+from trine.training.callbacks import InterruptCallback
+from trine.training.resuming import check_writable, find_checkpoint, train
+from trine.training.scheduled_sampling import ScheduledSamplingTrainer
+
+
+class Pair(NamedTuple):
+    """A text, what is to be made of it, and the language of that, or None."""
+
+    source: str
+    target: str
+    language: str | None = None
+
+
+# What is scored beside the model: texts made of the source alone.
+Baselines = Mapping[str, Callable[[str], str]]
+
+
+@dataclass
+class Task:
+    """All that training needs."""
+
+    train_pairs: list[Pair]
+    validation_pairs: list[Pair]
+    bad_records: int
+    tokenizer: PreTrainedTokenizerBase
+    model: TrineForConditionalGeneration
+    checkpoint: str | None
+
+
+def train_on_pairs(
+    arguments: PairArguments, training: PairTrainingArguments, *, baselines: Baselines | None = None
+) -> int:
+    """Trains, saves, prints samples and scores; returns the status of the process."""
+    try:
+        check_writable(Path(str(training.output_dir)))
+        task = prepare(arguments, training)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        sys.exit(f"trine: {error}")
+    interrupt = InterruptCallback()
+    callbacks: list[TrainerCallback] = [interrupt]
+    if arguments.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    trainer = ScheduledSamplingTrainer(
+        task.model,
+        training,
+        train_dataset=encode(task.train_pairs, task.tokenizer, arguments.max_length),  # pyright: ignore[reportArgumentType] a list
+        eval_dataset=encode(task.validation_pairs, task.tokenizer, arguments.max_length),  # pyright: ignore[reportArgumentType]
+        data_collator=DataCollatorForSeq2Seq(task.tokenizer, model=task.model),
+        processing_class=task.tokenizer,
+        callbacks=callbacks,
+        schedule=arguments.scheduled_sampling,
+    )
+    try:
+        train(trainer, task.checkpoint)
+    except OSError as error:
+        sys.exit(f"trine: {error}")
+    if interrupt.interrupted:
+        print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
+        return 130
+    finish(task, trainer, arguments, baselines or {})
+    return 0
+
+
+def prepare(arguments: PairArguments, training: PairTrainingArguments) -> Task:
+    """Reads and splits the pairs, makes or loads the tokenizer, and makes the model."""
+    if arguments.early_stopping_patience and not training.load_best_model_at_end:
+        raise ValueError(
+            f"early_stopping_patience={arguments.early_stopping_patience} needs --load_best_model_at_end, with "
+            "save_steps that eval_steps divide."
+        )
+    checkpoint = find_checkpoint(training)
+    bad = BadRecords(arguments.skip_bad_records)
+    pairs, others = (read_pairs(files, arguments, bad) for files in (arguments.files, arguments.validation_files))
+    bad.check()
+    train_pairs, validation_pairs = split_pairs(pairs, arguments.validation_pairs, training.seed, others)
+    tokenizer = make_tokenizer(arguments, train_pairs, checkpoint, not training.disable_tqdm)
+    tokenizer.model_max_length = arguments.max_length  # is saved, so that longer texts are known to be too long
+    train_pairs, validation_pairs = (
+        [tag_pair(pair, tokenizer) for pair in part] for part in (train_pairs, validation_pairs)
+    )
+    set_seed(training.seed)
+    model = TrineForConditionalGeneration(make_config(arguments, tokenizer))
+    return Task(train_pairs, validation_pairs, bad.count, tokenizer, model, checkpoint)
+
+
+def read_pairs(files: Sequence[str], arguments: PairArguments, bad: BadRecords) -> list[Pair]:
+    """The pairs of all files."""
+    names = [arguments.source_field, arguments.target_field]
+    names += [arguments.target_language_field] if arguments.target_language_field else []
+    return [Pair(*texts) for texts in read_texts(files, names, bad)] if files else []
+
+
+def read_texts(files: Sequence[str], names: Sequence[str], bad: BadRecords) -> list[tuple[str, ...]]:
+    """The fields of these names of all records. What is wrong with records is added to `bad`, an empty text too.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file of another kind.
+    """
+
+    def read(record: Mapping[str, Any]) -> tuple[str, ...]:
+        if empty := [name for name in names if not record[name].strip()]:
+            raise ValueError(f"the field '{empty[0]}' is empty")
+        return tuple(record[name] for name in names)
+
+    return read_examples(files, dict.fromkeys(names, str), read, bad)
+
+
+def split_pairs(
+    pairs: Sequence[Pair], held_out: int, seed: int, others: Sequence[Pair] = ()
+) -> tuple[list[Pair], list[Pair]]:
+    """Training and validation pairs: drawn from the pairs, or from `others` where there are any.
+
+    A text that is held out is not trained on with another target either.
+    """
+    order, others = list(pairs), list(others)
+    random.Random(seed).shuffle(order)
+    random.Random(seed).shuffle(others)
+    validation = (others or order)[:held_out]
+    sources = {pair[0] for pair in others or validation}
+    train_pairs = [pair for pair in (order if others else order[held_out:]) if pair[0] not in sources]
+    if not train_pairs:
+        beside = "the validation_files" if others else f"validation_pairs={held_out}"
+        raise ValueError(f"{len(pairs)} pairs leave none to train on beside {beside}.")
+    return train_pairs, validation
+
+
+def make_tokenizer(
+    arguments: PairArguments, pairs: Sequence[Pair], checkpoint: str | None, show_progress: bool
+) -> PreTrainedTokenizerBase:
+    if source := checkpoint or arguments.tokenizer:
+        return AutoTokenizer.from_pretrained(source)
+    texts = (text for pair in pairs for text in pair[:2])
+    languages = sorted({pair.language for pair in pairs if pair.language is not None})
+    return train_unigram(texts, arguments.vocab_size, language_tags=languages, show_progress=show_progress)
+
+
+def tag_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Pair:
+    """The pair with the tag of its language, if it has one, before the source."""
+    return pair if pair.language is None else pair._replace(source=find_tag(tokenizer, pair.language) + pair.source)
+
+
+def make_config(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase) -> TrineSeq2SeqConfig:
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    special: dict[str, Any] = {name: getattr(tokenizer, name) for name in names}
+    start = special["pad_token_id"] if special["bos_token_id"] is None else special["bos_token_id"]
+    fields = {"vocab_size": len(tokenizer), **special, "decoder_start_token_id": start}
+    return TrineSeq2SeqConfig.from_preset(arguments.preset, **fields | parse_overrides(arguments.config_overrides))
+
+
+def encode(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, list[int]]]:
+    texts = [[pair.source for pair in pairs], [pair.target for pair in pairs]]
+    sources, targets = (tokenizer(side, truncation=True, max_length=max_length)["input_ids"] for side in texts)
+    return [{"input_ids": source, "labels": target} for source, target in zip(sources, targets, strict=True)]
+
+
+def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArguments, baselines: Baselines) -> None:
+    """Saves the model, the metrics and the picture of the loss; prints samples and, where asked for, scores."""
+    model: Any = task.model
+    vars(model.config).pop("use_cache", None)  # the trainer sets it where the config has no such field
+    metrics: dict[str, Any] = {"loss": trainer.evaluate()["eval_loss"], "parameters": model.num_parameters()}
+    metrics |= {"steps": trainer.state.global_step, "training_pairs": len(task.train_pairs)}
+    metrics |= {"validation_pairs": len(task.validation_pairs), "bad_records": task.bad_records}
+    trainer.save_model()
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(str(trainer.args.output_dir))
+    draw_losses(trainer.state.log_history, {}, folder / "loss.png")
+    translator = Translator(model.eval(), task.tokenizer, language=arguments.language)
+    options = {"truncation": True, "max_new_tokens": arguments.max_length}
+    if shown := task.validation_pairs[: arguments.samples]:
+        for pair, text in zip(shown, translator([pair.source for pair in shown], num_beams=4, **options), strict=True):
+            print(f"\n{pair.source}\n  model:  {text}\n  target: {pair.target}")
+    if arguments.metrics:
+        pairs = task.validation_pairs[: arguments.score_pairs]
+        sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        written = {"model": translator(sources, show_progress=not trainer.args.disable_tqdm, **options)}
+        written |= {name: [baseline(source) for source in sources] for name, baseline in baselines.items()}
+        metrics["scores"] = {
+            name: score_texts(texts, targets, arguments.metrics, arguments.language) for name, texts in written.items()
+        }
+        print(f"\n{len(pairs):,} validation pairs, greedy:\n{describe_scores(metrics['scores'])}")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    smoothing = trainer.label_smoothing
+    print(f"\nValidation loss {metrics['loss']:.3f} nats a token, with label smoothing {smoothing:g}.")

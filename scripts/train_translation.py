@@ -1,0 +1,28 @@
+"""Train an encoder-decoder on pairs of texts, such as sentences and their translations."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trine.scripts.arguments import parse_arguments
+from trine.scripts.text_pair_arguments import PairArguments, PairTrainingArguments
+from trine.scripts.text_pairs import train_on_pairs
+from trine.scripts.trainer_defaults import trainer_default
+
+
+@dataclass
+class TranslationTrainingArguments(PairTrainingArguments):
+    """The trainer's arguments with the usual values for a small translator."""
+
+    output_dir: str = trainer_default("output_dir", "outputs/translator")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments, training = parse_arguments(
+        [PairArguments, TranslationTrainingArguments], argv, command="train-translation", description=__doc__
+    )
+    return train_on_pairs(arguments, training)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
