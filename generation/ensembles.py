@@ -12,9 +12,10 @@ from torch import nn
 from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, Seq2SeqLMOutput
-from transformers.utils.generic import ModelOutput
 
+from ..configuration.patterns import check_choice
 from .ensemble_cache import EnsembleCache
+from .ensemble_encoder import EnsembleEncoder, split_outputs
 
 
 def mix_probabilities(log_probs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -66,8 +67,7 @@ class Ensemble(PreTrainedModel, GenerationMixin):
 
     def __init__(self, members: Sequence[Any], weights: Sequence[float] | None = None, average: str = "probabilities"):
         check_members(members)
-        if average not in AVERAGES:
-            raise ValueError(f"average={average!r} is not one of {list(AVERAGES)}.")
+        check_choice("average", average, AVERAGES)
         super().__init__(_common_config(members))
         self.members = nn.ModuleList(members)
         # Nothing is initialised here, and `post_init`, which does that, is not called: the members are trained.
@@ -177,37 +177,6 @@ class Ensemble(PreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("An ensemble is not saved: save its members, and make it anew from them.")
-
-
-class EnsembleEncoder(nn.Module):
-    """Runs several encoders on the same source."""
-
-    main_input_name = "input_ids"
-
-    def __init__(self, encoders: list[nn.Module]):
-        super().__init__()
-        self.encoders = nn.ModuleList(encoders)
-
-    def forward(self, **kwargs: Any) -> dict[str, Any]:
-        return join_outputs([encoder(**kwargs) for encoder in self.encoders])
-
-
-def join_outputs(outputs: list[ModelOutput]) -> dict[str, Any]:
-    """All outputs in one dictionary, flat, as `generate` repeats its tensors for beams and moves them to devices."""
-    joined: dict[str, Any] = {"kinds": [type(output) for output in outputs]}
-    for index, output in enumerate(outputs):
-        joined |= {f"{index}.{name}": value for name, value in output.items()}
-    return joined
-
-
-def split_outputs(joined: dict[str, Any]) -> list[Any]:
-    """What was joined."""
-    parts: list[dict[str, Any]] = [{} for _ in joined["kinds"]]
-    for key, value in joined.items():
-        index, _, name = key.partition(".")
-        if name:
-            parts[int(index)][name] = value
-    return [kind(**part) for kind, part in zip(joined["kinds"], parts, strict=True)]
 
 
 def check_members(members: Sequence[Any]) -> None:
