@@ -91,7 +91,8 @@ def read(
 def _encode(tokenizer: PreTrainedTokenizerBase, name: str, text: str, max_length: int) -> list[int]:
     if not text.strip():
         raise ValueError(f"{name}={text!r} is empty.")
-    ids: Any = tokenizer(**{"text_target" if name == "target" else name: text})["input_ids"]
+    texts: dict[str, Any] = {"text_target" if name == "target" else name: text}
+    ids: Any = tokenizer(**texts)["input_ids"]
     if len(ids) > max_length:
         raise ValueError(
             f"{name} has {len(ids)} tokens, more than max_length={max_length}: shorten it, or raise max_length."
@@ -182,8 +183,8 @@ def choose_layers(sites: list, layers: Sequence[int] | None) -> list:
 
 @torch.no_grad()
 def run(model: PreTrainedModel, inputs: dict[str, torch.Tensor], modules: Iterable[nn.Module]) -> list[Any]:
-    """What each module returns in one forward pass, in their order."""
-    modules, outputs = list(modules), {}
+    """What each module returns in one forward pass in evaluation mode, in their order."""
+    modules, outputs, training = list(modules), {}, model.training
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         outputs[module] = output
@@ -194,6 +195,7 @@ def run(model: PreTrainedModel, inputs: dict[str, torch.Tensor], modules: Iterab
     finally:
         for handle in handles:
             handle.remove()
+        model.train(training)
     return [outputs[module] for module in modules]
 
 

@@ -84,6 +84,8 @@ def read_records(arguments: InspectArguments) -> Records:
     bad = BadRecords()
     records = read_tagged(arguments, arguments.tagged, bad)  # pyright: ignore[reportArgumentType] it has both names
     bad.check()
+    if not records:
+        raise ValueError(f"tagged={arguments.tagged} holds no records.")
     kept = records[: arguments.tagged_records or None]
     print(f"{len(kept):,} of {len(records):,} tagged records are read.")
     return [*kept]
@@ -96,8 +98,9 @@ def load(arguments: InspectArguments) -> tuple[Any, Any]:
         ValueError: An encoder-decoder has no head to generate with, and there is no target.
     """
     config = AutoConfig.from_pretrained(arguments.model)
-    for part in (config, getattr(config, "encoder", None), getattr(config, "decoder", None)):
-        if getattr(part, "simplicial_backend", None) is not None:
+    parts: list[Any] = [config, getattr(config, "encoder", None), getattr(config, "decoder", None)]
+    for part in parts:
+        if hasattr(part, "simplicial_backend"):
             part.simplicial_backend = "eager"  # all backends compute the same; this one tells the weights
     generates = config.is_encoder_decoder and arguments.text is not None and arguments.target is None
     auto_class: Any = AutoModelForSeq2SeqLM if generates else AutoModel

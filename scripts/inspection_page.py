@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from trine.generation.attention_maps import CROSS_ATTENTION, SECOND_KEYS, WeightMap
 
 
@@ -41,6 +39,6 @@ def views_of(maps: Sequence[WeightMap]) -> list[dict[str, Any]]:
         labels = {"captions": captions, "rows": item.rows, "columns": item.columns}
         view = views.setdefault(item.name, {"name": item.name, **labels, "layers": []})
         layer = {"layer": item.layer, "kind": item.kind, "heads": len(item.weights)}
-        numbers = item.weights.numpy().astype("<f4")
-        view["layers"].append({**layer, "weights": base64.b64encode(np.ascontiguousarray(numbers)).decode()})
+        numbers = item.weights.numpy().astype("<f4").tobytes()
+        view["layers"].append({**layer, "weights": base64.b64encode(numbers).decode()})
     return list(views.values())

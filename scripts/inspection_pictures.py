@@ -12,7 +12,6 @@ from trine.generation.attention_maps import WeightMap
 
 
 OWN_FONT = "DejaVu Sans"
-PLACEHOLDER = "Last Resort"  # has a box for every sign
 LONGEST_LABEL = 18  # characters
 WIDEST = 16.0  # inches, of all panels of a row
 CELL = 0.16  # inches, where there is room
@@ -20,8 +19,8 @@ GAP = 0.12  # inches between panels, and GAP + TITLE above one
 TITLE = 0.2
 LETTERS = 6.0  # points
 FONT_ADVICE = (
-    "No installed font has {signs}: pictures show boxes in their place (the page does not). On Debian: "
-    "apt-get install fonts-noto-cjk."
+    "No installed font has {signs}: pictures show boxes in their place (the page has the fonts of the browser). "
+    "For Chinese, on Debian: apt-get install fonts-noto-cjk."
 )
 
 
@@ -39,11 +38,13 @@ def draw_map(item: WeightMap, path: Path, fonts: Sequence[str] = ()) -> None:
     cell = min(CELL, WIDEST / across / columns)
     size = max(1.4, cell * columns), max(0.8, cell * rows)
     left, bottom = (GAP + max(map(_width, labels)) for labels in (item.rows, item.columns))
-    shape = left + across * (size[0] + GAP), bottom + down * (size[1] + GAP + TITLE) + 2 * TITLE
+    title = title_of(item)
+    width = max(left + across * (size[0] + GAP), 2 * GAP + 0.09 * len(title))
+    shape = width, bottom + down * (size[1] + GAP + TITLE) + TITLE
     with matplotlib.rc_context({"font.family": [OWN_FONT, *fonts]}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `fonts_for` has said so
         figure = Figure(shape)
-        figure.text(left / shape[0], 1 - GAP / shape[1], title_of(item), va="top", fontsize=10)
+        figure.text(GAP / shape[0], 1 - GAP / 2 / shape[1], title, va="top", fontsize=9)
         for head in range(heads):
             x = left + head % across * (size[0] + GAP)
             y = bottom + (down - 1 - head // across) * (size[1] + GAP + TITLE)
@@ -104,15 +105,15 @@ def fonts_for(labels: Iterable[str]) -> list[str]:
     missing = {ord(sign) for label in labels for sign in shorten(label)}
     missing -= FT2Font(font_manager.findfont(OWN_FONT)).get_charmap().keys()
     names = []
-    for entry in font_manager.fontManager.ttflist if missing else []:
-        if entry.name.startswith(PLACEHOLDER):
-            continue
+    for path in sorted(font_manager.findSystemFonts()) if missing else []:
         try:
-            found = missing & FT2Font(entry.fname).get_charmap().keys()
-        except (OSError, RuntimeError):  # a file that is no longer there, or no font
+            font = FT2Font(path)
+            found = missing & font.get_charmap().keys()
+        except (OSError, RuntimeError):  # no font that matplotlib reads
             continue
-        if found and entry.name not in names:
-            names.append(entry.name)
+        if found:
+            font_manager.fontManager.addfont(path)  # its list may be older than the font
+            names.append(font.family_name)
             missing -= found
     if missing:
         warnings.warn(FONT_ADVICE.format(signs=_signs(missing)), stacklevel=2)

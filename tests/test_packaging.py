@@ -44,7 +44,7 @@ def package_files() -> set[str]:
     folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in NOT_IN_THE_PACKAGE]
     code = [path for folder in folders if folder.name[0] != "." for path in folder.rglob("*.py")]
     recipes = [path for path in (ROOT / "scripts" / "recipes").rglob("*") if path.suffix in (".yaml", ".json")]
-    data = [ROOT / "py.typed", *recipes]
+    data = [ROOT / "py.typed", *recipes, *(ROOT / "scripts" / "templates").glob("*.html")]
     return {f"trine/{path.relative_to(ROOT).as_posix()}" for path in [*ROOT.glob("*.py"), *code, *data]}
 
 

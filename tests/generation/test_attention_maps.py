@@ -49,7 +49,9 @@ def test_one_stack(head):
     for item, expected in zip(first + second, (*outputs.attentions, *outputs.second_attentions), strict=True):
         assert item.rows == item.columns == [f"s{i}" for i in range(9)]
         assert torch.equal(item.weights, expected[0].float())
+    model.train()
     some = attention_maps(model, reading_of(input_ids=ids), layers=[3, 0])
+    assert all(module.training for module in model.modules())
     assert [(item.layer, item.name) for item in some] == [(0, first[0].name), (3, first[0].name), (3, second[0].name)]
 
 
