@@ -1,0 +1,122 @@
+"""`trine pretrain` in two processes under torchrun gives the model of one process, in an ordinary folder."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trine.scripts import pretrain
+
+
+OPTIONS = """
+vocab_size: 280
+block_length: 32
+validation_fraction: 0.2
+config_overrides: {hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2,
+  intermediate_size: 16, mlp_layer_types: "dense, sparse", num_experts: 4, router_type: sigmoid,
+  router_aux_loss_coef: 0.0, tie_word_embeddings: false}
+max_steps: 4
+adam_epsilon: 1e-3  # a smaller one turns rounding of tiny gradients into steps of full length
+per_device_eval_batch_size: 1
+logging_steps: 1
+eval_strategy: "no"
+save_steps: 2
+save_only_model: true
+baselines: false
+disable_tqdm: true
+use_cpu: true
+"""
+ONE = ["--per_device_train_batch_size", "4"]
+WAYS = {
+    "tensor and experts": ["--tp_size", "2", "--ep_size", "2", "--per_device_train_batch_size", "4"],
+    "sharded": ["--fsdp_size", "2", "--per_device_train_batch_size", "2"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    texts = [f"Line {n % 7}: the {word} is at number {n}.\n" * 3 for n in range(40) for word in ("reader", "writer")]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    recipe = f"files: [{folder / 'corpus.jsonl'}]\ncache_dir: {folder / 'cache'}\n"
+    (folder / "recipe.yaml").write_text(OPTIONS + recipe)
+    assert pretrain.main([*argv(folder, "one"), *ONE]) == 0
+    return folder
+
+
+def argv(folder, output):
+    return ["--recipe", str(folder / "recipe.yaml"), "--output_dir", str(folder / output)]
+
+
+def torchrun(folder, output, *options):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += ["-m", "trine.scripts.cli", "pretrain", *argv(folder, output), "--ddp_backend", "gloo", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def history(folder, output, name):
+    rows = json.loads((folder / output / "trainer_state.json").read_text())["log_history"]
+    return torch.tensor([row[name] for row in rows if name in row])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_do_what_one_does(folder, way):
+    done = torchrun(folder, way, *WAYS[way])
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("loss", "num_input_tokens_seen"):
+        assert len(history(folder, way, name)) >= 4
+        torch.testing.assert_close(history(folder, way, name), history(folder, "one", name), rtol=1e-5, atol=1e-5)
+    expected, actual = (json.loads((folder / output / "metrics.json").read_text()) for output in ("one", way))
+    assert actual["parameters"] == expected["parameters"]
+    if way != "sharded":  # there the trainer evaluates some rows twice, to fill the last batch
+        assert actual["loss"]["model"] == pytest.approx(expected["loss"]["model"], rel=1e-5)
+    weights, trained = (load_file(folder / output / "model.safetensors") for output in ("one", way))
+    assert trained.keys() == weights.keys()
+    for name, weight in weights.items():
+        torch.testing.assert_close(trained[name], weight, rtol=1e-4, atol=2e-6, msg=name)
+
+    config = (json.loads((folder / output / "config.json").read_text()) for output in ("one", way))
+    assert next(config) == next(config)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(folder / way)("Line 3: the reader")["input_ids"]])
+    models = (AutoModelForCausalLM.from_pretrained(folder / output).eval() for output in ("one", way))
+    one, two = (model(ids).logits for model in models)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    assert (folder / way / "checkpoint-2" / "model.safetensors").is_file()
+    assert not (folder / way / "checkpoint-2" / "optimizer.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--tp_size", "2"], "tp_size=2: tp_size * fsdp_size=2 must be the number of processes, which is 1."),
+        (["--ep_size", "2"], "ep_size=2 must be a multiple of tp_size=1 and divide the number of processes"),
+    ],
+)
+def test_what_one_process_cannot_do(folder, options, message):
+    with pytest.raises(SystemExit) as error:
+        pretrain.main([*argv(folder, "refused"), *options])
+    assert str(error.value).startswith(f"trine: {message}")
+
+
+def test_tied_embeddings_are_refused_before_anything_is_read(folder, monkeypatch):
+    monkeypatch.setattr(pretrain, "check_launch", lambda *args: None)  # as if torchrun had started two
+    options = ["--fsdp_size", "2", "--config_overrides", "tie_word_embeddings=true", "--files", "nowhere.txt"]
+    with pytest.raises(SystemExit, match="trine: tie_word_embeddings=True with fsdp_size=2"):
+        pretrain.main([*argv(folder, "refused"), *options])
+
+
+def test_an_interrupted_run_that_saves_no_optimizer_promises_no_resuming(folder, monkeypatch, capsys):
+    class Interrupted(pretrain.InterruptCallback):
+        def on_step_begin(self, *args, **kwargs):
+            self.interrupted = True
+
+    monkeypatch.setattr(pretrain, "InterruptCallback", Interrupted)
+    assert pretrain.main([*argv(folder, "interrupted"), *ONE]) == 130
+    assert "step 1. Its checkpoint holds the weights." in capsys.readouterr().out
