@@ -16,6 +16,7 @@ class AttentionKind:
     cost: str  # arithmetic cost of one layer at sequence length n
     flash: bool  # whether the library's flash attention functions serve it, or it needs none
     has_pair_scores: bool  # whether it scores each pair of tokens, so that a position bias and dropout can act on that
+    paged: bool  # whether continuous batching serves it: the library's paged cache holds its layers
     source: str
 
 
@@ -34,6 +35,7 @@ class PositionKind:
     """One way in which a layer knows where its tokens are."""
 
     flash: bool
+    paged: bool  # whether it needs no more than the position of each token, so that requests can share one row
     source: str
 
 
@@ -52,9 +54,15 @@ class RouterKind:
 
 
 ATTENTION_KINDS = {
-    "full": AttentionKind("full_attention", None, "O(n²)", True, True, "Vaswani et al. 2017, arXiv 1706.03762"),
+    "full": AttentionKind("full_attention", None, "O(n²)", True, True, True, "Vaswani et al. 2017, arXiv 1706.03762"),
     "sliding": AttentionKind(
-        "sliding_attention", "sliding_window", "O(n · window)", True, True, "Beltagy et al. 2020, arXiv 2004.05150"
+        "sliding_attention",
+        "sliding_window",
+        "O(n · window)",
+        True,
+        True,
+        True,
+        "Beltagy et al. 2020, arXiv 2004.05150",
     ),
     "chunked": AttentionKind(
         "chunked_attention",
@@ -62,6 +70,7 @@ ATTENTION_KINDS = {
         "O(n · chunk)",
         False,
         True,
+        False,
         "Llama 4 (Meta 2025), block-local attention",
     ),
     "simplicial": AttentionKind(
@@ -69,6 +78,7 @@ ATTENTION_KINDS = {
         "simplicial_window",
         "O(n · window · second window)",
         True,
+        False,
         False,
         "Clift et al. 2019, arXiv 1909.00668; windows: Roy et al. 2025, arXiv 2507.02754",
     ),
@@ -81,11 +91,11 @@ TRILINEAR_KINDS = {
 }
 
 POSITION_KINDS = {
-    "sinusoidal": PositionKind(True, "Vaswani et al. 2017, arXiv 1706.03762, section 3.5"),
-    "learned": PositionKind(True, "Devlin et al. 2018, arXiv 1810.04805"),
-    "rope": PositionKind(True, "Su et al. 2021, arXiv 2104.09864"),
-    "relative": PositionKind(False, "Raffel et al. 2019, T5, arXiv 1910.10683"),
-    "none": PositionKind(True, "Haviv et al. 2022, arXiv 2203.16634"),
+    "sinusoidal": PositionKind(True, True, "Vaswani et al. 2017, arXiv 1706.03762, section 3.5"),
+    "learned": PositionKind(True, True, "Devlin et al. 2018, arXiv 1810.04805"),
+    "rope": PositionKind(True, True, "Su et al. 2021, arXiv 2104.09864"),
+    "relative": PositionKind(False, False, "Raffel et al. 2019, T5, arXiv 1910.10683"),
+    "none": PositionKind(True, True, "Haviv et al. 2022, arXiv 2203.16634"),
 }
 
 FEED_FORWARD_KINDS = {

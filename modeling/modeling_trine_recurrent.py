@@ -15,6 +15,7 @@ from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
+from .continuous_batching import CheckedContinuousBatching
 from .losses import chunked_lm_loss, is_plain_head, shift_right, smoothed_loss
 from .modeling_trine_recurrent_stacks import (
     TrineRecurrentDecoder,
@@ -103,7 +104,9 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
         )
 
 
-class TrineRecurrentForConditionalGeneration(TrineRecurrentPreTrainedModel, GenerationMixin):
+class TrineRecurrentForConditionalGeneration(
+    TrineRecurrentPreTrainedModel, CheckedContinuousBatching, GenerationMixin
+):
     """Predicts the next token of the target.
 
     `generate` keeps the decoder's state in a `TrineRecurrentCache`. Assisted decoding is an error, because a state

@@ -57,6 +57,35 @@ CASES = {
         lambda: run([1] * 97, position_type="learned"),
         "position_ids hold values from 0 to 96, but max_position_embeddings=96 allows 0 to 95.",
     ),
+    "paged simplicial": (
+        lambda: tiny_model(attention_types="full, simplicial").generate_batch([[3]]),
+        "attention_types[1]='simplicial' is not one of ['full', 'sliding'], which continuous batching serves; "
+        "use generate.",
+    ),
+    "paged chunked": (
+        lambda: tiny_model(attention_types="chunked").init_continuous_batching(),
+        "attention_types[0]='chunked' is not one of ['full', 'sliding'], which continuous batching serves; "
+        "use generate.",
+    ),
+    "paged relative positions": (
+        lambda: tiny_model(position_type="relative").generate_batch([[3]]),
+        "position_type='relative' is not one of ['sinusoidal', 'learned', 'rope', 'none'], which continuous batching "
+        "serves; use generate.",
+    ),
+    "paged rope by length": (
+        lambda: tiny_model(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}).generate_batch(
+            [[3]]
+        ),
+        "rope_parameters['rope_type']='dynamic' is one of ['dynamic', 'longrope']: its frequencies follow the longest "
+        "sequence, so that requests served together would change each other; use generate.",
+    ),
+    "paged encoder-decoder": (
+        lambda: TrineForConditionalGeneration(
+            TrineSeq2SeqConfig(encoder={**SIZES}, decoder={**SIZES}, decoder_start_token_id=0)
+        ).generate_batch([[3]]),
+        "Continuous batching serves decoders without cross-attention, but model_type='trine_seq2seq' has "
+        "is_encoder_decoder=True, add_cross_attention=None; use generate.",
+    ),
     "no input": (lambda: tiny_model()(), "Exactly one of input_ids and inputs_embeds must be given."),
     "two inputs": (
         lambda: tiny_model()(random_ids(1, 2), inputs_embeds=torch.zeros(1, 2, 32, dtype=torch.float64)),

@@ -1,0 +1,50 @@
+"""Which models continuous batching serves: those whose layers the library's paged cache can hold."""
+
+from typing import Any
+
+from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
+
+
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")  # whose frequencies follow the longest sequence of a batch
+
+
+class CheckedContinuousBatching:
+    """Stands before the library's `GenerationMixin` among the bases of a class: checks before a manager is made."""
+
+    def init_continuous_batching(self, *args, **kwargs) -> Any:
+        """The library's manager of continuous batching, behind `generate_batch` and `transformers serve`."""
+        check_continuous_batching(self.config)  # pyright: ignore[reportAttributeAccessIssue] of the model
+        return super().init_continuous_batching(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] likewise
+
+
+def check_continuous_batching(config: Any) -> None:
+    """Refuses a model that continuous batching would not serve, or not with the outputs of `generate`.
+
+    Raises:
+        ValueError: The model is not a decoder by itself, or one of its kinds does not fit, with what does.
+    """
+    if config.is_encoder_decoder or config.add_cross_attention:
+        raise ValueError(
+            "Continuous batching serves decoders without cross-attention, but "
+            f"model_type='{config.model_type}' has is_encoder_decoder={config.is_encoder_decoder}, "
+            f"add_cross_attention={getattr(config, 'add_cross_attention', None)}; use generate."
+        )
+    layers = [kind for kind, row in ATTENTION_KINDS.items() if row.paged]
+    for index, kind in enumerate(config.attention_types):
+        if kind not in layers:
+            raise ValueError(
+                f"attention_types[{index}]='{kind}' is not one of {layers}, which continuous batching serves; "
+                "use generate."
+            )
+    positions = [kind for kind, row in POSITION_KINDS.items() if row.paged]
+    if config.position_type not in positions:
+        raise ValueError(
+            f"position_type='{config.position_type}' is not one of {positions}, which continuous batching serves; "
+            "use generate."
+        )
+    rope_type = (config.rope_parameters or {}).get("rope_type")
+    if config.position_type == "rope" and rope_type in LENGTH_DEPENDENT_ROPE:
+        raise ValueError(
+            f"rope_parameters['rope_type']='{rope_type}' is one of {list(LENGTH_DEPENDENT_ROPE)}: its frequencies "
+            "follow the longest sequence, so that requests served together would change each other; use generate."
+        )

@@ -1,0 +1,73 @@
+"""Continuous batching gives what `generate` gives, request by request, for every layer that it serves."""
+
+import pytest
+import torch
+from tiny import SPARSE, random_ids, tiny_model
+from transformers import ContinuousBatchingConfig, GenerationConfig
+
+from trine import TrineRecurrentConfig, TrineRecurrentForConditionalGeneration
+
+
+SETTINGS = {"page_size": 4, "num_blocks": 96, "max_batch_tokens": 48}
+CASES = {
+    "full": {},
+    "sliding": {"attention_types": "sliding", "sliding_window": 5},
+    "mixed": {"num_hidden_layers": 3, "attention_types": "sliding, full, sliding", "sliding_window": 6},
+    "learned": {"position_type": "learned"},
+    "sinusoidal, post-norm": {"position_type": "sinusoidal", "norm_position": "post"},
+    "no positions": {"position_type": "none"},
+    "experts": SPARSE,
+}
+# One token, around a page and the windows, and more than a batch holds: that prompt is read in parts.
+LENGTHS = (1, 3, 4, 5, 9, 17, 60)
+
+
+def expected_of(model, prompts: list[list[int]], settings: GenerationConfig) -> list[list[int]]:
+    return [
+        model.generate(torch.tensor([prompt]), generation_config=settings)[0, len(prompt) :].tolist()
+        for prompt in prompts
+    ]
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@pytest.mark.parametrize("case", CASES)
+def test_it_equals_generate(case, attn):
+    """With fewer places than requests, so that some begin when others end."""
+    model = tiny_model(dtype=torch.float32, attn=attn, scale=2.0, **CASES[case])
+    prompts = [random_ids(length, seed=length).tolist() for length in LENGTHS]
+    settings = GenerationConfig(max_new_tokens=14, do_sample=False, eos_token_id=5, pad_token_id=0)
+    outputs = model.generate_batch(
+        prompts,
+        generation_config=settings,
+        continuous_batching_config=ContinuousBatchingConfig(**SETTINGS, max_requests_per_batch=4),
+    )
+    assert [output.generated_tokens for output in outputs.values()] == expected_of(model, prompts, settings)
+    assert all(output.error is None for output in outputs.values())
+    assert model.config._attn_implementation == attn, "it is as before"
+
+
+def test_requests_share_a_prefix_and_ask_for_different_lengths():
+    model = tiny_model(dtype=torch.float32, attn="sdpa", scale=2.0)
+    prefix = random_ids(11).tolist()
+    requests = [(prefix + random_ids(length, seed=length).tolist(), 3 * length) for length in (1, 2, 5)]
+    settings = GenerationConfig(max_new_tokens=1, do_sample=False, eos_token_id=-1)
+    with model.continuous_batching_context_manager(
+        generation_config=settings, continuous_batching_config=ContinuousBatchingConfig(**SETTINGS)
+    ) as manager:
+        names = [manager.add_request(prompt, max_new_tokens=length) for prompt, length in requests]
+        done = {}
+        while len(done) < len(requests):
+            result = manager.get_result(timeout=10)
+            assert result is not None
+            done[result.request_id] = result.generated_tokens
+    for name, (prompt, length) in zip(names, requests, strict=True):
+        one = GenerationConfig(max_new_tokens=length, do_sample=False, pad_token_id=0)
+        assert done[name] == expected_of(model, [prompt], one)[0]
+        assert len(done[name]) == length
+
+
+def test_recurrent_models_are_refused():
+    """The other refusals stand among the errors of the models, in tests/modeling/test_errors.py."""
+    model = TrineRecurrentForConditionalGeneration(TrineRecurrentConfig(vocab_size=61, hidden_size=8))
+    with pytest.raises(ValueError, match="model_type='trine_recurrent' has is_encoder_decoder=True"):
+        model.generate_batch([[3, 4]])
