@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, Seq2SeqLMOutput
 
 from ..configuration.patterns import check_choice
+from ..modeling.generation_checks import CheckedGeneration
 from .ensemble_cache import EnsembleCache
 from .ensemble_encoder import EnsembleEncoder, split_outputs
 
@@ -40,7 +41,7 @@ class EnsembleConfig(PreTrainedConfig):
     max_position_embeddings: int | None = None
 
 
-class Ensemble(PreTrainedModel, GenerationMixin):
+class Ensemble(PreTrainedModel, CheckedGeneration, GenerationMixin):
     """Several trained models as one: the probability of the next token is the mean of theirs.
 
     `Ensemble([first, second]).generate(...)` takes what `generate` of a member takes: greedy search, sampling, beams,
@@ -150,6 +151,15 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         means = [layers[-1].mean(dim=1, keepdim=True) for layers in attentions]
         return (sum(weight * mean for weight, mean in zip(self.weights, means, strict=True)),)  # pyright: ignore[reportReturnType] a tensor
 
+    def position_limits(self) -> tuple[int | None, int | None]:
+        """Those of the member that has the fewest."""
+        members: Any = self.members
+        pairs = [member.position_limits() for member in members if hasattr(member, "position_limits")]
+        source, target = [
+            min((pair[side] for pair in pairs if pair[side] is not None), default=None) for side in (0, 1)
+        ]
+        return source, target
+
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """All encoders as one module."""
         members: Any = self.members
@@ -163,13 +173,14 @@ class Ensemble(PreTrainedModel, GenerationMixin):
         self, generation_config, model_kwargs: dict, generation_mode, batch_size: int, max_cache_length: int
     ) -> None:
         """Lets each member make its own. Those that make none before their first pass have None."""
+        self.check_target_length(generation_config, model_kwargs, max_cache_length)
         if model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False:
             return
         caches = []
         for member, states in zip(
             self.members, self.split_encoder_outputs(model_kwargs.get("encoder_outputs")), strict=True
         ):
-            own: dict[str, Any] = {"encoder_outputs": states}
+            own = {**model_kwargs, "encoder_outputs": states}
             settings = (generation_config, own, generation_mode, batch_size, max_cache_length)
             member._prepare_cache_for_generation(*settings)  # pyright: ignore[reportCallIssue] the mixin's
             caches.append(own.get("past_key_values"))

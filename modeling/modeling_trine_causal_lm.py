@@ -10,6 +10,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
 from .continuous_batching import CheckedContinuousBatching
+from .generation_checks import CheckedGeneration
 from .losses import chunked_lm_loss, is_plain_head, next_token_targets, smoothed_loss
 from .masks import make_masks, make_position_ids
 from .modeling_trine import TrineModel
@@ -17,7 +18,7 @@ from .modeling_trine_heads import TrineHead
 from .outputs import TrineCausalLMOutput
 
 
-class TrineForCausalLM(TrineHead, CheckedContinuousBatching, GenerationMixin):
+class TrineForCausalLM(TrineHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin):
     """A decoder that predicts the next token.
 
     Args:

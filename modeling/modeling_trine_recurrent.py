@@ -16,6 +16,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .continuous_batching import CheckedContinuousBatching
+from .generation_checks import CheckedGeneration
 from .losses import chunked_lm_loss, is_plain_head, shift_right, smoothed_loss
 from .modeling_trine_recurrent_stacks import (
     TrineRecurrentDecoder,
@@ -105,7 +106,7 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
 
 
 class TrineRecurrentForConditionalGeneration(
-    TrineRecurrentPreTrainedModel, CheckedContinuousBatching, GenerationMixin
+    TrineRecurrentPreTrainedModel, CheckedGeneration, CheckedContinuousBatching, GenerationMixin
 ):
     """Predicts the next token of the target.
 

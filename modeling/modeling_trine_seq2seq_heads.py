@@ -10,6 +10,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .continuous_batching import CheckedContinuousBatching
+from .generation_checks import CheckedGeneration
 from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss, shift_right, smoothed_loss
 from .masks import make_masks, make_position_ids
 from .modeling_trine_causal_lm import select_positions
@@ -68,7 +69,7 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
         return loss, sum(aux_loss for aux_loss, _ in losses) / len(losses)  # pyright: ignore[reportReturnType] a tensor
 
 
-class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedContinuousBatching, GenerationMixin):
+class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin):
     """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.
 
     Args:

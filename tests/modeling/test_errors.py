@@ -7,7 +7,8 @@ import torch
 from messages import unseen
 from recurrent_errors import model_errors
 from tiny import GPT2, SIZES, random_ids, tiny_config, tiny_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
+from translators import tiny_translator
 
 from trine import (
     TrineForCausalLM,
@@ -47,7 +48,84 @@ def triton_on(query: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     )
 
 
+def generate(model, ids=None, **settings):
+    settings = {"max_new_tokens": 4, "pad_token_id": 0, **settings}
+    return model.generate(random_ids(1, 5) if ids is None else ids, **settings)
+
+
+# Every class that generates, as each has the checks of its own.
+GENERATORS = {
+    "decoder": tiny_model,
+    "encoder-decoder": tiny_translator,
+    "recurrent": lambda: tiny_translator("recurrent"),
+}
+# Settings to the message about them.
+BAD_SETTINGS = {
+    "num_beams=0": ({"num_beams": 0}, "num_beams=0 must be a whole number of at least 1; 1 is no beam search."),
+    "num_beams=2.5": ({"num_beams": 2.5}, "num_beams=2.5 must be a whole number of at least 1; 1 is no beam search."),
+    "temperature=0": (
+        {"do_sample": True, "temperature": 0.0},
+        "temperature=0.0 must be above 0; do_sample=False always takes the best token.",
+    ),
+    "temperature=nan": (
+        {"do_sample": True, "temperature": float("nan")},
+        "temperature=nan must be above 0; do_sample=False always takes the best token.",
+    ),
+    "top_p=0": (
+        {"do_sample": True, "top_p": 0.0},
+        "top_p=0.0 must be above 0 and at most 1; 1 keeps every token.",
+    ),
+    "top_p=1.5": (
+        {"do_sample": True, "top_p": 1.5},
+        "top_p=1.5 must be above 0 and at most 1; 1 keeps every token.",
+    ),
+    "top_k=62": (
+        {"do_sample": True, "top_k": 62},
+        "top_k=62 must be a whole number from 0 to vocab_size=61; 0 keeps every token.",
+    ),
+    "top_k=-1": (
+        {"do_sample": True, "top_k": -1},
+        "top_k=-1 must be a whole number from 0 to vocab_size=61; 0 keeps every token.",
+    ),
+    "top_k in a config": (
+        {"generation_config": GenerationConfig(do_sample=True, top_k=99)},
+        "top_k=99 must be a whole number from 0 to vocab_size=61; 0 keeps every token.",
+    ),
+    "empty": (
+        {"ids": torch.zeros(1, 0, dtype=torch.long)},
+        "input_ids has shape (1, 0), but must be (batch, length) with one token at least. An empty text can be begun ",
+    ),
+    "no row": (
+        {"ids": torch.zeros(0, 4, dtype=torch.long)},
+        "input_ids has shape (0, 4), but must be (batch, length)",
+    ),
+    "a vector": ({"ids": random_ids(4)}, "input_ids has shape (4,), but must be (batch, length) with one token at"),
+    "an empty row": (
+        {"ids": random_ids(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])},
+        "attention_mask[1] has no token. An empty text can be begun with bos_token_id.",
+    ),
+}
+
+
 CASES = {
+    **{
+        f"{generator}, {name}": (lambda make=make, settings=settings: generate(make(), **settings), message)
+        for generator, make in GENERATORS.items()
+        for name, (settings, message) in BAD_SETTINGS.items()
+    },
+    "a long prompt": (
+        lambda: generate(tiny_model(**GPT2), random_ids(1, 93), max_new_tokens=5),
+        "max_length=98, of input and output, reaches position 96, but max_position_embeddings=96 allows 0 to 95. "
+        "Shorten the input, or lower max_new_tokens or max_length.",
+    ),
+    "a long target": (
+        lambda: generate(tiny_translator(position_type="learned"), max_new_tokens=97),
+        "max_length=98, of input and output, reaches position 96, but max_position_embeddings=96 allows 0 to 95. ",
+    ),
+    "a long source": (
+        lambda: generate(tiny_translator(position_type="learned"), random_ids(1, 97)),
+        "The source reaches position 96, but max_position_embeddings=96 allows 0 to 95. Shorten it.",
+    ),
     "beyond the vocabulary": (
         lambda: run([3, 61]),
         "input_ids hold values from 3 to 61, but vocab_size=61 allows 0 to 60.",
@@ -186,10 +264,53 @@ def test_bad_input_is_named(case):
     assert message_of(case).startswith(CASES[case][1])
 
 
-def test_learned_positions_end_during_generation():
-    model = tiny_model(**GPT2)
-    with pytest.raises(ValueError, match="max_position_embeddings=96 allows 0 to 95"):
-        model.generate(random_ids(1, 90), max_new_tokens=20, do_sample=False, pad_token_id=0)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_learned_positions_serve_to_the_last(use_cache):
+    """The last token is never read. Padding takes no position."""
+    model, settings = tiny_model(**GPT2), {"max_new_tokens": 7, "do_sample": False, "use_cache": use_cache}
+    ids, mask = random_ids(1, 90), torch.ones(1, 90, dtype=torch.long)
+    alone = generate(model, ids, **settings)
+    padded = generate(
+        model,
+        torch.nn.functional.pad(ids, (6, 0), value=3),
+        attention_mask=torch.nn.functional.pad(mask, (6, 0)),
+        **settings,
+    )
+    assert alone.shape == (1, 97) and padded[0, 6:].tolist() == alone[0].tolist()
+    embeds = model.get_input_embeddings()(ids)
+    assert model.generate(inputs_embeds=embeds, **settings, pad_token_id=0)[0].tolist() == alone[0, 90:].tolist()
+    with pytest.raises(ValueError, match="reaches position 96, but max_position_embeddings=96 allows 0 to 95"):
+        generate(model, ids, **{**settings, "max_new_tokens": 8})
+
+
+def test_a_target_that_is_padded_may_reach_the_last_position():
+    model = tiny_translator(position_type="learned")
+    target = torch.nn.functional.pad(random_ids(1, 3), (4, 0), value=1)
+    mask = torch.tensor([[0] * 4 + [1] * 3])
+    settings = {"decoder_input_ids": target, "decoder_attention_mask": mask, "eos_token_id": None}
+    assert generate(model, **settings, max_new_tokens=94).shape == (1, 101)
+    with pytest.raises(ValueError, match="reaches position 96, but max_position_embeddings=96"):
+        generate(model, **settings, max_new_tokens=95)
+
+
+@pytest.mark.parametrize("make", GENERATORS.values(), ids=GENERATORS.keys())
+def test_settings_that_mean_something_are_taken(make):
+    """The library's default of 50 best tokens, which nobody asked for, may be more than there are."""
+    for settings in (
+        {"top_k": 61},
+        {"top_k": 0, "top_p": 1.0},
+        {"top_k": 1, "temperature": 1e-3},
+        {"num_beams": 2},
+        {"do_sample": False, "temperature": 0.0},
+    ):
+        assert generate(make(), **{"do_sample": True, **settings}).shape[0] == 1
+    assert generate(tiny_model(vocab_size=41), random_ids(1, 5, vocab_size=41), do_sample=True).shape == (1, 9)
+
+
+def test_an_assistant_inherits_the_default_of_the_library():
+    model = tiny_model(vocab_size=41)
+    ids = random_ids(1, 5, vocab_size=41)
+    assert generate(model, ids, do_sample=True, assistant_model=tiny_model(vocab_size=41, seed=1)).shape == (1, 9)
 
 
 def test_the_ids_are_not_read_while_compiling():
