@@ -10,9 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, TextStreamer, set_seed
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
+from trine.configuration.patterns import check_choice
+from trine.generation.sampling_presets import SAMPLING_PRESETS, SamplingPreset
 from trine.scripts.arguments import parse_arguments
 
 
+DEFAULT_SAMPLING = SamplingPreset(0.8, 0, 1.0, "A little sharper than what was learned, as small models need it.")
 CONSTRAINTS = ("json_schema", "grammar", "regex")
 
 
@@ -23,12 +26,24 @@ class GenerateArguments:
         default_factory=list, metadata={"help": "One or more prompts. By default standard input is the prompt."}
     )
     max_new_tokens: int = field(default=200, metadata={"help": "Most tokens to add to a prompt."})
-    temperature: float = field(default=0.8, metadata={"help": "Divides the logits; 0 always takes the best token."})
+    preset: str | None = field(
+        default=None,
+        metadata={
+            "help": f"One of {', '.join(SAMPLING_PRESETS)}: the temperature, top_k and top_p that are not given."
+        },
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "Divides the logits; 0 always takes the best token. By default 0.8."}
+    )
     temperatures: str | None = field(
         default=None, metadata={"help": "Several, as 0.2,0.8,1.2: a sample of every prompt for each, in place of one."}
     )
-    top_k: int = field(default=0, metadata={"help": "Sample from this many best tokens; 0 is all."})
-    top_p: float = field(default=1.0, metadata={"help": "Sample from the best tokens of this joint probability."})
+    top_k: int | None = field(
+        default=None, metadata={"help": "Sample from this many best tokens; 0, the default, is all."}
+    )
+    top_p: float | None = field(
+        default=None, metadata={"help": "Sample from the best tokens of this joint probability. By default 1."}
+    )
     min_p: float = field(default=0.0, metadata={"help": "Drop tokens below this share of the best one's probability."})
     repetition_penalty: float = field(
         default=1.0, metadata={"help": "Above 1, tokens that occurred become less likely."}
@@ -54,7 +69,13 @@ class GenerateArguments:
     )
 
     def __post_init__(self):
-        texts = [self.temperature] if self.temperatures is None else self.temperatures.split(",")
+        if self.preset is not None:
+            check_choice("preset", self.preset, SAMPLING_PRESETS)
+        numbers = SAMPLING_PRESETS[self.preset] if self.preset is not None else DEFAULT_SAMPLING
+        for name in ("temperature", "top_k", "top_p"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(numbers, name))
+        texts = [str(self.temperature)] if self.temperatures is None else self.temperatures.split(",")
         try:
             self.all_temperatures = [float(text) for text in texts]
         except ValueError as error:
@@ -88,15 +109,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(arguments.all_temperatures) > 1:
             print(f"--- temperature {temperature:g} ---")
         set_seed(arguments.seed)
-        options = _generation_options(arguments, temperature)
-        if arguments.constraints:
-            print(*_continue_within(arguments, model, tokenizer, prompts, options), sep="\n---\n")
-        elif arguments.stream and len(prompts) == 1 and arguments.num_beams == 1:
-            streamer = TextStreamer(tokenizer, skip_special_tokens=True)
-            continue_prompts(model, tokenizer, prompts, streamer=streamer, **options)
-        else:
-            print(*continue_prompts(model, tokenizer, prompts, **options), sep="\n---\n")
+        try:
+            _print_samples(arguments, model, tokenizer, prompts, _generation_options(arguments, temperature))
+        except (ImportError, ValueError) as error:
+            sys.exit(f"trine generate: {error}")
         print()
+
+
+def _print_samples(
+    arguments: GenerateArguments,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    options: dict[str, Any],
+) -> None:
+    if arguments.constraints:
+        print(*_continue_within(arguments, model, tokenizer, prompts, options), sep="\n---\n")
+    elif arguments.stream and len(prompts) == 1 and arguments.num_beams == 1:
+        streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+        continue_prompts(model, tokenizer, prompts, streamer=streamer, **options)
+    else:
+        print(*continue_prompts(model, tokenizer, prompts, **options), sep="\n---\n")
 
 
 def continue_prompts(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any) -> list[str]:
@@ -144,13 +177,10 @@ def _continue_within(
     ((name, value),) = arguments.constraints.items()
     rules = value if name == "regex" else Path(value).read_text(encoding="utf-8")
     stops = model.generation_config.eos_token_id
-    try:
-        constraint = constrained_by(tokenizer, vocab_size=model.config.vocab_size, eos_token_id=stops, **{name: rules})
-        ids, start = _generate(
-            model, tokenizer, prompts, logits_processor=[constraint], eos_token_id=constraint.stops, **options
-        )
-    except (ImportError, ValueError) as error:
-        sys.exit(f"trine generate: {error}")
+    constraint = constrained_by(tokenizer, vocab_size=model.config.vocab_size, eos_token_id=stops, **{name: rules})
+    ids, start = _generate(
+        model, tokenizer, prompts, logits_processor=[constraint], eos_token_id=constraint.stops, **options
+    )
     for number, row in enumerate(ids[:, start:], 1):
         if not constraint.is_complete(row):
             print(

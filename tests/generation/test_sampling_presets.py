@@ -8,7 +8,7 @@ from tiny import random_ids, tiny_model
 from transformers import LogitsProcessor, LogitsProcessorList
 from translators import tiny_translator
 
-from trine.generation.presets import SAMPLING_PRESETS, generation_preset
+from trine.generation.sampling_presets import SAMPLING_PRESETS, generation_preset
 
 
 # A known distribution over ten tokens; the others are impossible.

@@ -1,0 +1,64 @@
+"""`trine generate` with presets: what they set, what wins over them, and what is refused."""
+
+import pytest
+import torch
+from tiny import tiny_model
+from transformers import set_seed
+
+from trine import train_byte_level_bpe
+from trine.generation.sampling_presets import SAMPLING_PRESETS
+from trine.scripts import generate
+
+
+TEXTS = ["the cat sat on the mat", "what the cat saw"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = train_byte_level_bpe(TEXTS, vocab_size=300, show_progress=False)
+    tiny_model(vocab_size=len(tokenizer), dtype=torch.float32).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def options(*argv):
+    (arguments,) = generate.parse_arguments(
+        [generate.GenerateArguments], ["--model", "x", *argv], command="generate", description=""
+    )
+    (temperature,) = arguments.all_temperatures
+    return generate._generation_options(arguments, temperature)
+
+
+@pytest.mark.parametrize("name", SAMPLING_PRESETS)
+def test_a_preset_sets_what_is_not_given(name):
+    preset = SAMPLING_PRESETS[name]
+    found = options("--preset", name)
+    assert (found["temperature"], found["top_k"], found["top_p"]) == (preset.temperature, preset.top_k, preset.top_p)
+    found = options("--preset", name, "--top_k", "7", "--temperature", "0.1")
+    assert (found["temperature"], found["top_k"], found["top_p"]) == (0.1, 7, preset.top_p)
+
+
+def test_without_a_preset_the_defaults_stay():
+    found = options()
+    assert (found["temperature"], found["top_k"], found["top_p"]) == (0.8, 0, 1.0)
+    assert options("--preset", "code", "--temperature", "0")["do_sample"] is False
+
+
+def test_a_preset_samples_as_its_numbers_do(folder, capsys):
+    rest = ["--model", str(folder), "--prompt", "the cat", "--max_new_tokens", "12", "--no_stream"]
+    generate.main([*rest, "--preset", "factual"])
+    by_name = capsys.readouterr().out
+    generate.main([*rest, "--temperature", "0.5", "--top_k", "5"])
+    assert capsys.readouterr().out == by_name
+    set_seed(0)
+    generate.main([*rest, "--preset", "creative"])
+    assert capsys.readouterr().out != by_name
+
+
+def test_what_generate_refuses_is_no_traceback(folder, capsys):
+    with pytest.raises(SystemExit):
+        generate.main(["--model", str(folder), "--prompt", "a", "--preset", "cod"])
+    assert "preset='cod' is not one of ['code', " in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="trine generate: .*top_p"):
+        generate.main(["--model", str(folder), "--prompt", "a", "--top_p", "1.5"])
