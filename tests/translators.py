@@ -28,11 +28,11 @@ def tiny_translator(kind: str = "transformer", *, vocab_size=61, seed=0, scale=1
     else:
         sizes = {**SIZES, "vocab_size": vocab_size}
         decoder = {**sizes, **{name: TOKENS[name] for name in list(TOKENS)[:3]}, **fields}
-        model = TrineForConditionalGeneration(
-            TrineSeq2SeqConfig(
-                encoder={**sizes, **fields}, decoder=decoder, decoder_start_token_id=BOS, attn_implementation=attn
-            )
+        kernels: dict = {"attn_implementation": attn, "experts_implementation": "eager"}
+        config = TrineSeq2SeqConfig(
+            encoder={**sizes, **fields}, decoder=decoder, decoder_start_token_id=BOS, **kernels
         )
+        model = TrineForConditionalGeneration(config)
     model = model.double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
