@@ -24,7 +24,6 @@ from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
 from trine.training.corpus import PARTS, Corpus
-from trine.training.half_precision import check_half_precision
 from trine.training.label_smoothing import TrineTrainer
 from trine.training.monitoring import EnergyCallback, ThroughputCallback
 from trine.training.parallelism import (
@@ -108,7 +107,6 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
     """
     check_writable(Path(training.output_dir))
     check_launch(parallel, training)
-    check_half_precision(training)
     energy = [EnergyCallback(arguments.energy_country)] if arguments.energy_country else []
     checkpoint = find_checkpoint(training)
     overrides = parse_overrides(arguments.config_overrides)

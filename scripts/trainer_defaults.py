@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from trine.training.half_precision import check_half_precision
+
 
 def trainer_default(name: str, value: Any):
     """A field of `TrainingArguments` with another default and the same help."""
@@ -30,3 +32,7 @@ class UsualTraining:
     resume_from_checkpoint: str | None = field(
         default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
     )
+
+    def __post_init__(self):
+        super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue] of the class that this one stands before
+        check_half_precision(self)  # pyright: ignore[reportArgumentType] likewise

@@ -48,6 +48,15 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
+def what_is_missing(checkpoint: Path) -> str | None:
+    """Why training cannot go on exactly from this checkpoint; None if it can."""
+    if reason := damage(checkpoint):
+        return reason
+    if not any(checkpoint.glob("rng_state*.pth")):
+        return "it holds the weights alone, as --save_only_model leaves them"
+    return None
+
+
 def find_checkpoint(training: TrainingArguments) -> str | None:
     """The checkpoint to go on from, or None for a new run, which must not mix with an older one in its folder.
 
@@ -68,14 +77,14 @@ def find_checkpoint(training: TrainingArguments) -> str | None:
     if wanted.lower() not in ("last", "true"):
         if not Path(wanted).is_dir():
             raise FileNotFoundError(f"resume_from_checkpoint='{wanted}' is neither a folder nor 'last'.")
-        if reason := damage(Path(wanted)):
-            others = [str(path) for path in found if path != Path(wanted) and damage(path) is None]
+        if reason := what_is_missing(Path(wanted)):
+            others = [str(path) for path in found if path != Path(wanted) and what_is_missing(path) is None]
             raise ValueError(
                 f"resume_from_checkpoint='{wanted}' cannot be used: {reason}. Whole checkpoints: {others}."
             )
         return wanted
     for checkpoint in reversed(found):
-        if (reason := damage(checkpoint)) is None:
+        if (reason := what_is_missing(checkpoint)) is None:
             return str(checkpoint)
         warnings.warn(f"The checkpoint '{checkpoint}' is left out: {reason}.", stacklevel=2)
     raise ValueError(f"output_dir='{training.output_dir}' holds no checkpoint to go on from.")

@@ -37,8 +37,9 @@ def load_balancing_loss(router: TrineRouter, router_logits: torch.Tensor, mask: 
     scores = router.scores(router_logits)
     chosen = torch.zeros_like(scores).scatter_(-1, router.choose(scores), 1.0)
     share = scores / scores.sum(dim=-1, keepdim=True)
-    weights = (mask / mask.sum().clamp(min=1)).to(scores.dtype)
-    return router.num_experts * torch.sum((weights @ chosen) * (weights @ share))
+    weights = (mask / mask.sum().clamp(min=1)).to(scores.dtype)[:, None]
+    # Sums, not matrix products: autocast would take those in half precision, which a large loss scale overflows.
+    return router.num_experts * torch.sum((weights * chosen).sum(dim=0) * (weights * share).sum(dim=0))
 
 
 def router_z_loss(router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

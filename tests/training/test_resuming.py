@@ -67,6 +67,14 @@ def test_a_file_that_is_cut_off_is_found(folder, name, left):
         find(folder, str(folder / "checkpoint-12"))
 
 
+def test_weights_alone_are_no_checkpoint_to_go_on_from(folder):
+    (folder / "checkpoint-12" / "rng_state.pth").unlink()
+    with pytest.warns(UserWarning, match="checkpoint-12' is left out: it holds the weights alone"):
+        assert find(folder) == str(folder / "checkpoint-10")
+    with pytest.raises(ValueError, match="cannot be used: it holds the weights alone, as --save_only_model leaves"):
+        find(folder, str(folder / "checkpoint-12"))
+
+
 def test_saving_that_was_not_finished_is_found(folder):
     for number in range(2, 11, 2):
         shutil.rmtree(folder / f"checkpoint-{number}")
