@@ -150,8 +150,8 @@ Made on {date.today()} by `{command}`: {processor()}, {os.cpu_count()} cores, Py
 JSON lines, each a text of 20 lines drawn from Python's own documentation; a byte-level BPE of {VOCAB_SIZE:,} tokens; \
 blocks of {BLOCK_LENGTH}. All the
 way from the file to the blocks as tensors, in a process of its own, run once. Memory is the peak of all processes
-together beyond what the libraries take, without pages of mapped files. Trine tokenises in a process for each core; `datasets`
-is the pipeline of the library's examples, with two processes.
+together beyond what the libraries take, without pages of mapped files. Trine tokenises in a process for each core;
+`datasets` is the pipeline of the library's examples, with two processes.
 
 | pipeline | text | tokens | seconds | tokens a second | memory |
 |---|---|---|---|---|---|

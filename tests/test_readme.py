@@ -74,8 +74,9 @@ RECORDS = {
     "answers.jsonl": lambda n: {"prompt": f"What comes after {n}?", "completion": f"{n + 1} does."},
     "pairs.jsonl": lambda n: {"anchor": f"number {n}", "positive": f"The number {n} is {'odd' if n % 2 else 'even'}."},
     "sentences.jsonl": lambda n: {"tokens": ["Anna", "saw", str(n)], "tags": ["B-PER", "O", "O"]},
+    "translations.jsonl": lambda n: {"zh": f"第{n}页。", "en": f"Page {n}."},
 }
-COMMANDS = 8
+COMMANDS = 11
 
 
 def test_the_trine_commands_run(tmp_path):
