@@ -39,6 +39,8 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         decoder: A `TrineConfig`, or its fields.
         share_embeddings: Whether encoder and decoder have the same token embeddings.
         tie_word_embeddings: Whether the head shares the token embeddings of the decoder.
+        decoder_is_causal: Whether a target token sees only those before it. False is for mask-predict, which writes
+            all tokens at once and again: `generate(custom_generate=MaskPredict())`.
         vocab_size: Number of target tokens. Default: that of the decoder.
         pad_token_id: Id of the padding token. Default: that of the decoder, as for the next two.
         bos_token_id: Id of the token that begins a text.
@@ -75,6 +77,7 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     decoder: Stack = DERIVED
     share_embeddings: bool = True
     tie_word_embeddings: bool = True
+    decoder_is_causal: bool = True
     vocab_size: DerivedInt = DERIVED
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -116,7 +119,11 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         self.encoder = as_stack(self.encoder, is_causal=False, use_cache=False)
         size = self.encoder.hidden_size
         self.decoder = as_stack(
-            self.decoder, is_causal=True, add_cross_attention=True, cross_attention_hidden_size=size
+            self.decoder,
+            is_causal=self.decoder_is_causal,
+            add_cross_attention=True,
+            cross_attention_hidden_size=size,
+            **({} if self.decoder_is_causal else {"use_cache": False}),
         )
         if self.vocab_size is None:
             self.vocab_size = self.decoder.vocab_size
@@ -156,7 +163,8 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         """Part and choice of the architecture, for the model card."""
         stacks = {"encoder": self.encoder, "decoder": self.decoder}
         rows = [(f"{name}: {part}", choice) for name, stack in stacks.items() for part, choice in stack.describe()]
-        return [row for row in rows if not row[0].endswith(": shape")]
+        rows = [row for row in rows if not row[0].endswith(": shape")]
+        return rows if self.decoder_is_causal else [*rows, ("decoder: order", "all tokens at once, by mask-predict")]
 
     def length_limits(self) -> list[str]:
         """What there is to say of long input, for the model card."""

@@ -15,6 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokeniz
 from ..tokenization.special_tokens import language_tag
 from .coverage import CoverageBeamSearch
 from .ensembles import Ensemble
+from .mask_predict import MaskPredict
 from .post_processing import check_language, post_process
 from .token_labels import token_labels
 
@@ -131,7 +132,8 @@ class Translator:
             alignments: Return those, too. They need `attn_implementation="eager"`.
             coverage_penalty: beta of `CoverageBeamSearch`; it needs `num_beams` and `attn_implementation="eager"`.
             max_new_tokens: Default: `max_length`.
-            options: Those of the library's `generate`: `num_beams`, `length_penalty`, `generation_config`...
+            options: Those of the library's `generate`: `num_beams`, `length_penalty`, `generation_config`... A model
+                that was trained for it writes by `custom_generate=MaskPredict()`.
 
         Raises:
             TypeError: `texts` is one string.
@@ -143,6 +145,8 @@ class Translator:
         sources = self.encode(texts, target_language, truncation)
         if coverage_penalty:
             options["custom_generate"] = CoverageBeamSearch(coverage_penalty)
+        elif not getattr(self.model.config, "decoder_is_causal", True):
+            options.setdefault("custom_generate", MaskPredict())
         options["max_new_tokens"] = self.max_length if max_new_tokens is None else max_new_tokens
         order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
         found: dict[int, Translation] = {}

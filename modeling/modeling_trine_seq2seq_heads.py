@@ -93,6 +93,15 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedGeneration, Checked
         """For the library's collators."""
         return shift_right(labels, self.config)
 
+    def generate(self, *args, custom_generate: Any = None, **kwargs) -> Any:
+        """The library's; but a decoder that reads both sides has to be asked by a `custom_generate` for such ones."""
+        if not self.config.decoder_is_causal and not getattr(custom_generate, "reads_both_sides", False):
+            raise ValueError(
+                "decoder_is_causal=False: the decoder reads both sides of a token, so that it cannot write token by "
+                "token. Use generate(custom_generate=MaskPredict()), from trine.generation.mask_predict."
+            )
+        return super().generate(*args, custom_generate=custom_generate, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] of the mixin
+
     @can_return_tuple
     def forward(
         self,
@@ -126,6 +135,11 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedGeneration, Checked
             vocabulary): None in training with labels while the decoder's `loss_chunk_size` is set.
         """
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            if not self.config.decoder_is_causal:
+                raise ValueError(
+                    "decoder_is_causal=False: the decoder reads both sides, so that labels alone would show it what "
+                    "it is to predict. Give decoder_input_ids with masked tokens, as MaskedTargetCollator makes them."
+                )
             decoder_input_ids = shift_right(labels, self.config)
         outputs = self.model(
             input_ids=input_ids,

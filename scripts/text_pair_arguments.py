@@ -11,6 +11,9 @@ from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 from trine.training.scheduled_sampling import SCHEDULES
 
 
+OBJECTIVES = ("next_token", "masked")
+
+
 @dataclass
 class PairArguments:
     """Data and model."""
@@ -65,6 +68,14 @@ class PairArguments:
             "the others are drawn from its own predictions."
         },
     )
+    objective: str = field(
+        default="next_token",
+        metadata={
+            "help": "next_token, or masked: the decoder restores masked tokens and reads both sides of them, and then "
+            "writes by mask-predict, all tokens at once. Positions should be learned or sinusoidal."
+        },
+    )
+    iterations: int = field(default=10, metadata={"help": "Passes in which mask-predict writes what is printed."})
     early_stopping_patience: int = field(
         default=0,
         metadata={
@@ -83,11 +94,17 @@ class PairArguments:
 
     def __post_init__(self):
         least_values = {"max_length": 2, "validation_pairs": 1, "early_stopping_patience": 0, "samples": 0}
-        for name, least in {**least_values, "score_pairs": 1}.items():
+        for name, least in {**least_values, "score_pairs": 1, "iterations": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         if self.scheduled_sampling not in SCHEDULES:
             raise ValueError(unknown_name("scheduled_sampling", self.scheduled_sampling, SCHEDULES))
+        if self.objective not in OBJECTIVES:
+            raise ValueError(unknown_name("objective", self.objective, OBJECTIVES))
+        if self.objective == "masked" and self.scheduled_sampling != "none":
+            raise ValueError(
+                f"scheduled_sampling='{self.scheduled_sampling}' is for the objective 'next_token', not for 'masked'."
+            )
         check_language(self.language)
         check_metrics(self.metrics)
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
+from trine.generation.mask_predict import MaskPredict, keep_settings
 from trine.generation.text_metrics import describe_scores, score_texts
 from trine.generation.translator import Translator, find_tag
 from trine.scripts.finetuning import read_examples
@@ -27,8 +28,12 @@ from trine.scripts.pretrain_arguments import parse_overrides
 from trine.scripts.text_pair_arguments import PairArguments, PairTrainingArguments
 from trine.tokenization.records import BadRecords
 from trine.training.callbacks import InterruptCallback
+from trine.training.masked_targets import MaskedTargetCollator
 from trine.training.resuming import check_writable, find_checkpoint, train
 from trine.training.scheduled_sampling import ScheduledSamplingTrainer
+
+
+LEAST_SPREAD = 0.1  # tokens; where lengths follow from those of the sources, rounding is left
 
 
 class Pair(NamedTuple):
@@ -52,6 +57,7 @@ class Task:
     bad_records: int
     tokenizer: PreTrainedTokenizerBase
     model: TrineForConditionalGeneration
+    collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]]
     checkpoint: str | None
 
 
@@ -68,12 +74,15 @@ def train_on_pairs(
     callbacks: list[TrainerCallback] = [interrupt]
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+    examples = encode(task.train_pairs, task.tokenizer, arguments.max_length)
+    if arguments.objective == "masked":
+        keep_settings(task.model, **settings_of_mask_predict(examples, task.tokenizer.mask_token_id))
     trainer = ScheduledSamplingTrainer(
         task.model,
         training,
-        train_dataset=encode(task.train_pairs, task.tokenizer, arguments.max_length),  # pyright: ignore[reportArgumentType] a list
+        train_dataset=examples,  # pyright: ignore[reportArgumentType] a list
         eval_dataset=encode(task.validation_pairs, task.tokenizer, arguments.max_length),  # pyright: ignore[reportArgumentType]
-        data_collator=DataCollatorForSeq2Seq(task.tokenizer, model=task.model),
+        data_collator=task.collator,  # pyright: ignore[reportArgumentType] any mapping serves
         processing_class=task.tokenizer,
         callbacks=callbacks,
         schedule=arguments.scheduled_sampling,
@@ -108,7 +117,8 @@ def prepare(arguments: PairArguments, training: PairTrainingArguments) -> Task:
     )
     set_seed(training.seed)
     model = TrineForConditionalGeneration(make_config(arguments, tokenizer))
-    return Task(train_pairs, validation_pairs, bad.count, tokenizer, model, checkpoint)
+    collator = make_collator(arguments, tokenizer, model)
+    return Task(train_pairs, validation_pairs, bad.count, tokenizer, model, collator, checkpoint)
 
 
 def read_pairs(files: Sequence[str], arguments: PairArguments, bad: BadRecords) -> list[Pair]:
@@ -173,7 +183,23 @@ def make_config(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase) ->
     special: dict[str, Any] = {name: getattr(tokenizer, name) for name in names}
     start = special["pad_token_id"] if special["bos_token_id"] is None else special["bos_token_id"]
     fields = {"vocab_size": len(tokenizer), **special, "decoder_start_token_id": start}
+    fields["decoder_is_causal"] = arguments.objective == "next_token"
     return TrineSeq2SeqConfig.from_preset(arguments.preset, **fields | parse_overrides(arguments.config_overrides))
+
+
+def make_collator(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase, model: Any) -> Any:
+    """What makes batches of encoded pairs."""
+    if arguments.objective == "masked":
+        return MaskedTargetCollator(tokenizer)
+    return DataCollatorForSeq2Seq(tokenizer, model=model)
+
+
+def settings_of_mask_predict(rows: Sequence[dict[str, list[int]]], mask_token_id: Any) -> dict[str, Any]:
+    """What `MaskPredict` has to know: the mask, and how long targets are, in tokens, beside their sources."""
+    sizes = [(len(row["input_ids"]), len(row["labels"])) for row in rows]
+    ratio = sum(target for _, target in sizes) / sum(source for source, _ in sizes)
+    variance = sum((target - ratio * source) ** 2 for source, target in sizes) / len(sizes)
+    return {"mask_token_id": mask_token_id, "length_ratio": ratio, "length_spread": max(variance**0.5, LEAST_SPREAD)}
 
 
 def encode(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, list[int]]]:
@@ -196,9 +222,12 @@ def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArgumen
     folder = Path(str(trainer.args.output_dir))
     draw_losses(trainer.state.log_history, {}, folder / "loss.png")
     translator = Translator(model.eval(), task.tokenizer, language=arguments.language)
-    options = {"truncation": True, "max_new_tokens": arguments.max_length}
+    options: dict[str, Any] = {"truncation": True, "max_new_tokens": arguments.max_length}
+    best: dict[str, Any] = {"num_beams": 4}
+    if arguments.objective == "masked":
+        options["custom_generate"], best = MaskPredict(arguments.iterations), {}
     if shown := task.validation_pairs[: arguments.samples]:
-        for pair, text in zip(shown, translator([pair.source for pair in shown], num_beams=4, **options), strict=True):
+        for pair, text in zip(shown, translator([pair.source for pair in shown], **best, **options), strict=True):
             print(f"\n{pair.source}\n  model:  {text}\n  target: {pair.target}")
     if arguments.metrics:
         pairs = task.validation_pairs[: arguments.score_pairs]
@@ -208,7 +237,8 @@ def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArgumen
         metrics["scores"] = {
             name: score_texts(texts, targets, arguments.metrics, arguments.language) for name, texts in written.items()
         }
-        print(f"\n{len(pairs):,} validation pairs, greedy:\n{describe_scores(metrics['scores'])}")
+        how = f"mask-predict in {arguments.iterations}" if arguments.objective == "masked" else "greedy"
+        print(f"\n{len(pairs):,} validation pairs, {how}:\n{describe_scores(metrics['scores'])}")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     smoothing = trainer.label_smoothing
     print(f"\nValidation loss {metrics['loss']:.3f} nats a token, with label smoothing {smoothing:g}.")

@@ -41,6 +41,10 @@ def filled_cache() -> SimplicialCacheLayer:
     return model(random_ids(1, 9), use_cache=True).past_key_values.layers[0]
 
 
+def both_sided() -> TrineForConditionalGeneration:
+    return TrineForConditionalGeneration(TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES, decoder_is_causal=False))
+
+
 def triton_on(query: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     reach = Reach(0, 0)
     return simplicial_triton(
@@ -163,6 +167,16 @@ CASES = {
         ).generate_batch([[3]]),
         "Continuous batching serves decoders without cross-attention, but model_type='trine_seq2seq' has "
         "is_encoder_decoder=True, add_cross_attention=None; use generate.",
+    ),
+    "a decoder of both sides, token by token": (
+        lambda: both_sided().generate(torch.tensor([[3]])),
+        "decoder_is_causal=False: the decoder reads both sides of a token, so that it cannot write token by token. "
+        "Use generate(custom_generate=MaskPredict()), from trine.generation.mask_predict.",
+    ),
+    "a decoder of both sides, with labels alone": (
+        lambda: both_sided()(input_ids=torch.tensor([[3]]), labels=torch.tensor([[3]])),
+        "decoder_is_causal=False: the decoder reads both sides, so that labels alone would show it what it is to "
+        "predict. Give decoder_input_ids with masked tokens, as MaskedTargetCollator makes them.",
     ),
     "no input": (lambda: tiny_model()(), "Exactly one of input_ids and inputs_embeds must be given."),
     "two inputs": (

@@ -7,6 +7,9 @@ import pytest
 import yaml
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from trine import train_byte_level_bpe
+from trine.generation.mask_predict import MaskPredict
+from trine.generation.translator import Translator
 from trine.scripts import train_translation
 from trine.scripts.arguments import RECIPES
 from trine.scripts.text_pairs import split_pairs
@@ -22,6 +25,7 @@ def folder(tmp_path_factory):
     pairs = [{"de": f"{a} und {b}", "en": f"{b} and {a}"} for a in NUMBERS for b in NUMBERS]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     assert run(folder, "straight") == 0
+    train_byte_level_bpe(["one und two"], 270, show_progress=False).save_pretrained(folder / "maskless")
     return folder
 
 
@@ -56,6 +60,23 @@ def test_resume_and_samples(folder, capsys):
     assert json.loads((folder / "straight" / "metrics.json").read_text())["steps"] == 6
 
 
+def test_a_model_for_mask_predict(folder, capsys):
+    """It is trained on masked tokens, written with and scored, and keeps what mask-predict has to know."""
+    assert run(folder, "masked", "--objective", "masked", "--iterations", "3", "--metrics", "chrf") == 0
+    assert "6 validation pairs, mask-predict in 3:" in capsys.readouterr().out
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder / "masked")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "masked")
+    assert not model.config.decoder_is_causal and not model.config.decoder.is_causal
+    settings = model.generation_config
+    assert settings.mask_token_id == tokenizer.mask_token_id
+    sizes = [len(tokenizer(f"{a} und {b}")["input_ids"]) for a in NUMBERS for b in NUMBERS]
+    targets = [len(tokenizer(f"{b} and {a}")["input_ids"]) for a in NUMBERS for b in NUMBERS]
+    assert settings.length_ratio == pytest.approx(sum(targets) / sum(sizes), rel=0.02)
+    assert settings.length_spread > 0
+    texts = Translator(model.eval(), tokenizer)(["one und two", "six und six"])
+    assert texts == Translator(model, tokenizer)(["one und two", "six und six"], custom_generate=MaskPredict())
+
+
 def test_a_source_that_is_held_out_is_not_trained_on():
     pairs = [(str(number % 10), str(number)) for number in range(40)]
     train, validation = split_pairs(pairs, 3, seed=0)
@@ -77,6 +98,7 @@ def test_the_recipe_of_2017_is_that_of_the_paper():
         (["--source_field", "fr"], "record 1: the field 'fr' is missing from ['de', 'en']"),
         (["--validation_pairs", "36"], "36 pairs leave none to train on beside validation_pairs=36"),
         (["--preset", "transformer-bse"], "transformer-base"),
+        (["--objective", "masked", "--tokenizer", "{folder}/maskless"], "The tokenizer has no ['mask_token_id']"),
         (["--output_dir", "{folder}/straight"], "holds checkpoints of another run"),
     ],
 )
@@ -85,7 +107,18 @@ def test_errors(folder, tmp_path, argv, message):
         run(folder, "unused", "--output_dir", str(tmp_path), *(text.format(folder=folder) for text in argv))
 
 
-def test_sizes_are_checked_before_anything_is_read(folder, capsys):
-    with pytest.raises(SystemExit):
-        run(folder, "unused", "--max_length", "1")
-    assert "max_length=1 must be at least 2." in capsys.readouterr().err
+def test_options_are_checked_before_anything_is_read(folder, capsys):
+    for argv, message in {
+        ("--max_length", "1"): "max_length=1 must be at least 2.",
+        ("--iterations", "0"): "iterations=0 must be at least 1.",
+        ("--objective", "maskd"): "Unknown objective 'maskd'. Did you mean 'masked'?",
+        (
+            "--objective",
+            "masked",
+            "--scheduled_sampling",
+            "linear",
+        ): "scheduled_sampling='linear' is for the objective",
+    }.items():
+        with pytest.raises(SystemExit):
+            run(folder, "unused", *argv)
+        assert message in capsys.readouterr().err
