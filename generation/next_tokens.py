@@ -42,7 +42,7 @@ def next_token_probabilities(
         ValueError: `k` is not between 1 and the size of the vocabulary, there is no text, or an empty one and no BOS
             token, or the model predicts no next tokens: of a masked one, ask the pipeline "fill-mask".
     """
-    if not model.can_generate():
+    if not model.can_generate() or not getattr(model.config, "decoder_is_causal", True):
         raise ValueError(
             f"{type(model).__name__} predicts no next token. For tokens behind a mask there is pipeline('fill-mask')."
         )

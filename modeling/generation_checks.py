@@ -1,4 +1,4 @@
-"""Checks of what `generate` is asked for, before it begins; the library lets some of it through, or fails late."""
+"""What stands before the library's `generate`: checks of what it is asked for, and where it goes on from a cache."""
 
 from typing import Any
 
@@ -54,6 +54,18 @@ class CheckedGeneration:
         super()._prepare_cache_for_generation(  # pyright: ignore[reportAttributeAccessIssue] the mixin's
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
+
+    def _prefill(self, input_ids: Any, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> Any:
+        """Lets an encoder-decoder go on from a cache, which an assistant does in each round, as a decoder does.
+
+        The library tells by the length of the mask that `input_ids` hold the cached tokens too, and makes no mask for
+        the target: it would read them a second time.
+        """
+        cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("decoder_attention_mask")
+        without_mask = self.config.is_encoder_decoder and mask is None  # pyright: ignore[reportAttributeAccessIssue] of the model
+        if without_mask and cache is not None and 0 < cache.get_seq_length() < input_ids.shape[1]:
+            generation_config._mask_length = input_ids.shape[1]
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
 
     def check_target_length(self, generation_config: Any, model_kwargs: dict, last: int) -> None:
         """`last` is the number of tokens that will have been read when the last one is written."""

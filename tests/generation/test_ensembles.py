@@ -221,6 +221,12 @@ def _pair(**changes):
     return Ensemble([tiny_model(), tiny_model(**changes)])
 
 
+def both_sides():
+    model = tiny_translator()
+    model.config.decoder_is_causal = False
+    return model
+
+
 ERRORS = {
     "empty": (lambda: Ensemble([]), "members is empty: an ensemble needs one model at least."),
     "headless": (
@@ -232,6 +238,10 @@ ERRORS = {
         "members[0] is a TrineForSequenceClassification, which cannot generate.",
     ),
     "other things": (lambda: Ensemble(["a name"]), "members[0] is a str, which cannot generate."),
+    "both sides": (
+        lambda: Ensemble([tiny_translator(), both_sides()]),
+        "members[1] has decoder_is_causal=False: it does not write token by token.",
+    ),
     "shapes": (
         lambda: Ensemble([tiny_model(), tiny_translator()]),
         "members[1] has is_encoder_decoder=True, but members[0] has False.",

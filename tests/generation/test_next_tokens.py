@@ -108,11 +108,21 @@ ERRORS = {
         lambda model, t: next_token_probabilities(tiny_model(TrineForMaskedLM, is_causal=False), t, "a"),
         "TrineForMaskedLM predicts no next token. For tokens behind a mask there is pipeline('fill-mask').",
     ),
+    "both sides": (
+        lambda model, t: next_token_probabilities(reading_both_sides(t), t, "a"),
+        "TrineForConditionalGeneration predicts no next token.",
+    ),
     "start": (
         lambda model, t: next_token_probabilities(without_a_start(t), t, "a"),
         "decoder_start_token_id=None and bos_token_id=None: nothing begins the target.",
     ),
 }
+
+
+def reading_both_sides(tokenizer):
+    model = model_for("transformer", tokenizer)
+    model.config.decoder_is_causal = False
+    return model
 
 
 def without_a_start(tokenizer):

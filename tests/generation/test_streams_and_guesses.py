@@ -78,6 +78,19 @@ def test_a_recurrent_model_refuses_to_guess(settings):
 
 
 @KINDS
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_returned_cache_can_be_continued_without_a_mask_of_the_target(beams, kind):
+    model = tiny_translator(kind)
+    first = generate(model, max_new_tokens=6)
+    target = torch.cat([first.sequences, random_ids(1, 4, seed=8)], dim=1)
+    cache = first.past_key_values
+    cache.batch_repeat_interleave(beams)
+    continued = generate(model, decoder_input_ids=target, past_key_values=cache, num_beams=beams)
+    expected = generate(model, decoder_input_ids=target, use_cache=False, num_beams=beams)
+    assert torch.equal(continued.sequences, expected.sequences)
+
+
+@KINDS
 @pytest.mark.parametrize("settings", [{}, {"do_sample": True, "temperature": 2.0}], ids=["greedy", "sampling"])
 def test_what_streams_is_what_is_returned(settings, kind, capsys):
     model = tiny_translator(kind)
