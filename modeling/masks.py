@@ -136,7 +136,7 @@ def make_masks(
     """
     if isinstance(attention_mask, dict):
         return attention_mask
-    if past_key_values is not None and not past_key_values.is_compileable and past_key_values.get_seq_length() == 0:
+    if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
     arguments = {
         "config": config,
@@ -178,7 +178,7 @@ def packed_lengths(
     """
     if attention_mask is not None or position_ids.shape[0] != 1 or is_tracing(position_ids):
         return None
-    if past_key_values is not None and (past_key_values.is_compileable or past_key_values.get_seq_length()):
+    if past_key_values is not None and (has_fixed_length(past_key_values) or past_key_values.get_seq_length()):
         return None
     starts = (position_ids[0] == 0).nonzero()[:, 0].tolist()
     if len(starts) < 2 or starts[0] != 0:
@@ -186,6 +186,11 @@ def packed_lengths(
     lengths = [end - start for start, end in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True)]
     expected = torch.cat([torch.arange(length) for length in lengths]).to(position_ids.device)
     return lengths if torch.equal(position_ids[0], expected) else None
+
+
+def has_fixed_length(cache: Cache) -> bool:
+    """Whether a layer of the cache holds places for tokens to come, which masks have to hide."""
+    return any(getattr(layer, "is_compileable", False) for layer in cache.layers)
 
 
 def relative_indices(

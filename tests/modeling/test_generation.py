@@ -96,7 +96,16 @@ def test_the_modes_are_not_all_alike():
 
 @EVERY_MODEL
 def test_static_cache_equals_uncached(name):
-    model, ids = model_for(name), random_ids(2, 11)
+    check_static_cache(model_for(name))
+
+
+@pytest.mark.parametrize("kinds", ["simplicial, full", "full, simplicial", "simplicial, chunked"])
+def test_static_cache_with_layers_that_have_none(kinds):
+    check_static_cache(tiny_model(attention_types=kinds))
+
+
+def check_static_cache(model):
+    ids = random_ids(2, 11)
     static = generate(model, ids, cache_implementation="static")
     assert type(static.past_key_values).__name__ == "StaticCache"
     assert_same(static, generate(model, ids, use_cache=False))
