@@ -1,20 +1,39 @@
 """Which models continuous batching serves: those whose layers the library's paged cache can hold."""
 
+from copy import copy
 from typing import Any
+
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 
 
+# In place of all of the memory, which the library would take: 64 pages of 256 tokens, of which a pass reads 256.
+CPU_CACHE = {"num_blocks": 64, "max_batch_tokens": 256}
 LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")  # whose frequencies follow the longest sequence of a batch
 
 
 class CheckedContinuousBatching:
     """Stands before the library's `GenerationMixin` among the bases of a class: checks before a manager is made."""
 
-    def init_continuous_batching(self, *args, **kwargs) -> Any:
-        """The library's manager of continuous batching, behind `generate_batch` and `transformers serve`."""
-        check_continuous_batching(self.config)  # pyright: ignore[reportAttributeAccessIssue] of the model
-        return super().init_continuous_batching(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] likewise
+    def init_continuous_batching(
+        self,
+        generation_config: GenerationConfig | None = None,
+        continuous_batching_config: ContinuousBatchingConfig | None = None,
+        **kwargs,
+    ) -> Any:
+        """The library's manager of continuous batching, behind `generate_batch` and `transformers serve`.
+
+        What `continuous_batching_config` does not say of the size of the paged cache is `CPU_CACHE` on a CPU.
+        """
+        model: Any = self
+        check_continuous_batching(model.config)
+        if model.device.type == "cpu":
+            continuous_batching_config = copy(continuous_batching_config or ContinuousBatchingConfig())
+            for name, value in CPU_CACHE.items():
+                if getattr(continuous_batching_config, name) is None:
+                    setattr(continuous_batching_config, name, value)
+        return super().init_continuous_batching(generation_config, continuous_batching_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
 
 
 def check_continuous_batching(config: Any) -> None:

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.import_utils import is_serve_available
@@ -11,10 +10,6 @@ from transformers.utils.import_utils import is_serve_available
 import trine
 from trine.modeling.continuous_batching import check_continuous_batching
 from trine.scripts.arguments import parse_arguments
-
-
-# On a CPU the library sizes the paged cache by all of the memory. These many serve a few requests at a time.
-CPU_CACHE = {"cb_num_blocks": 64, "cb_max_batch_tokens": 256}
 
 
 @dataclass
@@ -61,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"trine serve: {error}")
     from transformers.cli.serve import Serve
 
-    options = server_options(arguments)
+    options = {name: value for name, value in vars(arguments).items() if name != "model"}
     url = f"http://{arguments.host}:{arguments.port}"
     print(
         f"{url}/v1 serves '{arguments.model}', until Ctrl-C. To chat: transformers chat {arguments.model} {url}",
         flush=True,
     )
-    Serve(**options)
+    Serve(arguments.model, **options)
 
 
 def check_model(arguments: ServeArguments) -> None:
@@ -94,17 +89,6 @@ def check_model(arguments: ServeArguments) -> None:
             "The tokenizer has no chat template: /v1/completions is served, /v1/chat/completions fails.",
             file=sys.stderr,
         )
-
-
-def server_options(arguments: ServeArguments) -> dict[str, Any]:
-    """What the library's server takes."""
-    import torch
-
-    options = {name: value for name, value in vars(arguments).items() if name != "model"}
-    on_cpu = arguments.device == "cpu" or (arguments.device == "auto" and not torch.accelerator.is_available())
-    if arguments.continuous_batching and on_cpu:
-        options |= {name: value for name, value in CPU_CACHE.items() if options[name] is None}
-    return {"force_model": arguments.model, **options}
 
 
 if __name__ == "__main__":

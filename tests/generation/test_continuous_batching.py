@@ -6,6 +6,7 @@ from tiny import SPARSE, random_ids, tiny_model
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from trine import TrineRecurrentConfig, TrineRecurrentForConditionalGeneration
+from trine.modeling.continuous_batching import CPU_CACHE
 
 
 SETTINGS = {"page_size": 4, "num_blocks": 96, "max_batch_tokens": 48}
@@ -64,6 +65,20 @@ def test_requests_share_a_prefix_and_ask_for_different_lengths():
         one = GenerationConfig(max_new_tokens=length, do_sample=False, pad_token_id=0)
         assert done[name] == expected_of(model, [prompt], one)[0]
         assert len(done[name]) == length
+
+
+def test_on_a_cpu_the_cache_is_bounded():
+    """The library would take nearly all of the memory."""
+    model = tiny_model(dtype=torch.float32, attn="sdpa", scale=2.0)
+    prompts = [[7, 8, 9], [10]]
+    settings = GenerationConfig(max_new_tokens=3, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    outputs = model.generate_batch(prompts, generation_config=settings)
+    assert [output.generated_tokens for output in outputs.values()] == expected_of(model, prompts, settings)
+    given = ContinuousBatchingConfig(max_batch_tokens=32)
+    manager = model.init_continuous_batching(settings, given)
+    assert given.num_blocks is None, "what was given is not changed"
+    made = manager.continuous_batching_config
+    assert (made.num_blocks, made.max_batch_tokens) == (CPU_CACHE["num_blocks"], 32)
 
 
 def test_recurrent_models_are_refused():

@@ -190,9 +190,8 @@ def test_a_missing_chat_template_is_told_and_options_reach_the_library(
 ):
     save(tmp_path, train_byte_level_bpe(TEXTS, 420, show_progress=False), model=served[1])
     started = []
-    monkeypatch.setattr("transformers.cli.serve.Serve", lambda **options: started.append(options))
+    monkeypatch.setattr("transformers.cli.serve.Serve", lambda model, **options: started.append((model, options)))
     serve.main(["--model", str(tmp_path), "--port", "8123", "--device", "cpu", "--continuous_batching"])
     assert "no chat template" in capsys.readouterr().err
-    (options,) = started
-    assert options["force_model"] == str(tmp_path) and options["port"] == 8123
-    assert (options["cb_num_blocks"], options["cb_max_batch_tokens"]) == (64, 256)
+    ((model, options),) = started
+    assert model == str(tmp_path) and options["port"] == 8123 and options["continuous_batching"]
