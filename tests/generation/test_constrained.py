@@ -96,6 +96,14 @@ def test_every_output_of_an_untrained_model_matches_its_schema(model, tokenizer,
         jsonschema.validate(json.loads(constraint.text(output)), SCHEMA)
 
 
+def test_two_hundred_sampled_outputs_all_match(model, tokenizer):
+    constraint = constrain(tokenizer, json_schema=SCHEMA)
+    texts = [constraint.text(output) for output in generate(model, tokenizer, constraint, rows=200, do_sample=True)]
+    for text in texts:
+        jsonschema.validate(json.loads(text), SCHEMA)
+    assert len(set(texts)) > 190
+
+
 def test_texts_are_what_the_tokenizer_decodes(model, tokenizer):
     """But for WordPiece, which puts spaces between words."""
     constraint = constrain(tokenizer, json_schema=SCHEMA)
