@@ -65,7 +65,7 @@ class MemoryPeak(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
-        while not self.stopped.wait(0.1):
+        while not self.stopped.wait(1.0):  # to count shared pages is slow
             self.peak = max(self.peak, anonymous_memory())
 
     def stop(self) -> float:

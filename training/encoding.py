@@ -1,5 +1,6 @@
 """Tokenising a long text in several processes, in order and in memory that does not grow with it."""
 
+import gc
 import os
 import signal
 from collections import deque
@@ -57,6 +58,7 @@ def usable_cores() -> int:
 
 def _start(encode: Encoder) -> None:
     global _encoder
+    gc.freeze()  # else collecting garbage would write to, and so copy, all that a forked process shares
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the main process, which ends this one
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # every core has a process
     _encoder = encode
