@@ -1,5 +1,6 @@
 """The configuration of one Trine stack: an encoder or a decoder whose every part can be chosen."""
 
+from math import log
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
@@ -46,7 +47,8 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             multi-query. Default: `num_attention_heads`.
         head_dim: Size of a head. Default: `hidden_size / num_attention_heads`.
         attention_types: Attention kind of each layer: a name, a pattern such as `"sliding*3, full"` that is repeated
-            over the layers, or a list with one name per layer. Kinds: `full`, `sliding`, `chunked`, `simplicial`.
+            over the layers, or a list with one name per layer. Kinds: `full`, `sliding`, `chunked`, `simplicial`,
+            `linear`, `performer`, `bigbird`, `lsh`.
         mlp_layer_types: Feed-forward kind of each layer, written likewise. Kinds: `dense`, `sparse` (experts).
         position_type: `rope`, `sinusoidal`, `learned`, `relative` (T5 buckets) or `none`.
         rope_parameters: The library's rotary parameters: `rope_type`, `rope_theta`, scaling `factor`, ...
@@ -65,6 +67,22 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             the biases remain.
         simplicial_backend: What computes it: `auto` (`eager` if `attn_implementation` says so, else `triton` where
             that runs, else `chunked`), `eager`, `chunked`, `flex` or `triton`. None gives way to another.
+        linear_feature_map: What a `linear` layer makes of queries and keys: `elu`, `relu`, `softmax` or `dpfp`.
+        performer_num_features: Random features of a `performer` layer, the same for all heads. Default:
+            `head_dim * ln(head_dim)`, rounded down.
+        performer_redraw_interval: Optimizer steps after which training draws new random features; 0 keeps the first.
+        bigbird_block_size: Tokens in a block of a `bigbird` layer.
+        bigbird_num_global_blocks: Blocks that all tokens see. In an encoder, half of them (rounded up) begin the text,
+            the others end it, and their tokens see everything; in a decoder all begin it.
+        bigbird_num_window_blocks: Blocks around a token's own that it sees, itself included: centred in an encoder,
+            which takes an odd number, and up to its own in a decoder.
+        bigbird_num_random_blocks: Other blocks that a token's block sees, drawn once for each head.
+        lsh_chunk_length: Tokens in a chunk of an `lsh` layer; chunks are counted within a bucket.
+        lsh_num_adjacent_chunks: Chunks of its bucket that a token sees beside its own: before it, and in an encoder
+            after it, too.
+        lsh_num_buckets: Buckets that a hash spreads tokens over, an even number. Default: twice as many as chunks in
+            `max_position_embeddings`.
+        lsh_num_hashes: Independent hashes, whose results are merged.
         require_shift_invariance: Whether combinations of form and rotary positions that depend on absolute positions
             are errors.
         norm_type: `rmsnorm` or `layernorm`.
@@ -162,6 +180,17 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     simplicial_offset_bias: bool = True
     simplicial_warm_start: bool = False
     simplicial_backend: str = "auto"
+    linear_feature_map: str = "elu"
+    performer_num_features: DerivedInt = DERIVED
+    performer_redraw_interval: int = 1000
+    bigbird_block_size: int = 64
+    bigbird_num_global_blocks: int = 2
+    bigbird_num_window_blocks: int = 3
+    bigbird_num_random_blocks: int = 3
+    lsh_chunk_length: int = 64
+    lsh_num_adjacent_chunks: int = 1
+    lsh_num_buckets: DerivedInt = DERIVED
+    lsh_num_hashes: int = 4
     require_shift_invariance: bool = True
     norm_type: str = "rmsnorm"
     norm_position: str = "pre"
@@ -231,6 +260,10 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             self.intermediate_size = 64 * -(-self.hidden_size // 24) if self.gated_mlp else 4 * self.hidden_size
         if self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
+        if self.performer_num_features is None:
+            self.performer_num_features = int(self.head_dim * log(self.head_dim)) if self.head_dim > 2 else 2
+        if self.lsh_num_buckets is None:
+            self.lsh_num_buckets = 2 * max(1, self.max_position_embeddings // max(1, self.lsh_chunk_length))
         if self.cross_attention_hidden_size is None:
             self.cross_attention_hidden_size = self.hidden_size
         if self.classifier_dropout is None:

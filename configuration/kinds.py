@@ -31,6 +31,14 @@ class TrilinearKind:
 
 
 @dataclass(frozen=True)
+class FeatureMapKind:
+    """One feature map of linear attention."""
+
+    expansion: int  # features, in units of the head size
+    source: str
+
+
+@dataclass(frozen=True)
 class PositionKind:
     """One way in which a layer knows where its tokens are."""
 
@@ -82,12 +90,49 @@ ATTENTION_KINDS = {
         False,
         "Clift et al. 2019, arXiv 1909.00668; windows: Roy et al. 2025, arXiv 2507.02754",
     ),
+    "linear": AttentionKind(
+        "kernelized_attention", None, "O(n)", True, False, False, "Katharopoulos et al. 2020, arXiv 2006.16236"
+    ),
+    "performer": AttentionKind(
+        "kernelized_attention",
+        None,
+        "O(n · features)",
+        True,
+        False,
+        False,
+        "Choromanski et al. 2020, arXiv 2009.14794",
+    ),
+    "bigbird": AttentionKind(
+        "bigbird_attention",
+        None,
+        "O(n · blocks · block size)",
+        True,
+        False,
+        False,
+        "Zaheer et al. 2020, arXiv 2007.14062",
+    ),
+    "lsh": AttentionKind(
+        "lsh_attention",
+        None,
+        "O(n · hashes · chunk)",
+        True,
+        False,
+        False,
+        "Kitaev et al. 2020, Reformer, arXiv 2001.04451",
+    ),
 }
 
 TRILINEAR_KINDS = {
     "hadamard": TrilinearKind(1, None, True, "Roy et al. 2025, arXiv 2507.02754, equation 5"),
     "complex": TrilinearKind(2, 1.0, True, "equation 5 on complex numbers, the second key without positions"),
     "determinant": TrilinearKind(3, 2 / 3, False, "Roy et al. 2025, arXiv 2507.02754, equation 9"),
+}
+
+LINEAR_FEATURE_MAPS = {
+    "elu": FeatureMapKind(1, "elu(x) + 1: Katharopoulos et al. 2020, arXiv 2006.16236, equation 7"),
+    "relu": FeatureMapKind(1, "max(x, 0): Kasai et al. 2021, arXiv 2103.13076, without its learned projection"),
+    "softmax": FeatureMapKind(2, "softmax of x and of -x: Zhang et al. 2024, Hedgehog, arXiv 2402.04347, likewise"),
+    "dpfp": FeatureMapKind(2, "DPFP with nu = 1: Schlag et al. 2021, arXiv 2102.11174, equation 37"),
 }
 
 POSITION_KINDS = {

@@ -6,6 +6,7 @@ from .kinds import (
     ATTENTION_KINDS,
     FEED_FORWARD_KINDS,
     INITIALIZERS,
+    LINEAR_FEATURE_MAPS,
     NORM_POSITIONS,
     NORM_TYPES,
     POOLINGS,
@@ -30,6 +31,12 @@ POSITIVE_INTEGERS = (
     "attention_chunk_size",
     "simplicial_window",
     "simplicial_second_window",
+    "performer_num_features",
+    "bigbird_block_size",
+    "bigbird_num_window_blocks",
+    "lsh_chunk_length",
+    "lsh_num_buckets",
+    "lsh_num_hashes",
     "num_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",
@@ -38,6 +45,10 @@ POSITIVE_INTEGERS = (
 PROBABILITIES = ("attention_dropout", "hidden_dropout", "classifier_dropout")
 NOT_NEGATIVE = (
     "type_vocab_size",
+    "performer_redraw_interval",
+    "bigbird_num_global_blocks",
+    "bigbird_num_random_blocks",
+    "lsh_num_adjacent_chunks",
     "num_shared_experts",
     "router_aux_loss_coef",
     "router_z_loss_coef",
@@ -53,6 +64,7 @@ CHOICES = {
     "router_type": ROUTER_KINDS,
     "simplicial_form": TRILINEAR_KINDS,
     "simplicial_backend": SIMPLICIAL_BACKENDS,
+    "linear_feature_map": LINEAR_FEATURE_MAPS,
 }
 # Keywords that are no fields of ours, but that the library passes to, or writes into, every config.
 LIBRARY_KEYWORDS = frozenset(
@@ -169,13 +181,13 @@ def check_pair_scores(config) -> None:
         if config.attention_dropout:
             raise ValueError(
                 f"attention_dropout={config.attention_dropout} drops the weights of pairs of tokens, but "
-                f"attention_types[{index}]={kind!r} has none. Set it to 0; hidden_dropout acts on every layer."
+                f"attention_types[{index}]={kind!r} offers none. Set it to 0; hidden_dropout acts on every layer."
             )
         if config.position_type == "relative":
             choices = [position for position in POSITION_KINDS if position != "relative"]
             raise ValueError(
                 f"position_type='relative' adds a bias to the scores of pairs of tokens, but "
-                f"attention_types[{index}]={kind!r} has none. Use one of {choices}."
+                f"attention_types[{index}]={kind!r} takes none. Use one of {choices}."
             )
 
 
@@ -223,6 +235,20 @@ def check_shift_invariance(config) -> None:
         )
 
 
+def check_bigbird(config) -> None:
+    window = config.bigbird_num_window_blocks
+    if "bigbird" in config.attention_types and not config.is_causal and window % 2 == 0:
+        raise ValueError(f"bigbird_num_window_blocks={window} must be odd in an encoder, whose window is centred.")
+
+
+def check_lsh(config) -> None:
+    if "lsh" in config.attention_types and config.lsh_num_buckets % 2:
+        raise ValueError(
+            f"lsh_num_buckets={config.lsh_num_buckets} must be even: a hash is the nearest of random directions and "
+            "their opposites."
+        )
+
+
 def check_experts(config) -> None:
     if config.num_experts_per_tok > config.num_experts:
         raise ValueError(
@@ -253,6 +279,8 @@ RULES = (
     check_positions,
     check_pair_scores,
     check_simplicial,
+    check_bigbird,
+    check_lsh,
     check_experts,
     check_token_ids,
     check_pooler,

@@ -18,6 +18,7 @@ from transformers.masking_utils import (
 from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_trine import TrineConfig
+from ..configuration.kinds import ATTENTION_KINDS
 
 
 DECODER_MASKS = {
@@ -26,7 +27,8 @@ DECODER_MASKS = {
     "chunked_attention": create_chunked_causal_mask,
 }
 # Mechanisms with kernels of their own read segments (batch, keys) in place of a mask.
-SEGMENTED = {"simplicial_attention"}
+SEGMENTED_KINDS = [kind for kind, row in ATTENTION_KINDS.items() if not row.has_pair_scores]
+SEGMENTED = {ATTENTION_KINDS[kind].layer_type for kind in SEGMENTED_KINDS}
 ENCODER_MASKS = {
     "full_attention": create_bidirectional_mask,
     "sliding_attention": create_bidirectional_sliding_window_mask,
@@ -67,34 +69,45 @@ def make_segments(
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None,
     past_key_values: Cache | None,
-    position_ids: torch.Tensor,
+    position_ids: torch.Tensor | None,
+    lengths: list[int] | None = None,
 ) -> torch.Tensor | None:
-    """Numbers the segments of a batch from 1, with 0 for padding: tokens see tokens of their own segment only.
+    """Tells which tokens of a batch belong together: tokens see tokens of their own segment only.
 
     Args:
         inputs_embeds: (B, Q, hidden).
         attention_mask: (B, K) with 1 for a token, 0 for padding.
         past_key_values: The cache, or None if it is empty.
-        position_ids: (B, Q). Without a mask and a cache, positions that start again begin another segment.
+        position_ids: (B, Q), or None if they were not given. Without a mask and a cache, positions that start again
+            begin another segment.
+        lengths: What `packed_lengths` found.
 
     Returns:
-        (B, K) in int32, or None if all tokens are of one segment.
+        None if all tokens are of one segment. For a padding mask, booleans (B, K) that are True for tokens. For packed
+        sequences, their numbers in int32, (B, K), which grow from 1. The type tells the two apart while tracing, too.
 
     Raises:
         ValueError: For a ready mask, which may be more than segments can say.
     """
+    device = inputs_embeds.device
     if attention_mask is not None:
         if attention_mask.ndim != 2:
             raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, but simplicial layers read a padding mask "
-                "(batch, length): they weigh pairs of tokens, of which a mask (batch, 1, queries, keys) says nothing."
+                f"attention_mask has shape {tuple(attention_mask.shape)}, but layers of the kinds "
+                f"{SEGMENTED_KINDS} read a padding mask (batch, length): they make no table of all pairs of tokens that a mask (batch, 1, "
+                "queries, keys) could act on."
             )
         length = inputs_embeds.shape[1] + (past_key_values.get_seq_length() if past_key_values is not None else 0)
-        padding = attention_mask[:, :length]
-        if not is_tracing(padding) and bool((padding != 0).all()):
+        padding = attention_mask[:, :length] != 0
+        if not is_tracing(padding) and bool(padding.all()):
             return None
-        return (padding != 0).to(device=inputs_embeds.device, dtype=torch.int32)
-    packed = find_packed_sequence_indices(position_ids) if past_key_values is None else None
+        return padding.to(device)
+    if lengths is not None:
+        numbers = torch.arange(1, len(lengths) + 1, device=device, dtype=torch.int32)
+        return numbers.repeat_interleave(torch.tensor(lengths, device=device))[None]
+    if position_ids is None or past_key_values is not None:
+        return None
+    packed = find_packed_sequence_indices(position_ids)
     return None if packed is None else (packed + 1).to(torch.int32)
 
 
@@ -119,16 +132,19 @@ def make_masks(
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | dict | None,
     past_key_values: Cache | None,
-    position_ids: torch.Tensor,
+    position_ids: torch.Tensor | None,
+    lengths: list[int] | None = None,
 ) -> dict:
-    """Makes the mask of every attention type in the model.
+    """Makes the mask of every attention type in the model, or the segments that it reads in place of one.
 
     Args:
         inputs_embeds: (B, Q, hidden).
         attention_mask: Padding mask (B, K), a ready mask (B, 1, Q, K), or, as `generate` hands over with a static
             cache, the result of this function.
         past_key_values: The cache.
-        position_ids: (B or 1, Q). Positions that start again mark packed sequences, which do not see each other.
+        position_ids: (B or 1, Q), or None to count tokens. Positions that start again mark packed sequences, which do
+            not see each other.
+        lengths: What `packed_lengths` found. Masks are then those of the longest sequence.
 
     Returns:
         The library's name of each type to its mask, in the form that the attention implementation reads; None where
@@ -138,6 +154,15 @@ def make_masks(
         return attention_mask
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
+    given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
+    segments = None
+    if SEGMENTED.intersection(config.layer_types):
+        segments = make_segments(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
+    if lengths is not None:
+        inputs_embeds = inputs_embeds[:, : max(lengths)]
+        position_ids = torch.arange(max(lengths), device=inputs_embeds.device)[None]
+    elif position_ids is None:
+        position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
     arguments = {
         "config": config,
         "inputs_embeds": inputs_embeds,
@@ -146,17 +171,14 @@ def make_masks(
     }
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
     positions = position_ids.expand(inputs_embeds.shape[0], -1)
-    segments = {
-        layer_type: make_segments(inputs_embeds, attention_mask, past_key_values, positions)
-        for layer_type in first_layers.keys() & SEGMENTED
-    }
+    masks = {layer_type: segments for layer_type in first_layers if layer_type in SEGMENTED}
     first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in SEGMENTED}
     if config.is_causal:
-        return segments | {
+        return masks | {
             layer_type: DECODER_MASKS[layer_type](**arguments, position_ids=position_ids, layer_idx=index)
             for layer_type, index in first_layers.items()
         }
-    return segments | {
+    return masks | {
         layer_type: ENCODER_MASKS[layer_type](
             **arguments, and_mask_function=encoder_overlay(config, layer_type, attention_mask, positions)
         )

@@ -183,17 +183,16 @@ class TrineModel(TrinePreTrainedModel):
         self_cache = past_key_values
         if isinstance(past_key_values, EncoderDecoderCache):
             self_cache = past_key_values.self_attention_cache
+        given_positions = position_ids
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
-        pattern_embeds, pattern_positions, lengths = inputs_embeds, position_ids, None
+        lengths = None
         if self.config._attn_implementation == "sdpa":
             lengths = packed_lengths(attention_mask, self_cache, position_ids)
         if lengths is not None:  # the masks and biases of the longest sequence begin with those of the others
             kwargs["sequence_lengths"] = lengths  # pyright: ignore[reportGeneralTypeIssues] passed on to attention
-            pattern_embeds = inputs_embeds[:, : max(lengths)]
-            pattern_positions = torch.arange(max(lengths), device=inputs_embeds.device)[None]
-        masks = make_masks(self.config, pattern_embeds, attention_mask, self_cache, pattern_positions)
-        biases = self.position_biases(pattern_embeds, self_cache)
+        masks = make_masks(self.config, inputs_embeds, attention_mask, self_cache, given_positions, lengths)
+        biases = self.position_biases(inputs_embeds[:, : max(lengths)] if lengths else inputs_embeds, self_cache)
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states

@@ -10,6 +10,7 @@ differentiable, so gradients are compared too.
 
 import cmath
 import math
+from functools import partial
 
 import torch
 
@@ -186,7 +187,7 @@ def sees_second(config, query: int, key: int) -> bool:
     return sees_within(config, config.simplicial_second_window, query, key)
 
 
-ATTENTIONS = {"full": sees_full, "sliding": sees_sliding, "chunked": sees_chunked, "simplicial": sees_simplicial}
+SEES = {"full": sees_full, "sliding": sees_sliding, "chunked": sees_chunked, "simplicial": sees_simplicial}
 
 
 def heads_of(config, x: torch.Tensor, weights: Weights, name: str) -> list[torch.Tensor]:
@@ -251,14 +252,7 @@ def simplicial_attention(config, weights: Weights, x: torch.Tensor, positions) -
     return linear(torch.cat(outputs, dim=1), weights["o_proj"])
 
 
-def attention(config, weights: Weights, x: torch.Tensor, kind: str, positions) -> torch.Tensor:
-    """What the layer's kind computes."""
-    if kind == "simplicial":
-        return simplicial_attention(config, weights, x, positions)
-    return pairwise_attention(config, weights, x, kind, positions)
-
-
-def pairwise_attention(config, weights: Weights, x: torch.Tensor, kind: str, positions) -> torch.Tensor:
+def pairwise_attention(sees, config, weights: Weights, x: torch.Tensor, positions) -> torch.Tensor:
     """Equation 1 of Vaswani et al. 2017, a query at a time; query head h reads key-value head `h * G / H`."""
     queries, keys, values = (heads_of(config, x, weights, name) for name in "qkv")
     keys = [torch.stack([positions.rotate(row, p) for p, row in enumerate(head)]) for head in keys]
@@ -267,12 +261,20 @@ def pairwise_attention(config, weights: Weights, x: torch.Tensor, kind: str, pos
         g = h * config.num_key_value_heads // config.num_attention_heads
         rows = []
         for i, query in enumerate(query_head):
-            seen = [j for j in range(len(x)) if ATTENTIONS[kind](config, i, j)]
+            seen = [j for j in range(len(x)) if sees(config, i, j)]
             query = positions.rotate(query, i)
             scores = keys[g][seen] @ query / math.sqrt(config.head_dim) + positions.biases(h, i, seen)
             rows.append(softmax(scores) @ values[g][seen])
         outputs.append(torch.stack(rows))
     return linear(torch.cat(outputs, dim=1), weights["o_proj"])
+
+
+ATTENTIONS = {
+    "full": partial(pairwise_attention, sees_full),
+    "sliding": partial(pairwise_attention, sees_sliding),
+    "chunked": partial(pairwise_attention, sees_chunked),
+    "simplicial": simplicial_attention,
+}
 
 
 def cross_attention(config, weights: Weights, x: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -386,15 +388,18 @@ def trunk(config, weights: Weights, tokens: list[int], segments=None, source=Non
     for index in range(config.num_hidden_layers):
         layer = weights[f"layers.{index}"]
         first, second = f"layers.{index}.input_layernorm", f"layers.{index}.post_attention_layernorm"
-        kind, feed_forward = config.attention_types[index], FEED_FORWARDS[config.mlp_layer_types[index]]
+        attention, feed_forward = (
+            ATTENTIONS[config.attention_types[index]],
+            FEED_FORWARDS[config.mlp_layer_types[index]],
+        )
         between = f"layers.{index}.cross_attention_layernorm"
         if config.norm_position == "pre":  # Xiong et al. 2020, arXiv 2002.04745, figure 1b
-            x = x + attention(config, layer["self_attn"], norm(first, x), kind, positions)
+            x = x + attention(config, layer["self_attn"], norm(first, x), positions)
             if source is not None:
                 x = x + cross_attention(config, layer["cross_attn"], norm(between, x), source)
             x = x + feed_forward(config, layer["mlp"], norm(second, x))
         else:  # figure 1a
-            x = norm(first, x + attention(config, layer["self_attn"], x, kind, positions))
+            x = norm(first, x + attention(config, layer["self_attn"], x, positions))
             if source is not None:
                 x = norm(between, x + cross_attention(config, layer["cross_attn"], x, source))
             x = norm(second, x + feed_forward(config, layer["mlp"], x))

@@ -18,6 +18,12 @@ SIZES = {
     "attention_chunk_size": 8,
     "simplicial_window": 8,
     "simplicial_second_window": 3,
+    "performer_num_features": 12,
+    "bigbird_block_size": 4,
+    "bigbird_num_random_blocks": 1,
+    "lsh_chunk_length": 4,
+    "lsh_num_buckets": 4,
+    "lsh_num_hashes": 2,
     "num_experts": 4,
     "moe_intermediate_size": 24,
 }

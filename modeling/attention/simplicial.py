@@ -74,7 +74,6 @@ class SimplicialAttention(SoftmaxAttention):
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
-        sequence_lengths: list[int] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Mixes the tokens of `hidden_states`.
@@ -82,7 +81,6 @@ class SimplicialAttention(SoftmaxAttention):
         Args:
             hidden_states: (B, Q, hidden).
             attention_mask: Segments (B, tokens so far), as `make_segments` numbers them, or None.
-            sequence_lengths: Where one row packs sequences, their lengths.
 
         Returns:
             (B, Q, hidden); and, by the path `eager`, the weights of first keys (B, H, Q, K), summed over second keys,
@@ -98,12 +96,8 @@ class SimplicialAttention(SoftmaxAttention):
             keys, values = past_key_values.update(key, value, self.layer_idx, **seconds)
             (key, second_key), (value, second_value) = keys, values
         segments = attention_mask
-        if sequence_lengths is not None:
-            lengths = torch.tensor(sequence_lengths, device=query.device)
-            segments = torch.arange(1, len(lengths) + 1, device=query.device, dtype=torch.int32)
-            segments = segments.repeat_interleave(lengths)[None]
         if segments is not None:
-            segments = segments[:, -max(key.shape[2], second_key.shape[2]) :]
+            segments = segments[:, -max(key.shape[2], second_key.shape[2]) :].to(torch.int32)
         bias = self.offset_bias
         if isinstance(bias, DTensor):  # tensor parallelism: that of this process's heads
             bias = bias.to_local()

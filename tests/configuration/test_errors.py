@@ -36,13 +36,13 @@ FIELDS = {
     ),
     "pair dropout": (
         {"num_hidden_layers": 2, "attention_types": "full, simplicial", "attention_dropout": 0.1},
-        "attention_dropout=0.1 drops the weights of pairs of tokens, but attention_types[1]='simplicial' has none. "
+        "attention_dropout=0.1 drops the weights of pairs of tokens, but attention_types[1]='simplicial' offers none. "
         "Set it to 0; hidden_dropout acts on every layer.",
     ),
     "pair bias": (
         {"attention_types": "simplicial", "position_type": "relative"},
         "position_type='relative' adds a bias to the scores of pairs of tokens, but attention_types[0]='simplicial' "
-        "has none. Use one of ['sinusoidal', 'learned', 'rope', 'none'].",
+        "takes none. Use one of ['sinusoidal', 'learned', 'rope', 'none'].",
     ),
     "form": (
         {"attention_types": "simplicial", "simplicial_form": "det"},

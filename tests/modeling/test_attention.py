@@ -134,14 +134,14 @@ def test_grouped_heads_equal_multi_head_attention_with_repeated_weights(attn):
     torch.testing.assert_close(multi(tokens).logits, grouped(tokens).logits, **TOLERANCES)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", reference.SEES)
 def test_returned_weights_are_the_distribution_over_seen_keys(kind):
     model = tiny_model(attention_types=kind, num_hidden_layers=1)
     weights = model(random_ids(1, 12), output_attentions=True).attentions[0][0]
     torch.testing.assert_close(weights.sum(-1), torch.ones(4, 12, dtype=torch.float64))
     for query in range(12):
         for key in range(12):
-            seen = reference.ATTENTIONS[kind](model.config, query, key)
+            seen = reference.SEES[kind](model.config, query, key)
             assert bool((weights[:, query, key] > 0).all()) == seen
 
 

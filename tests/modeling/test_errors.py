@@ -198,8 +198,8 @@ CASES = {
     ),
     "late window": (lambda: change_and_build(sliding_window=0), "sliding_window=0 must be at least 1."),
     "late kind": (
-        lambda: change_and_build(attention_types=["full", "linear"]),
-        "attention_types[1]='linear' is not one of",
+        lambda: change_and_build(attention_types=["full", "linea"]),
+        "attention_types[1]='linea' is not one of",
     ),
     "decoder": (
         lambda: TrineForMaskedLM(tiny_config()),
@@ -233,8 +233,8 @@ CASES = {
     ),
     "ready mask": (
         lambda: tiny_model(attention_types="simplicial")(random_ids(1, 4), attention_mask=torch.ones(1, 1, 4, 4)),
-        "attention_mask has shape (1, 1, 4, 4), but simplicial layers read a padding mask (batch, length): they weigh "
-        "pairs of tokens, of which a mask (batch, 1, queries, keys) says nothing.",
+        "attention_mask has shape (1, 1, 4, 4), but layers of the kinds ['simplicial', 'linear', 'performer', "
+        "'bigbird', 'lsh'] read a padding mask (batch, length): they make no table of all pairs of tokens",
     ),
     "no Triton here": (
         lambda: run([3, 4], attention_types="simplicial", simplicial_backend="triton"),
