@@ -94,8 +94,8 @@ def make_segments(
         if attention_mask.ndim != 2:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, but layers of the kinds "
-                f"{SEGMENTED_KINDS} read a padding mask (batch, length): they make no table of all pairs of tokens that a mask (batch, 1, "
-                "queries, keys) could act on."
+                f"{SEGMENTED_KINDS} read a padding mask (batch, length): they make no table of all pairs of tokens "
+                "that a mask (batch, 1, queries, keys) could act on."
             )
         length = inputs_embeds.shape[1] + (past_key_values.get_seq_length() if past_key_values is not None else 0)
         padding = attention_mask[:, :length] != 0
