@@ -1,0 +1,99 @@
+"""BigBird: attention to global, neighbouring and random blocks of tokens."""
+
+# Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size.
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+
+from ...configuration.configuration_trine import TrineConfig
+from ..kernels.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout
+from ..kernels.listed_blocks import listed_blocks
+from ..tokens_cache import BigBirdCacheLayer
+from .softmax_attention import SoftmaxAttention
+
+
+class BigBirdAttention(SoftmaxAttention):
+    """Softmax attention in which a block of tokens sees global blocks, a window of blocks, and random blocks.
+
+    Blocks are counted from the first real token of each sequence. In an encoder half of the global blocks begin the
+    sequence and half end it, their tokens see all of it, and the window is centred. In a decoder global blocks begin
+    the sequence, the window ends with a block's own, random blocks lie before it, and no token sees a later one.
+
+    Random blocks differ from head to head, and each block draws its own, without repetition. The numbers behind them
+    are made once and stored with the weights, so a loaded model attends alike.
+
+    Cost O(Q * seen blocks * block size), and O(K * block size) for each global block of an encoder. Cache: all tokens,
+    of which a step reads the blocks that it sees.
+    Source: Zaheer et al. 2020, arXiv 2007.14062, section 2 and appendix D (internal transformer construction). For
+    decoders, of which it says nothing, the pattern is cut to the past.
+    """
+
+    cache_layer_class = BigBirdCacheLayer
+    random_draws: torch.Tensor | None
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.pattern = BigBirdPattern.of(config)
+        draws = None
+        if self.pattern.num_random:
+            rows = -(-config.max_position_embeddings // self.pattern.block_size)
+            draws = torch.zeros(config.num_attention_heads, rows, self.pattern.num_random, dtype=torch.int32)
+        self.register_buffer("random_draws", draws)
+
+    def initialize(self) -> None:
+        super().initialize()
+        if self.random_draws is not None:
+            draws = torch.randint(2**31, self.random_draws.shape, device=self.random_draws.device)
+            init.copy_(self.random_draws, draws.int())
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and no weights.
+
+        Args:
+            hidden_states: (B, Q, hidden).
+            attention_mask: Segments (B, tokens so far), as `make_segments` makes them, or None.
+        """
+        query, key, value = self.project(hidden_states, position_embeddings)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        draws, lengths = self.own_draws(query.shape[1]), (query.shape[2], key.shape[2])
+        layout = make_layout(self.pattern, draws, attention_mask, *lengths, query.device)
+        states = [states.to(value.dtype) for states in (query, key, value)]
+        if attention_mask is not None and attention_mask.dtype != torch.bool:  # packed: all rows in one
+            states = [states.transpose(0, 1).flatten(1, 2)[None] for states in states]
+        output = self.attend_blocks(*states, layout)
+        if attention_mask is not None:
+            output = output.masked_fill(layout.places[..., None] < 0, 0.0)
+        return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None
+
+    def own_draws(self, num_heads: int) -> torch.Tensor | None:
+        """`random_draws` of the heads that are computed here: under tensor parallelism, this process's share."""
+        weight = self.q_proj.weight
+        if self.random_draws is None or not isinstance(weight, DTensor):
+            return self.random_draws
+        return self.random_draws[num_heads * weight.device_mesh.get_local_rank() :][:num_heads]
+
+    def attend_blocks(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: BigBirdLayout
+    ) -> torch.Tensor:
+        """Outputs (B, Q, H * D) of queries (B, H, Q, D); those without a place are arbitrary."""
+        outputs = []
+        for query_blocks, lists in layout.calls:
+            tables = query_blocks, layout.key_blocks, lists
+            output, _ = listed_blocks(query, key, value, *tables, is_causal=self.is_causal, scale=self.scaling)
+            outputs.append(output.flatten(2, 3))
+        output = torch.cat(outputs, dim=2).transpose(1, 2)  # (B, places, H, D)
+        batch, num_places = output.shape[:2]
+        base = torch.arange(batch, device=query.device)[:, None] * num_places
+        rows = (layout.places.clamp(min=0) + base).flatten()
+        return output.reshape(batch * num_places, -1).index_select(0, rows).view(batch, -1, output[0, 0].numel())
