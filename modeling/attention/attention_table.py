@@ -1,7 +1,10 @@
 """The attention mechanisms by name."""
 
+from .bigbird import BigBirdAttention
 from .chunked import ChunkedAttention
 from .full import FullAttention
+from .linear import LinearAttention
+from .performer import PerformerAttention
 from .simplicial import SimplicialAttention
 from .sliding import SlidingAttention
 
@@ -11,4 +14,7 @@ ATTENTIONS = {
     "sliding": SlidingAttention,
     "chunked": ChunkedAttention,
     "simplicial": SimplicialAttention,
+    "bigbird": BigBirdAttention,
+    "linear": LinearAttention,
+    "performer": PerformerAttention,
 }

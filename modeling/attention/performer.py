@@ -1,0 +1,86 @@
+"""Performer attention: random features whose products estimate those of softmax attention."""
+
+# Shapes: B batch, H heads, G key-value heads, Q queries, F features, D head size.
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from ...configuration.configuration_trine import TrineConfig
+from ..positions.rope import apply_rotation
+from .kernelized_attention import Features, KernelizedAttention
+
+
+def draw_directions(num_features: int, head_dim: int, seed: int) -> torch.Tensor:
+    """Random directions (F, D) in float32: `head_dim` at a time are orthogonal, and each is as long as a Gaussian one.
+
+    Each row by itself is distributed like a vector of standard normal numbers, so that estimates have no bias.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    blocks = -(-num_features // head_dim)
+    options = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+    bases, triangles = torch.linalg.qr(torch.randn(blocks, head_dim, head_dim, **options))
+    # With these signs, which a factorisation leaves open, all orthogonal bases are equally likely (Mezzadri 2007).
+    bases = bases * triangles.diagonal(dim1=-2, dim2=-1).sign()[:, None]
+    lengths = torch.randn(num_features, head_dim, **options).norm(dim=1, keepdim=True)
+    return (bases.transpose(1, 2).flatten(0, 1)[:num_features] * lengths).float()
+
+
+class PerformerAttention(KernelizedAttention):
+    """Softmax attention, estimated: `exp(<q, k> / sqrt(D))` is the mean of products of `performer_num_features`
+    positive random features, `exp(<w, x> - |x|^2 / 2)` of `x = q / D^(1/4)` or `k / D^(1/4)`.
+
+    The directions w are the same for all heads of the layer. They are a buffer, `projection`, and no parameter: `draw`
+    holds the seed and the number of the draw that made it. Training draws new ones from time to time, so that a model
+    learns for all of them: `RandomFeatureCallback` of `trine.training.callbacks` calls `redraw` every
+    `config.performer_redraw_interval` optimizer steps. A training loop of your own does so between two steps:
+
+        for module in model.modules():
+            if isinstance(module, PerformerAttention):
+                module.redraw()
+
+    Rotary positions turn queries and keys, as in softmax attention. The error falls with the root of the number of
+    features, and grows with the length of queries and keys: `qk_norm` bounds it.
+
+    Cost O(Q * F * D). Cache: F * (D + 1) + 1 numbers a key-value head.
+    Source: Choromanski et al. 2020, arXiv 2009.14794, section 2 (FAVOR+), equation 5 and the orthogonal features of
+    section 2.4.
+    """
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        shape = config.performer_num_features, self.head_dim
+        self.projection = nn.Buffer(torch.zeros(shape, dtype=torch.float32))
+        self.draw = nn.Buffer(torch.zeros(2, dtype=torch.int64))  # the seed, and how often features were drawn anew
+
+    def initialize(self) -> None:
+        super().initialize()
+        seed = int(torch.randint(2**31, (), device="cpu"))  # of PyTorch's global generator, so each layer has its own
+        init.copy_(self.draw, torch.tensor([seed, 0]))
+        init.copy_(self.projection, draw_directions(*self.projection.shape, seed).to(self.projection))
+
+    @torch.no_grad()
+    def redraw(self) -> None:
+        """Draws new features, which follow from the seed and the number of the draw, so that a resumed run agrees."""
+        self.draw[1] += 1
+        seed, number = self.draw.tolist()
+        self.projection.copy_(draw_directions(*self.projection.shape, seed + number))
+
+    def features(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> Features:
+        if position_embeddings is not None:
+            query, key = (apply_rotation(states, *position_embeddings).to(states.dtype) for states in (query, key))
+        query, key = self.log_features(query), self.log_features(key)
+        # A query's own scale cancels; that of a key does not, so it goes along. Neither needs a gradient.
+        query_scale, key_scale = (states.detach().amax(dim=-1, keepdim=True) for states in (query, key))
+        return Features((query - query_scale).exp(), (key - key_scale).exp(), log_scale=key_scale.squeeze(-1))
+
+    def log_features(self, states: torch.Tensor) -> torch.Tensor:
+        """Logarithms of the features (B, H, Q, F) of queries or keys (B, H, Q, D), but for a constant."""
+        states = states * self.head_dim**-0.25
+        lengths = states.square().sum(dim=-1, keepdim=True) / 2
+        return nn.functional.linear(states, self.projection.to(states.dtype)) - lengths

@@ -1,0 +1,161 @@
+"""What keys leave behind for the queries after them: sums over features, their scale, and how they are carried on."""
+
+# Shapes: B batch, G key-value heads, Q tokens, F features, D head size; N chunks of C tokens.
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+GROUP = 32  # states that are summed by one table of weights
+
+
+class KernelState(NamedTuple):
+    """Sums over keys, of constant size: both are to be multiplied with `exp(scale)`.
+
+    `sums` are of features times values, (B, G, F, D), `norms` of features, (B, G, F, 1); `scale` is (B, G), or None
+    where it is 0.
+    """
+
+    sums: torch.Tensor
+    norms: torch.Tensor
+    scale: torch.Tensor | None
+
+
+def absorb(
+    before: KernelState | None,
+    key: torch.Tensor,
+    norm_key: torch.Tensor,
+    value: torch.Tensor,
+    log_scale: torch.Tensor | None,
+) -> KernelState:
+    """The state after more keys: features (B, G, Q, F), those of the denominators, values (B, G, Q, D), (B, G, Q)."""
+    scale = None
+    if log_scale is not None:
+        scale = log_scale.amax(dim=-1)
+        if before is not None and before.scale is not None:
+            scale = torch.maximum(scale, before.scale)
+        weight = (log_scale - scale[..., None]).exp()[..., None].to(key.dtype)
+        is_same = norm_key is key
+        key = key * weight
+        norm_key = key if is_same else norm_key * weight
+    sums, norms = key.transpose(-1, -2) @ value, norm_key.sum(dim=-2)[..., None]
+    if before is None:
+        return KernelState(sums, norms, scale)
+    old_sums, old_norms = before.sums, before.norms
+    if scale is not None and before.scale is not None:
+        decay = (before.scale - scale).exp()[..., None, None].to(key.dtype)
+        old_sums, old_norms = old_sums * decay, old_norms * decay
+    return KernelState(old_sums + sums, old_norms + norms, scale)
+
+
+class Marks(NamedTuple):
+    """What belongs to places besides their features: the scale (..., places) and the label, each None if all agree."""
+
+    scale: torch.Tensor | None
+    labels: torch.Tensor | None
+
+    def change(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Marks":
+        return Marks(*(None if marks is None else function(marks) for marks in self))
+
+
+def links(to: Marks, source: Marks, like: torch.Tensor, is_causal: bool = False) -> torch.Tensor | None:
+    """Factors on what place t reads of place s: `exp(scale_s - scale_t)`, and 0 for another label.
+
+    Args:
+        to: Marks (..., T).
+        source: Marks (..., S).
+        like: A tensor (..., S, X) of the right dtype and device.
+        is_causal: Whether nothing is read of places after t; then T = S.
+
+    Returns:
+        (..., T, S), or None if all factors are 1.
+    """
+    seen = None
+    if is_causal:
+        size = like.shape[-2]
+        seen = torch.ones(size, size, dtype=torch.bool, device=like.device).tril()
+    if to.labels is not None and source.labels is not None:
+        same = to.labels[..., :, None] == source.labels[..., None, :]
+        seen = same if seen is None else seen & same
+    if to.scale is None or source.scale is None:
+        return None if seen is None else seen.to(like.dtype)
+    exponents = source.scale[..., None, :] - to.scale[..., :, None]
+    return (exponents if seen is None else exponents.masked_fill(~seen, -torch.inf)).exp().to(like.dtype)
+
+
+def incoming(
+    key: torch.Tensor,
+    norm_key: torch.Tensor,
+    value: torch.Tensor,
+    keys: Marks,
+    queries: Marks,
+    before: KernelState | None,
+) -> tuple[torch.Tensor, torch.Tensor, Marks]:
+    """What the queries of each chunk find there, before its own keys.
+
+    Args:
+        key: Features (B, G, N, C, F), as is `norm_key`; `value` is (B, G, N, C, D).
+        keys: The scale of each key and its label, (B, G or 1, N, C).
+        queries: The largest scale that each query sees, and its label.
+        before: The state before the first chunk.
+
+    Returns:
+        Sums (B, G, N, F, D) and (B, G, N, F, 1), and their marks (B, G or 1, N, 1).
+    """
+    ends = queries.change(lambda marks: marks[..., -1])
+    earlier = ends.change(lambda marks: torch.cat([marks[..., :1], marks[..., :-1]], dim=-1))
+    if before is None:
+        shape = *key.shape[:2], 1, key.shape[-1]
+        first_sums, first_norms = key.new_zeros(*shape, value.shape[-1]), key.new_zeros(*shape, 1)
+    else:
+        first_sums, first_norms = before.sums[:, :, None], before.norms[:, :, None]
+        if before.scale is not None and earlier.scale is not None:
+            scale = torch.cat([before.scale[..., None], earlier.scale[..., 1:]], dim=-1)
+            earlier = Marks(scale, earlier.labels)
+    count = key.shape[2] - 1
+    if not count:
+        return first_sums, first_norms, earlier.change(lambda marks: marks[..., None])
+    weights = links(ends.change(lambda marks: marks[..., None]), keys, value)  # (B, G or 1, N, 1, C)
+    last_sums, last_norms = value, torch.ones_like(value[..., :1])
+    if weights is not None:
+        last_norms = weights.transpose(-1, -2).expand_as(last_norms)
+        last_sums = value * last_norms
+    sums = key[:, :, :count].transpose(-1, -2) @ last_sums[:, :, :count]
+    norms = norm_key[:, :, :count].transpose(-1, -2) @ last_norms[:, :, :count]
+    sums = running(torch.cat([first_sums, sums], dim=2).flatten(3), earlier)
+    norms = running(torch.cat([first_norms, norms], dim=2).flatten(3), earlier)
+    sums, norms = sums.unflatten(3, (key.shape[-1], -1)), norms[..., None]
+    return sums, norms, earlier.change(lambda marks: marks[..., None])
+
+
+def running(states: torch.Tensor, marks: Marks) -> torch.Tensor:
+    """Sums over places so far: place t of the result is the sum of `links` times the states of places up to t.
+
+    A group of places is summed by a table of weights, and what groups leave by the same function, so that cost is
+    linear.
+
+    Args:
+        states: (B, G, N, X).
+        marks: (B, G or 1, N).
+
+    Returns:
+        (B, G, N, X).
+    """
+    count = states.shape[2]
+    if count <= GROUP:
+        return links(marks, marks, states, is_causal=True) @ states
+    missing = -count % GROUP
+    states = nn.functional.pad(states, (0, 0, 0, missing)).unflatten(2, (-1, GROUP))
+    grouped = marks.change(lambda x: torch.cat([x, x[..., -1:].expand(*x.shape[:-1], missing)], dim=-1))
+    grouped = grouped.change(lambda x: x.unflatten(-1, (-1, GROUP)))
+    within = links(grouped, grouped, states, is_causal=True) @ states
+    ends = grouped.change(lambda x: x[..., -1])
+    before = running(within[..., -1, :], ends)
+    before = nn.functional.pad(before[:, :, :-1], (0, 0, 1, 0)).unsqueeze(3)  # what is before each group
+    earlier = ends.change(lambda x: torch.cat([x[..., :1], x[..., :-1]], dim=-1)[..., None])
+    reads = links(grouped, earlier, before)
+    within = within + (before if reads is None else reads * before)
+    return within.flatten(2, 3)[:, :, :count]
