@@ -2,8 +2,9 @@
 
 # Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size.
 
+from typing import Any
+
 import torch
-from torch.distributed.tensor import DTensor
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 
@@ -78,10 +79,10 @@ class BigBirdAttention(SoftmaxAttention):
 
     def own_draws(self, num_heads: int) -> torch.Tensor | None:
         """`random_draws` of the heads that are computed here: under tensor parallelism, this process's share."""
-        weight = self.q_proj.weight
-        if self.random_draws is None or not isinstance(weight, DTensor):
+        if self.random_draws is None or num_heads == len(self.random_draws):
             return self.random_draws
-        return self.random_draws[num_heads * weight.device_mesh.get_local_rank() :][:num_heads]
+        weight: Any = self.q_proj.weight  # spread by heads
+        return self.random_draws.split(num_heads)[weight.device_mesh.get_local_rank()]
 
     def attend_blocks(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: BigBirdLayout

@@ -94,7 +94,9 @@ def make_layout(
     if draws is not None:
         chosen = random_blocks(pattern, blocks.own, blocks.count, draws)
         fixed = torch.cat([fixed.expand(-1, chosen.shape[1], -1, -1), chosen], dim=-1)
-    lists = torch.where(fixed < 0, -1, fixed + blocks.first[:, None, :, None])
+    # The last of the blocks that queries after a cache may touch can lie behind the text's end.
+    lists = fixed + blocks.first[:, None, :, None]
+    lists = torch.where((fixed < 0) | (lists >= key_blocks.shape[1]), -1, lists)
     calls = [(blocks.queries[:, None], lists)]
     if pattern.num_global and not pattern.is_causal:
         calls = split_global(pattern, blocks, lists, key_blocks.shape[1], packed)

@@ -18,6 +18,7 @@ CONFIGS = {
     "sigmoid": {"router_type": "sigmoid", "mlp_layer_types": "dense, sparse", "gated_mlp": False},
     "encoder": {"is_causal": False, **MIXED},
 }
+RANDOM_BUFFERS = ("random_draws", "projection", "draw", "directions")
 EVERY_CONFIG = pytest.mark.parametrize("name", CONFIGS)
 LAYER_KEYS = [
     "input_layernorm.weight",
@@ -244,14 +245,17 @@ def test_models_made_on_the_meta_device_are_filled_completely(name):
     model_class = TrineForCausalLM if config.is_causal else TrineModel
     made, filled = model_class(config), model_class.from_pretrained(None, config=config, state_dict={})
     assert tensors_of(filled).keys() == tensors_of(made).keys()
-    constants = {*dict(made.named_buffers()), *(key for key in tensors_of(made) if key.endswith("proj.bias"))}
+    constants = {key for key in dict(made.named_buffers()) if not key.endswith(RANDOM_BUFFERS)}
+    constants |= {key for key in tensors_of(made) if key.endswith("proj.bias")}
     for key, tensor in tensors_of(filled).items():
-        expected = tensors_of(made)[key]
+        tensor, expected = tensor.double(), tensors_of(made)[key].double()
         assert tensor.isfinite().all(), key
         if key in constants or expected.std() == 0:
             assert torch.equal(tensor, expected), key
         else:
-            assert abs(tensor.std() / expected.std() - 1) < 0.15 and not torch.equal(tensor, expected), key
+            is_seed = key.endswith("self_attn.draw")  # any number will do
+            assert is_seed or abs(tensor.std() / expected.std() - 1) < 0.15, key
+            assert not torch.equal(tensor, expected), key
     assert torch.equal(filled.get_input_embeddings().weight[2], torch.zeros(64)), "padding starts at zero"
 
 

@@ -29,13 +29,15 @@ from trine.training.parallelism import Parallelism, SharedBatchCallback, check_l
 STEPS = 3
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 DECODER = SMALL | {
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 4,
     "num_key_value_heads": 2,
-    "attention_types": "full, sliding, simplicial",
+    "attention_types": "full, sliding, simplicial, bigbird",
     "sliding_window": 8,
     "simplicial_window": 8,
     "simplicial_second_window": 3,
     "simplicial_offset_bias": True,
+    "bigbird_block_size": 2,
+    "bigbird_num_window_blocks": 1,
     "qk_norm": True,
     "attention_bias": True,
     "mlp_bias": True,
@@ -171,7 +173,8 @@ def test_what_is_saved_is_an_ordinary_folder(folder, case):
     torch.manual_seed(0)
     made = model_class(config).state_dict()  # of the same seed
     assert trained.keys() == made.keys() >= saved.keys()
-    assert not any(torch.equal(weight, made[name]) for name, weight in saved.items() if weight.ndim > 1)
+    learned = {name for name, weight in saved.items() if weight.ndim > 1 and weight.is_floating_point()}
+    assert not any(torch.equal(saved[name], made[name]) for name in learned)
     inputs = {"input_ids": rows()[0]["input_ids"][None]}
     if config.is_encoder_decoder:
         inputs["decoder_input_ids"] = inputs["input_ids"]

@@ -1,0 +1,380 @@
+"""BigBird attention: each pattern against the loop, its limits, the library's own layer, and where its blocks lie."""
+
+import pytest
+import reference
+import torch
+from tiny import assert_gradients_equal, expected_output, leaves, output_of, random_ids, tiny_config, tiny_model
+from transformers import BigBirdConfig
+from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
+
+from trine import TrineConfig, TrineForCausalLM, TrineForConditionalGeneration, TrineSeq2SeqConfig
+from trine.modeling.attention.bigbird import BigBirdAttention
+from trine.modeling.kernels.bigbird_layout import BigBirdPattern, make_layout, random_blocks
+
+
+CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])
+# Global, window and random blocks.
+PATTERNS = [(2, 3, 1), (0, 3, 2), (2, 1, 0), (0, 1, 0), (1, 1, 2), (3, 5, 3)]
+EVERY_PATTERN = pytest.mark.parametrize("numbers", PATTERNS, ids=str)
+SIZE = 4
+EXACT = {"rtol": 1e-9, "atol": 1e-10}
+
+
+def blocks_of(numbers: tuple[int, int, int]) -> dict[str, int]:
+    names = ("global", "window", "random")
+    return {f"bigbird_num_{name}_blocks": number for name, number in zip(names, numbers, strict=True)}
+
+
+def fields_of(numbers: tuple[int, int, int], is_causal: bool) -> dict:
+    return {"attention_types": "bigbird", "position_type": "none", "is_causal": is_causal, **blocks_of(numbers)}
+
+
+def layer_of(numbers=(2, 3, 1), is_causal=True, seed=0, **fields) -> BigBirdAttention:
+    """A layer in float64 with weights that make attention sharp."""
+    config = tiny_config(**fields_of(numbers, is_causal), **fields)
+    torch.manual_seed(seed)
+    layer = BigBirdAttention(config, 0).double()
+    layer.initialize()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.normal_(std=0.5)
+    return layer
+
+
+def expected_layer(layer: BigBirdAttention, x: torch.Tensor) -> torch.Tensor:
+    """The loop's output for one sequence (N, hidden)."""
+    weights = reference.Weights({**dict(layer.named_parameters()), **dict(layer.named_buffers())})
+    return reference.bigbird_attention(layer.config, weights, x, reference.NoPositions(layer.config, weights))
+
+
+def gradients(layer, x, output, direction) -> list[torch.Tensor]:
+    inputs = [x, *layer.parameters()]
+    return torch.autograd.grad((output * direction).sum(), inputs)
+
+
+def check_against_the_oracle(length: int, **fields) -> None:
+    """Outputs and the gradients of every parameter, for a random projection of the outputs."""
+    model = tiny_model(**{"num_hidden_layers": 1, **fields})
+    tokens, tensors = random_ids(length), leaves(model)
+    expected, actual = expected_output(model, tokens.tolist(), tensors), output_of(model(tokens[None]))[0]
+    torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
+    direction = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for output in (expected, actual):
+        (output * direction).sum().backward()
+    assert_gradients_equal(model, tensors, rtol=1e-8, atol=1e-10)
+
+
+@CAUSAL
+@EVERY_PATTERN
+@pytest.mark.parametrize("length", [1, 2, SIZE - 1, SIZE, SIZE + 1, 33])
+def test_every_pattern_equals_the_loop(length, numbers, is_causal):
+    check_against_the_oracle(length, **fields_of(numbers, is_causal))
+
+
+@CAUSAL
+def test_longer_texts_than_the_draws_begin_them_again(is_causal):
+    check_against_the_oracle(30, max_position_embeddings=2 * SIZE + 1, **fields_of((1, 3, 2), is_causal))
+
+
+@CAUSAL
+@EVERY_PATTERN
+def test_packed_rows_equal_separate_sequences(numbers, is_causal):
+    """In outputs and gradients, also where rows differ and one of their sequences is far longer than others."""
+    layer, generator = layer_of(numbers, is_causal), torch.Generator().manual_seed(2)
+    rows = [(5, 1, 27, 3, 2), (12, 4, 22)]
+    x = torch.randn(2, 38, 32, dtype=torch.float64, generator=generator).requires_grad_()
+    direction = torch.randn(2, 38, 32, dtype=torch.float64, generator=generator)
+    numbered = [torch.repeat_interleave(torch.arange(1, len(row) + 1), torch.tensor(row)) for row in rows]
+    actual = layer(x, torch.stack(numbered).int())[0]
+    expected = torch.stack(
+        [torch.cat([expected_layer(layer, part) for part in x[i].split(row)]) for i, row in enumerate(rows)]
+    )
+    torch.testing.assert_close(actual, expected, **EXACT)
+    pairs = zip(gradients(layer, x, actual, direction), gradients(layer, x, expected, direction), strict=True)
+    for gradient, other in pairs:
+        torch.testing.assert_close(gradient, other, **EXACT)
+
+
+def with_holes(layer: BigBirdAttention, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Attention as a table of scores of one sequence (N, hidden) whose blocks keep the places of missing tokens."""
+    config, (n, _) = layer.config, x.shape
+    places = real.nonzero()[:, 0]
+    start, count = int(places[0]), -(-int(places[-1] + 1 - places[0]) // SIZE)
+    query, key, value = (states[0] for states in layer.project(x[None], None))
+    seen = torch.zeros(4, n, n, dtype=torch.bool)
+    for h in range(4):
+        for i in places.tolist():
+            own = (i - start) // SIZE
+            draws = layer.random_draws[h, own % layer.random_draws.shape[1]].tolist()
+            for block in reference.bigbird_blocks(config, own, count, draws):
+                seen[h, i, start + block * SIZE : start + (block + 1) * SIZE] = True
+    seen &= real & (torch.ones(n, n).tril().bool() | (not config.is_causal))
+    scores = query @ key.repeat_interleave(2, dim=0).transpose(1, 2) * layer.scaling
+    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1).nan_to_num(0.0)
+    return layer.o_proj((weights @ value.repeat_interleave(2, dim=0)).transpose(0, 1).flatten(1))
+
+
+@CAUSAL
+@pytest.mark.parametrize("numbers", [(2, 3, 1), (3, 1, 2)], ids=str)
+def test_padding_and_holes_are_seen_by_nobody(numbers, is_causal):
+    layer, generator = layer_of(numbers, is_causal), torch.Generator().manual_seed(3)
+    x = torch.randn(4, 30, 32, dtype=torch.float64, generator=generator)
+    real = torch.rand(4, 30, generator=generator) < 0.7
+    real[0, :7], real[1, 20:], real[2] = False, False, False
+    real[2, 13] = True
+    real[3] = True
+    output = layer(x, real)[0]
+    for row in range(4):
+        torch.testing.assert_close(output[row][real[row]], with_holes(layer, x[row], real[row])[real[row]], **EXACT)
+    assert not output[~real].any(), "padding's output is 0"
+
+
+@CAUSAL
+@pytest.mark.parametrize("random", [0, 2])
+def test_all_blocks_global_or_in_the_window_is_full_attention(random, is_causal):
+    tokens = random_ids(2, 4 * SIZE + 1)  # 5 blocks
+    full = tiny_model(attention_types="full", is_causal=is_causal)
+    expected = output_of(full(tokens))
+    for numbers in ((5, 1, random), (8, 3, random), (0, 5 if is_causal else 9, random), (1, 17, random)):
+        fields = {**fields_of(numbers, is_causal), "position_type": "rope"}
+        model = tiny_model(seed=1, **fields)
+        missing = model.load_state_dict(full.state_dict(), strict=False).missing_keys
+        assert all(name.endswith("random_draws") for name in missing)
+        torch.testing.assert_close(output_of(model(tokens)), expected, rtol=1e-12, atol=1e-12)
+    shorter = tiny_model(**{**fields_of((1, 3, 0), is_causal), "position_type": "rope"})
+    shorter.load_state_dict(full.state_dict())
+    assert not torch.allclose(output_of(shorter(tokens)), expected), "fewer blocks are not"
+
+
+@pytest.mark.parametrize("random", [1, 2, 3])
+@pytest.mark.parametrize("length", [8 * SIZE, 13 * SIZE])
+def test_it_is_the_librarys_layer_where_both_say_the_same(length, random, monkeypatch):
+    """An encoder with one global block at each end and a window of three, at a multiple of the block size.
+
+    The library's pattern is then this one, of the second and the last but one block, too. It differs in which random
+    blocks it allows (the second block never draws the last but one, nor the other way round; a text of 1024, 3072 or
+    4096 tokens draws otherwise), in drawing them in each training step and never in evaluation, where block 0 stands
+    for each of them and counts several times, and with padding, where its last global block is one of padding. So its
+    random blocks are replaced by those of the layer, of which there must be enough: from `random + 5` blocks on.
+    """
+    layer = layer_of((2, 3, random), is_causal=False, num_key_value_heads=4)
+    config = BigBirdConfig(
+        hidden_size=32, num_attention_heads=4, block_size=SIZE, num_random_blocks=random, use_bias=False
+    )
+    other = BigBirdBlockSparseAttention(config).double()
+    for ours, theirs in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
+        getattr(other, theirs).load_state_dict(getattr(layer, ours).state_dict())
+    own = torch.arange(length // SIZE)[None]
+    pattern = random_blocks(layer.pattern, own, torch.full_like(own, length // SIZE), layer.random_draws)[0, :, 1:-1]
+    assert (pattern > 0).all()
+    monkeypatch.setattr(other, "_bigbird_block_rand_mask_with_head", lambda **kwargs: list(pattern.numpy()))
+    masks = BigBirdModel.create_masks_for_block_sparse_attn(torch.ones(2, length, dtype=torch.float64), SIZE)
+    blocked, band, from_mask, to_mask = masks
+    x = torch.randn(2, length, 32, dtype=torch.float64, requires_grad=True)
+    expected = layer.o_proj(other(x, band, from_mask, to_mask, blocked, blocked)[0])
+    actual = layer(x)[0]
+    torch.testing.assert_close(actual, expected, **EXACT)
+    direction = torch.randn_like(actual)
+    pair = [torch.autograd.grad((output * direction).sum(), x)[0] for output in (actual, expected)]
+    torch.testing.assert_close(*pair, **EXACT)
+
+
+@CAUSAL
+@EVERY_PATTERN
+def test_random_blocks_are_candidates_and_none_comes_twice(numbers, is_causal):
+    layer = layer_of(numbers, is_causal, max_position_embeddings=40 * SIZE)
+    layout = make_layout(layer.pattern, layer.random_draws, None, 40 * SIZE, 40 * SIZE, torch.device("cpu"))
+    lists = layout.calls[0][1][0].expand(4, -1, -1).tolist()
+    for h in range(4):
+        for own in range(40):
+            listed = [block for block in lists[h][own] if block >= 0]
+            draws = layer.random_draws[h, own].tolist() if numbers[2] else []
+            expected = reference.bigbird_blocks(layer.config, own, 40, draws)
+            assert len(set(listed)) == len(listed)
+            if len(expected) < 40 or len(listed) == 40:  # else a global block, which another call serves
+                assert sorted(listed) == sorted(expected)
+
+
+@CAUSAL
+def test_random_blocks_are_uniform_over_the_candidates(is_causal):
+    """Chi-square of how often each block of 11 candidates is among 3 that many heads draw."""
+    pattern, heads = BigBirdPattern(SIZE, 2, 3, 3, is_causal), 20_000
+    draws = torch.randint(2**31, (heads, 16, 3), generator=torch.Generator().manual_seed(0)).int()
+    own, count = torch.tensor([[15 if is_causal else 7]]), torch.tensor([[16]])
+    chosen = random_blocks(pattern, own, count, draws)[0, :, 0]
+    candidates = [*range(2, 13)] if is_causal else [*range(1, 6), *range(9, 15)]
+    assert set(chosen.flatten().tolist()) == set(candidates)
+    for drawn, size in ((chosen[:, 0], heads), (chosen[:, 2], heads)):
+        counts, mean = torch.bincount(drawn, minlength=16)[candidates], size / len(candidates)
+        assert ((counts - mean) ** 2 / mean).sum() < 29.6  # 10 degrees of freedom, p = 0.001
+    pairs = torch.zeros(16, 16).index_put_((chosen[:, 0], chosen[:, 1]), torch.ones(heads), accumulate=True)
+    pairs, mean = pairs[candidates][:, candidates], heads / 110
+    assert not pairs.diagonal().any()
+    assert ((pairs - mean) ** 2 / mean).sum() - 11 * mean < 159  # 109 degrees of freedom, p = 0.001
+
+
+def test_heads_and_layers_draw_their_own(tmp_path):
+    model = tiny_model(attention_types="bigbird", dtype=torch.float32, max_position_embeddings=64 * SIZE)
+    draws = [layer.self_attn.random_draws for layer in model.model.layers]
+    assert draws[0].dtype == torch.int32 and draws[0].shape == (4, 64, 1)
+    tables = [head for table in draws for head in table]
+    assert all(not torch.equal(tables[i], tables[j]) for i in range(8) for j in range(i))
+    model.save_pretrained(tmp_path)
+    torch.manual_seed(7)
+    loaded = TrineForCausalLM.from_pretrained(tmp_path)
+    for layer, expected in zip(loaded.model.layers, draws, strict=True):
+        assert torch.equal(layer.self_attn.random_draws, expected)
+    tokens = random_ids(1, 60)
+    assert torch.equal(loaded.eval()(tokens).logits, model(tokens).logits)
+    assert tiny_model(**fields_of((1, 1, 0), True)).model.layers[0].self_attn.random_draws is None
+
+
+@CAUSAL
+def test_seeds_decide_the_draws(is_causal):
+    config = tiny_config(attention_types="bigbird", is_causal=is_causal)
+    tables = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        layer = BigBirdAttention(config, 0)
+        layer.initialize()
+        tables.append(layer.random_draws)
+    assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
+
+
+def count_scores(pattern: BigBirdPattern, segments, num_queries: int, num_keys: int) -> int:
+    draws = torch.zeros(1, 8, pattern.num_random, dtype=torch.int32)
+    layout = make_layout(pattern, draws, segments, num_queries, num_keys, torch.device("cpu"))
+    return sum(queries.numel() * lists.shape[-1] * layout.key_blocks.shape[-1] for queries, lists in layout.calls)
+
+
+@CAUSAL
+def test_the_number_of_scores_is_that_of_the_blocks(is_causal):
+    pattern = BigBirdPattern(16, 2, 3, 3, is_causal)
+    for length in (1024, 4096, 16384):
+        whole = 0 if is_causal else 2 * 16 * length
+        assert count_scores(pattern, None, length, length) == length * 8 * 16 + whole
+    lengths = torch.tensor([4096] + [2] * 2048)  # short sequences do not pay for a long one
+    segments = torch.repeat_interleave(torch.arange(2049), lengths).int()[None]
+    places = 4096 + 2048 * 16
+    assert count_scores(pattern, segments, 8192, 8192) == places * 8 * 16 + (0 if is_causal else whole_scores(lengths))
+
+
+def whole_scores(lengths: torch.Tensor) -> int:
+    """Of global blocks, in blocks of 16: sequences of one block have one, the others two."""
+    counts = [-(-length // 16) for length in lengths.tolist()]
+    return sum(min(2, count) * 16 * 16 * count for count in counts)
+
+
+@pytest.mark.parametrize("num_queries", [1, 2, 16, 17])
+def test_a_step_of_decoding_costs_what_it_sees(num_queries):
+    pattern = BigBirdPattern(16, 2, 3, 3, True)
+    costs = {count_scores(pattern, None, num_queries, length) for length in (512, 8192, 8200)}
+    touched = {1: 1, 2: 2, 16: 2, 17: 2}[num_queries]
+    assert costs == {touched * min(16, num_queries) * 8 * 16}
+
+
+@CAUSAL
+def test_memory_of_a_long_text_is_no_table_of_pairs(is_causal):
+    """16384 tokens forward and backward: a table of pairs alone would be 1024 MB a head."""
+    layer = layer_of(is_causal=is_causal, bigbird_block_size=64).float()
+    x = torch.randn(1, 2**14, 32, requires_grad=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        layer(x)[0].sum().backward()
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert 2**14 * 32 * 4 < peak < 160e6
+
+
+@pytest.mark.parametrize("numbers", PATTERNS, ids=str)
+def test_texts_in_parts_equal_the_whole(numbers):
+    """Single tokens and longer parts, from the middle of blocks and across them; padding on the left, and a hole."""
+    model, ids = tiny_model(**fields_of(numbers, True)), random_ids(3, 42)
+    mask = torch.ones_like(ids)
+    mask[0, :6], mask[1, :21], mask[1, 25] = 0, 0, 0
+    for seen in (None, mask):
+        expected = model(ids, attention_mask=seen, use_cache=False).logits
+        cache, parts, start = None, [], 0
+        for size in (1, 1, 2, 9, 4, 1, 3, 12, 1, 1, 7):
+            stop = start + size
+            now = None if seen is None else seen[:, :stop]
+            step = model(ids[:, start:stop], attention_mask=now, past_key_values=cache, use_cache=True)
+            cache, start = step.past_key_values, stop
+            parts.append(step.logits)
+        real = torch.ones_like(ids).bool() if seen is None else seen == 1
+        torch.testing.assert_close(torch.cat(parts, dim=1)[real], expected[real], **EXACT)
+
+
+def test_an_encoder_decoder_generates_alike_with_and_without_a_cache():
+    part = {"attention_types": "bigbird", **blocks_of((1, 1, 1))}
+    sizes = {name: value for name, value in tiny_config().to_dict().items() if name in ("hidden_size", "vocab_size")}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 4, "bigbird_block_size": SIZE, "position_type": "none"}
+    config = TrineSeq2SeqConfig(
+        encoder=TrineConfig(is_causal=False, **sizes, **part).to_dict(),
+        decoder=TrineConfig(**sizes, **part).to_dict(),
+        decoder_start_token_id=1,
+    )
+    torch.manual_seed(0)
+    model = TrineForConditionalGeneration(config).double().eval()
+    ids = random_ids(2, 30)
+    mask = torch.ones_like(ids)
+    mask[0, 11:] = 0
+    settings = {"max_new_tokens": 20, "do_sample": False, "eos_token_id": None}
+    both = [model.generate(ids, attention_mask=mask, use_cache=use, **settings) for use in (True, False)]
+    assert torch.equal(*both)
+    alone = model.generate(ids[:1, :11], **settings)
+    assert torch.equal(alone[0], both[0][0])
+
+
+@CAUSAL
+@pytest.mark.parametrize("masked", [False, True])
+def test_it_compiles_without_a_break(masked, is_causal):
+    model, ids = tiny_model(attention_types="bigbird", is_causal=is_causal, dtype=torch.float32), random_ids(2, 21)
+    mask = torch.ones_like(ids)
+    mask[0, :6] = 0
+    inputs = {"input_ids": ids} | ({"attention_mask": mask} if masked else {})
+    expected = output_of(model(**inputs))
+    expected.square().mean().backward()
+    gradient = model.get_input_embeddings().weight.grad.clone()
+    model.zero_grad()
+    torch.compiler.reset()
+    actual = output_of(torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs))
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    actual.square().mean().backward()
+    torch.testing.assert_close(model.get_input_embeddings().weight.grad, gradient, rtol=1e-3, atol=1e-4)
+
+
+@CAUSAL
+def test_it_is_exported_and_then_reads_other_masks(is_causal):
+    model, ids = tiny_model(attention_types="bigbird", is_causal=is_causal, use_cache=False), random_ids(2, 21)
+    program = torch.export.export(model, (), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, strict=False)
+    mask, other = torch.ones_like(ids), random_ids(2, 21, seed=5)
+    mask[1, :9] = 0
+    actual = output_of(program.module()(input_ids=other, attention_mask=mask))
+    real = mask == 1
+    torch.testing.assert_close(actual[real], output_of(model(other, attention_mask=mask))[real])
+
+
+def test_packed_sequences_are_not_traced():
+    model, ids = tiny_model(attention_types="bigbird", use_cache=False), random_ids(1, 8)
+    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]])
+    with pytest.raises(ValueError, match="position_ids of packed sequences cannot be traced by a 'bigbird' layer"):
+        torch.export.export(model, (), {"input_ids": ids, "position_ids": positions}, strict=False)
+    expected = expected_output(model, ids[0, :5].tolist())
+    actual = model(ids, position_ids=positions).logits[0, :5]
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+@CAUSAL
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str)
+def test_lower_precision_is_near_float64(dtype, tolerance, is_causal):
+    layer, x = layer_of(is_causal=is_causal), torch.randn(2, 50, 32, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(0.3).copy_(parameter.to(torch.bfloat16))
+        x = x.to(torch.bfloat16)
+        expected = layer(x.double())[0]
+        actual = layer.to(dtype)(x.to(dtype))[0].double()
+    assert (actual - expected).norm() / expected.norm() < tolerance
