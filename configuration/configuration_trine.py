@@ -81,7 +81,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         lsh_num_adjacent_chunks: Chunks of its bucket that a token sees beside its own: before it, and in an encoder
             after it, too.
         lsh_num_buckets: Buckets that a hash spreads tokens over, an even number. Default: twice as many as chunks in
-            `max_position_embeddings`.
+            `max_position_embeddings`, but at most 128.
         lsh_num_hashes: Independent hashes, whose results are merged.
         require_shift_invariance: Whether combinations of form and rotary positions that depend on absolute positions
             are errors.
@@ -263,7 +263,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         if self.performer_num_features is None:
             self.performer_num_features = int(self.head_dim * log(self.head_dim)) if self.head_dim > 2 else 2
         if self.lsh_num_buckets is None:
-            self.lsh_num_buckets = 2 * max(1, self.max_position_embeddings // max(1, self.lsh_chunk_length))
+            self.lsh_num_buckets = 2 * max(1, min(64, self.max_position_embeddings // max(1, self.lsh_chunk_length)))
         if self.cross_attention_hidden_size is None:
             self.cross_attention_hidden_size = self.hidden_size
         if self.classifier_dropout is None:

@@ -3,6 +3,7 @@
 # Shapes: B batch, Q queries, K keys.
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache
@@ -19,6 +20,7 @@ from transformers.utils.import_utils import is_tracing
 
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS
+from .folded_masks import FOLDS, make_folded_mask, number_chunks
 
 
 DECODER_MASKS = {
@@ -123,8 +125,23 @@ def encoder_overlay(
     if packed is not None:
         overlays.append(same_group(packed))
     if layer_type == "chunked_attention":
-        overlays.append(same_group(position_ids // config.attention_chunk_size))
+        padding = attention_mask != 0 if attention_mask is not None and attention_mask.ndim == 2 else None
+        overlays.append(same_group(number_chunks(config, position_ids, padding)))
     return and_masks(*overlays) if overlays else None
+
+
+def folded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_key_values: Cache | None) -> set[str]:
+    """The types whose masks may be bands: where PyTorch's own kernel is asked for, which has no windows.
+
+    Not where the mask is a ready one, a bias is added to the scores, or cached tokens come first, few of which are
+    visible then; and an exported program serves texts of all lengths.
+    """
+    is_padding = attention_mask is None or attention_mask.ndim == 2
+    if config._attn_implementation != "sdpa" or not is_padding or past_key_values is not None:
+        return set()
+    if config.position_type == "relative" or torch.compiler.is_exporting():
+        return set()
+    return set(FOLDS)
 
 
 def make_masks(
@@ -155,9 +172,11 @@ def make_masks(
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
     given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
+    folded = folded_types(config, attention_mask, past_key_values)
     segments = None
-    if SEGMENTED.intersection(config.layer_types):
+    if SEGMENTED.union(folded).intersection(config.layer_types):
         segments = make_segments(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
+    all_positions = make_position_ids(inputs_embeds, attention_mask, None) if position_ids is None else position_ids
     if lengths is not None:
         inputs_embeds = inputs_embeds[:, : max(lengths)]
         position_ids = torch.arange(max(lengths), device=inputs_embeds.device)[None]
@@ -171,8 +190,12 @@ def make_masks(
     }
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
     positions = position_ids.expand(inputs_embeds.shape[0], -1)
-    masks = {layer_type: segments for layer_type in first_layers if layer_type in SEGMENTED}
-    first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in SEGMENTED}
+    masks: dict[str, Any] = {layer_type: segments for layer_type in first_layers if layer_type in SEGMENTED}
+    for layer_type in folded.intersection(first_layers):
+        mask = make_folded_mask(config, layer_type, all_positions, segments, given_positions is None)
+        if mask is not None:
+            masks[layer_type] = mask
+    first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in masks}
     if config.is_causal:
         return masks | {
             layer_type: DECODER_MASKS[layer_type](**arguments, position_ids=position_ids, layer_idx=index)

@@ -4,6 +4,7 @@ from .bigbird import BigBirdAttention
 from .chunked import ChunkedAttention
 from .full import FullAttention
 from .linear import LinearAttention
+from .lsh import LSHAttention
 from .performer import PerformerAttention
 from .simplicial import SimplicialAttention
 from .sliding import SlidingAttention
@@ -17,4 +18,5 @@ ATTENTIONS = {
     "bigbird": BigBirdAttention,
     "linear": LinearAttention,
     "performer": PerformerAttention,
+    "lsh": LSHAttention,
 }

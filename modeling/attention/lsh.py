@@ -1,0 +1,143 @@
+"""Attention by locality-sensitive hashing: every token sees tokens that fall into its buckets."""
+
+# Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size, R hashes.
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+
+from ...configuration.configuration_trine import TrineConfig
+from ..initialization import fill_
+from ..kernels.listed_blocks import listed_blocks
+from ..kernels.lsh_chunks import recent_of_bucket, sort_into_chunks
+from ..positions.rope import apply_rotation
+from ..tokens_cache import LSHCacheLayer
+from .softmax_attention import SoftmaxAttention
+
+
+# How many pairs of a query and a cached token are compared at a time.
+COMPARED = 2**24
+
+
+class LSHAttention(SoftmaxAttention):
+    """Softmax attention within buckets of similar tokens; queries and keys are the same vectors, keys of unit length.
+
+    A hash puts each token into the bucket of the direction nearest to it, among `lsh_num_buckets / 2` random ones and
+    their opposites. A token sees the tokens in its own chunk of `lsh_chunk_length` tokens of the bucket, and in
+    `lsh_num_adjacent_chunks` chunks before it, in an encoder after it too; itself only if it sees no other. The
+    results of `lsh_num_hashes` hashes are merged by the sums of their weights.
+
+    The directions are drawn once, from PyTorch's generator, and stored with the model. Rotary positions turn the
+    vectors after the hash, which reads what a token is, not where.
+
+    Cost O(N log N) to sort and O(N * hashes * chunk) to attend. Cache: all tokens and their buckets.
+    Source: Kitaev et al. 2020, Reformer, arXiv 2001.04451. That chunks are counted within a bucket, so that no token
+    depends on later ones, is Trine's.
+    """
+
+    cache_layer_class = LSHCacheLayer
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        del self.k_proj, self.k_norm
+        self.repeat = config.num_attention_heads // config.num_key_value_heads
+        self.chunk_length = config.lsh_chunk_length
+        self.adjacent = config.lsh_num_adjacent_chunks
+        shape = self.head_dim, config.lsh_num_hashes, config.lsh_num_buckets // 2
+        self.directions = nn.Buffer(torch.empty(shape, dtype=torch.float32))
+
+    def initialize(self) -> None:
+        fill_(self.q_proj.weight, self.config)
+        fill_(self.v_proj.weight, self.config)
+        fill_(self.o_proj.weight, self.config, into_residual=True)
+        init.normal_(self.directions)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] it takes no bias
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, None]:
+        """Mixes the tokens of `hidden_states` (B, Q, hidden).
+
+        Args:
+            attention_mask: Segments (B, tokens so far), as `make_segments` returns them, or None.
+        """
+        query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)
+        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
+        buckets = self.hash(query)
+        if position_embeddings is not None:
+            query = apply_rotation(query, *position_embeddings)
+        key = nn.functional.rms_norm(query, (self.head_dim,), eps=1e-6)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx, buckets=buckets)
+            layer: Any = past_key_values.layers[self.layer_idx]
+            buckets = layer.buckets
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        value = value.repeat_interleave(self.repeat, dim=1)
+        attend = self.attend_to_all if key.shape[2] == query.shape[2] else self.attend_to_past
+        output, normalizers = attend(query, key, value, buckets, attention_mask)
+        output = (output * normalizers.softmax(dim=2)[..., None]).sum(dim=2).to(value.dtype)
+        return self.o_proj(output.transpose(1, 2).flatten(2)), None
+
+    @torch.no_grad()
+    def hash(self, states: torch.Tensor) -> torch.Tensor:
+        """The buckets (B, H, Q, R) of states (B, H, Q, D)."""
+        dtype = torch.promote_types(states.dtype, torch.float32)
+        buckets = []
+        for directions in self.directions.to(dtype).unbind(dim=1):  # one hash at a time bounds the memory
+            nearness = torch.matmul(states.to(dtype), directions)
+            best = nearness.abs().argmax(dim=-1, keepdim=True)
+            is_opposite = nearness.gather(-1, best) < 0
+            buckets.append(best + is_opposite * directions.shape[-1])
+        return torch.cat(buckets, dim=-1).to(torch.int32)
+
+    def attend_to_all(self, query, key, value, buckets, segments) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs (B, H, R, Q, D) of each hash, and the logarithms (B, H, R, Q) of the sums of its weights."""
+        chunks = sort_into_chunks(buckets, segments, self.chunk_length, self.adjacent, self.is_causal)
+        output, normalizers = listed_blocks(
+            *(query, key, value),
+            *(chunks.blocks, chunks.blocks, chunks.lists, chunks.labels, chunks.labels),
+            is_causal=self.is_causal,
+            adjacent=self.adjacent,
+            shuns_itself=True,
+            scale=self.scaling,
+        )
+        hashes = buckets.shape[-1]
+        output = output.flatten(2, 3).unflatten(2, (hashes, -1))
+        normalizers = normalizers.flatten(2, 3).unflatten(2, (hashes, -1))
+        index = chunks.places[..., None].expand(-1, -1, -1, -1, self.head_dim)
+        return output.gather(3, index), normalizers.gather(3, chunks.places)
+
+    def attend_to_past(self, query, key, value, buckets, segments) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for a few queries after many cached tokens."""
+        batch, heads, length, hashes = buckets.shape
+        num_queries = query.shape[2]
+        step = max(1, COMPARED // (batch * heads * length * hashes))
+        found = []
+        for start in range(0, num_queries, step):
+            stop = min(start + step, num_queries)
+            end = length - num_queries + stop
+            is_token = None if segments is None else segments[:, :end]
+            arguments = (stop - start, is_token, self.chunk_length, self.adjacent)
+            blocks = recent_of_bucket(buckets[:, :, :end], *arguments)
+            width = (self.adjacent + 1) * self.chunk_length
+            found.append(nn.functional.pad(blocks, (0, width - blocks.shape[-1]), value=-1))
+        keys = torch.cat(found, dim=2)
+        index = torch.arange(num_queries * hashes, device=query.device)[None, None, :, None]
+        labels = torch.zeros_like(index)
+        output, normalizers = listed_blocks(
+            *(query, key, value),
+            *(index // hashes, keys, index, labels, torch.zeros_like(keys)),
+            is_causal=True,
+            shuns_itself=True,
+            scale=self.scaling,
+        )
+        output = output[:, :, :, 0].unflatten(2, (num_queries, hashes)).transpose(2, 3)
+        return output, normalizers[..., 0].unflatten(2, (num_queries, hashes)).transpose(2, 3)
