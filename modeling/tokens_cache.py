@@ -3,14 +3,26 @@
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import is_tracing
 
 from .states_cache import StatesCacheLayer
+
+
+MIN_ROOM = 64  # tokens that a new buffer has room for
 
 
 class BigBirdCacheLayer(StatesCacheLayer):
     """Keys and values of all tokens, since random and global blocks may be anywhere. The token axis is the third."""
 
     _layer_type = "bigbird_attention"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.buffers: dict[str, torch.Tensor] = {}  # whose first tokens the states are, until those are replaced
+
+    def reset(self) -> None:
+        super().reset()
+        self.buffers.clear()
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple:
         """Appends the states (batch, heads, tokens, ...) of new tokens; `kwargs` hold those of further names.
@@ -24,8 +36,26 @@ class BigBirdCacheLayer(StatesCacheLayer):
         added = {"keys": key_states, "values": value_states, **kwargs}
         for name in self.names:
             states: Any = getattr(self, name)
-            setattr(self, name, added[name] if states is None else torch.cat([states, added[name]], dim=2))
+            setattr(self, name, added[name] if states is None else self.append(name, states, added[name]))
         return self.keys, self.values
+
+    def append(self, name: str, states: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+        """`states` with `added` behind them, written into a buffer with room for more, so that a step copies little.
+
+        Gradients and tracing need tensors that nothing is written into later: they get copies.
+        """
+        if added.requires_grad or states.requires_grad or is_tracing(added):
+            return torch.cat([states, added], dim=2)
+        length = states.shape[2] + added.shape[2]
+        buffer = self.buffers.get(name)
+        fits = buffer is not None and buffer.data_ptr() == states.data_ptr() and buffer.shape[0] == len(states)
+        if not fits or length > buffer.shape[2]:
+            capacity = length + max(MIN_ROOM, length // 4)
+            buffer = states.new_empty(*states.shape[:2], capacity, *states.shape[3:])
+            buffer[:, :, : states.shape[2]] = states
+            self.buffers[name] = buffer
+        buffer[:, :, states.shape[2] : length] = added
+        return buffer[:, :, :length]
 
     def remove(self, count: int) -> None:
         if count:

@@ -10,6 +10,7 @@ from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
 from ..kernels.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout
+from ..kernels.bigbird_step import bigbird_step, step_tokens
 from ..kernels.listed_blocks import listed_blocks
 from ..tokens_cache import BigBirdCacheLayer
 from .softmax_attention import SoftmaxAttention
@@ -67,9 +68,13 @@ class BigBirdAttention(SoftmaxAttention):
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        draws, lengths = self.own_draws(query.shape[1]), (query.shape[2], key.shape[2])
-        layout = make_layout(self.pattern, draws, attention_mask, *lengths, query.device)
         states = [states.to(value.dtype) for states in (query, key, value)]
+        draws, lengths = self.own_draws(query.shape[1]), (query.shape[2], key.shape[2])
+        if past_key_values is not None and lengths[0] == 1:
+            tokens = step_tokens(self.pattern, draws, attention_mask, lengths[1], query.device)
+            is_token = None if attention_mask is None else attention_mask[:, -1]
+            return self.o_proj(bigbird_step(*states, tokens, is_token, self.scaling)), None
+        layout = make_layout(self.pattern, draws, attention_mask, *lengths, query.device)
         if attention_mask is not None and attention_mask.dtype != torch.bool:  # packed: all rows in one
             states = [states.transpose(0, 1).flatten(1, 2)[None] for states in states]
         output = self.attend_blocks(*states, layout)

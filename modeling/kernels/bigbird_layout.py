@@ -90,13 +90,10 @@ def make_layout(
         num_queries = segments.numel()
     else:
         key_blocks, blocks = cut_rows(pattern, segments, num_queries, num_keys, device)
-    fixed = fixed_blocks(pattern, blocks.own, blocks.count)[:, None]
-    if draws is not None:
-        chosen = random_blocks(pattern, blocks.own, blocks.count, draws)
-        fixed = torch.cat([fixed.expand(-1, chosen.shape[1], -1, -1), chosen], dim=-1)
+    seen = seen_blocks(pattern, blocks.own, blocks.count, draws)
     # The last of the blocks that queries after a cache may touch can lie behind the text's end.
-    lists = fixed + blocks.first[:, None, :, None]
-    lists = torch.where((fixed < 0) | (lists >= key_blocks.shape[1]), -1, lists)
+    lists = seen + blocks.first[:, None, :, None]
+    lists = torch.where((seen < 0) | (lists >= key_blocks.shape[1]), -1, lists)
     calls = [(blocks.queries[:, None], lists)]
     if pattern.num_global and not pattern.is_causal:
         calls = split_global(pattern, blocks, lists, key_blocks.shape[1], packed)
@@ -163,6 +160,17 @@ def cut_packed(pattern: BigBirdPattern, segments: torch.Tensor) -> tuple[torch.T
     tokens = (starts + own * size)[:, None] + torch.arange(size, device=device)
     tokens = torch.where(tokens < ends[:, None], tokens, -1)[None]
     return tokens, Blocks(tokens, own[None], count[None], first[None])
+
+
+def seen_blocks(
+    pattern: BigBirdPattern, own: torch.Tensor, count: torch.Tensor, draws: torch.Tensor | None
+) -> torch.Tensor:
+    """What blocks `own` (R, T) of sequences of `count` (R, T) blocks see, none twice: (R, 1 or H, T, L)."""
+    fixed = fixed_blocks(pattern, own, count)[:, None]
+    if draws is None:
+        return fixed
+    chosen = random_blocks(pattern, own, count, draws)
+    return torch.cat([fixed.expand(-1, chosen.shape[1], -1, -1), chosen], dim=-1)
 
 
 def fixed_blocks(pattern: BigBirdPattern, own: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
