@@ -92,3 +92,23 @@ def assert_gradients_equal(model, tensors: dict[str, torch.Tensor], **tolerances
         expected = torch.zeros_like(parameter, dtype=torch.float64) if expected is None else expected
         actual = torch.zeros_like(parameter) if actual is None else actual
         torch.testing.assert_close(actual.double(), expected, **tolerances, msg=lambda m, name=name: f"{name}: {m}")
+
+
+TOLERANCES = {"rtol": 1e-8, "atol": 1e-10}
+
+
+def check_against_the_oracle(length, **fields):
+    """Outputs and the gradients of every parameter, for a random projection of the outputs, eager and sdpa."""
+    model = tiny_model(**{"position_type": "none", "num_hidden_layers": 1, **fields})
+    tokens = random_ids(length)
+    tensors = leaves(model)
+    expected = expected_output(model, tokens.tolist(), tensors)
+    direction = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (expected * direction).sum().backward()
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        model.zero_grad()
+        actual = output_of(model(tokens[None], use_cache=False))[0]
+        torch.testing.assert_close(actual, expected, **TOLERANCES)
+        (actual * direction).sum().backward()
+        assert_gradients_equal(model, tensors, **TOLERANCES)

@@ -79,14 +79,30 @@ FIELDS = {
         {"layer_types": ["full_attention"] * 8},
         "TrineConfig has no field 'layer_types'. Did you mean 'attention_types'?",
     ),
+    "even window": (
+        {"attention_types": "bigbird", "is_causal": False, "bigbird_num_window_blocks": 4},
+        "bigbird_num_window_blocks=4 must be odd in an encoder, whose window is centred.",
+    ),
+    "odd buckets": (
+        {"attention_types": "full, lsh", "lsh_num_buckets": 7},
+        "lsh_num_buckets=7 must be even: a hash is the nearest of random directions and their opposites.",
+    ),
+    "feature map": (
+        {"linear_feature_map": "exp"},
+        "linear_feature_map='exp' is not one of ['elu', 'relu', 'softmax', 'dpfp'].",
+    ),
+    "no features": ({"performer_num_features": 0}, "performer_num_features=0 must be at least 1."),
+    "no chunk": ({"lsh_chunk_length": 0}, "lsh_chunk_length=0 must be at least 1."),
+    "redraws": ({"performer_redraw_interval": -1}, "performer_redraw_interval=-1 must not be negative."),
     "kind": (
         {"num_hidden_layers": 4, "attention_types": ["full", "full", "full", "slidin"]},
-        "attention_types[3]='slidin' is not one of ['full', 'sliding', 'chunked', 'simplicial']. "
-        "Did you mean 'sliding'?",
+        "attention_types[3]='slidin' is not one of ['full', 'sliding', 'chunked', 'simplicial', 'linear', "
+        "'performer', 'bigbird', 'lsh']. Did you mean 'sliding'?",
     ),
     "kind in a pattern": (
         {"attention_types": "sliding*3, ful"},
-        "attention_types[3]='ful' is not one of ['full', 'sliding', 'chunked', 'simplicial']. Did you mean 'full'?",
+        "attention_types[3]='ful' is not one of ['full', 'sliding', 'chunked', 'simplicial', 'linear', 'performer', "
+        "'bigbird', 'lsh']. Did you mean 'full'?",
     ),
     "kind far from all": (
         {"mlp_layer_types": "moe"},
@@ -189,7 +205,7 @@ def test_an_unknown_preset_is_named():
     [
         ("sliding_window", 0, "sliding_window=0 must be at least 1."),
         ("num_hidden_layers", 9, "attention_types has 8 entries, but num_hidden_layers=9."),
-        ("attention_types", ["full"] * 7 + ["lsh"], "attention_types[7]='lsh' is not one of"),
+        ("attention_types", ["full"] * 7 + ["hash"], "attention_types[7]='hash' is not one of"),
     ],
 )
 def test_a_change_is_checked_before_saving(field, value, message, tmp_path):

@@ -115,6 +115,11 @@ TRINE = GROUPED | {
     "attention_chunk_size": 4,
     "simplicial_window": 4,
     "simplicial_second_window": 2,
+    "performer_num_features": 8,
+    "bigbird_block_size": 2,
+    "bigbird_num_random_blocks": 1,
+    "lsh_chunk_length": 2,
+    "lsh_num_buckets": 4,
 }
 # grouped_mm takes widths that are multiples of 16 bytes.
 EXPERTS = {"mlp_layer_types": ["sparse"] * 2, "intermediate_size": 32, "moe_intermediate_size": 16, "num_experts": 4}
@@ -181,6 +186,10 @@ DENSE_DECODERS = {
         "initializer": "kaiming",
     },
     "Simplicial": {"attention_types": ["simplicial", "full"], "qk_norm": True},
+    "Linear": {"attention_types": ["linear", "full"], "linear_feature_map": "softmax"},
+    "Performer": {"attention_types": ["performer"] * 2, "qk_norm": True},
+    "BigBird": {"attention_types": ["bigbird", "sliding"], "position_type": "learned"},
+    "Lsh": {"attention_types": ["lsh"] * 2, "position_type": "sinusoidal"},
 }
 SPARSE_DECODERS = {
     "SoftmaxExperts": {"num_experts_per_tok": 2, "router_z_loss_coef": 0.001},
@@ -230,6 +239,8 @@ DENSE_ENCODERS = {
         "simplicial_form": "hadamard",
         "position_type": "learned",
     },
+    "KernelizedEncoder": {"attention_types": ["linear", "performer"]},
+    "BlockEncoder": {"attention_types": ["bigbird", "lsh"], "position_type": "learned"},
 }
 SPARSE_ENCODERS = {
     "SparseEncoder": {"attention_types": ["sliding", "full"], "num_shared_experts": 1, "router_z_loss_coef": 0.001},
@@ -260,6 +271,11 @@ DENSE_SEQ2SEQ = {
             "head_dim": 12,
             "position_type": "sinusoidal",
         },
+    ),
+    "EfficientStacks": (
+        {},
+        {"attention_types": ["linear", "bigbird"]},
+        {"attention_types": ["performer", "lsh"]},
     ),
 }
 SPARSE_SEQ2SEQ = {

@@ -3,7 +3,16 @@
 import pytest
 import reference
 import torch
-from tiny import SIZES, SPARSE, assert_gradients_equal, expected_output, leaves, output_of, random_ids, tiny_model
+from tiny import (
+    SIZES,
+    SPARSE,
+    TOLERANCES,
+    check_against_the_oracle,
+    expected_output,
+    output_of,
+    random_ids,
+    tiny_model,
+)
 
 from trine.configuration.kinds import ATTENTION_KINDS
 
@@ -25,24 +34,6 @@ VARIANTS = {
     "scaled_embedding": {"scale_embedding": True},
     "relative": {"position_type": "relative"},
 }
-TOLERANCES = {"rtol": 1e-8, "atol": 1e-10}
-
-
-def check_against_the_oracle(length, **fields):
-    """Outputs and the gradients of every parameter, for a random projection of the outputs, eager and sdpa."""
-    model = tiny_model(**{"position_type": "none", "num_hidden_layers": 1, **fields})
-    tokens = random_ids(length)
-    tensors = leaves(model)
-    expected = expected_output(model, tokens.tolist(), tensors)
-    direction = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    (expected * direction).sum().backward()
-    for implementation in ("eager", "sdpa"):
-        model.set_attn_implementation(implementation)
-        model.zero_grad()
-        actual = output_of(model(tokens[None], use_cache=False))[0]
-        torch.testing.assert_close(actual, expected, **TOLERANCES)
-        (actual * direction).sum().backward()
-        assert_gradients_equal(model, tensors, **TOLERANCES)
 
 
 @CAUSAL
