@@ -1,6 +1,6 @@
-"""Pictures of a training run, from the trainer's log history, and of what it has learned."""
+"""Pictures of training runs, of what they have learned, and of measurements."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,4 +85,22 @@ def draw_expert_load(history: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
         axes.set_ylim(0, 1)
     axes.set_xlabel("optimizer step")
+    figure.savefig(path, dpi=120)
+
+
+def draw_curves(
+    curves: Mapping[str, Mapping[float, float]], path: Path, *, xlabel: str, ylabel: str, is_logarithmic: bool = False
+) -> None:
+    """A line for each name through its points, x to y, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    for number, (name, points) in enumerate(curves.items()):
+        axes.plot(list(points), list(points.values()), "o-" if number < 10 else "s--", markersize=4, label=name)
+    if is_logarithmic:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(ncols=2, fontsize="small")
     figure.savefig(path, dpi=120)

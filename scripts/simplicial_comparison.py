@@ -71,16 +71,16 @@ class Comparison:
     def run(self, name: str, seed: int) -> dict:
         set_seed(seed)
         model = self.build(name)
-        loss = train(model, self.batches(seed), steps=self.steps, learning_rate=self.learning_rate)
+        losses = train(model, self.batches(seed), steps=self.steps, learning_rate=self.learning_rate)
         with torch.no_grad():
-            metrics = self.evaluate(model.eval()) | {"mean training loss": loss}
+            metrics = self.evaluate(model.eval()) | {"mean training loss": statistics.mean(losses)}
         return {"parameters": model.num_parameters(), "steps": self.steps, "metrics": metrics}
 
 
-def train(model: PreTrainedModel, batches: Iterator[Batch], *, steps: int, learning_rate: float) -> float:
-    """Trains in place with Adam, warm-up and cosine decay, gradients clipped at 1; returns the mean of all losses.
+def train(model: PreTrainedModel, batches: Iterator[Batch], *, steps: int, learning_rate: float) -> list[float]:
+    """Trains in place with Adam, warm-up and cosine decay, gradients clipped at 1; returns all losses.
 
-    Where no batch comes twice, that mean tells how fast a model learns: each loss is of data it had not yet seen.
+    Where no batch comes twice, their mean tells how fast a model learns: each loss is of data it had not yet seen.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.98))
     schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
@@ -95,4 +95,4 @@ def train(model: PreTrainedModel, batches: Iterator[Batch], *, steps: int, learn
         losses.append(float(loss.detach()))
         if step % 100 == 0:
             print(f"  step {step} of {steps}: training loss {statistics.mean(losses[-100:]):.4f}", flush=True)
-    return statistics.mean(losses)
+    return losses

@@ -5,7 +5,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Study:
         experiments: Classes by name. Each has a `title`, a `description` and the names of its `models`, is made from
             (folder of the data, folder for output, factor on the steps), and has `run(model, seed)`, which returns
             "parameters", "steps", "metrics" and, where there are any, "samples".
+        draw: Draws pictures of all finished runs into a folder, if there are any to draw.
     """
 
     command: str
@@ -33,11 +34,13 @@ class Study:
     introduction: str
     output_dir: str
     experiments: Mapping[str, Any]
+    draw: Callable[[list[dict], Path], None] | None = None
 
 
 def arguments_of(study: Study) -> type:
     """The dataclass of the study's arguments."""
     names = list(study.experiments)
+    all_models = list(dict.fromkeys(model for experiment in study.experiments.values() for model in experiment.models))
 
     @dataclass
     class StudyArguments:
@@ -52,17 +55,26 @@ def arguments_of(study: Study) -> type:
         experiments: list[str] = field(
             default_factory=names.copy, metadata={"help": f"Which of {', '.join(names)} to run."}
         )
-        seeds: int = field(default=3, metadata={"help": "Runs of each model, with seeds from 0."})
+        models: list[str] = field(
+            default_factory=all_models.copy, metadata={"help": f"Which of {'; '.join(all_models)} to run."}
+        )
+        seeds: int = field(default=3, metadata={"help": "Runs of each model, with seeds in a row."})
+        first_seed: int = field(
+            default=0, metadata={"help": "The first of them: processes can share the runs and one output_dir."}
+        )
         scale: float = field(
             default=1.0, metadata={"help": "Factor on the number of steps of every run: below 1 to try."}
         )
 
         def __post_init__(self):
-            unknown = [name for name in self.experiments if name not in names]
-            if unknown:
-                raise ValueError(f"experiments={unknown} are not among {names}.")
+            for argument, choices in (("experiments", names), ("models", all_models)):
+                unknown = [name for name in getattr(self, argument) if name not in choices]
+                if unknown:
+                    raise ValueError(f"{argument}={unknown} are not among {choices}.")
             if self.seeds < 1:
                 raise ValueError(f"seeds={self.seeds} must be at least 1.")
+            if self.first_seed < 0:
+                raise ValueError(f"first_seed={self.first_seed} must be at least 0.")
             if self.scale <= 0:
                 raise ValueError(f"scale={self.scale} must be above 0.")
 
@@ -78,8 +90,8 @@ def run_study(study: Study, argv: Sequence[str] | None = None, *, description: s
     path = output / "runs.jsonl"
     for name in arguments.experiments:
         experiment = study.experiments[name](Path(arguments.data_dir), output, arguments.scale)
-        for seed in range(arguments.seeds):
-            for model in experiment.models:
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
+            for model in (model for model in experiment.models if model in arguments.models):
                 done = {(run["experiment"], run["model"], run["seed"]) for run in read_runs(path)}
                 if (name, model, seed) in done:
                     print(f"{name}, {model}, seed {seed}: already in '{path}'")
@@ -88,10 +100,13 @@ def run_study(study: Study, argv: Sequence[str] | None = None, *, description: s
                 start = time.perf_counter()
                 run = {"experiment": name, "model": model, "seed": seed, **experiment.run(model, seed)}
                 run["seconds"] = time.perf_counter() - start
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(run, ensure_ascii=False) + "\n")
+                with path.open("ab", buffering=0) as file:  # at once, since other processes may write, too
+                    file.write((json.dumps(run, ensure_ascii=False) + "\n").encode())
                 print(run["metrics"], flush=True)
-    text = describe_runs(study, read_runs(path))
+    runs = read_runs(path)
+    if study.draw is not None:
+        study.draw(runs, output)
+    text = describe_runs(study, runs)
     write_part(Path(arguments.report), text)
     print(text)
 

@@ -2,6 +2,8 @@
 
 import json
 import re
+import sys
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +66,16 @@ def test_finished_runs_are_kept_and_not_repeated(tmp_path, capsys):
     assert capsys.readouterr().out.count("already in") == 3
 
 
+def test_models_and_seeds_can_be_chosen_and_runs_are_drawn(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(sys.modules[__name__], "STUDY", replace(STUDY, draw=lambda runs, folder: drawn.append(runs)))
+    words = ["--experiments", "counting", "--seeds", "2"]
+    run(tmp_path, *words, "--first_seed", "3", "--models", "double")
+    run(tmp_path, *words)
+    runs = [("double", 3), ("double", 4), ("single", 0), ("double", 0), ("single", 1), ("double", 1)]
+    assert [(run["model"], run["seed"]) for run in drawn[1]] == runs and drawn[0] == drawn[1][:2]
+
+
 def test_a_study_replaces_its_own_part_of_the_report_only(tmp_path):
     report = tmp_path / "r" / "report.md"
     report.parent.mkdir()
@@ -88,7 +100,9 @@ def test_a_new_part_comes_last(tmp_path):
     ("words", "message"),
     [
         ({"experiments": ["sorting"]}, r"experiments=\['sorting'\] are not among \['counting', 'failing'\]."),
+        ({"models": ["triple"]}, r"models=\['triple'\] are not among \['single', 'double'\]."),
         ({"seeds": 0}, "seeds=0 must be at least 1."),
+        ({"first_seed": -1}, "first_seed=-1 must be at least 0."),
         ({"scale": 0.0}, "scale=0.0 must be above 0."),
     ],
 )
