@@ -2,7 +2,7 @@
 
 # Shapes: B batch, H heads, G key-value heads, Q queries, F features, D head size.
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers.cache_utils import Cache
@@ -85,7 +85,7 @@ class KernelizedAttention(SoftmaxAttention):
                 features = without_padding(features, segments)
             else:
                 labels = segments
-        before = None
+        before: Any = None
         if past_key_values is not None:
             parts = {"norm_keys": features.norm_key, "log_scales": features.log_scale}
             before, _ = past_key_values.update(features.key, value, self.layer_idx, **parts)

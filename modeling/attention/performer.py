@@ -57,14 +57,16 @@ class PerformerAttention(KernelizedAttention):
         super().initialize()
         seed = int(torch.randint(2**31, (), device="cpu"))  # of PyTorch's global generator, so each layer has its own
         init.copy_(self.draw, torch.tensor([seed, 0]))
-        init.copy_(self.projection, draw_directions(*self.projection.shape, seed).to(self.projection))
+        num_features, head_dim = self.projection.shape
+        init.copy_(self.projection, draw_directions(num_features, head_dim, seed).to(self.projection))
 
     @torch.no_grad()
     def redraw(self) -> None:
         """Draws new features, which follow from the seed and the number of the draw, so that a resumed run agrees."""
         self.draw[1] += 1
         seed, number = self.draw.tolist()
-        self.projection.copy_(draw_directions(*self.projection.shape, seed + number))
+        num_features, head_dim = self.projection.shape
+        self.projection.copy_(draw_directions(num_features, head_dim, seed + number))
 
     def features(
         self,

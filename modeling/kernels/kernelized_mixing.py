@@ -1,6 +1,8 @@
 """Attention whose scores are products of features: sums over keys that are carried along, so that cost is linear."""
 
-# Shapes: B batch, H query heads, G key-value heads, R = H / G, Q tokens, F features, D head size; N chunks of C tokens.
+# Shapes: B batch, H query heads, G key-value heads, R = H / G, Q tokens in N chunks of C, F features, D head size.
+
+import math
 
 import torch
 from torch import nn
@@ -8,7 +10,9 @@ from torch import nn
 from .kernelized_states import KernelState, Marks, absorb, incoming, links
 
 
-CHUNK = 128  # tokens whose scores exist as a table; longer chunks cost more there, shorter ones more states
+def chunk_size(num_features: int, head_dim: int) -> int:
+    """Tokens whose scores make a table: the power of two for which that is about as large as a state."""
+    return 2 ** round(math.log2(num_features * head_dim) / 2)
 
 
 def kernelized_mixing(
@@ -50,12 +54,11 @@ def kernelized_mixing(
     """
     norm_query = query if norm_query is None else norm_query
     norm_key = key if norm_key is None else norm_key
-    if labels is None and not is_causal:
+    if not is_causal and labels is None:
         state = absorb(before, key, norm_key, value, log_scale)
-        queries, norm_queries = by_group(query, key), by_group(norm_query, key)
-        numerator, denominator = queries @ state.sums, norm_queries @ state.norms
+        numerator, denominator = by_group(query, key) @ state.sums, by_group(norm_query, key) @ state.norms
         return divide(numerator, denominator).reshape(*query.shape[:3], -1)
-    if not is_causal and log_scale is not None:
+    if not is_causal and labels is not None and log_scale is not None:
         weight = (log_scale - largest_in_segment(log_scale, labels)).exp()[..., None].to(key.dtype)
         key, norm_key, log_scale = key * weight, norm_key * weight, None
     chunks = Chunks(query, key, value, norm_query, norm_key, log_scale, labels, before)
@@ -75,14 +78,14 @@ def by_group(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 class Chunks:
-    """The tensors of a problem, cut into chunks of at most `CHUNK` tokens: (B, G, N, C, ...), queries (..., R * C, F).
+    """The tensors of a problem, cut into chunks of at most `chunk_size` tokens: (B, G, N, C, ...), queries (..., R * C, F).
 
     What is added to fill the last chunk has no features, and belongs to the last sequence.
     """
 
     def __init__(self, query, key, value, norm_query, norm_key, log_scale, labels, before):
         length, groups = key.shape[2], key.shape[1]
-        self.size = min(CHUNK, length)
+        self.size = min(chunk_size(key.shape[-1], value.shape[-1]), length)
         self.missing = -length % self.size
         self.before = before
 
@@ -129,7 +132,8 @@ class Chunks:
             sides.append(incoming(*tensors, self.keys, self.queries, self.before))
             if not is_causal:  # from the right: the same, back to front
                 keys, queries = (marks.change(lambda x: x.flip(2, 3)) for marks in (self.keys, self.queries))
-                sums, norms, marks = incoming(*(states.flip(2, 3) for states in tensors), keys, queries, None)
+                flipped = [states.flip(2, 3) for states in tensors]
+                sums, norms, marks = incoming(flipped[0], flipped[1], flipped[2], keys, queries, None)
                 sides.append((sums.flip(2), norms.flip(2), marks.change(lambda x: x.flip(2))))
         for sums, norms, marks in sides:
             reads = links(self.queries, marks, sums)  # (B, G, N, C, 1)

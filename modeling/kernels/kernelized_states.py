@@ -3,7 +3,7 @@
 # Shapes: B batch, G key-value heads, Q tokens, F features, D head size; N chunks of C tokens.
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -115,16 +115,15 @@ def incoming(
         if before.scale is not None and earlier.scale is not None:
             scale = torch.cat([before.scale[..., None], earlier.scale[..., 1:]], dim=-1)
             earlier = Marks(scale, earlier.labels)
-    count = key.shape[2] - 1
-    if not count:
+    if key.shape[2] == 1:
         return first_sums, first_norms, earlier.change(lambda marks: marks[..., None])
     weights = links(ends.change(lambda marks: marks[..., None]), keys, value)  # (B, G or 1, N, 1, C)
     last_sums, last_norms = value, torch.ones_like(value[..., :1])
     if weights is not None:
         last_norms = weights.transpose(-1, -2).expand_as(last_norms)
         last_sums = value * last_norms
-    sums = key[:, :, :count].transpose(-1, -2) @ last_sums[:, :, :count]
-    norms = norm_key[:, :, :count].transpose(-1, -2) @ last_norms[:, :, :count]
+    # What the last chunk adds is not read; to leave it out before the products would copy all keys.
+    sums, norms = (key.transpose(-1, -2) @ last_sums)[:, :, :-1], (norm_key.transpose(-1, -2) @ last_norms)[:, :, :-1]
     sums = running(torch.cat([first_sums, sums], dim=2).flatten(3), earlier)
     norms = running(torch.cat([first_norms, norms], dim=2).flatten(3), earlier)
     sums, norms = sums.unflatten(3, (key.shape[-1], -1)), norms[..., None]
@@ -145,13 +144,16 @@ def running(states: torch.Tensor, marks: Marks) -> torch.Tensor:
         (B, G, N, X).
     """
     count = states.shape[2]
+    weights: Any  # never None, since it is causal
     if count <= GROUP:
-        return links(marks, marks, states, is_causal=True) @ states
+        weights = links(marks, marks, states, is_causal=True)
+        return weights @ states
     missing = -count % GROUP
     states = nn.functional.pad(states, (0, 0, 0, missing)).unflatten(2, (-1, GROUP))
     grouped = marks.change(lambda x: torch.cat([x, x[..., -1:].expand(*x.shape[:-1], missing)], dim=-1))
     grouped = grouped.change(lambda x: x.unflatten(-1, (-1, GROUP)))
-    within = links(grouped, grouped, states, is_causal=True) @ states
+    weights = links(grouped, grouped, states, is_causal=True)
+    within = weights @ states
     ends = grouped.change(lambda x: x[..., -1])
     before = running(within[..., -1, :], ends)
     before = nn.functional.pad(before[:, :, :-1], (0, 0, 1, 0)).unsqueeze(3)  # what is before each group
