@@ -84,5 +84,31 @@ def simplicial_pairs(config: TrineConfig, length: int) -> int:
     return sum(one * other for one, other in zip(first, second, strict=True))
 
 
+def bigbird_pairs(config: TrineConfig, length: int) -> float:
+    """On average over random blocks, the last of which may be shorter; a decoder's own block is seen by halves."""
+    size, causal = config.bigbird_block_size, config.is_causal
+    sizes = [min(size, length - start) for start in range(0, length, size)]
+    count, width, total = len(sizes), config.bigbird_num_window_blocks, 0.0
+    head = config.bigbird_num_global_blocks if causal else -(-config.bigbird_num_global_blocks // 2)
+    tail = config.bigbird_num_global_blocks - head
+    for own, queries in enumerate(sizes):
+        limit = own + 1 if causal else count
+        is_whole = not causal and not head <= own < count - tail
+        left = own - (width - 1 if causal else width // 2)
+        seen = {*range(head), *range(limit - tail, limit), *range(left, left + width)}
+        seen = set(range(limit)) if is_whole else seen & set(range(limit))
+        keys, others = sum(sizes[block] for block in seen), limit - len(seen)
+        if others:
+            keys += (sum(sizes[:limit]) - keys) * min(1.0, config.bigbird_num_random_blocks / others)
+        total += queries * keys - (queries * (queries - 1) / 2 if causal else 0)
+    return total
+
+
 # Pairs of a query and what it sees, in a sequence.
-PAIRS = {"full": full_pairs, "sliding": sliding_pairs, "chunked": chunked_pairs, "simplicial": simplicial_pairs}
+PAIRS = {
+    "full": full_pairs,
+    "sliding": sliding_pairs,
+    "chunked": chunked_pairs,
+    "simplicial": simplicial_pairs,
+    "bigbird": bigbird_pairs,
+}
