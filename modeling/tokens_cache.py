@@ -48,8 +48,7 @@ class BigBirdCacheLayer(StatesCacheLayer):
             return torch.cat([states, added], dim=2)
         length = states.shape[2] + added.shape[2]
         buffer = self.buffers.get(name)
-        fits = buffer is not None and buffer.data_ptr() == states.data_ptr() and buffer.shape[0] == len(states)
-        if not fits or length > buffer.shape[2]:
+        if buffer is None or not is_beginning(states, buffer) or length > buffer.shape[2]:
             capacity = length + max(MIN_ROOM, length // 4)
             buffer = states.new_empty(*states.shape[:2], capacity, *states.shape[3:])
             buffer[:, :, : states.shape[2]] = states
@@ -60,6 +59,11 @@ class BigBirdCacheLayer(StatesCacheLayer):
     def remove(self, count: int) -> None:
         if count:
             self.apply(lambda states: states[:, :, :-count])
+
+
+def is_beginning(states: torch.Tensor, buffer: torch.Tensor) -> bool:
+    """Whether `states` are the first tokens of `buffer`, rather than what something made of them."""
+    return buffer.data_ptr() == states.data_ptr() and len(buffer) == len(states)
 
 
 class LSHCacheLayer(BigBirdCacheLayer):

@@ -68,16 +68,16 @@ class BigBirdAttention(SoftmaxAttention):
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        states = [states.to(value.dtype) for states in (query, key, value)]
+        query, key = query.to(value.dtype), key.to(value.dtype)
         draws, lengths = self.own_draws(query.shape[1]), (query.shape[2], key.shape[2])
         if past_key_values is not None and lengths[0] == 1:
             tokens = step_tokens(self.pattern, draws, attention_mask, lengths[1], query.device)
             is_token = None if attention_mask is None else attention_mask[:, -1]
-            return self.o_proj(bigbird_step(*states, tokens, is_token, self.scaling)), None
+            return self.o_proj(bigbird_step(query, key, value, tokens, is_token, self.scaling)), None
         layout = make_layout(self.pattern, draws, attention_mask, *lengths, query.device)
         if attention_mask is not None and attention_mask.dtype != torch.bool:  # packed: all rows in one
-            states = [states.transpose(0, 1).flatten(1, 2)[None] for states in states]
-        output = self.attend_blocks(*states, layout)
+            query, key, value = (states.transpose(0, 1).flatten(1, 2)[None] for states in (query, key, value))
+        output = self.attend_blocks(query, key, value, layout)
         if attention_mask is not None:
             output = output.masked_fill(layout.places[..., None] < 0, 0.0)
         return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None

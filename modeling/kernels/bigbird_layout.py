@@ -85,7 +85,7 @@ def make_layout(
         ValueError: For packed sequences while tracing, whose lengths would have to be known.
     """
     packed = segments is not None and segments.dtype != torch.bool
-    if packed:
+    if segments is not None and packed:
         key_blocks, blocks = cut_packed(pattern, segments)
         num_queries = segments.numel()
     else:
