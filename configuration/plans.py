@@ -23,13 +23,15 @@ def tensor_parallel_plan(config) -> dict[str, str] | None:
     plan = {
         "embed_tokens": "embedding_rowwise",
         "layers.*.self_attn.q_proj": "colwise",
-        "layers.*.self_attn.k_proj": "colwise",
         "layers.*.self_attn.v_proj": "colwise",
         "layers.*.self_attn.o_proj": "rowwise",
     }
     if config.qk_norm:
         plan["layers.*.self_attn.q_norm"] = "replicated_with_grad_allreduce"
-        plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
+    if set(config.attention_types) != {"lsh"}:  # whose keys are the queries
+        plan["layers.*.self_attn.k_proj"] = "colwise"
+        if config.qk_norm:
+            plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
     if "simplicial" in config.attention_types:
         plan["layers.*.self_attn.second_k_proj"] = "colwise"
         plan["layers.*.self_attn.second_v_proj"] = "colwise"

@@ -20,6 +20,14 @@ class Known:
     reason: str
 
 
+def kinds_of(run: Run) -> set[str]:
+    return {kind for stack in run.case.stacks() for kind in stack.get("attention_types", ["full"])}
+
+
+def draws_buffers(run: Run) -> bool:
+    return bool(kinds_of(run) & {"performer", "bigbird", "lsh"})
+
+
 def begins_simplicial(run: Run) -> bool:
     return any(stack.get("attention_types", [""])[0] == "simplicial" for stack in run.case.stacks())
 
@@ -102,6 +110,11 @@ KNOWN = (
         "test_attention_outputs",
         lambda run: is_two_stacks(run) and begins_simplicial(run),
         "the test counts the outputs, to which simplicial layers add the weights of their second keys",
+    ),
+    Known(
+        "test_init_weights_can_init_buffers",
+        draws_buffers,
+        "random features, blocks and directions are buffers, and two models draw different ones",
     ),
     Known("test_tp_generation_quantized", has_layers, "torchao, which quantises, is not installed"),
     *several(
