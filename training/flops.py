@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..configuration.configuration_trine import TrineConfig
+from ..configuration.kinds import LINEAR_FEATURE_MAPS
 from ..modeling.kernels.simplicial_forms import Reach, window_reach
 
 
@@ -28,10 +29,16 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
     Source: Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B.
     """
     config: Any = model.config
-    width = config.num_attention_heads * config.head_dim
-    # A pair takes a multiplication and an addition a feature in the logits, and as much in the weighted sum.
-    products = sum(4 * width * PAIRS[kind](config, length) for kind in config.attention_types) / length
+    products = sum(attention_products(kind, config, length) for kind in config.attention_types)
     return PASSES * (2 * active_parameters(model) + products)
+
+
+def attention_products(kind: str, config: TrineConfig, length: int) -> float:
+    """Operations of a forward pass that mix tokens in one layer, for one of `length` tokens."""
+    if kind in STATES:
+        return STATES[kind](config)
+    # A pair takes a multiplication and an addition a feature in the logits, and as much in the weighted sum.
+    return 4 * config.num_attention_heads * config.head_dim * PAIRS[kind](config, length) / length
 
 
 def active_parameters(model: PreTrainedModel) -> float:
@@ -104,6 +111,32 @@ def bigbird_pairs(config: TrineConfig, length: int) -> float:
     return total
 
 
+def lsh_pairs(config: TrineConfig, length: int) -> int:
+    """What chunks allow in each hash; the tokens of a bucket may be fewer."""
+    sides = 1 if config.is_causal else 2
+    keys = (1 + sides * config.lsh_num_adjacent_chunks) * config.lsh_chunk_length
+    return config.lsh_num_hashes * sum(min(keys, seen) for seen in seen_tokens(length, reach_of(config, length)))
+
+
+def state_products(config: TrineConfig, num_features: int) -> int:
+    """A key adds its features times values to the state of its group; a query reads that, and a sum of features."""
+    reads = config.num_attention_heads * num_features * (config.head_dim + 1)
+    return 2 * (reads + config.num_key_value_heads * num_features * config.head_dim)
+
+
+def linear_products(config: TrineConfig) -> int:
+    return state_products(config, config.head_dim * LINEAR_FEATURE_MAPS[config.linear_feature_map].expansion)
+
+
+def performer_products(config: TrineConfig) -> float:
+    """Queries and keys are also multiplied with the random directions, for which no gradient is computed."""
+    heads = config.num_attention_heads + config.num_key_value_heads
+    directions = 2 * heads * config.head_dim * config.performer_num_features
+    return directions * (PASSES - 1) / PASSES + state_products(config, config.performer_num_features)
+
+
+# Operations for a token of layers that carry a state along.
+STATES = {"linear": linear_products, "performer": performer_products}
 # Pairs of a query and what it sees, in a sequence.
 PAIRS = {
     "full": full_pairs,
@@ -111,4 +144,5 @@ PAIRS = {
     "chunked": chunked_pairs,
     "simplicial": simplicial_pairs,
     "bigbird": bigbird_pairs,
+    "lsh": lsh_pairs,
 }

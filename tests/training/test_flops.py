@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trine import TrineForCausalLM, TrineForMaskedLM
 from trine.configuration.kinds import ATTENTION_KINDS
-from trine.training.flops import PAIRS, active_parameters, flops_per_token
+from trine.training.flops import PAIRS, STATES, active_parameters, flops_per_token
 
 
 LENGTH = 24
@@ -37,16 +37,30 @@ def visible(kind: str, config) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
-@pytest.mark.parametrize("kind", ATTENTION_KINDS)
+@pytest.mark.parametrize("kind", sorted(PAIRS.keys() - {"lsh"}))
 def test_pairs_are_those_of_the_windows(kind, is_causal):
     config = tiny_config(is_causal=is_causal)
     assert PAIRS[kind](config, LENGTH) == visible(kind, config).sum()
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_hashes_with_one_long_chunk_see_everything_each(is_causal):
+    config = tiny_config(is_causal=is_causal, lsh_chunk_length=LENGTH, lsh_num_hashes=3)
+    assert PAIRS["lsh"](config, LENGTH) == 3 * PAIRS["full"](config, LENGTH)
+    config = tiny_config(is_causal=is_causal, lsh_chunk_length=2, lsh_num_hashes=1, lsh_num_adjacent_chunks=1)
+    assert PAIRS["lsh"](config, LENGTH) == (1 + 2 + 3 + 21 * 4 if is_causal else LENGTH * 6)
+
+
+def test_every_kind_is_counted_once():
+    assert sorted([*PAIRS, *STATES]) == sorted(ATTENTION_KINDS)
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         {"is_causal": False},
+        {"is_causal": False, "attention_types": "linear", "position_type": "none"},
+        {"is_causal": False, "attention_types": "linear, performer", "linear_feature_map": "dpfp"},
         {},
         {"attention_types": "sliding, chunked"},
         {"mlp_layer_types": "dense, sparse", "num_shared_experts": 1},
@@ -60,7 +74,8 @@ def test_flops_are_those_that_run(fields):
     model = (TrineForCausalLM if config.is_causal else TrineForMaskedLM)(config)
     with FlopCounterMode(display=False) as counter:
         model(input_ids=torch.randint(3, 60, (2, LENGTH))).logits.sum().backward()
-    hidden = sum(int((~visible(kind, config)).sum()) for kind in config.attention_types)
+    pairwise = [kind for kind in config.attention_types if kind in PAIRS]
+    hidden = sum(int((~visible(kind, config)).sum()) for kind in pairwise)
     expected = counter.get_total_flops() / (2 * LENGTH) - 3 * 4 * config.hidden_size * hidden / LENGTH
     assert flops_per_token(model, LENGTH) == pytest.approx(expected, rel=1e-9)
 
