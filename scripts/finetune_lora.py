@@ -27,7 +27,7 @@ from trine.scripts.instruction_arguments import FORMATS, InstructionArguments, I
 from trine.scripts.lora_arguments import LoraArguments, count_parameters
 from trine.scripts.plots import draw_losses
 from trine.tokenization.records import BadRecords
-from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
+from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
 from trine.training.instructions import Example, encode_completion, encode_conversation
 from trine.training.padding_free import PaddingFreeCollator
 from trine.training.resuming import check_writable, find_checkpoint, train
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_cache = task.model.config.use_cache  # the trainer turns it off for training
     interrupt = InterruptCallback()
     callbacks: list[TrainerCallback] = [interrupt]
-    if arguments.full:  # the biases of routers belong to the base, which adapters leave as it is
-        callbacks.append(ExpertLoadCallback())
+    if arguments.full:  # biases of routers and random features belong to the base, which adapters leave as it is
+        callbacks += [ExpertLoadCallback(), RandomFeatureCallback()]
     if arguments.early_stopping_patience and training.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     trainer = Trainer(

@@ -20,7 +20,7 @@ from trine.scripts.arguments import unknown_name
 from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.plots import draw_losses
 from trine.tokenization.records import BadRecords, find_sources, wrong_field
-from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
+from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
 from trine.training.padding_free import PaddingFreeCollator
 
 
@@ -155,7 +155,7 @@ def train(
 ) -> FinetuneTrainer | None:
     """Trains with `parts` of the trainer; None if Ctrl-C ended it. The model is then the best of all evaluations."""
     interrupt = InterruptCallback()
-    callbacks = [ExpertLoadCallback(), interrupt]
+    callbacks = [ExpertLoadCallback(), RandomFeatureCallback(), interrupt]
     if arguments.early_stopping_patience and training.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     use_cache = vars(model.config).get("use_cache")

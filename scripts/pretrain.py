@@ -22,7 +22,7 @@ from trine.scripts.objectives import OBJECTIVES, CausalObjective
 from trine.scripts.parallel_arguments import ParallelArguments
 from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
-from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
+from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
 from trine.training.corpus import PARTS, Corpus
 from trine.training.label_smoothing import TrineTrainer
 from trine.training.monitoring import EnergyCallback, ThroughputCallback
@@ -76,7 +76,8 @@ def pretrain(
     interrupt = InterruptCallback()
     # A step of two stacks is no multiple of one number of tokens.
     throughput = ThroughputCallback(None if hasattr(task.model.config, "encoder") else arguments.block_length)
-    callbacks = [SharedBatchCallback(parallel.tp_size), ExpertLoadCallback(), interrupt, throughput, *task.energy]
+    layers = [ExpertLoadCallback(), RandomFeatureCallback()]
+    callbacks = [SharedBatchCallback(parallel.tp_size), *layers, interrupt, throughput, *task.energy]
     trainer = TrineTrainer(
         task.model,
         training,

@@ -27,7 +27,7 @@ from trine.scripts.plots import draw_losses
 from trine.scripts.pretrain_arguments import parse_overrides
 from trine.scripts.text_pair_arguments import PairArguments, PairTrainingArguments
 from trine.tokenization.records import BadRecords
-from trine.training.callbacks import InterruptCallback
+from trine.training.callbacks import InterruptCallback, RandomFeatureCallback
 from trine.training.masked_targets import MaskedTargetCollator
 from trine.training.resuming import check_writable, find_checkpoint, train
 from trine.training.scheduled_sampling import ScheduledSamplingTrainer
@@ -71,7 +71,7 @@ def train_on_pairs(
     except (OSError, ValueError, StrictDataclassError) as error:
         sys.exit(f"trine: {error}")
     interrupt = InterruptCallback()
-    callbacks: list[TrainerCallback] = [interrupt]
+    callbacks: list[TrainerCallback] = [RandomFeatureCallback(), interrupt]
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     examples = encode(task.train_pairs, task.tokenizer, arguments.max_length)

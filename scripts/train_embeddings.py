@@ -35,7 +35,7 @@ from trine.scripts.lora_arguments import count_parameters
 from trine.scripts.plots import draw_losses
 from trine.scripts.retrieval_scores import Retrieval, check_bm25
 from trine.tokenization.records import BadRecords
-from trine.training.callbacks import InterruptCallback
+from trine.training.callbacks import InterruptCallback, RandomFeatureCallback
 from trine.training.resuming import check_writable, find_checkpoint, train
 
 
@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     scores["before"] = retrieval.score(task.model, batch_size)
     interrupt = InterruptCallback()
     callbacks: list[TrainerCallback] = [interrupt]
+    if not lora.lora:  # random features belong to the base, which adapters leave as it is
+        callbacks.append(RandomFeatureCallback())
     if arguments.early_stopping_patience and training.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
     trainer = SentenceTransformerTrainer(

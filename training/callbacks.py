@@ -1,4 +1,4 @@
-"""What happens between optimizer steps: counting and balancing the load of experts, and stopping well on a signal."""
+"""What happens between optimizer steps: the load of experts, new random features, and stopping well on a signal."""
 
 # Shapes: T tokens, L sparse layers, E experts, C experts per token.
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..modeling.attention.performer import PerformerAttention
 from ..modeling.feed_forward.balancing import flatten_mask
 from ..modeling.feed_forward.routers import TrineRouter
 
@@ -110,6 +111,26 @@ class ExpertLoadCallback(TrainerCallback):
             layer_load.index_add_(0, top_k_index.flatten(), weights.flatten())
 
         return count
+
+
+class RandomFeatureCallback(TrainerCallback):
+    """Draw new random features for `performer` layers every `config.performer_redraw_interval` optimizer steps.
+
+    They are drawn before the first step that uses them, so that a model is saved, evaluated and left with the features
+    that it was trained with last. What is drawn follows from the number of the step and from buffers of the layers: a
+    resumed run draws the same, and so does every process. A model without such layers is left alone, and so are
+    layers whose interval is 0.
+
+    Source: Choromanski et al. 2020, arXiv 2009.14794, section 4.2.
+    """
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        model: nn.Module = kwargs["model"]
+        for module in model.modules():
+            if isinstance(module, PerformerAttention):
+                interval = module.config.performer_redraw_interval
+                if interval and state.global_step and state.global_step % interval == 0:
+                    module.redraw()
 
 
 class InterruptCallback(TrainerCallback):
