@@ -42,14 +42,16 @@ def measure_times(arguments: AttentionBenchmarkArguments, progress: tqdm) -> dic
     return results
 
 
+def memory_of(way: str, length: int, arguments: AttentionBenchmarkArguments) -> float:
+    longest = max(arguments.lengths)
+    return in_fresh_process(training_memory, way, arguments.is_causal, longest, length, is_forked=True)
+
+
 def measure_memory(arguments: AttentionBenchmarkArguments) -> dict[str, Figures]:
     """Peak MiB of a forward and backward pass by way and length, each in a process of its own, two at a time."""
     jobs = [(way, length) for length in arguments.lengths for way in arguments.ways_of(length)]
-    longest = max(arguments.lengths)
     with ThreadPoolExecutor(2) as pool:
-        sizes = pool.map(
-            lambda job: in_fresh_process(training_memory, job[0], arguments.is_causal, longest, job[1]), jobs
-        )
+        sizes = pool.map(lambda job: memory_of(*job, arguments), jobs)
     results: dict[str, dict] = {way: {} for way in arguments.kinds}
     for (way, length), size in zip(jobs, sizes, strict=True):
         results[way][length] = [size]

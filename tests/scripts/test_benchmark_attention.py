@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -10,9 +11,19 @@ from trine import TrineConfig, TrineModel
 from trine.scripts import benchmark_attention
 from trine.scripts.attention_arguments import AttentionBenchmarkArguments
 from trine.scripts.benchmark_attention import main
-from trine.scripts.benchmark_attention_layers import EAGER, HIDDEN, WAYS, Layer, decoding, make_model, training
+from trine.scripts.benchmark_attention_layers import (
+    EAGER,
+    HIDDEN,
+    WAYS,
+    Layer,
+    decoding,
+    make_model,
+    training,
+    training_memory,
+)
 from trine.scripts.benchmark_attention_peers import PEERS
 from trine.scripts.benchmark_attention_report import growth_table
+from trine.scripts.reports import in_fresh_process
 from trine.scripts.scaling import exponents, faster_from, fit_exponent, variation
 
 
@@ -95,6 +106,14 @@ def test_a_training_pass_leaves_gradients_of_one_pass():
     torch.testing.assert_close([parameter.grad for parameter in parameters], first)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_grows_by_what_a_layer_keeps():
+    """The table of weights, 16 MiB of four heads, is there twice at least (it and its gradient)."""
+    small, large = (in_fresh_process(training_memory, EAGER, True, 1024, n, is_forked=True) for n in (64, 1024))
+    table = 4 * 1024**2 * 4 / 2**20  # heads, pairs, bytes
+    assert 2 * table < large - small < 12 * table
+
+
 @pytest.mark.parametrize("way", [way for way in WAYS if way != EAGER])
 def test_decoding_adds_tokens_to_the_cache_of_a_whole_text(way, monkeypatch):
     caches = []
@@ -133,7 +152,9 @@ def test_peers_have_our_settings():
 
 
 def test_a_tiny_run_writes_numbers_pictures_and_its_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark_attention, "in_fresh_process", lambda function, way, causal, longest, n: n / 64)
+    monkeypatch.setattr(
+        benchmark_attention, "in_fresh_process", lambda function, way, causal, longest, n, is_forked: n / 64
+    )
     threads, file = torch.get_num_threads(), tmp_path / "report.md"
     file.write_text("# Report\n\n## Before\n\nText.\n")
     words = ["--kinds", "full", "sliding", EAGER, "--lengths", "32", "64", "128", "--fit_from", "32", "--rounds", "1"]
