@@ -39,8 +39,9 @@ class PerformerAttention(KernelizedAttention):
             if isinstance(module, PerformerAttention):
                 module.redraw()
 
-    Rotary positions turn queries and keys, as in softmax attention. The error falls with the root of the number of
-    features, and grows with the length of queries and keys: `qk_norm` bounds it.
+    Rotary positions turn queries and keys, as in softmax attention; what weights estimate depends on differences of
+    positions, the estimate itself does not. Its error falls with the root of the number of features, and grows fast
+    with the length of queries and keys.
 
     Cost O(Q * F * D). Cache: F * (D + 1) + 1 numbers a key-value head.
     Source: Choromanski et al. 2020, arXiv 2009.14794, section 2 (FAVOR+), equation 5 and the orthogonal features of

@@ -78,7 +78,7 @@ def by_group(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 class Chunks:
-    """The tensors of a problem, cut into chunks of at most `chunk_size` tokens: (B, G, N, C, ...), queries (..., R * C, F).
+    """The tensors of a problem, cut into chunks of `chunk_size` tokens: (B, G, N, C, ...), queries (..., R * C, F).
 
     What is added to fill the last chunk has no features, and belongs to the last sequence.
     """

@@ -86,6 +86,18 @@ def links(to: Marks, source: Marks, like: torch.Tensor, is_causal: bool = False)
     return (exponents if seen is None else exponents.masked_fill(~seen, -torch.inf)).exp().to(like.dtype)
 
 
+def shifted(marks: Marks) -> Marks:
+    """Marks (..., N) of the place before each; before the first is nothing, of the least scale."""
+
+    def shift(values: torch.Tensor) -> torch.Tensor:
+        first = values[..., :1]
+        if values.is_floating_point():
+            first = torch.full_like(first, torch.finfo(values.dtype).min)
+        return torch.cat([first, values[..., :-1]], dim=-1)
+
+    return marks.change(shift)
+
+
 def incoming(
     key: torch.Tensor,
     norm_key: torch.Tensor,
@@ -106,7 +118,7 @@ def incoming(
         Sums (B, G, N, F, D) and (B, G, N, F, 1), and their marks (B, G or 1, N, 1).
     """
     ends = queries.change(lambda marks: marks[..., -1])
-    earlier = ends.change(lambda marks: torch.cat([marks[..., :1], marks[..., :-1]], dim=-1))
+    earlier = shifted(ends)
     if before is None:
         shape = *key.shape[:2], 1, key.shape[-1]
         first_sums, first_norms = key.new_zeros(*shape, value.shape[-1]), key.new_zeros(*shape, 1)
@@ -157,7 +169,7 @@ def running(states: torch.Tensor, marks: Marks) -> torch.Tensor:
     ends = grouped.change(lambda x: x[..., -1])
     before = running(within[..., -1, :], ends)
     before = nn.functional.pad(before[:, :, :-1], (0, 0, 1, 0)).unsqueeze(3)  # what is before each group
-    earlier = ends.change(lambda x: torch.cat([x[..., :1], x[..., :-1]], dim=-1)[..., None])
+    earlier = shifted(ends).change(lambda x: x[..., None])
     reads = links(grouped, earlier, before)
     within = within + (before if reads is None else reads * before)
     return within.flatten(2, 3)[:, :, :count]
