@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -47,18 +47,18 @@ def memory_of(way: str, length: int, arguments: AttentionBenchmarkArguments) -> 
     return in_fresh_process(training_memory, way, arguments.is_causal, longest, length, is_forked=True)
 
 
-def measure_memory(arguments: AttentionBenchmarkArguments) -> dict[str, Figures]:
+def measure_memory(arguments: AttentionBenchmarkArguments) -> Mapping[str, Figures]:
     """Peak MiB of a forward and backward pass by way and length, each in a process of its own, two at a time."""
     jobs = [(way, length) for length in arguments.lengths for way in arguments.ways_of(length)]
     with ThreadPoolExecutor(2) as pool:
-        sizes = pool.map(lambda job: memory_of(*job, arguments), jobs)
+        sizes = pool.map(lambda job: memory_of(job[0], job[1], arguments), jobs)
     results: dict[str, dict] = {way: {} for way in arguments.kinds}
     for (way, length), size in zip(jobs, sizes, strict=True):
         results[way][length] = [size]
     return results
 
 
-def measure_decoding(arguments: AttentionBenchmarkArguments) -> dict[str, Figures]:
+def measure_decoding(arguments: AttentionBenchmarkArguments) -> Mapping[str, Figures]:
     """Milliseconds of a token with a cache by way and context."""
     results: dict[str, dict] = {way: {} for way in arguments.kinds if way != EAGER}
     for context in arguments.lengths:

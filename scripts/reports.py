@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -57,7 +57,7 @@ def in_fresh_process(function: Callable[..., T], *args, is_forked: bool = False)
 
     A forked one begins within milliseconds, as the copy of a process that has but imported the function's module.
     """
-    context = multiprocessing.get_context("forkserver" if is_forked else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if is_forked else "spawn")
     if is_forked:
         context.set_forkserver_preload([function.__module__])
     results = context.Queue()
