@@ -69,17 +69,17 @@ class Slab(NamedTuple):
     query_rows: torch.Tensor  # (B, H, t, M)
     key_rows: torch.Tensor  # (B, H, t, L * C)
     visible: torch.Tensor  # (B or 1, H or 1, t, M, L * C)
-    itself: torch.Tensor  # likewise
+    itself: torch.Tensor | None  # likewise, where a token shuns itself
 
 
 class ListedProblem:
     """The tables of one call, cut into slabs whose scores fit the memory that is given to them."""
 
-    def __init__(self, query, key, tables, is_causal: bool, adjacent: int):
+    def __init__(self, query, key, tables, is_causal: bool, adjacent: int, shuns_itself: bool):
         self.batch, self.heads, self.num_queries, self.head_dim = query.shape
         self.groups, self.num_keys = key.shape[1:3]
         self.query_blocks, self.key_blocks, self.lists, self.query_labels, self.key_labels = tables
-        self.is_causal, self.adjacent = is_causal, adjacent
+        self.is_causal, self.adjacent, self.shuns_itself = is_causal, adjacent, shuns_itself
         self.num_blocks = self.query_blocks.shape[2]
         rows = torch.arange(self.batch, device=query.device)[:, None, None, None]
         heads = torch.arange(self.heads, device=query.device)[None, :, None, None]
@@ -117,42 +117,43 @@ class ListedProblem:
         no_query = (queries < 0)[..., None]
         query_rows = self.query_base + queries.clamp(min=0)
         key_rows = self.key_base + keys.clamp(min=0)
-        return Slab(blocks, query_rows, key_rows, visible | no_query, keys[..., None, :] == places)
+        itself = keys[..., None, :] == places if self.shuns_itself else None
+        return Slab(blocks, query_rows, key_rows, visible | no_query, itself)
 
 
-def weigh(query, key, slab: Slab, shuns_itself: bool, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def weigh(query, key, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (B, H, t, M, L * C) and logarithms of denominators (B, H, t, M), from rows that are gathered already."""
     scores = torch.matmul(query, key.transpose(-1, -2))
     scores = scores.to(torch.promote_types(query.dtype, torch.float32)).mul_(scale)
-    if shuns_itself:
+    if slab.itself is not None:
         scores.masked_fill_(slab.itself, SELF_SCORE)
     scores.masked_fill_(~slab.visible, -torch.inf)
     normalizer = scores.logsumexp(dim=-1, keepdim=True)
     return scores.sub_(normalizer).exp_(), normalizer[..., 0]
 
 
-def attend(query, key, value, slab: Slab, shuns_itself: bool, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def attend(query, key, value, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs (B, H, t, M, D) and logarithms of denominators (B, H, t, M)."""
-    weights, normalizer = weigh(query, key, slab, shuns_itself, scale)
+    weights, normalizer = weigh(query, key, slab, scale)
     return torch.matmul(weights.to(value.dtype), value), normalizer
 
 
 def attend_backward(
-    output_grad, normalizer_grad, query, key, value, slab: Slab, shuns_itself: bool, scale: float
+    output_grad, normalizer_grad, query, key, value, slab: Slab, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of the gathered rows of queries, keys and values."""
-    weights, _ = weigh(query, key, slab, shuns_itself, scale)
+    weights, _ = weigh(query, key, slab, scale)
     value_grad = torch.matmul(weights.transpose(-1, -2).to(value.dtype), output_grad)
     weight_grad = torch.matmul(output_grad, value.transpose(-1, -2)).to(weights.dtype)
     shift = (weights * weight_grad).sum(dim=-1, keepdim=True) - normalizer_grad[..., None]
     score_grad = weight_grad.sub_(shift).mul_(weights).mul_(scale)
-    if shuns_itself:
+    if slab.itself is not None:
         score_grad.masked_fill_(slab.itself, 0.0)
     score_grad = score_grad.to(query.dtype)
     return torch.matmul(score_grad, key), torch.matmul(score_grad.transpose(-1, -2), query), value_grad
 
 
-def attend_fused(query, key, value, slab: Slab, shuns_itself: bool, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def attend_fused(query, key, value, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """What `attend` computes, by the library's kernel, which returns no denominators."""
     visible = slab.visible.expand(*query.shape[:2], -1, -1, -1).flatten(0, 1)
     states = (states.flatten(0, 1) for states in (query, key, value))
@@ -181,12 +182,12 @@ def listed_operator(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     tables = (query_blocks, key_blocks, lists, query_labels, key_labels)
-    problem = ListedProblem(query, key, tables, is_causal, adjacent)
+    problem = ListedProblem(query, key, tables, is_causal, adjacent, shuns_itself)
     compute = attend_fused if query_labels is None else attend
     output, normalizer = empty_results(query, query_blocks)
     for slab in problem.slabs():
         states = take(query, slab.query_rows), take(key, slab.key_rows), take(value, slab.key_rows)
-        output[:, :, slab.blocks], normalizer[:, :, slab.blocks] = compute(*states, slab, shuns_itself, scale)
+        output[:, :, slab.blocks], normalizer[:, :, slab.blocks] = compute(*states, slab, scale)
     return output, normalizer
 
 
@@ -208,7 +209,7 @@ def listed_backward_operator(
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     tables = (query_blocks, key_blocks, lists, query_labels, key_labels)
-    problem = ListedProblem(query, key, tables, is_causal, adjacent)
+    problem = ListedProblem(query, key, tables, is_causal, adjacent, shuns_itself)
     dtype = torch.promote_types(query.dtype, torch.float32)
     sources = (query, key, value)
     totals = [torch.zeros_like(source, dtype=dtype).view(-1, problem.head_dim) for source in sources]
@@ -216,7 +217,7 @@ def listed_backward_operator(
         rows = (slab.query_rows, slab.key_rows, slab.key_rows)
         states = take(query, slab.query_rows), take(key, slab.key_rows), take(value, slab.key_rows)
         grads = output_grad[:, :, slab.blocks], normalizer_grad[:, :, slab.blocks]
-        found = attend_backward(*grads, *states, slab, shuns_itself, scale)
+        found = attend_backward(*grads, *states, slab, scale)
         for total, index, grad in zip(totals, rows, found, strict=True):
             total.index_add_(0, index.flatten(), grad.reshape(-1, problem.head_dim).to(dtype))
     query_grad, key_grad, value_grad = (

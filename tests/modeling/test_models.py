@@ -209,7 +209,7 @@ def test_inductor_compiles_a_training_step():
     assert_equal_tensors(loss_gradients(model, ids), expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["full", "position_relative", "gpt2", "sparse", "encoder"])
+@pytest.mark.parametrize("name", [*sorted(ATTENTION_KINDS), "position_relative", "gpt2", "sparse", "encoder"])
 def test_exported_programs_give_the_same_output(name):
     model, ids = model_for(name, attn="sdpa", use_cache=False), random_ids(2, 11)
     program = torch.export.export(model, (), {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, strict=False)
