@@ -122,20 +122,19 @@ class ListedProblem:
 
 
 def weigh(query, key, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights (B, H, t, M, L * C) and logarithms of denominators (B, H, t, M), from rows that are gathered already."""
+    """Weights (B, H, t, M, L * C) and the largest score (B, H, t, M) of each query, from rows that are gathered."""
     scores = torch.matmul(query, key.transpose(-1, -2))
     scores = scores.to(torch.promote_types(query.dtype, torch.float32)).mul_(scale)
     if slab.itself is not None:
         scores.masked_fill_(slab.itself, SELF_SCORE)
     scores.masked_fill_(~slab.visible, -torch.inf)
-    normalizer = scores.logsumexp(dim=-1, keepdim=True)
-    return scores.sub_(normalizer).exp_(), normalizer[..., 0]
+    return scores.softmax(dim=-1), scores.amax(dim=-1)
 
 
 def attend(query, key, value, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs (B, H, t, M, D) and logarithms of denominators (B, H, t, M)."""
-    weights, normalizer = weigh(query, key, slab, scale)
-    return torch.matmul(weights.to(value.dtype), value), normalizer
+    weights, largest = weigh(query, key, slab, scale)
+    return torch.matmul(weights.to(value.dtype), value), largest - weights.amax(dim=-1).log()
 
 
 def attend_backward(
