@@ -10,7 +10,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint conformance bench bench-simplicial wheel clean
+.PHONY: help demo test lint conformance bench bench-simplicial bench-attention wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in 
 
 bench-simplicial: .venv/test.stamp  ## compare 2-simplicial attention with other ways to compute it, in docs/benchmarks.md
 	$(BIN)/trine benchmark-simplicial
+
+bench-attention: .venv/test.stamp  ## time and memory of every attention kind against length, in docs/benchmarks.md
+	$(BIN)/trine benchmark-attention
 
 wheel: .venv/test.stamp  ## build the source distribution and the wheel into dist/
 	$(BIN)/python -m build

@@ -37,6 +37,8 @@ MODELS = {
         {"share_embeddings": False},
     ),
     "windows": ({"attention_types": "chunked"}, {"attention_types": "sliding", "sliding_window": 4}, {}),
+    "kernelized": ({"attention_types": "linear, performer"}, {"attention_types": "performer, linear"}, {}),
+    "blocks": ({"attention_types": "bigbird, lsh"}, {"attention_types": "lsh, bigbird"}, {}),
     "sparse": (SPARSE, {**SPARSE, "router_type": "sigmoid"}, {}),
 }
 EVERY_MODEL = pytest.mark.parametrize("name", MODELS)

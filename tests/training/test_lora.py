@@ -17,6 +17,7 @@ from trine import (
     TrineRecurrentConfig,
     TrineSeq2SeqConfig,
 )
+from trine.configuration.kinds import ATTENTION_KINDS
 from trine.training.lora import PARTS, lora_targets, make_lora_config
 
 
@@ -25,7 +26,7 @@ SECOND = {"second_k_proj", "second_v_proj"}
 GATED = {"gate_proj", "up_proj", "down_proj"}
 EXPERTS = {"experts.gate_up_proj", "experts.down_proj"}
 SIMPLICIAL = {"attention_types": "full, simplicial", "simplicial_form": "complex"}
-KINDS = {"attention_types": "full, sliding, chunked, simplicial", "num_hidden_layers": 4}
+KINDS = {"attention_types": ", ".join(ATTENTION_KINDS), "num_hidden_layers": len(ATTENTION_KINDS)}
 LIBRARY = {name: value for name, value in SIZES.items() if name in BertConfig().to_dict()}
 STACK = {**SIZES, "pad_token_id": 0, "bos_token_id": 1}
 MODELS = {
