@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
-from ..kernels.listed_blocks import listed_blocks
+from ..kernels.listed_blocks import SELF_SCORE, listed_blocks
 from ..kernels.lsh_chunks import recent_of_bucket, sort_into_chunks
 from ..positions.rope import apply_rotation
 from ..tokens_cache import LSHCacheLayer
@@ -80,7 +80,6 @@ class LSHAttention(SoftmaxAttention):
             layer: Any = past_key_values.layers[self.layer_idx]
             buckets = layer.buckets
         query, key = query.to(value.dtype), key.to(value.dtype)
-        value = value.repeat_interleave(self.repeat, dim=1)
         attend = self.attend_to_all if key.shape[2] == query.shape[2] else self.attend_to_past
         output, normalizers = attend(query, key, value, buckets, attention_mask)
         output = (output * normalizers.softmax(dim=2)[..., None]).sum(dim=2).to(value.dtype)
@@ -102,7 +101,7 @@ class LSHAttention(SoftmaxAttention):
         """Outputs (B, H, R, Q, D) of each hash, and the logarithms (B, H, R, Q) of the sums of its weights."""
         chunks = sort_into_chunks(buckets, segments, self.chunk_length, self.adjacent, self.is_causal)
         output, normalizers = listed_blocks(
-            *(query, key, value),
+            *(query, key, value if self.repeat == 1 else value.repeat_interleave(self.repeat, dim=1)),
             *(chunks.blocks, chunks.blocks, chunks.lists, chunks.labels, chunks.labels),
             is_causal=self.is_causal,
             adjacent=self.adjacent,
@@ -120,24 +119,31 @@ class LSHAttention(SoftmaxAttention):
         batch, heads, length, hashes = buckets.shape
         num_queries = query.shape[2]
         step = max(1, COMPARED // (batch * heads * length * hashes))
-        found = []
+        results = []
         for start in range(0, num_queries, step):
             stop = min(start + step, num_queries)
             end = length - num_queries + stop
             is_token = None if segments is None else segments[:, :end]
             arguments = (stop - start, is_token, self.chunk_length, self.adjacent)
-            blocks = recent_of_bucket(buckets[:, :, :end], *arguments)
-            width = (self.adjacent + 1) * self.chunk_length
-            found.append(nn.functional.pad(blocks, (0, width - blocks.shape[-1]), value=-1))
-        keys = torch.cat(found, dim=2)
-        index = torch.arange(num_queries * hashes, device=query.device)[None, None, :, None]
-        labels = torch.zeros_like(index)
-        output, normalizers = listed_blocks(
-            *(query, key, value),
-            *(index // hashes, keys, index, labels, torch.zeros_like(keys)),
-            is_causal=True,
-            shuns_itself=True,
-            scale=self.scaling,
-        )
-        output = output[:, :, :, 0].unflatten(2, (num_queries, hashes)).transpose(2, 3)
-        return output, normalizers[..., 0].unflatten(2, (num_queries, hashes)).transpose(2, 3)
+            tokens = recent_of_bucket(buckets[:, :, :end], *arguments)  # (B, H, queries * R, N)
+            results.append(self.attend_to_tokens(query[:, :, start:stop], key, value, tokens, end - stop + start))
+        outputs, normalizers = zip(*results, strict=True)
+        return torch.cat(outputs, dim=3), torch.cat(normalizers, dim=3)
+
+    def attend_to_tokens(self, query, key, value, tokens, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same for queries that begin at `place`, each hash of which sees `tokens` (B, H, queries * R, N)."""
+        batch, heads, num_queries = query.shape[:3]
+        hashes = tokens.shape[2] // num_queries
+        rows = torch.arange(batch, device=query.device)[:, None, None, None]
+        columns = torch.arange(heads, device=query.device)[:, None, None]
+        index = tokens.clamp(min=0)
+        keys, values = key[rows, columns, index], value[rows, columns // self.repeat, index]
+        own = (place + torch.arange(num_queries, device=query.device)).repeat_interleave(hashes)[:, None]
+        scores = torch.matmul(keys, query.repeat_interleave(hashes, dim=2)[..., None])[..., 0]
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * self.scaling
+        scores = scores.masked_fill(tokens == own, SELF_SCORE)
+        scores = scores.masked_fill(tokens < 0, torch.finfo(scores.dtype).min)  # padding sees nothing
+        output = torch.matmul(scores.softmax(dim=-1).to(values.dtype)[..., None, :], values)[..., 0, :]
+        results = output, scores.logsumexp(dim=-1)
+        output, normalizers = (result.unflatten(2, (num_queries, hashes)).transpose(2, 3) for result in results)
+        return output, normalizers

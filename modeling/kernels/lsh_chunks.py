@@ -80,15 +80,15 @@ def recent_of_bucket(
         (B, H, Q * R, (adjacent + 1) * C): keys of the same bucket, the latest first, or -1.
     """
     length = buckets.shape[2]
-    buckets = buckets.transpose(2, 3)
-    index = torch.arange(length, device=buckets.device)
+    buckets = buckets.transpose(2, 3).contiguous()
+    index = torch.arange(length, device=buckets.device, dtype=torch.int32)
     queries = index[length - num_queries :, None, None]
     same = buckets[:, :, None] == buckets[..., length - num_queries :].transpose(2, 3)[..., None]  # (B, H, Q, R, K)
     same = same & (index <= queries)
     if is_token is not None:
         same = same & is_token[:, None, None, None]
-    ranks = same.sum(dim=-1, keepdim=True) - 1
+    ranks = same.sum(dim=-1, keepdim=True, dtype=torch.int32) - 1
     width = min((adjacent + 1) * chunk_length, length)
     latest = torch.where(same, index, -1).topk(width, dim=-1).values
     reach = ranks % chunk_length + adjacent * chunk_length
-    return torch.where(index[:width] <= reach, latest, -1).flatten(2, 3)
+    return torch.where(index[:width] <= reach, latest, -1).flatten(2, 3).long()
