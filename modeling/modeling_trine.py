@@ -164,9 +164,9 @@ class TrineModel(TrinePreTrainedModel):
         Returns:
             `last_hidden_state` (batch, length, hidden), the cache, `pooler_output` (sequences, hidden) if there is a
             pooler, and what was asked for: hidden states, one for the embeddings and one a layer; attention weights
-            (batch, heads, queries, keys) a layer, those of cross-attention by themselves; for simplicial layers these
-            are summed over the second keys, and `second_attentions` are (batch, heads, queries, second keys), summed
-            over the first; router logits (batch * length, experts) a sparse layer.
+            (batch, heads, queries, keys) for each layer that has them, those of cross-attention by themselves; for
+            simplicial layers these are summed over the second keys, and `second_attentions` are (batch, heads,
+            queries, second keys), summed over the first; router logits (batch * length, experts) a sparse layer.
 
         Raises:
             ValueError: If ids lie outside the vocabulary, not exactly one of ids and embeddings is given, or segments
