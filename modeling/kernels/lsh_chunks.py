@@ -38,8 +38,7 @@ def sort_into_chunks(
     index = torch.arange(length, device=device)
     order = (keys * length + index).argsort(dim=-1)
     groups = keys.gather(-1, order)
-    begins = torch.ones_like(groups, dtype=torch.bool)
-    begins[..., 1:] = groups[..., 1:] != groups[..., :-1]
+    begins = groups != torch.nn.functional.pad(groups[..., :-1], (1, 0), value=-1)
     ranks = index - torch.where(begins, index, 0).cummax(dim=-1).values
     steps = torch.where(begins, adjacent + 1, (ranks % chunk_length == 0).long())
     labels = steps.cumsum(dim=-1)
