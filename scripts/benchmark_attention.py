@@ -23,7 +23,7 @@ from trine.scripts.benchmark_attention_layers import (
 )
 from trine.scripts.benchmark_attention_peers import PEERS
 from trine.scripts.benchmark_attention_report import draw, report
-from trine.scripts.reports import Target, in_fresh_process, measure, write_part
+from trine.scripts.reports import Target, in_fresh_process, keep_freed_memory, measure, write_part
 from trine.scripts.scaling import Figures
 
 
@@ -100,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         progress.set_description("memory")
         results: dict = {"memory": measure_memory(arguments)}
         progress.update()
+        keep_freed_memory()
         results |= measure_times(arguments, progress)
         progress.set_description("decoding")
         results["decoding"] = measure_decoding(arguments) if arguments.is_causal else {}
