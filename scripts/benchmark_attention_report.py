@@ -62,7 +62,7 @@ transformers {transformers.__version__}, Python {platform.python_version()}.""",
 batch 1, no positions, windows and blocks at their defaults (simplicial: 64 and 8 tokens) in a model meant for texts of
 {max(arguments.lengths)} tokens. `full` runs the library's kernel, which holds no table of weights; `{EAGER}` writes it
 out. All kinds of a length take turns in one process, which keeps freed memory
-for the next tensors; else new pages for those above 32 MiB can take as long as the computation. Times are CPU time of \
+for the next tensors; else new pages for those above 32 MiB can take as long as the computation. Times are CPU time of
 the process: medians of \
 {arguments.rounds} rounds, or up
 to 4 times as many below 8192 tokens; from a figure's least to its greatest it is {statistics.median(spreads):.0%} of \
