@@ -49,12 +49,12 @@ class KernelizedCacheLayer(StatesCacheLayer):
         added = {"keys": key_states, "norm_keys": norm_keys, "values": value_states, "log_scales": log_scales}
         if self.record_past:
             if self.keys is None:
-                self.set_state(before, "base_")
+                self.put_state(before, "base_")
             for name, states in added.items():
                 earlier: Any = getattr(self, name)
                 setattr(self, name, states if earlier is None else torch.cat([earlier, states], dim=2))
         after = absorbed(before, added)
-        self.set_state(after)
+        self.put_state(after)
         return before, after
 
     def state(self, prefix: str = "") -> KernelState | None:
@@ -62,7 +62,7 @@ class KernelizedCacheLayer(StatesCacheLayer):
         sums, norms, scale = (getattr(self, prefix + name) for name in STATE)
         return None if sums is None else KernelState(sums, norms, scale)
 
-    def set_state(self, state: KernelState | None, prefix: str = "") -> None:
+    def put_state(self, state: KernelState | None, prefix: str = "") -> None:
         for name, states in zip(STATE, state or (None, None, None), strict=True):
             setattr(self, prefix + name, states)
 
@@ -79,8 +79,8 @@ class KernelizedCacheLayer(StatesCacheLayer):
                 name: None if states is None else states[:, :, : recorded - count] for name, states in kept.items()
             }
             base = self.state("base_")
-            self.set_state(absorbed(base, kept) if count < recorded else base)
-        self.set_state(None, "base_")
+            self.put_state(absorbed(base, kept) if count < recorded else base)
+        self.put_state(None, "base_")
         for name in RECORD:
             setattr(self, name, None)
 

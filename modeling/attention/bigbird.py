@@ -5,6 +5,7 @@
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 
@@ -38,11 +39,9 @@ class BigBirdAttention(SoftmaxAttention):
     def __init__(self, config: TrineConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.pattern = BigBirdPattern.of(config)
-        draws = None
-        if self.pattern.num_random:
-            rows = -(-config.max_position_embeddings // self.pattern.block_size)
-            draws = torch.zeros(config.num_attention_heads, rows, self.pattern.num_random, dtype=torch.int32)
-        self.register_buffer("random_draws", draws)
+        rows = -(-config.max_position_embeddings // self.pattern.block_size)
+        shape = config.num_attention_heads, rows, self.pattern.num_random
+        self.random_draws = nn.Buffer(torch.zeros(shape, dtype=torch.int32)) if self.pattern.num_random else None
 
     def initialize(self) -> None:
         super().initialize()

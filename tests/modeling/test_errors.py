@@ -18,6 +18,7 @@ from trine import (
     TrineSeq2SeqConfig,
 )
 from trine.modeling.feed_forward.balancing import flatten_mask
+from trine.modeling.kernels import bigbird_layout
 from trine.modeling.kernels.simplicial_forms import Reach
 from trine.modeling.kernels.simplicial_triton import simplicial_triton
 from trine.modeling.losses import classification_loss
@@ -391,13 +392,25 @@ def test_missing_weights_are_reported_and_begin_anew(tmp_path):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_every_error_of_the_models_is_tested(tmp_path):
+def packed_while_tracing(monkeypatch) -> str:
+    """What a bigbird layer says of packed sequences in a traced forward pass."""
+    monkeypatch.setattr(bigbird_layout, "is_tracing", lambda tensor: True)
+    with pytest.raises(ValueError) as refused:
+        tiny_model(attention_types="bigbird")(random_ids(1, 4), position_ids=torch.tensor([[0, 1, 0, 1]]))
+    return str(refused.value)
+
+
+def test_every_error_of_the_models_is_tested(tmp_path, monkeypatch):
     sharded(tmp_path, truncate)
     with pytest.raises(OSError) as caught:
         TrineForCausalLM.from_pretrained(tmp_path)
     with pytest.raises(RuntimeError) as too_late:
         filled_cache().crop(-1)
+    with pytest.raises(RuntimeError, match="1 tokens are to be removed, but 0 were recorded") as not_recorded:
+        tiny_model(attention_types="linear")(random_ids(1, 4), use_cache=True).past_key_values.crop(-1)
     messages = [
+        str(not_recorded.value),
+        packed_while_tracing(monkeypatch),
         str(caught.value),
         str(too_late.value),
         *map(message_of, CASES),

@@ -203,7 +203,9 @@ def test_an_end_token_stops_a_row():
     assert (stopped[0, length:] == 0).all()
 
 
-@pytest.mark.parametrize(("kind", "longest"), [("sliding", 7), ("chunked", 8), ("simplicial", 7), ("full", 24), ("lsh", 24)])
+@pytest.mark.parametrize(
+    ("kind", "longest"), [("sliding", 7), ("chunked", 8), ("simplicial", 7), ("full", 24), ("lsh", 24)]
+)
 def test_caches_hold_what_the_kind_needs(kind, longest):
     """The last token is never fed back, so a run over 25 tokens fills 24."""
     cache = generate(model_for(kind), random_ids(1, 11)).past_key_values
