@@ -10,6 +10,8 @@ from fnmatch import fnmatch
 
 from conformance.cases import PEERS, Run
 
+from trine.configuration.kinds import ATTENTION_KINDS
+
 
 @dataclass(frozen=True)
 class Known:
@@ -22,6 +24,20 @@ class Known:
 
 def kinds_of(run: Run) -> set[str]:
     return {kind for stack in run.case.stacks() for kind in stack.get("attention_types", ["full"])}
+
+
+# Kinds that score no table of pairs return no weights.
+WITHOUT_WEIGHTS = {kind for kind, row in ATTENTION_KINDS.items() if not row.has_pair_scores} - {"simplicial"}
+
+
+def lacks_weights(run: Run) -> bool:
+    """Whether some layer returns no weights."""
+    return bool(kinds_of(run) & WITHOUT_WEIGHTS)
+
+
+def has_no_weights(run: Run) -> bool:
+    """Whether no layer returns weights."""
+    return kinds_of(run) <= WITHOUT_WEIGHTS
 
 
 def draws_buffers(run: Run) -> bool:
@@ -115,6 +131,12 @@ KNOWN = (
         "test_init_weights_can_init_buffers",
         draws_buffers,
         "random features, blocks and directions are buffers, and two models draw different ones",
+    ),
+    Known("test_attention_outputs", lacks_weights, "layers that score no table of pairs have no weights to return"),
+    Known(
+        "test_retain_grad_hidden_states_attentions",
+        has_no_weights,
+        "layers that score no table of pairs have no weights to return",
     ),
     Known("test_tp_generation_quantized", has_layers, "torchao, which quantises, is not installed"),
     *several(

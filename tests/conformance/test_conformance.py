@@ -8,7 +8,7 @@ import torch
 import transformers
 from conformance.adapted import ADAPTED, DISTRIBUTED, common, configuration, tensor_parallel, training
 from conformance.cases import OURS, PEERS, RUNS, Run
-from conformance.known import kinds_of, reason_for
+from conformance.known import reason_for
 from conformance.testers import SIZES, TESTERS
 
 from trine import FAMILIES
@@ -67,10 +67,6 @@ class Common(common.ModelTesterMixin):
         return inputs
 
 
-# Kinds that score no table of pairs return no weights.
-WITHOUT_WEIGHTS = {kind for kind, row in ATTENTION_KINDS.items() if not row.has_pair_scores} - {"simplicial"}
-
-
 def conformance_class(run: Run) -> type[unittest.TestCase]:
     """Return the test class of one model class in one case."""
     case, is_language_model = run.case, run.role in LANGUAGE_MODELS
@@ -90,8 +86,6 @@ def conformance_class(run: Run) -> type[unittest.TestCase]:
         "is_encoder_decoder": case.shape in ("encoder-decoder", "recurrent"),
         "_is_composite": len(case.stacks()) > 1,
     }
-    if kinds_of(run) & WITHOUT_WEIGHTS:
-        attributes["has_attentions"] = False
     cls = type(run.name, tuple(bases), attributes)
     for name in dir(cls):
         reason = reason_for(run, name) if name.startswith("test_") else None
