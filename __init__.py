@@ -15,6 +15,7 @@ from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from .modeling.conversion.convert import convert
 from .modeling.head_table import HEADS
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
 from .modeling.modeling_trine_causal_lm import TrineForCausalLM
@@ -93,6 +94,7 @@ __all__ = [
     "TrineSeq2SeqForSequenceClassification",
     "TrineSeq2SeqModel",
     "__version__",
+    "convert",
     "register",
     "train_byte_level_bpe",
     "train_unigram",

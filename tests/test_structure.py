@@ -45,6 +45,7 @@ PUBLIC = [
     "TrineSeq2SeqForSequenceClassification",
     "TrineSeq2SeqModel",
     "__version__",
+    "convert",
     "register",
     "train_byte_level_bpe",
     "train_unigram",

@@ -1,0 +1,195 @@
+"""What a conversion will do: every name, shape and config field is checked before the first tensor is read."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from ...configuration.configuration_trine import TrineConfig
+from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from ..head_table import HEADS
+from ..modeling_trine import TrineModel
+from ..modeling_trine_seq2seq import TrineSeq2SeqModel
+from ..modeling_trine_seq2seq_heads import SEQ2SEQ_HEADS
+from .checkpoint_stream import CheckpointReader
+from .config_rules import differences
+from .family_table import FAMILIES
+from .source_family import Family, Head
+from .weight_rules import Step, make_steps
+
+
+CONFIGS = {config.model_type: config for config in (TrineConfig, TrineSeq2SeqConfig)}
+CLASSES: dict[str, Any] = {
+    model.__name__: model for model in (TrineModel, TrineSeq2SeqModel, *HEADS.values(), *SEQ2SEQ_HEADS.values())
+}
+
+
+@dataclass
+class Plan:
+    """Everything about one conversion.
+
+    Args:
+        to_trine: Its direction.
+        reader: The tensors, under the names that the steps use.
+        steps: What is made of what.
+        ours: Our tensors without content, by name.
+        config: What will be written beside the weights.
+        model: Of ours, without content.
+        source_class: The library's class.
+        outputs: The tensors that will be written, without content. `check_shapes` fills it.
+    """
+
+    to_trine: bool
+    reader: CheckpointReader
+    steps: list[Step]
+    ours: dict[str, torch.Tensor]
+    config: Any
+    model: Any
+    source_class: Any
+    outputs: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def inputs(self, step: Step) -> tuple[str, ...]:
+        return step.source if self.to_trine else step.trine
+
+    def apply(self, step: Step, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What a step makes of the tensors that it reads, by name.
+
+        Raises:
+            ValueError: Their shapes or values forbid it.
+        """
+        try:
+            if self.to_trine:
+                return step.to_trine(tensors, [self.ours[name] for name in step.trine])
+            return step.to_source(tensors)
+        except (RuntimeError, IndexError, ValueError) as error:
+            names = ", ".join(map(self.reader.describe, self.inputs(step)))
+            raise ValueError(f"The tensor {names}: {error}") from error
+
+    def check_shapes(self) -> None:
+        """Follows all shapes through the steps, which fills `outputs`."""
+        metas = self.reader.metas
+        for step in self.steps:
+            made = self.apply(step, [metas[name] for name in self.inputs(step)])
+            self.outputs |= made
+            for name, tensor in (made if self.to_trine else {name: metas[name] for name in step.trine}).items():
+                if tensor.shape != self.ours[name].shape:
+                    names = ", ".join(map(self.reader.describe, self.inputs(step)))
+                    raise ValueError(
+                        f"The tensor {names} has another shape than config.json says: '{name}' would be "
+                        f"{tuple(tensor.shape)} instead of {tuple(self.ours[name].shape)}."
+                    )
+
+
+def plan_import(folder: Path, model_type: str, head_name: str | None) -> Plan:
+    """From the library's naming to ours.
+
+    Raises:
+        ValueError: The source has a family, a class, a setting or a tensor that we have no counterpart of.
+        OSError: Its files are damaged.
+    """
+    if model_type not in FAMILIES:
+        raise ValueError(f"model_type={model_type!r} of {folder} is not one of {sorted([*FAMILIES, *CONFIGS])}.")
+    family, config = FAMILIES[model_type], AutoConfig.from_pretrained(folder)
+    head = family.choose_head(head_name or next(iter(config.architectures or []), None))
+    reader = CheckpointReader(folder)
+    reader.rename(family.new_name(head, reader.places.keys()))
+    source_class = getattr(transformers, head.source)
+    config.dtype = main_dtype(reader)
+    drop_copies(reader, source_class, config)
+    trine_class = CLASSES[head.trine]
+    ours = trine_class.config_class(**family.read_config(config, head, reader.places.keys()))
+    ours.architectures, ours.dtype = [head.trine], config.dtype
+    model = empty_model(trine_class, ours)
+    tensors = saved_tensors(model)
+    steps = make_steps(tensors, family.rules(config, head), count_experts(ours))
+    advice = f" If it is of another class, name that: one of {[other.source for other in family.heads]}."
+    check_names(reader, {name for step in steps for name in step.source}, head.source, advice)
+    plan = Plan(True, reader, steps, tensors, ours, model, source_class)
+    plan.check_shapes()
+    return plan
+
+
+def plan_export(folder: Path, model_type: str, to: str | None, head_name: str | None) -> Plan:
+    """From our naming to the library's.
+
+    Raises:
+        ValueError: The family has no counterpart of our class, of a field or of a tensor.
+        OSError: The files are damaged.
+    """
+    if to not in FAMILIES:
+        raise ValueError(f"to={to!r} is not one of {sorted(FAMILIES)}, but {folder} is of model_type={model_type!r}.")
+    family, ours = FAMILIES[to], CONFIGS[model_type].from_pretrained(folder)
+    head = family.choose_head(head_name or next(iter(ours.architectures or []), "TrineModel"), side="trine")
+    reader, trine_class = CheckpointReader(folder), CLASSES[head.trine]
+    config = CONFIG_MAPPING[to](**family.write_config(ours, head))
+    config.architectures = [head.source]
+    config.dtype = ours.dtype = main_dtype(reader)
+    model = empty_model(trine_class, ours)
+    tensors = saved_tensors(model)
+    check_names(reader, tensors, head.trine)
+    steps = make_steps(tensors, family.rules(config, head), count_experts(ours))
+    check_fields(family, head, config, ours, {name for step in steps for name in step.source})
+    plan = Plan(False, reader, steps, tensors, config, model, getattr(transformers, head.source))
+    plan.check_shapes()
+    return plan
+
+
+def check_fields(family: Family, head: Head, config: PreTrainedConfig, ours: Any, tensors: Collection[str]) -> None:
+    """Raises a `ValueError` unless the source's config, read again, says all that ours does."""
+    again = type(ours)(**family.read_config(config, head, tensors))
+    for name, value, other in differences(ours, again, head.trine):
+        raise ValueError(
+            f"{name}={value!r} cannot be represented in model_type='{family.model_type}', where it is {other!r}."
+        )
+
+
+def empty_model(model_class: Any, config: Any) -> Any:
+    """A model without content."""
+    with torch.device("meta"):
+        return model_class(config).to(config.dtype)
+
+
+def saved_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Its tensors as they are saved: tied ones once."""
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
+
+
+def drop_copies(reader: CheckpointReader, source_class: Any, config: PreTrainedConfig) -> None:
+    """Forgets tensors that are the same as those they are tied to, or calls them by the name of a missing one."""
+    for copy, original in empty_model(source_class, config).all_tied_weights_keys.items():
+        if copy not in reader.places:
+            continue
+        if original not in reader.places:
+            reader.rename(lambda name, old=copy, new=original: new if name == old else name)
+        elif torch.equal(*reader.read(copy, original)):
+            reader.rename(lambda name, old=copy: None if name == old else name)
+
+
+def check_names(reader: CheckpointReader, needed: Collection[str], class_name: str, advice: str = "") -> None:
+    """Raises a `ValueError` that names tensors which are missing, or which nothing reads."""
+    if missing := sorted(set(needed) - reader.places.keys()):
+        raise ValueError(f"{reader.folder} lacks tensors of {class_name}: {shorten(missing)}.{advice}")
+    if extra := sorted(reader.places.keys() - set(needed)):
+        raise ValueError(
+            f"{reader.folder} has tensors that {class_name} with this config.json has no use for: "
+            f"{shorten([reader.describe(name) for name in extra])}.{advice}"
+        )
+
+
+def shorten(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def main_dtype(reader: CheckpointReader) -> torch.dtype:
+    """The type of most weights."""
+    dtypes = [meta.dtype for meta in reader.metas.values() if meta.is_floating_point()]
+    return max(set(dtypes), key=dtypes.count) if dtypes else torch.float32
+
+
+def count_experts(config: Any) -> int:
+    return getattr(config, "num_experts", 0)

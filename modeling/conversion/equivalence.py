@@ -1,0 +1,75 @@
+"""Whether two checkpoints compute the same, seen on random tokens."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+
+# What is compared: outputs with a value for every token, and those with one for a sequence.
+TOKEN_OUTPUTS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
+SEQUENCE_OUTPUTS = ("logits", "seq_relationship_logits", "pooler_output")
+TOLERANCE = 1e-4  # of the largest output, or of 1 where all are smaller
+
+
+def random_inputs(config: Any, class_name: str, length: int = 24) -> dict[str, torch.Tensor]:
+    """Random tokens of two texts, of which the second is padded on the right, as both sides understand it.
+
+    Args:
+        config: Of the source.
+        class_name: Of the source.
+    """
+    generator = torch.Generator().manual_seed(0)
+    special = {config.pad_token_id, *(getattr(config, name, None) for name in ("bos_token_id", "eos_token_id"))}
+    # Not the last rows of a table of positions, which begin after the padding id in some families.
+    length = min(length, max(2, getattr(config, "max_position_embeddings", None) or length) // 2)
+    tokens = torch.tensor([token for token in range(min(config.vocab_size, 100_000)) if token not in special])
+    shape = (2, 2, length) if class_name.endswith("MultipleChoice") else (2, length)
+    ids = tokens[torch.randint(len(tokens), shape, generator=generator)]
+    mask = torch.ones_like(ids)
+    if config.pad_token_id is not None:
+        mask[1, ..., length - length // 3 :] = 0
+        ids = ids.masked_fill(mask == 0, config.pad_token_id)
+    elif class_name.endswith("SequenceClassification"):
+        ids, mask = ids[:1], mask[:1]  # without a padding token the library takes one text at a time
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = torch.randint(config.type_vocab_size, shape, generator=generator)
+    if config.is_encoder_decoder and "Encoder" not in class_name:
+        inputs["decoder_input_ids"] = tokens[torch.randint(len(tokens), (2, length), generator=generator)]
+    return inputs
+
+
+@torch.no_grad()
+def largest_difference(source: PreTrainedModel, trine: PreTrainedModel, class_name: str) -> tuple[float, float]:
+    """The largest difference between all outputs of real tokens, and the largest output."""
+    inputs = random_inputs(source.config, class_name)
+    mask = inputs["attention_mask"] == 1
+    expected, actual = source.eval()(**inputs), trine.eval()(**inputs)
+    differences, sizes = [0.0], [0.0]
+    for name in {*TOKEN_OUTPUTS, *SEQUENCE_OUTPUTS}:
+        theirs, ours = expected.get(name), actual.get(name)
+        if theirs is None or ours is None:
+            continue
+        if name in TOKEN_OUTPUTS and theirs.shape[: mask.ndim] == mask.shape and "decoder_input_ids" not in inputs:
+            theirs, ours = theirs[mask], ours[mask]
+        differences.append((theirs - ours).abs().max().item())
+        sizes.append(theirs.abs().max().item())
+    return max(differences), max(sizes)
+
+
+def check_equivalence(source: Path, source_class: Any, trine: Path, trine_class: Any) -> float:
+    """Loads both in float32 and returns their largest difference.
+
+    Raises:
+        ValueError: It is above `TOLERANCE`.
+    """
+    models = [cls.from_pretrained(folder, dtype=torch.float32) for cls, folder in ((source_class, source), (trine_class, trine))]
+    difference, size = largest_difference(*models, source_class.__name__)
+    if not difference <= TOLERANCE * max(1.0, size):
+        raise ValueError(
+            f"The outputs of {source_class.__name__} and {trine_class.__name__} differ by up to {difference:.3g}, "
+            f"where the largest is {size:.3g}; {TOLERANCE} of that is allowed."
+        )
+    return difference

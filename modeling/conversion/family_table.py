@@ -1,0 +1,13 @@
+"""The families that are converted, by the library's `model_type`."""
+
+from .bert_family import BERT, ROBERTA, XLM_ROBERTA
+from .gpt2_family import GPT2
+from .llama_family import LLAMA, MISTRAL, QWEN3
+from .mixtral_family import MIXTRAL, QWEN3_MOE
+from .source_family import Family
+
+
+FAMILIES: dict[str, Family] = {
+    family.model_type: family
+    for family in (BERT, ROBERTA, XLM_ROBERTA, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE)
+}
