@@ -39,6 +39,7 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         decoder: A `TrineConfig`, or its fields.
         share_embeddings: Whether encoder and decoder have the same token embeddings.
         tie_word_embeddings: Whether the head shares the token embeddings of the decoder.
+        logit_scale: Factor on the states that the head reads. T5's first version has `1 / sqrt(hidden_size)`.
         decoder_is_causal: Whether a target token sees only those before it. False is for mask-predict, which writes
             all tokens at once and again: `generate(custom_generate=MaskPredict())`.
         vocab_size: Number of target tokens. Default: that of the decoder.
@@ -77,6 +78,7 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     decoder: Stack = DERIVED
     share_embeddings: bool = True
     tie_word_embeddings: bool = True
+    logit_scale: float | int = 1.0
     decoder_is_causal: bool = True
     vocab_size: DerivedInt = DERIVED
     pad_token_id: int | None = None
@@ -145,6 +147,8 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             raise ValueError(
                 f"vocab_size={self.vocab_size} is the decoder's, but decoder.vocab_size={self.decoder.vocab_size}."
             )
+        if self.logit_scale <= 0:
+            raise ValueError(f"logit_scale={self.logit_scale} must be above 0.")
         if self.share_embeddings:
             for field in ("vocab_size", "hidden_size"):
                 source, target = getattr(self.encoder, field), getattr(self.decoder, field)

@@ -129,6 +129,8 @@ def check_numbers(config) -> None:
     for field in POSITIVE_NUMBERS:
         if getattr(config, field) <= 0:
             raise ValueError(f"{field}={getattr(config, field)} must be above 0.")
+    if config.attention_scale is not None and config.attention_scale <= 0:
+        raise ValueError(f"attention_scale={config.attention_scale} must be above 0, or None for 1 / sqrt(head_dim).")
     if config.loss_chunk_size is not None and config.loss_chunk_size < 1:
         raise ValueError(f"loss_chunk_size={config.loss_chunk_size} must be at least 1, or None for ordinary logits.")
 
@@ -182,6 +184,11 @@ def check_pair_scores(config) -> None:
             raise ValueError(
                 f"attention_dropout={config.attention_dropout} drops the weights of pairs of tokens, but "
                 f"attention_types[{index}]={kind!r} offers none. Set it to 0; hidden_dropout acts on every layer."
+            )
+        if config.attention_scale is not None:
+            raise ValueError(
+                f"attention_scale={config.attention_scale} is a factor on the scores of pairs of tokens, but "
+                f"attention_types[{index}]={kind!r} does not read it. Set it to None."
             )
         if config.position_type == "relative":
             choices = [position for position in POSITION_KINDS if position != "relative"]

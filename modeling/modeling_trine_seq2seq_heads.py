@@ -172,6 +172,8 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedGeneration, Checked
         self, hidden_states: torch.Tensor, labels: torch.Tensor | None, logits_to_keep: int | torch.Tensor, **kwargs
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Loss and logits of the head, of which training with labels computes the loss only."""
+        if self.config.logit_scale != 1:
+            hidden_states = hidden_states * self.config.logit_scale
         chunk_size = self.config.decoder.loss_chunk_size
         if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
             return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, **kwargs), None

@@ -252,6 +252,11 @@ def simplicial_attention(config, weights: Weights, x: torch.Tensor, positions) -
     return linear(torch.cat(outputs, dim=1), weights["o_proj"])
 
 
+def scale_of(config) -> float:
+    """The factor on the scores: Vaswani et al. 2017, equation 1, unless the config has one."""
+    return 1 / math.sqrt(config.head_dim) if config.attention_scale is None else config.attention_scale
+
+
 def pairwise_attention(sees, config, weights: Weights, x: torch.Tensor, positions) -> torch.Tensor:
     """Equation 1 of Vaswani et al. 2017, a query at a time; query head h reads key-value head `h * G / H`."""
     queries, keys, values = (heads_of(config, x, weights, name) for name in "qkv")
@@ -263,7 +268,7 @@ def pairwise_attention(sees, config, weights: Weights, x: torch.Tensor, position
         for i, query in enumerate(query_head):
             seen = [j for j in range(len(x)) if sees(config, i, j)]
             query = positions.rotate(query, i)
-            scores = keys[g][seen] @ query / math.sqrt(config.head_dim) + positions.biases(h, i, seen)
+            scores = keys[g][seen] @ query * scale_of(config) + positions.biases(h, i, seen)
             rows.append(softmax(scores) @ values[g][seen])
         outputs.append(torch.stack(rows))
     return linear(torch.cat(outputs, dim=1), weights["o_proj"])
@@ -436,7 +441,7 @@ def cross_attention(config, weights: Weights, x: torch.Tensor, source: torch.Ten
     outputs = []
     for h, head in enumerate(queries):
         g = h * config.num_key_value_heads // config.num_attention_heads
-        rows = [softmax(keys[g] @ query / math.sqrt(config.head_dim)) @ values[g] for query in head]
+        rows = [softmax(keys[g] @ query * scale_of(config)) @ values[g] for query in head]
         outputs.append(torch.stack(rows))
     return linear(torch.cat(outputs, dim=1), weights["o_proj"])
 
@@ -582,7 +587,7 @@ def translation_logits(config, weights: Weights, source: list[int], target: list
     """Logits (N, V) of an encoder-decoder that reads `source` and then `target`: Vaswani et al. 2017, section 3.1."""
     memory = trunk(config.encoder, weights["model"]["encoder"], source)
     states = trunk(config.decoder, weights["model"]["decoder"], target, source=memory)
-    return linear(states, weights["lm_head"])
+    return linear(states * config.logit_scale, weights["lm_head"])
 
 
 # Losses

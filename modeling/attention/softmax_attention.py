@@ -65,7 +65,7 @@ class SoftmaxAttention(nn.Module):
         self.layer_idx = layer_idx
         self.head_dim = config.head_dim
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
-        self.scaling = self.head_dim**-0.5
+        self.scaling = self.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
         self.attention_dropout = config.attention_dropout
         self.is_causal = config.is_causal
         self.sliding_window: int | None = None  # tells windowed kernels how far to look

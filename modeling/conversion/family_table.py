@@ -5,9 +5,10 @@ from .gpt2_family import GPT2
 from .llama_family import LLAMA, MISTRAL, QWEN3
 from .mixtral_family import MIXTRAL, QWEN3_MOE
 from .source_family import Family
+from .t5_family import T5
 
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (BERT, ROBERTA, XLM_ROBERTA, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE)
+    for family in (BERT, ROBERTA, XLM_ROBERTA, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE, T5)
 }

@@ -39,6 +39,12 @@ FIELDS = {
         "attention_dropout=0.1 drops the weights of pairs of tokens, but attention_types[1]='simplicial' offers none. "
         "Set it to 0; hidden_dropout acts on every layer.",
     ),
+    "attention scale": ({"attention_scale": 0}, "attention_scale=0 must be above 0, or None for 1 / sqrt(head_dim)."),
+    "pair scale": (
+        {"attention_types": "simplicial", "attention_scale": 1.0},
+        "attention_scale=1.0 is a factor on the scores of pairs of tokens, but attention_types[0]='simplicial' does "
+        "not read it. Set it to None.",
+    ),
     "pair bias": (
         {"attention_types": "simplicial", "position_type": "relative"},
         "position_type='relative' adds a bias to the scores of pairs of tokens, but attention_types[0]='simplicial' "
@@ -229,6 +235,7 @@ SEQ2SEQ_FIELDS = {
         {"encoder": {"vocab_size": 64}},
         "share_embeddings=True needs equal sizes, but encoder.vocab_size=64 and decoder.vocab_size=32000.",
     ),
+    "logit scale": ({"logit_scale": 0.0}, "logit_scale=0.0 must be above 0."),
     "vocabulary": ({"vocab_size": 9}, "vocab_size=9 is the decoder's, but decoder.vocab_size=32000."),
     "start": (
         {"decoder_start_token_id": 32000},

@@ -33,6 +33,7 @@ VARIANTS = {
     "post_norm": {"norm_position": "post"},
     "scaled_embedding": {"scale_embedding": True},
     "relative": {"position_type": "relative"},
+    "scale": {"attention_scale": 0.7},
 }
 
 

@@ -31,6 +31,7 @@ T5 = {"position_type": "relative", "hidden_act": "gelu_new", "num_key_value_head
 MODELS = {
     "transformer": (POST, POST, {}),
     "t5": (T5, T5, {"tie_word_embeddings": False}),
+    "scaled": ({**T5, "attention_scale": 1.0}, {**T5, "attention_scale": 0.5}, {"logit_scale": 0.2}),
     "mixed": (
         {"attention_types": "sliding, full", "num_hidden_layers": 3},
         {"attention_types": "chunked, sliding", "position_type": "learned", "hidden_size": 48, "qk_norm": True},
