@@ -93,8 +93,8 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         attention_bias: Whether the four attention projections have biases.
         mlp_bias: Whether dense and shared feed-forwards have biases.
         qk_norm: Whether queries and keys are normalised per head.
-        attention_scale: Factor on the scores of `full`, `sliding` and `chunked` layers and of cross-attention. Default:
-            `1 / sqrt(head_dim)`; T5 has 1.
+        attention_scale: Factor on the scores of `full`, `sliding` and `chunked` layers and of cross-attention.
+            Default: `1 / sqrt(head_dim)`; T5 has 1.
         is_causal: True for a decoder, False for an encoder.
         add_cross_attention: Whether each layer also attends to the states of an encoder. `TrineSeq2SeqConfig` sets it.
         cross_attention_hidden_size: Width of those states. Default: `hidden_size`.

@@ -169,7 +169,7 @@ class CheckpointWriter:
         path, offset = self.places[name]
         with path.open("r+b") as file:
             file.seek(offset)
-            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+            file.write(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))  # pyright: ignore[reportArgumentType] an array is a buffer
 
 
 @contextmanager

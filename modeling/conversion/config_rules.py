@@ -34,7 +34,10 @@ IGNORED = {
 
 
 def check_source(
-    config: PreTrainedConfig, read: Collection[str], fixed: Mapping[str, tuple[Sequence, str]], ignored: Collection[str]
+    config: PreTrainedConfig,
+    read: Collection[str],
+    fixed: Mapping[str, tuple[Sequence, str]],
+    ignored: Collection[str],
 ) -> None:
     """Raises a `ValueError` at the first field that might change what the model computes without anybody noticing.
 
@@ -114,7 +117,14 @@ def effective_fields(config: TrineConfig | TrineSeq2SeqConfig, head: str) -> dic
 
 
 # What a stack leaves to the config of both.
-STACK_UNREAD = {"tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id", "is_causal", "output_attentions"}
+STACK_UNREAD = {
+    "tie_word_embeddings",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "is_causal",
+    "output_attentions",
+}
 
 
 def differences(

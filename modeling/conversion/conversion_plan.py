@@ -149,9 +149,12 @@ def check_fields(family: Family, head: Head, config: PreTrainedConfig, ours: Any
 
 
 def empty_model(model_class: Any, config: Any) -> Any:
-    """A model without content."""
-    with torch.device("meta"):
-        return model_class(config).to(config.dtype)
+    """A model without content; a `ValueError` if the config does not make one."""
+    try:
+        with torch.device("meta"):
+            return model_class(config).to(config.dtype)
+    except KeyError as error:  # the library's, at the name of an activation for example
+        raise ValueError(f"config.json makes no {model_class.__name__}: it does not know {error}.") from error
 
 
 def saved_tensors(model: Any) -> dict[str, torch.Tensor]:

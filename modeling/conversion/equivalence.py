@@ -65,7 +65,8 @@ def check_equivalence(source: Path, source_class: Any, trine: Path, trine_class:
     Raises:
         ValueError: It is above `TOLERANCE`.
     """
-    models = [cls.from_pretrained(folder, dtype=torch.float32) for cls, folder in ((source_class, source), (trine_class, trine))]
+    options = {"dtype": torch.float32}
+    models = source_class.from_pretrained(source, **options), trine_class.from_pretrained(trine, **options)
     difference, size = largest_difference(*models, source_class.__name__)
     if not difference <= TOLERANCE * max(1.0, size):
         raise ValueError(

@@ -31,7 +31,9 @@ def decoder_heads(name: str) -> list[Head]:
     """The classes that the library makes for every decoder."""
     scores = Rule("classifier.weight", "score.weight")
     answers = Rule("qa_outputs.{kind}", "qa_outputs.{kind}")
-    biases = {ours: Rule("classifier.bias", *theirs) for ours, theirs in {0: ([], NoBias()), 1: ("score.bias",)}.items()}
+    biases = {
+        ours: Rule("classifier.bias", *theirs) for ours, theirs in {0: ([], NoBias()), 1: ("score.bias",)}.items()
+    }
     return [
         Head(f"{name}Model", "TrineModel"),
         Head(f"{name}ForCausalLM", "TrineForCausalLM", [Rule("lm_head.weight", "lm_head.weight")], "lm_head.weight"),

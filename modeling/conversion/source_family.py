@@ -92,7 +92,7 @@ class Family:
         Raises:
             ValueError: A field has a value that cannot be represented; the message names both and tells why.
         """
-        names = COMMON_FIELDS | self.names
+        names = {**COMMON_FIELDS, **self.names}
         check_source(config, {*names, *self.read_fields}, self.fixed, self.ignored)
         fields = {ours: getattr(config, theirs) for theirs, ours in names.items() if hasattr(config, theirs)}
         if head.tied is not None:
@@ -101,7 +101,7 @@ class Family:
 
     def write_config(self, config: TrineConfig | TrineSeq2SeqConfig, head: Head) -> dict[str, Any]:
         """The source's config fields for ours. Whether they say all of it is seen by reading them again."""
-        names = COMMON_FIELDS | self.names
+        names = {**COMMON_FIELDS, **self.names}
         fields = {theirs: getattr(config, ours) for theirs, ours in names.items() if hasattr(config, ours)}
         return {**fields, **self.write(config, head)}
 

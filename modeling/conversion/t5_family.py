@@ -27,7 +27,15 @@ STACK = {
 }
 # Which of ours they are: the positions of any text have a bias, so that the length says nothing.
 CONSTANTS = {"position_type": "relative", "attention_scale": 1.0, "max_position_embeddings": 512}
-OWN = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "id2label", "label2id", "problem_type")
+OWN = (
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "decoder_start_token_id",
+    "id2label",
+    "label2id",
+    "problem_type",
+)
 READ_FIELDS = ["num_layers", "num_decoder_layers", "feed_forward_proj", "scale_decoder_outputs", "tie_word_embeddings"]
 ATTENTION = {f"{name}_proj": name for name in "qkvo"}
 
@@ -63,9 +71,7 @@ def feed_forward_rules(side: str, feed_forward: int, ours: str, gated: bool) -> 
     """The first projections, whose names depend on whether there are two."""
     names = {"gate_proj": "wi_0", "up_proj": "wi_1"} if gated else {"up_proj": "wi"}
     layer = f"{side}.block.{{layer}}.layer.{feed_forward}.DenseReluDense."
-    return [
-        Rule(f"{ours}layers.{{layer}}.mlp.{proj}.weight", f"{layer}{name}.weight") for proj, name in names.items()
-    ]
+    return [Rule(f"{ours}layers.{{layer}}.mlp.{proj}.weight", f"{layer}{name}.weight") for proj, name in names.items()]
 
 
 class T5Family(Family):

@@ -164,7 +164,9 @@ def as_list(names: str | Sequence[str]) -> list[str]:
 def to_regex(pattern: str) -> str:
     """A pattern with wildcards as a regular expression, each wildcard a named group."""
     parts = re.split(r"\{(\w+)\}", pattern)
-    return "".join(f"(?P<{part}>{WILDCARDS[part]})" if index % 2 else re.escape(part) for index, part in enumerate(parts))
+    return "".join(
+        f"(?P<{part}>{WILDCARDS[part]})" if index % 2 else re.escape(part) for index, part in enumerate(parts)
+    )
 
 
 def expand(pattern: str, texts: dict[str, str], num_experts: int) -> list[str]:

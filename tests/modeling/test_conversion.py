@@ -14,7 +14,6 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
 
 from trine import TrineConfig, TrineForCausalLM, convert, train_wordpiece
-from trine.modeling.conversion import convert as convert_module
 from trine.modeling.conversion import equivalence
 from trine.modeling.conversion.checkpoint_stream import CheckpointReader, CheckpointWriter
 from trine.modeling.conversion.conversion_plan import CLASSES
@@ -42,8 +41,8 @@ LLAMA3 = {
 T5 = {
     "vocab_size": 61,
     "d_model": 32,
-    "num_layers": 2,
-    "num_decoder_layers": 3,
+    "num_layers": 3,  # more than in the decoder, after which the library sizes its cache
+    "num_decoder_layers": 2,
     "num_heads": 4,
     "d_kv": 6,
     "d_ff": 40,
@@ -65,7 +64,10 @@ SOURCES = {
     "llama": ("llama", {**DECODER, "attention_bias": True, "mlp_bias": True}),
     "llama_tied": ("llama", {**DECODER, "tie_word_embeddings": True, "head_dim": 16}),
     "llama_scaled": ("llama", {**DECODER, "rope_parameters": LLAMA3}),
-    "llama_linear": ("llama", {**DECODER, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}),
+    "llama_linear": (
+        "llama",
+        {**DECODER, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    ),
     "mistral": ("mistral", {**DECODER, "sliding_window": 8}),
     "mistral_full": ("mistral", {**DECODER, "sliding_window": None}),
     "qwen3": ("qwen3", QWEN3),
@@ -77,12 +79,13 @@ SOURCES = {
     "t5": ("t5", T5),
     "t5_v1_1": ("t5", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
 }
-# One source of each family has all its heads tested, the others the first that has one.
+# All heads of four families are tested, and of the others, which share their code, the one for language.
 CASES = [
     (name, head.source)
     for name, (family, _) in SOURCES.items()
     for head in FAMILIES[family].heads
-    if name == family or head.source.endswith(("CausalLM", "LMHeadModel", "MaskedLM", "ConditionalGeneration"))
+    if name in ("bert", "roberta", "gpt2", "llama", "t5")
+    or head.source.endswith(("CausalLM", "LMHeadModel", "MaskedLM", "ConditionalGeneration"))
 ]
 # What another config says in other words, and fields that nothing reads.
 OTHER_WORDS = {
@@ -209,7 +212,7 @@ REFUSED = {
     "llama": [
         ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}}, "0.5 of"),
         ({"attn_logit_softcapping": 30.0}, "attn_logit_softcapping=30.0 of model_type='llama' is unknown"),
-        ({"hidden_act": "swoosh"}, "hidden_act='swoosh' is not one of"),
+        ({"hidden_act": "swoosh"}, "config.json makes no LlamaForCausalLM: it does not know 'swoosh'."),
     ],
     "mixtral": [({"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 of model_type='mixtral'")],
 }
@@ -240,8 +243,9 @@ def test_classes_and_families_without_a_counterpart_are_named(tmp_path):
     assert_refused(source, tmp_path, "to='gpt2', but the source has model_type='bert'", to="gpt2")
     edit_config(source, model_type="electra")
     assert_refused(source, tmp_path, "model_type='electra' of")
-    edit_config(source, model_type="llama", architectures=["LlamaForCausalLM"])
-    assert_refused(source, tmp_path, "lacks tensors of LlamaForCausalLM")
+    other = saved_source(tmp_path / "other", "bert", "BertModel")
+    (other / "config.json").write_bytes((saved_source(tmp_path / "more") / "config.json").read_bytes())
+    assert_refused(other, tmp_path, "lacks tensors of LlamaForCausalLM")
 
 
 def test_a_mixed_checkpoint_needs_the_name_of_a_class(tmp_path):
@@ -299,14 +303,14 @@ def test_the_bare_model_of_a_checkpoint_with_its_prefix(tmp_path):
 
 
 def test_missing_extra_and_misshapen_tensors_are_named(tmp_path):
-    source, name = saved_source(tmp_path), "model.layers.1.mlp.up_proj.weight"
+    source, name, other = saved_source(tmp_path), *(f"model.layers.{layer}.mlp.up_proj.weight" for layer in (1, 9))
     tensor = weights_of(source)[name]
     edit_weights(source, lambda weights: weights.pop(name))
     assert_refused(source, tmp_path, f"lacks tensors of LlamaForCausalLM: {name}.")
-    edit_weights(source, lambda weights: weights.update({name: tensor, "model.layers.9.mlp.up_proj.weight": tensor}))
-    assert_refused(source, tmp_path, "no use for: 'model.layers.9.mlp.up_proj.weight' in model.safetensors")
+    edit_weights(source, lambda weights: weights.update({name: tensor, other: tensor + 1}))
+    assert_refused(source, tmp_path, f"no use for: '{other}' in model.safetensors")
     edit_weights(source, lambda weights: weights.update({name: tensor[1:]}))
-    edit_weights(source, lambda weights: weights.pop("model.layers.9.mlp.up_proj.weight"))
+    edit_weights(source, lambda weights: weights.pop(other))
     message = f"The tensor '{name}' in model.safetensors has another shape than config.json says: '{name}' would be "
     assert_refused(source, tmp_path, message + "(39, 32) instead of (40, 32).")
 
@@ -365,7 +369,9 @@ def test_nothing_half_written_remains(tmp_path, monkeypatch, error):
 def test_the_check_notices_a_difference(tmp_path, monkeypatch):
     source, write = saved_source(tmp_path), CheckpointWriter.write
     monkeypatch.setattr(CheckpointWriter, "write", lambda self, name, tensor: write(self, name, tensor * 1.01))
-    assert_refused(source, tmp_path, "The outputs of LlamaForCausalLM and TrineForCausalLM differ by up to", check=True)
+    assert_refused(
+        source, tmp_path, "The outputs of LlamaForCausalLM and TrineForCausalLM differ by up to", check=True
+    )
 
 
 # From ours to others.
@@ -394,9 +400,9 @@ def test_ours_from_scratch_becomes_theirs(tmp_path):
     )  # of the fields of other kinds nothing is read
     model = TrineForCausalLM(config).eval()
     model.save_pretrained(tmp_path / "source")
-    assert convert(tmp_path / "source", tmp_path / "target", to="llama", check=True) <= 1e-5
     assert_refused(tmp_path / "source", tmp_path, "to=None is not one of")
     assert_refused(tmp_path / "source", tmp_path, "the class of a 'bert'='TrineForCausalLM' is not one of", to="bert")
+    assert convert(tmp_path / "source", tmp_path / "target", to="llama", check=True) <= 1e-5
 
 
 def test_a_bias_that_the_target_lacks_must_be_zero(tmp_path):
@@ -411,7 +417,7 @@ def test_a_bias_that_the_target_lacks_must_be_zero(tmp_path):
 
 def test_tokenizer_generation_and_sentence_files_come_along(tmp_path):
     source = saved_source(tmp_path)
-    tokenizer = train_wordpiece(["a short text", "a text that is longer"], vocab_size=60, show_progress=False)
+    tokenizer = train_wordpiece(["a short text", "a text that is longer"], vocab_size=200, show_progress=False)
     tokenizer.save_pretrained(source)
     GenerationConfig(max_new_tokens=7, **TOKENS).save_pretrained(source)
     (source / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
@@ -429,7 +435,7 @@ def test_tokenizer_generation_and_sentence_files_come_along(tmp_path):
 def test_a_tokenizer_without_a_class_gets_one(tmp_path):
     """Older checkpoints leave it to the model's type, which changes."""
     source = saved_source(tmp_path, "bert", "BertModel")
-    tokenizer = train_wordpiece(["a short text"], vocab_size=60, show_progress=False)
+    tokenizer = train_wordpiece(["a short text"], vocab_size=200, show_progress=False)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     tokenizer.save_pretrained(source)
     settings = json.loads((source / "tokenizer_config.json").read_text())
@@ -453,7 +459,9 @@ def test_settings_of_generation_in_an_old_config_get_a_file(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_shards_and_types_are_kept(tmp_path, dtype):
-    random_source("mixtral", "MixtralForCausalLM").to(dtype).save_pretrained(tmp_path / "source", max_shard_size="20kB")
+    random_source("mixtral", "MixtralForCausalLM").to(dtype).save_pretrained(
+        tmp_path / "source", max_shard_size="20kB"
+    )
     convert(tmp_path / "source", tmp_path / "ours", max_shard_size=15_000)
     shards = sorted((tmp_path / "ours").glob("*.safetensors"))
     assert len(shards) > 3
@@ -478,11 +486,12 @@ def test_the_writer_writes_the_format(tmp_path):
 
 
 MEASURE = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from trine import convert
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # not `ru_maxrss`, which begins with that of the parent
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 before = peak()
 convert(sys.argv[1], sys.argv[2], max_shard_size="1GB")
@@ -503,6 +512,7 @@ def write_large(folder: Path, layers: int, hidden: int, max_shard_size: str) -> 
     return sum(meta.nbytes for meta in metas.values())
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="Linux tells the peak of a process by itself")
 def test_memory_stays_far_below_the_size(tmp_path):
     """Measured in a process of its own, as the growth of its peak; the target is one shard as large as everything."""
     size = write_large(tmp_path / "source", layers=8, hidden=1024, max_shard_size="20MB")
@@ -511,7 +521,3 @@ def test_memory_stays_far_below_the_size(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout.split()[-1]) < 0.4 * size
     assert (tmp_path / "target" / "model.safetensors").stat().st_size > size
-
-
-def test_the_module_is_where_the_public_name_comes_from():
-    assert convert is convert_module.convert
