@@ -1,5 +1,6 @@
 """The families that are converted, by the library's `model_type`."""
 
+from .bart_family import BART
 from .bert_family import BERT, ROBERTA, XLM_ROBERTA
 from .gpt2_family import GPT2
 from .llama_family import LLAMA, MISTRAL, QWEN3
@@ -10,5 +11,5 @@ from .t5_family import T5
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (BERT, ROBERTA, XLM_ROBERTA, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE, T5)
+    for family in (BERT, ROBERTA, XLM_ROBERTA, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE, T5, BART)
 }

@@ -97,9 +97,28 @@ class NoBias(Move):
         return [torch.zeros(tensor.shape, dtype=tensor.dtype) for tensor in like]
 
     def to_source(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        if tensors[0].device.type != "meta" and tensors[0].any():
-            raise ValueError("has no counterpart in the target, and is not zero.")
+        require_zeros(tensors)
         return []
+
+
+class Zeros(Move):
+    """The source has a tensor of this shape where we have nothing: it must be zero."""
+
+    def __init__(self, *shape: int, dtype: torch.dtype):
+        self.shape, self.dtype = shape, dtype
+
+    def to_trine(self, tensors: list[torch.Tensor], like: list[torch.Tensor]) -> list[torch.Tensor]:
+        require_zeros(tensors)
+        return []
+
+    def to_source(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [torch.zeros(self.shape, dtype=self.dtype)]
+
+
+def require_zeros(tensors: list[torch.Tensor]) -> None:
+    """Raises a `ValueError` unless all are zero, as far as they have content."""
+    if any(tensor.device.type != "meta" and tensor.any() for tensor in tensors):
+        raise ValueError("has no counterpart in the target, and is not zero.")
 
 
 MOVE = Move()
@@ -177,7 +196,7 @@ def expand(pattern: str, texts: dict[str, str], num_experts: int) -> list[str]:
 
 
 def make_steps(names: Iterable[str], rules: Sequence[Rule], num_experts: int) -> list[Step]:
-    """The steps that make Trine's tensors `names`, each once.
+    """The steps that make Trine's tensors `names`, each once, and those of tensors that only the source has.
 
     Raises:
         ValueError: No rule speaks of one of the names.
@@ -192,4 +211,5 @@ def make_steps(names: Iterable[str], rules: Sequence[Rule], num_experts: int) ->
             raise ValueError(f"Trine's tensor '{name}' has no counterpart in this family.")
         steps.append(step)
         made.update(step.trine)
-    return steps
+    alone = [rule for rule in rules if not rule.trine]
+    return steps + [Step((), tuple(as_list(rule.source)), rule.operation) for rule in alone]

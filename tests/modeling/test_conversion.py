@@ -49,6 +49,21 @@ T5 = {
     "decoder_start_token_id": 0,
     "tie_word_embeddings": True,
 }
+BART = {
+    "vocab_size": 61,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": 40,
+    "scale_embedding": True,
+    "decoder_start_token_id": 2,
+    "forced_eos_token_id": 2,
+    **TOKENS,
+}
 QWEN3 = {**DECODER, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1, "head_dim": 16}
 # Family and fields of its config.
 SOURCES = {
@@ -77,6 +92,7 @@ SOURCES = {
         {**DECODER, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "decoder_sparse_step": 2},
     ),
     "t5": ("t5", T5),
+    "bart": ("bart", BART),
     "t5_v1_1": ("t5", {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
 }
 # All heads of four families are tested, and of the others, which share their code, the one for language.
@@ -84,7 +100,7 @@ CASES = [
     (name, head.source)
     for name, (family, _) in SOURCES.items()
     for head in FAMILIES[family].heads
-    if name in ("bert", "roberta", "gpt2", "llama", "t5")
+    if name in ("bert", "roberta", "gpt2", "llama", "t5", "bart")
     or head.source.endswith(("CausalLM", "LMHeadModel", "MaskedLM", "ConditionalGeneration"))
 ]
 # What another config says in other words, and fields that nothing reads.
@@ -169,7 +185,9 @@ def test_outputs_are_equal_and_the_way_back_is_exact(tmp_path, name, class_name)
     assert all(torch.equal(repeated[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama_scaled", "mistral", "qwen3", "mixtral", "qwen3_moe", "t5", "t5_v1_1"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "llama_scaled", "mistral", "qwen3", "mixtral", "qwen3_moe", "t5", "t5_v1_1", "bart"]
+)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_generated_tokens_are_equal(tmp_path, name, beams):
     """With padding on the left for decoders, where the library counts positions as we do."""
@@ -214,9 +232,10 @@ REFUSED = {
         ({"attn_logit_softcapping": 30.0}, "attn_logit_softcapping=30.0 of model_type='llama' is unknown"),
         ({"hidden_act": "swoosh"}, "config.json makes no LlamaForCausalLM: it does not know 'swoosh'."),
     ],
+    "bart": [({"activation_dropout": 0.1}, "activation_dropout=0.1 of model_type='bart' cannot be represented")],
     "mixtral": [({"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 of model_type='mixtral'")],
 }
-HEADS = {"bert": "BertModel", "roberta": "RobertaForMaskedLM", "gpt2": "GPT2Model"}
+HEADS = {"bert": "BertModel", "roberta": "RobertaForMaskedLM", "gpt2": "GPT2Model", "bart": "BartModel"}
 
 
 @pytest.mark.parametrize(
@@ -410,6 +429,12 @@ def test_a_bias_that_the_target_lacks_must_be_zero(tmp_path):
     edit_weights(tmp_path / "ours", lambda weights: weights["classifier.bias"].fill_(0.5))
     message = "The tensor 'classifier.bias' in model.safetensors: has no counterpart in the target, and is not zero."
     assert_refused(tmp_path / "ours", tmp_path, message, to="llama")
+
+
+def test_a_buffer_that_we_lack_must_be_zero(tmp_path):
+    source = saved_source(tmp_path, "bart", "BartForConditionalGeneration")
+    edit_weights(source, lambda weights: weights["final_logits_bias"].fill_(0.5))
+    assert_refused(source, tmp_path, "The tensor 'final_logits_bias' in model.safetensors: has no counterpart")
 
 
 # What comes along.
