@@ -75,7 +75,7 @@ class BartFamily(Family):
 
     def read_config(self, config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
         each = {f"{side}_{theirs}" for side in STACKS for theirs in EACH}
-        check_source(config, {*BOTH, *each, *OWN, "max_position_embeddings"}, self.fixed, self.ignored)
+        check_source(config, {*BOTH, *each, *OWN, "max_position_embeddings"}, self.fixed, self.ignored, self.training)
         both = CONSTANTS | {ours: getattr(config, theirs) for theirs, ours in BOTH.items()}
         both["max_position_embeddings"] = config.max_position_embeddings + UNUSED_POSITIONS
         stacks = {
@@ -106,10 +106,8 @@ BART = BartFamily(
         Head("BartForConditionalGeneration", "TrineForConditionalGeneration", tied="lm_head.weight"),
     ],
     lambda config: TRUNK,
+    training=["activation_dropout", "encoder_layerdrop", "decoder_layerdrop"],
     fixed={
-        "activation_dropout": ([0, 0.0], "feed-forwards have no dropout inside"),
-        "encoder_layerdrop": ([0, 0.0], "layers are never left out"),
-        "decoder_layerdrop": ([0, 0.0], "layers are never left out"),
         "normalize_before": ([False], "norms stand after each sub-layer"),
         "normalize_embedding": ([True], "embeddings are normalised"),
         "add_final_layer_norm": ([False], "post-norm stacks end with the norm of their last layer"),

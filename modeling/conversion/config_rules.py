@@ -4,10 +4,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedConfig
+from transformers.utils import logging
 
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 
+
+logger = logging.get_logger(__name__)
 
 # Fields that both sides have under the same name.
 COMMON_FIELDS = {
@@ -38,6 +41,7 @@ def check_source(
     read: Collection[str],
     fixed: Mapping[str, tuple[Sequence, str]],
     ignored: Collection[str],
+    training: Collection[str] = (),
 ) -> None:
     """Raises a `ValueError` at the first field that might change what the model computes without anybody noticing.
 
@@ -46,6 +50,7 @@ def check_source(
         read: Its fields that ours are made of.
         fixed: Its fields that must have one of some values, and why.
         ignored: Its fields that change no output.
+        training: Its fields that act in training only. Without a counterpart they are dropped with a warning.
     """
     defaults = type(config)().to_dict()
     for name, value in config.to_dict().items():
@@ -54,7 +59,9 @@ def check_source(
             values, reason = rules[name]
             if value not in values:
                 raise ValueError(f"{where} cannot be represented: {reason}. It must be one of {[*values]}.")
-        elif name in read or name in ignored or name in IGNORED or name.startswith("_"):
+        elif name in training and value:
+            logger.warning(f"{where} acts in training only, and has no counterpart: it is dropped.")
+        elif name in read or name in ignored or name in training or name in IGNORED or name.startswith("_"):
             continue
         elif value != defaults.get(name) and (value or name in defaults):
             raise ValueError(

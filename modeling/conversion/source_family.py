@@ -57,6 +57,7 @@ class Family:
         read_fields: What fields of the source `read` looks at.
         fixed: Fields of the source with the values that can be represented, and why not others.
         ignored: Fields of the source that change no output.
+        training: Fields of the source that act in training only and have no counterpart; a warning names them.
         buffers: Patterns of tensors that say nothing.
         old_names: Patterns of former names of tensors, and their replacements.
     """
@@ -71,6 +72,7 @@ class Family:
     read_fields: Collection[str] = ()
     fixed: Mapping[str, tuple[Sequence[Any], str]] = field(default_factory=dict)
     ignored: Collection[str] = ()
+    training: Collection[str] = ()
     buffers: Sequence[str] = ()
     old_names: Sequence[tuple[str, str]] = ()
 
@@ -93,7 +95,7 @@ class Family:
             ValueError: A field has a value that cannot be represented; the message names both and tells why.
         """
         names = {**COMMON_FIELDS, **self.names}
-        check_source(config, {*names, *self.read_fields}, self.fixed, self.ignored)
+        check_source(config, {*names, *self.read_fields}, self.fixed, self.ignored, self.training)
         fields = {ours: getattr(config, theirs) for theirs, ours in names.items() if hasattr(config, theirs)}
         if head.tied is not None:
             fields["tie_word_embeddings"] = config.tie_word_embeddings and head.tied not in tensors

@@ -232,7 +232,7 @@ REFUSED = {
         ({"attn_logit_softcapping": 30.0}, "attn_logit_softcapping=30.0 of model_type='llama' is unknown"),
         ({"hidden_act": "swoosh"}, "config.json makes no LlamaForCausalLM: it does not know 'swoosh'."),
     ],
-    "bart": [({"activation_dropout": 0.1}, "activation_dropout=0.1 of model_type='bart' cannot be represented")],
+    "bart": [({"normalize_before": True}, "normalize_before=True of model_type='bart' cannot be represented")],
     "mixtral": [({"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 of model_type='mixtral'")],
 }
 HEADS = {"bert": "BertModel", "roberta": "RobertaForMaskedLM", "gpt2": "GPT2Model", "bart": "BartModel"}
@@ -253,6 +253,64 @@ def assert_refused(source: Path, tmp_path: Path, message: str, error=ValueError,
     with pytest.raises(error, match=re.escape(message)):
         convert(source, tmp_path / "target", **options)
     assert sorted(tmp_path.iterdir()) == before
+
+
+# Fields of published checkpoints, with the leftovers of their time, and what they become.
+PUBLISHED = {
+    "bert-base-chinese": (
+        {"model_type": "bert", "directionality": "bidi", "pooler_type": "first_token_transform", "output_past": True},
+        {"norm_position": "post", "max_position_embeddings": 512, "norm_eps": 1e-12},
+    ),
+    "gpt2": (
+        {"model_type": "gpt2", "n_ctx": 1024, "task_specific_params": {"text-generation": {"do_sample": True}}},
+        {"intermediate_size": 3072, "max_position_embeddings": 1024, "hidden_act": "gelu_new"},
+    ),
+    "llama-3.2": (
+        {
+            "model_type": "llama",
+            "rope_scaling": {key: value for key, value in LLAMA3.items() if key != "rope_theta"},
+            "rope_theta": 10000.0,
+            "torch_dtype": "bfloat16",
+            "pretraining_tp": 1,
+        },
+        {"rope_parameters": LLAMA3, "head_dim": 128},
+    ),
+    "bart-base": (
+        {"model_type": "bart", "activation_dropout": 0.1, "classif_dropout": 0.1, "early_stopping": True},
+        {"decoder_start_token_id": 2, "share_embeddings": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configs_of_published_checkpoints_are_read(tmp_path, name, caplog):
+    fields, expected = PUBLISHED[name]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    config = AutoConfig.from_pretrained(tmp_path)
+    family = FAMILIES[config.model_type]
+    head = next(head for head in family.heads if not head.is_base)
+    transformers.logging.get_logger("trine").propagate = True
+    with caplog.at_level("WARNING"):
+        ours = CLASSES[head.trine].config_class(**family.read_config(config, head, []))
+    assert {key: getattr(ours, key) for key in expected} == expected
+    dropped = [record.message for record in caplog.records if "acts in training only" in record.message]
+    assert len(dropped) == ("activation_dropout" in fields)
+
+
+@pytest.mark.parametrize(("name", "class_name"), [("roberta", "RobertaForMaskedLM"), ("t5", "T5Model")])
+def test_outputs_are_equal_with_either_backend(tmp_path, name, class_name):
+    """In float64, where the order of sums shows no more."""
+    model = random_source(name, class_name).double()
+    model.save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "ours")
+    ours_class = CLASSES[FAMILIES[name].choose_head(class_name).trine]
+    inputs = equivalence.random_inputs(model.config, class_name)
+    expected = outputs(model, inputs)
+    for attn in ("eager", "sdpa"):
+        ours = ours_class.from_pretrained(tmp_path / "ours", attn_implementation=attn).eval()
+        actual = outputs(ours, inputs)
+        for key in actual:
+            torch.testing.assert_close(actual[key], expected[key], rtol=1e-9, atol=1e-9)
 
 
 def test_classes_and_families_without_a_counterpart_are_named(tmp_path):
