@@ -51,7 +51,8 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             `linear`, `performer`, `bigbird`, `lsh`.
         mlp_layer_types: Feed-forward kind of each layer, written likewise. Kinds: `dense`, `sparse` (experts).
         position_type: `rope`, `sinusoidal`, `learned`, `relative` (T5 buckets) or `none`.
-        rope_parameters: The library's rotary parameters: `rope_type`, `rope_theta`, scaling `factor`, ...
+        rope_parameters: The library's rotary parameters: `rope_type`, `rope_theta`, scaling `factor`, ...; or such for
+            each of the `layer_types` that the model has, as in ModernBERT: `{"full_attention": {...}, ...}`.
         relative_attention_num_buckets: Number of learned distances of `relative`.
         relative_attention_max_distance: Distance from which `relative` tells no distances apart.
         max_position_embeddings: Longest sequence the model is meant for. `learned` has no positions beyond it.
@@ -88,6 +89,9 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         norm_type: `rmsnorm` or `layernorm`.
         norm_position: `pre` (before each sub-layer, and once at the end) or `post` (after each residual sum).
         norm_eps: Added to the variance in a norm.
+        norm_bias: Whether a `layernorm` has a bias; an `rmsnorm` never has.
+        first_attention_norm: Whether a `pre` stack normalises what its first attention reads. ModernBERT, whose
+            embeddings are normalised already, does not.
         hidden_act: Activation of the feed-forwards, any name in the library's `ACT2FN`.
         gated_mlp: Whether feed-forwards multiply the activation with a second projection (GLU variants).
         attention_bias: Whether the four attention projections have biases.
@@ -107,6 +111,8 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         classifier_dropout: Dropout before a classifier. Default: `hidden_dropout`.
         classifier_pooling: What a sequence classifier sees of each sequence: `cls` (the first token, through the
             pooler where there is one), `mean` or `last`. Default: `last` for a decoder, `cls` for an encoder.
+        classifier_transform: Whether classifiers read `norm(act(W x + b))` of the states, pooled or of a token, as the
+            masked-token head does.
         initializer: `normal` (standard deviation `initializer_range`), `xavier` or `kaiming`. Projections into the
             residual stream are divided by the
             square root of the number of sub-layers.
@@ -197,6 +203,8 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     norm_type: str = "rmsnorm"
     norm_position: str = "pre"
     norm_eps: float | int = 1e-6
+    norm_bias: bool = True
+    first_attention_norm: bool = True
     hidden_act: str = "silu"
     gated_mlp: bool = True
     attention_bias: bool = False
@@ -214,6 +222,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     hidden_dropout: float | int = 0.0
     classifier_dropout: DerivedFloat = DERIVED
     classifier_pooling: DerivedString = DERIVED
+    classifier_transform: bool = False
     initializer: str = "normal"
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
@@ -304,6 +313,16 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     def layer_types(self) -> list[str]:
         """The library's name of each layer's attention, which keys its caches and masks. Derived, never serialised."""
         return [ATTENTION_KINDS[kind].layer_type for kind in self.attention_types]
+
+    @property
+    def has_layered_rope(self) -> bool:
+        """Whether `rope_parameters` holds parameters for each layer type."""
+        return any(isinstance(value, dict) for value in (self.rope_parameters or {}).values())
+
+    def rope_parameters_of(self, layer_type: str) -> dict[str, Any]:
+        """The rotary parameters of the layers of one type."""
+        parameters = self.rope_parameters or {}
+        return parameters[layer_type] if self.has_layered_rope else parameters
 
     @property
     def base_model_ep_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -165,6 +165,11 @@ def check_positions(config) -> None:
             f"rope_parameters={config.rope_parameters} is read by position_type='rope' only, "
             f"but position_type={config.position_type!r}."
         )
+    if config.has_layered_rope and set(config.rope_parameters) != set(config.layer_types):
+        raise ValueError(
+            f"rope_parameters has the keys {list(config.rope_parameters)}, but with parameters for each layer type it "
+            f"must have exactly those of the model: {sorted(set(config.layer_types))}."
+        )
     buckets, distance = config.relative_attention_num_buckets, config.relative_attention_max_distance
     smallest = 2 if config.is_causal else 4
     if buckets < smallest or buckets % smallest:
@@ -173,6 +178,19 @@ def check_positions(config) -> None:
         raise ValueError(
             f"relative_attention_max_distance={distance} must be above {buckets // smallest}, the number of "
             f"distances that have a bucket of their own with relative_attention_num_buckets={buckets}."
+        )
+
+
+def check_norms(config) -> None:
+    if not config.norm_bias and config.norm_type != "layernorm":
+        raise ValueError(
+            f"norm_bias=False is read by norm_type='layernorm' only, but norm_type={config.norm_type!r} never has a "
+            "bias. Leave norm_bias=True."
+        )
+    if not config.first_attention_norm and config.norm_position != "pre":
+        raise ValueError(
+            f"first_attention_norm=False leaves a norm before attention out, which norm_position='pre' has, but "
+            f"norm_position={config.norm_position!r}."
         )
 
 
@@ -226,7 +244,7 @@ def check_shift_invariance(config) -> None:
     factor = TRILINEAR_KINDS[config.simplicial_form].rotary_factor
     if config.position_type != "rope" or not config.require_shift_invariance:
         return
-    actual = (config.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+    actual = config.rope_parameters_of("simplicial_attention").get("partial_rotary_factor", 1.0)
     if factor is None:
         raise ValueError(
             f"simplicial_form={config.simplicial_form!r} with position_type='rope' depends on absolute positions: the "
@@ -284,6 +302,7 @@ RULES = (
     check_layers,
     check_heads,
     check_positions,
+    check_norms,
     check_pair_scores,
     check_simplicial,
     check_bigbird,

@@ -22,7 +22,8 @@ class TrineLayer(GradientCheckpointingLayer):
         super().__init__()
         self.self_attn = ATTENTIONS[config.attention_types[layer_idx]](config, layer_idx)
         self.mlp = FEED_FORWARDS[config.mlp_layer_types[layer_idx]](config)
-        self.input_layernorm = make_norm(config, config.hidden_size)
+        has_norm = layer_idx > 0 or config.first_attention_norm
+        self.input_layernorm = make_norm(config, config.hidden_size) if has_norm else nn.Identity()
         self.post_attention_layernorm = make_norm(config, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.cross_attn: CrossAttention | None = None

@@ -61,9 +61,10 @@ def check_continuous_batching(config: Any) -> None:
             f"position_type='{config.position_type}' is not one of {positions}, which continuous batching serves; "
             "use generate."
         )
-    rope_type = (config.rope_parameters or {}).get("rope_type")
-    if config.position_type == "rope" and rope_type in LENGTH_DEPENDENT_ROPE:
-        raise ValueError(
-            f"rope_parameters['rope_type']='{rope_type}' is one of {list(LENGTH_DEPENDENT_ROPE)}: its frequencies "
-            "follow the longest sequence, so that requests served together would change each other; use generate."
-        )
+    for layer_type in config.layer_types:
+        rope_type = config.rope_parameters_of(layer_type).get("rope_type")
+        if rope_type in LENGTH_DEPENDENT_ROPE:
+            raise ValueError(
+                f"rope_parameters['rope_type']='{rope_type}' is one of {list(LENGTH_DEPENDENT_ROPE)}: its frequencies "
+                "follow the longest sequence, so that requests served together would change each other; use generate."
+            )

@@ -201,7 +201,7 @@ class TrineModel(TrinePreTrainedModel):
         hidden_states = self.positions.add_to(inputs_embeds * self.embedding_scale, position_ids)
         hidden_states = self.add_segments(hidden_states, token_type_ids)
         hidden_states = self.dropout(self.embedding_norm(hidden_states))
-        position_embeddings = self.positions.rotate(hidden_states, position_ids)
+        rotations = self.positions.rotations(hidden_states, position_ids, self.config.layer_types)
         for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
             hidden_states = layer(
                 hidden_states,
@@ -210,7 +210,7 @@ class TrineModel(TrinePreTrainedModel):
                 attention_mask=masks[layer_type],
                 encoder_attention_mask=encoder_attention_mask,
                 position_ids=position_ids,
-                position_embeddings=position_embeddings,
+                position_embeddings=rotations[layer_type],
                 past_key_values=past_key_values,
                 **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
             )

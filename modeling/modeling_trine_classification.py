@@ -7,6 +7,7 @@ from torch import nn
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
+from .head_transform import make_transform
 from .losses import classification_loss, sequence_loss
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
@@ -28,9 +29,11 @@ def reads_pooler(config: TrineConfig) -> bool:
 class TrinePooledHead(TrineHead):
     """A head on one vector a sequence, which `config.classifier_pooling` chooses.
 
-    `cls` goes through the pooler if `config.add_pooling_layer`, as in BERT.
+    `cls` goes through the pooler if `config.add_pooling_layer`, as in BERT, and any through a transform if
+    `config.classifier_transform`, as in ModernBERT.
     """
 
+    transform: nn.Module
     dropout: nn.Dropout
     classifier: nn.Linear
 
@@ -41,7 +44,7 @@ class TrinePooledHead(TrineHead):
         pooled, hidden_states = outputs.pooler_output, outputs.last_hidden_state
         if pooled is None:
             pooled = pool(hidden_states, self.config.classifier_pooling, attention_mask, position_ids)  # pyright: ignore[reportArgumentType] a trunk always has hidden states
-        return self.classifier(self.dropout(pooled))
+        return self.classifier(self.dropout(self.transform(pooled)))
 
 
 class TrineForSequenceClassification(TrinePooledHead):
@@ -56,6 +59,7 @@ class TrineForSequenceClassification(TrinePooledHead):
     def __init__(self, config: TrineConfig):
         super().__init__(config)
         self.model = TrineModel(config, reads_pooler(config))
+        self.transform = make_transform(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
         self.post_init()
@@ -109,6 +113,7 @@ class TrineForMultipleChoice(TrinePooledHead):
     def __init__(self, config: TrineConfig):
         super().__init__(config)
         self.model = TrineModel(config, reads_pooler(config))
+        self.transform = make_transform(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, 1)
         self.post_init()
@@ -172,6 +177,7 @@ class TrineForTokenClassification(TrineHead):
     def __init__(self, config: TrineConfig):
         super().__init__(config)
         self.model = TrineModel(config, add_pooling_layer=False)
+        self.transform = make_transform(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
         self.post_init()
@@ -203,7 +209,7 @@ class TrineForTokenClassification(TrineHead):
             inputs_embeds=inputs_embeds,
             **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
         )
-        logits, loss = self.classifier(self.dropout(outputs.last_hidden_state)), None
+        logits, loss = self.classifier(self.dropout(self.transform(outputs.last_hidden_state))), None
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
             problem_type = "single_label_classification"
@@ -223,6 +229,7 @@ class TrineForQuestionAnswering(TrineHead):
     def __init__(self, config: TrineConfig):
         super().__init__(config)
         self.model = TrineModel(config, add_pooling_layer=False)
+        self.transform = make_transform(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -256,7 +263,7 @@ class TrineForQuestionAnswering(TrineHead):
             inputs_embeds=inputs_embeds,
             **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
         )
-        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(dim=-1)
+        start_logits, end_logits = self.qa_outputs(self.transform(outputs.last_hidden_state)).unbind(dim=-1)
         loss = None
         if has_labels:
             loss = self.loss_function(start_logits, end_logits, start_positions, end_positions, **kwargs)

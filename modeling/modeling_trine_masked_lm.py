@@ -7,28 +7,11 @@ from torch import nn
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
-from .feed_forward.mlp import make_activation
+from .head_transform import HeadTransform
 from .losses import IGNORE_INDEX, batch_share, chunked_lm_loss, classification_loss, is_plain_head, smoothed_loss
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
-from .norms import make_norm
 from .outputs import TrineMaskedLMOutput, TrinePreTrainingOutput
-
-
-class MaskedLMTransform(nn.Module):
-    """What hidden states pass before they meet the vocabulary: `norm(act(W x + b))`, (..., hidden) to the same shape.
-
-    Source: Devlin et al. 2018, BERT, arXiv 1810.04805, as released.
-    """
-
-    def __init__(self, config: TrineConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.mlp_bias)
-        self.act_fn = make_activation(config)
-        self.norm = make_norm(config, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.norm(self.act_fn(self.dense(hidden_states)))
 
 
 def require_encoder(config: TrineConfig, name: str) -> None:
@@ -43,7 +26,7 @@ class TrineMaskedLMHead(TrineHead):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
-    transform: MaskedLMTransform
+    transform: HeadTransform
     lm_head: nn.Linear
 
     def head_loss(
@@ -77,7 +60,7 @@ class TrineForMaskedLM(TrineMaskedLMHead):
         require_encoder(config, type(self).__name__)
         super().__init__(config)
         self.model = TrineModel(config, add_pooling_layer=False)
-        self.transform = MaskedLMTransform(config)
+        self.transform = HeadTransform(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
@@ -141,7 +124,7 @@ class TrineForPreTraining(TrineMaskedLMHead):
         require_encoder(config, type(self).__name__)
         super().__init__(config)
         self.model = TrineModel(config, add_pooling_layer=True)
-        self.transform = MaskedLMTransform(config)
+        self.transform = HeadTransform(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.loss_type = "ForMaskedLM"

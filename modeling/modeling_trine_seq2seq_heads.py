@@ -11,6 +11,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .continuous_batching import CheckedContinuousBatching
 from .generation_checks import CheckedGeneration
+from .head_transform import make_transform
 from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss, shift_right, smoothed_loss
 from .masks import make_masks, make_position_ids
 from .modeling_trine_causal_lm import select_positions
@@ -219,6 +220,7 @@ class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
     def __init__(self, config: TrineSeq2SeqConfig):
         super().__init__(config)
         self.model = TrineSeq2SeqModel(config)
+        self.transform = make_transform(config.decoder)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.decoder.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
         self.post_init()
@@ -263,7 +265,7 @@ class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
             **self.router_logits_options(output_router_logits, labels is not None),
         )
         pooled = pool(outputs.last_hidden_state, "last", decoder_attention_mask)
-        logits, loss, share = self.classifier(self.dropout(pooled)), None, 1.0
+        logits, loss, share = self.classifier(self.dropout(self.transform(pooled))), None, 1.0
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
             loss = sequence_loss(self.config, logits, labels, num_items_in_batch)

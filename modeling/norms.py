@@ -5,9 +5,17 @@ from torch import nn
 from ..configuration.configuration_trine import TrineConfig
 
 
-NORMS = {"rmsnorm": nn.RMSNorm, "layernorm": nn.LayerNorm}
+def make_rmsnorm(config: TrineConfig, size: int) -> nn.Module:
+    return nn.RMSNorm(size, eps=config.norm_eps)
+
+
+def make_layernorm(config: TrineConfig, size: int) -> nn.Module:
+    return nn.LayerNorm(size, eps=config.norm_eps, bias=config.norm_bias)
+
+
+NORMS = {"rmsnorm": make_rmsnorm, "layernorm": make_layernorm}
 
 
 def make_norm(config: TrineConfig, size: int) -> nn.Module:
     """Builds the norm that `config.norm_type` names, over the last dimension of `size` features."""
-    return NORMS[config.norm_type](size, eps=config.norm_eps)
+    return NORMS[config.norm_type](config, size)

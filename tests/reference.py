@@ -57,7 +57,7 @@ def layernorm(x: torch.Tensor, weights: Weights, eps: float) -> torch.Tensor:
         centred = row - row.mean()
         rows.append(centred / torch.sqrt((centred * centred).mean() + eps))
     y = torch.stack(rows) * weights["weight"]
-    return y + weights["bias"]
+    return y + weights["bias"] if "bias" in weights else y
 
 
 NORMS = {"rmsnorm": rmsnorm, "layernorm": layernorm}
@@ -78,6 +78,9 @@ class NoPositions:
 
     def biases(self, head: int, query: int, keys: list[int]) -> torch.Tensor:
         return torch.zeros(len(keys), dtype=torch.float64)
+
+    def of_layers(self, layer_type: str) -> "NoPositions":
+        return self
 
 
 class SinusoidalPositions(NoPositions):
@@ -102,11 +105,19 @@ class LearnedPositions(NoPositions):
 class RotaryPositions(NoPositions):
     """Su et al. 2021, arXiv 2104.09864, equation 13: features i and i + d/2 are one complex number, multiplied with
     `exp(1j * position * base^(-2i/d))`. Only the first part of a head is rotated if `partial_rotary_factor` says so.
+    The parameters are one set, or one for each layer type.
     """
 
+    def __init__(self, config, weights, parameters=None):
+        super().__init__(config, weights)
+        self.parameters = parameters or config.rope_parameters
+
+    def of_layers(self, layer_type):
+        return RotaryPositions(self.config, self.weights, self.parameters.get(layer_type, self.parameters))
+
     def rotate(self, vector, position):
-        base = self.config.rope_parameters["rope_theta"]
-        half = int(len(vector) * self.config.rope_parameters.get("partial_rotary_factor", 1.0)) // 2
+        base = self.parameters["rope_theta"]
+        half = int(len(vector) * self.parameters.get("partial_rotary_factor", 1.0)) // 2
         turns = torch.tensor([cmath.exp(1j * position * base ** (-i / half)) for i in range(half)])
         turned = torch.complex(vector[:half], vector[half : 2 * half]) * turns
         return torch.cat([turned.real, turned.imag, vector[2 * half :]])
@@ -550,13 +561,15 @@ def trunk(config, weights: Weights, tokens: list[int], segments=None, source=Non
             FEED_FORWARDS[config.mlp_layer_types[index]],
         )
         between = f"layers.{index}.cross_attention_layernorm"
+        here = positions.of_layers(config.layer_types[index])
+        has_norm = index > 0 or config.first_attention_norm
         if config.norm_position == "pre":  # Xiong et al. 2020, arXiv 2002.04745, figure 1b
-            x = x + attention(config, layer["self_attn"], norm(first, x), positions)
+            x = x + attention(config, layer["self_attn"], norm(first, x) if has_norm else x, here)
             if source is not None:
                 x = x + cross_attention(config, layer["cross_attn"], norm(between, x), source)
             x = x + feed_forward(config, layer["mlp"], norm(second, x))
         else:  # figure 1a
-            x = norm(first, x + attention(config, layer["self_attn"], x, positions))
+            x = norm(first, x + attention(config, layer["self_attn"], x, here))
             if source is not None:
                 x = norm(between, x + cross_attention(config, layer["cross_attn"], x, source))
             x = norm(second, x + feed_forward(config, layer["mlp"], x))
@@ -570,10 +583,14 @@ def logits(config, weights: Weights, tokens: list[int]) -> torch.Tensor:
 
 def masked_lm_logits(config, weights: Weights, tokens: list[int], segments=None) -> torch.Tensor:
     """Logits (N, V) of a masked language model: Devlin et al. 2018, arXiv 1810.04805, as released."""
-    states = linear(trunk(config, weights["model"], tokens, segments), weights["transform"]["dense"])
-    states = ACTIVATIONS[config.hidden_act](states)
-    states = NORMS[config.norm_type](states, weights["transform"]["norm"], config.norm_eps)
-    return linear(states, weights["lm_head"])
+    states = trunk(config, weights["model"], tokens, segments)
+    return linear(transform(config, weights["transform"], states), weights["lm_head"])
+
+
+def transform(config, weights: Weights, states: torch.Tensor) -> torch.Tensor:
+    """What a head makes of hidden states (N, hidden) before it reads them."""
+    states = ACTIVATIONS[config.hidden_act](linear(states, weights["dense"]))
+    return NORMS[config.norm_type](states, weights["norm"], config.norm_eps)
 
 
 def next_sentence_logits(config, weights: Weights, tokens: list[int], segments=None) -> torch.Tensor:

@@ -81,6 +81,10 @@ SPARSE_FIELDS = {
     *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "num_shared_experts", "router_type"),
     *("norm_topk_prob", "routed_scaling_factor", "router_aux_loss_coef", "router_z_loss_coef"),
 }
+CLASSIFIERS = (
+    *("TrineForSequenceClassification", "TrineForTokenClassification", "TrineForQuestionAnswering"),
+    "TrineForMultipleChoice",
+)
 POOLED_HEADS = ("TrineModel", "TrineForSequenceClassification", "TrineForMultipleChoice")
 
 
@@ -104,11 +108,18 @@ def effective(config: TrineConfig, head: str) -> dict[str, Any]:
         unread.add("max_position_embeddings")
     if config.position_type != "rope":
         unread.add("rope_parameters")
+    if head not in CLASSIFIERS:
+        unread.add("classifier_transform")
     if head not in POOLED_HEADS:
         unread |= {"classifier_pooling", "add_pooling_layer"}
     elif head == "TrineModel":
         unread.add("classifier_pooling")
-    return {name: value for name, value in config.to_dict().items() if name not in unread}
+    fields = {name: value for name, value in config.to_dict().items() if name not in unread}
+    if config.has_layered_rope:
+        rope = [config.rope_parameters_of(layer_type) for layer_type in dict.fromkeys(config.layer_types)]
+        if all(parameters == rope[0] for parameters in rope):
+            fields["rope_parameters"] = rope[0]
+    return fields
 
 
 def effective_fields(config: TrineConfig | TrineSeq2SeqConfig, head: str) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from .bert_family import BERT, ROBERTA, XLM_ROBERTA
 from .gpt2_family import GPT2
 from .llama_family import LLAMA, MISTRAL, QWEN3
 from .mixtral_family import MIXTRAL, QWEN3_MOE
+from .modernbert_family import MODERNBERT
 from .source_family import Family
 from .t5_family import T5
 
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (BERT, ROBERTA, XLM_ROBERTA, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE, T5, BART)
+    for family in (BERT, ROBERTA, XLM_ROBERTA, MODERNBERT, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE, T5, BART)
 }

@@ -25,20 +25,21 @@ BIASES = {"attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}
 READ_FIELDS = ["rope_parameters", "sliding_window", "classifier_dropout"]
 BUFFERS = [r"rotary_emb\.inv_freq$"]
 TRUNK = [Rule("{name}", "{name}")]
+# The library's names of attention, and ours.
+KINDS = {"full_attention": "full", "sliding_attention": "sliding"}
 
 
 def decoder_heads(name: str) -> list[Head]:
     """The classes that the library makes for every decoder."""
     scores = Rule("classifier.weight", "score.weight")
     answers = Rule("qa_outputs.{kind}", "qa_outputs.{kind}")
-    biases = {
-        ours: Rule("classifier.bias", *theirs) for ours, theirs in {0: ([], NoBias()), 1: ("score.bias",)}.items()
-    }
+    no_bias = Rule("classifier.bias", [], NoBias())
+    bias = Rule("classifier.bias", "score.bias")
     return [
         Head(f"{name}Model", "TrineModel"),
         Head(f"{name}ForCausalLM", "TrineForCausalLM", [Rule("lm_head.weight", "lm_head.weight")], "lm_head.weight"),
-        Head(f"{name}ForSequenceClassification", "TrineForSequenceClassification", [scores, biases[0]]),
-        Head(f"{name}ForTokenClassification", "TrineForTokenClassification", [scores, biases[1]]),
+        Head(f"{name}ForSequenceClassification", "TrineForSequenceClassification", [scores, no_bias]),
+        Head(f"{name}ForTokenClassification", "TrineForTokenClassification", [scores, bias]),
         Head(f"{name}ForQuestionAnswering", "TrineForQuestionAnswering", [answers]),
     ]
 
@@ -60,7 +61,7 @@ def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
 
 
 def write(config: Any, head: Head) -> dict[str, Any]:
-    fields: dict[str, Any] = {"rope_parameters": deepcopy(config.rope_parameters)}
+    fields: dict[str, Any] = {"rope_parameters": deepcopy(config.rope_parameters_of(config.layer_types[0]))}
     if head.trine == "TrineForTokenClassification":
         fields["classifier_dropout"] = config.classifier_dropout
     return fields
@@ -74,8 +75,7 @@ def write_window(config: Any, head: Head) -> dict[str, Any]:
 
 def read_qwen3(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
     fields = read(config, head, tensors)
-    kinds = {"full_attention": "full", "sliding_attention": "sliding"}
-    return fields | {"attention_types": [kinds[layer_type] for layer_type in config.layer_types]}
+    return fields | {"attention_types": [KINDS[layer_type] for layer_type in config.layer_types]}
 
 
 def write_qwen3(config: Any, head: Head) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """What a position encoding may contribute: to the embeddings, to queries and keys, or to the attention scores."""
 
+from collections.abc import Collection
+
 import torch
 from torch import nn
 
@@ -7,7 +9,7 @@ from ...configuration.configuration_trine import TrineConfig
 
 
 class PositionEncoding(nn.Module):
-    """The encoding `none`, and the base of all others, each of which overrides one of the three methods.
+    """The encoding `none`, and the base of all others, each of which overrides one of its methods.
 
     A decoder without any encoding still learns order from its causal mask.
     Source: Haviv et al. 2022, arXiv 2203.16634.
@@ -25,6 +27,12 @@ class PositionEncoding(nn.Module):
     def rotate(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
         """Returns cosines and sines (batch or 1, 1, length, rotated size) for queries and keys, or None."""
         return None
+
+    def rotations(
+        self, hidden_states: torch.Tensor, position_ids: torch.Tensor, layer_types: Collection[str]
+    ) -> dict[str, tuple[torch.Tensor, ...] | None]:
+        """Returns what `rotate` does for each layer type; the same for all, unless an encoding overrides it."""
+        return dict.fromkeys(layer_types, self.rotate(hidden_states, position_ids))
 
     def bias(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor | None:
         """Returns what to add to the scores, (1, heads, queries, keys), from two vectors of indices, or None."""

@@ -1,16 +1,16 @@
 """The position encodings by name."""
 
+from .layered_rope import make_rotary
 from .learned import LearnedEncoding
 from .position_encoding import PositionEncoding
 from .relative import RelativeEncoding
-from .rope import TrineRotaryEmbedding
 from .sinusoidal import SinusoidalEncoding
 
 
 POSITIONS = {
     "sinusoidal": SinusoidalEncoding,
     "learned": LearnedEncoding,
-    "rope": TrineRotaryEmbedding,
+    "rope": make_rotary,
     "relative": RelativeEncoding,
     "none": PositionEncoding,
 }

@@ -159,6 +159,26 @@ FIELDS = {
         "rope_parameters={'rope_type': 'default', 'rope_theta': 5.0} is read by position_type='rope' only, "
         "but position_type='learned'.",
     ),
+    "layered rope": (
+        {"num_hidden_layers": 2, "attention_types": "full, sliding", "rope_parameters": {"full_attention": {}}},
+        "rope_parameters has the keys ['full_attention'], but with parameters for each layer type it must have "
+        "exactly those of the model: ['full_attention', 'sliding_attention'].",
+    ),
+    "rope of our kinds": (
+        {"rope_parameters": {"full": {"rope_theta": 5.0}}},
+        "rope_parameters has the keys ['full', 'rope_theta', 'rope_type'], but with parameters for each layer type "
+        "it must have exactly those of the model: ['full_attention'].",
+    ),
+    "norm bias": (
+        {"norm_bias": False},
+        "norm_bias=False is read by norm_type='layernorm' only, but norm_type='rmsnorm' never has a bias. "
+        "Leave norm_bias=True.",
+    ),
+    "first norm": (
+        {"first_attention_norm": False, "norm_position": "post"},
+        "first_attention_norm=False leaves a norm before attention out, which norm_position='pre' has, but "
+        "norm_position='post'.",
+    ),
     "buckets": (
         {"relative_attention_num_buckets": 7},
         "relative_attention_num_buckets=7 must be a positive multiple of 2.",

@@ -28,8 +28,22 @@ BERT = {
     "norm_eps": 1e-12,
     "add_pooling_layer": True,
 }
+MODERNBERT = {
+    "is_causal": False,
+    "norm_type": "layernorm",
+    "norm_bias": False,
+    "first_attention_norm": False,
+    "embedding_norm": True,
+    "hidden_act": "gelu",
+    "num_hidden_layers": 3,
+    "attention_types": "full, sliding*2",
+    "sliding_window": 2,
+    "rope_parameters": {"full_attention": {"rope_theta": 500.0}, "sliding_attention": {"rope_theta": 20.0}},
+    "classifier_transform": True,
+}
 ENCODERS = {
     "bert": BERT,
+    "modernbert": MODERNBERT,
     "modern": {"is_causal": False, "hidden_act": "gelu", "embedding_norm": True, **MIXED},
     "relative": {"is_causal": False, "position_type": "relative", "tie_word_embeddings": False, **MIXED},
     "sparse": {"is_causal": False, "router_aux_loss_coef": 0.0, **SPARSE},
@@ -254,6 +268,22 @@ def test_sequences_are_classified_by_the_token_that_the_config_names(is_causal, 
 
 def test_the_default_pooling_follows_the_shape():
     assert tiny_config().classifier_pooling == "last" and tiny_config(is_causal=False).classifier_pooling == "cls"
+
+
+@pytest.mark.parametrize("name", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
+def test_a_classifier_of_modernbert_reads_the_transform(name):
+    model, ids = head_model(f"AutoModelFor{name}", **MODERNBERT), random_ids(1, 9)
+    weights = reference.Weights(leaves(model))
+    states = reference.trunk(model.config, weights["model"], ids[0].tolist())
+    states = states[:1] if name == "SequenceClassification" else states
+    states = reference.transform(model.config, weights["transform"], states)
+    expected = reference.linear(states, weights["qa_outputs" if "Question" in name else "classifier"])
+    outputs = model(ids)
+    if name == "QuestionAnswering":
+        actual = torch.stack([outputs.start_logits[0], outputs.end_logits[0]], dim=-1)
+    else:
+        actual = outputs.logits.reshape(expected.shape)
+    torch.testing.assert_close(actual, expected, **TOLERANCES)
 
 
 @pytest.mark.parametrize("layout", ["right", "left", "packed"])
