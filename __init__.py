@@ -17,6 +17,7 @@ from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .modeling.conversion.convert import convert
 from .modeling.head_table import HEADS
+from .modeling.lifting.lift_model import lift
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
 from .modeling.modeling_trine_causal_lm import TrineForCausalLM
 from .modeling.modeling_trine_classification import (
@@ -95,6 +96,7 @@ __all__ = [
     "TrineSeq2SeqModel",
     "__version__",
     "convert",
+    "lift",
     "register",
     "train_byte_level_bpe",
     "train_unigram",
