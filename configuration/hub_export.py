@@ -8,6 +8,7 @@ sentence-transformers) passes through `config.save_pretrained`, which is where t
 
 import ast
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 
@@ -28,6 +29,7 @@ HEADER = """\
 """
 
 
+@cache  # each save of a checkpoint asks for all modules again
 def relative_imports(source: str, module: str) -> list[tuple[ast.ImportFrom, str]]:
     """Lists the relative imports of `module`, each with the absolute name of what it imports from."""
     found = []
