@@ -95,7 +95,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         hidden_act: Activation of the feed-forwards, any name in the library's `ACT2FN`.
         gated_mlp: Whether feed-forwards multiply the activation with a second projection (GLU variants).
         attention_bias: Whether the four attention projections have biases.
-        mlp_bias: Whether dense and shared feed-forwards have biases.
+        mlp_bias: Whether feed-forwards and experts have biases.
         qk_norm: Whether queries and keys are normalised per head.
         attention_scale: Factor on the scores of `full`, `sliding` and `chunked` layers and of cross-attention.
             Default: `1 / sqrt(head_dim)`; T5 has 1.

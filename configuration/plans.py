@@ -43,7 +43,7 @@ def tensor_parallel_plan(config) -> dict[str, str] | None:
         for name in ("gate_proj", "up_proj") if config.gated_mlp else ("up_proj",):
             plan[f"layers.*.mlp.{prefix}{name}"] = "colwise"
         plan[f"layers.*.mlp.{prefix}down_proj"] = "rowwise"
-    if "sparse" in config.mlp_layer_types:
+    if "sparse" in config.mlp_layer_types and not config.mlp_bias:  # a split sum would add the biases more than once
         plan[f"layers.*.mlp.experts.{expert_weight(config)}"] = "packed_colwise" if config.gated_mlp else "colwise"
         plan["layers.*.mlp.experts.down_proj"] = "rowwise"
         plan["layers.*.mlp.experts"] = "moe_tp_experts"
@@ -54,8 +54,8 @@ def expert_parallel_plan(config) -> dict[str, str] | None:
     """Module pattern to style for spreading experts, or None where there are none."""
     if "sparse" not in config.mlp_layer_types:
         return None
-    return {
-        f"layers.*.mlp.experts.{expert_weight(config)}": "grouped_gemm",
-        "layers.*.mlp.experts.down_proj": "grouped_gemm",
-        "layers.*.mlp.experts": "ep_dispatch_experts",
-    }
+    weights = [expert_weight(config), "down_proj"]
+    if config.mlp_bias:
+        weights += [f"{name}_bias" for name in weights]
+    plan = {f"layers.*.mlp.experts.{name}": "grouped_gemm" for name in weights}
+    return {**plan, "layers.*.mlp.experts": "ep_dispatch_experts"}

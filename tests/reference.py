@@ -510,13 +510,18 @@ def route(config, weights: Weights, token: torch.Tensor) -> dict[int, torch.Tens
 
 def expert_output(config, weights: Weights, expert: int, token: torch.Tensor) -> torch.Tensor:
     activate = ACTIVATIONS[config.hidden_act]
+
+    def project(name: str, x: torch.Tensor) -> torch.Tensor:
+        bias = weights[f"{name}_bias"][expert] if config.mlp_bias else 0.0
+        return weights[name][expert] @ x + bias
+
     if config.gated_mlp:
-        inner = weights["gate_up_proj"][expert] @ token
+        inner = project("gate_up_proj", token)
         width = len(inner) // 2
         inner = activate(inner[:width]) * inner[width:]
     else:
-        inner = activate(weights["up_proj"][expert] @ token)
-    return weights["down_proj"][expert] @ inner
+        inner = activate(project("up_proj", token))
+    return project("down_proj", inner)
 
 
 def mixture(config, weights: Weights, x: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,11 @@ def active_parameters(model: PreTrainedModel) -> float:
             continue
         if module is head and is_tied:
             continue
-        weights = [weight.numel() for weight in module.parameters(recurse=False) if weight.dim() > 1]
+        weights = [
+            weight.numel()
+            for part, weight in module.named_parameters(recurse=False)
+            if weight.dim() > 1 and not part.endswith("_proj_bias")  # those of experts are stacked
+        ]
         share = config.num_experts_per_tok / config.num_experts if name.endswith(".experts") else 1.0
         total += share * sum(weights)
     return total

@@ -4,6 +4,7 @@
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.integrations.moe import use_experts_implementation
 
 from ...configuration.configuration_trine import TrineConfig
@@ -13,7 +14,9 @@ from .routers import ROUTERS
 
 
 class StackedExperts(nn.Module):
-    """All experts of a layer as two three-dimensional weights. `forward` is the library's `eager` experts interface.
+    """All experts of a layer as two three-dimensional weights, and perhaps their biases, a row an expert.
+
+    `forward` is the library's `eager` experts interface.
 
     The library swaps `forward` for `batched_mm` or `grouped_mm` as `experts_implementation` says.
     """
@@ -25,10 +28,23 @@ class StackedExperts(nn.Module):
         self.down_proj = nn.Parameter(
             torch.empty(config.num_experts, config.hidden_size, config.moe_intermediate_size)
         )
+        self.down_proj_bias = self.make_bias(config.hidden_size)
         self.act_fn = make_activation(config)
+
+    def make_bias(self, size: int) -> nn.Parameter | None:
+        """The biases (E, size) of a projection, where feed-forwards have biases."""
+        return nn.Parameter(torch.empty(self.num_experts, size)) if self.config.mlp_bias else None
 
     def initialize(self) -> None:
         fill_(self.down_proj, self.config, into_residual=True)
+        for name, parameter in self.named_parameters():
+            if name.endswith("_bias"):
+                init.zeros_(parameter)
+
+    def project(self, states: torch.Tensor, name: str, expert: int) -> torch.Tensor:
+        """Applies a projection of one expert to its tokens."""
+        bias = getattr(self, f"{name}_bias")
+        return nn.functional.linear(states, getattr(self, name)[expert], None if bias is None else bias[expert])
 
     def expand(self, hidden_states: torch.Tensor, expert: int) -> torch.Tensor:
         """Maps the tokens (., H) of one expert to its activations (., I)."""
@@ -49,7 +65,7 @@ class StackedExperts(nn.Module):
         for expert in range(self.num_experts):
             tokens, slots = torch.where(top_k_index == expert)
             activations = self.expand(hidden_states[tokens], expert)
-            expert_output = nn.functional.linear(activations, self.down_proj[expert])
+            expert_output = self.project(activations, "down_proj", expert)
             output.index_add_(0, tokens, (expert_output * top_k_weights[tokens, slots, None]).to(output.dtype))
         return output
 
@@ -61,13 +77,14 @@ class PlainExperts(StackedExperts):
     def __init__(self, config: TrineConfig):
         super().__init__(config)
         self.up_proj = nn.Parameter(torch.empty(config.num_experts, config.moe_intermediate_size, config.hidden_size))
+        self.up_proj_bias = self.make_bias(config.moe_intermediate_size)
 
     def initialize(self) -> None:
         super().initialize()
         fill_(self.up_proj, self.config)
 
     def expand(self, hidden_states: torch.Tensor, expert: int) -> torch.Tensor:
-        return self.act_fn(nn.functional.linear(hidden_states, self.up_proj[expert]))
+        return self.act_fn(self.project(hidden_states, "up_proj", expert))
 
 
 @use_experts_implementation(has_gate=True)
@@ -79,13 +96,14 @@ class GatedExperts(StackedExperts):
         self.gate_up_proj = nn.Parameter(
             torch.empty(config.num_experts, 2 * config.moe_intermediate_size, config.hidden_size)
         )
+        self.gate_up_proj_bias = self.make_bias(2 * config.moe_intermediate_size)
 
     def initialize(self) -> None:
         super().initialize()
         fill_(self.gate_up_proj, self.config, num_stacked=2)
 
     def expand(self, hidden_states: torch.Tensor, expert: int) -> torch.Tensor:
-        gate, up = nn.functional.linear(hidden_states, self.gate_up_proj[expert]).chunk(2, dim=-1)
+        gate, up = self.project(hidden_states, "gate_up_proj", expert).chunk(2, dim=-1)
         return self.act_fn(gate) * up
 
 
@@ -103,6 +121,7 @@ class SparseMLP(nn.Module):
         super().__init__()
         self.gate = ROUTERS[config.router_type](config)
         self.experts = EXPERTS[config.gated_mlp](config)
+        self.experts.has_bias = config.mlp_bias  # the library's decorator fixes it for a class
         self.shared_experts = None
         if config.num_shared_experts:
             self.shared_experts = make_mlp(config, config.num_shared_experts * config.moe_intermediate_size)

@@ -79,7 +79,8 @@ SPARSE_VARIANTS = {
     "every_expert": {"num_experts_per_tok": 4},
     "raw_weights": {"norm_topk_prob": False},
     "scaled": {"routed_scaling_factor": 2.5},
-    "shared": {"num_shared_experts": 2, "mlp_bias": True},
+    "shared": {"num_shared_experts": 2},
+    "biases": {"num_shared_experts": 1, "mlp_bias": True},
 }
 
 
