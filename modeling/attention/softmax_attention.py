@@ -97,8 +97,8 @@ class SoftmaxAttention(nn.Module):
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        if position_bias is not None:
-            kwargs["position_bias"] = position_bias
+        if position_bias is not None:  # a row for each text, as the library's flex attention looks it up
+            kwargs["position_bias"] = position_bias.expand(len(query), -1, -1, -1)
         return self.attend(query, key, value, attention_mask, **kwargs)
 
     def project(
