@@ -13,31 +13,33 @@ SEQUENCE_OUTPUTS = ("logits", "seq_relationship_logits", "pooler_output")
 TOLERANCE = 1e-4  # of the largest output, or of 1 where all are smaller
 
 
-def random_inputs(config: Any, class_name: str, length: int = 24) -> dict[str, torch.Tensor]:
-    """Random tokens of two texts, of which the second is padded on the right, as both sides understand it.
+def random_inputs(config: Any, class_name: str, length: int | None = None, batch: int = 2) -> dict[str, torch.Tensor]:
+    """Random tokens of some texts, all but the first of which are padded on the right, as both sides understand it.
 
     Args:
         config: Of the source.
         class_name: Of the source.
+        length: Tokens of a text. Default: 24, or half of its positions where they are fewer.
+        batch: Number of texts.
     """
     generator = torch.Generator().manual_seed(0)
     special = {config.pad_token_id, *(getattr(config, name, None) for name in ("bos_token_id", "eos_token_id"))}
     # Not the last rows of a table of positions, which begin after the padding id in some families.
-    length = min(length, max(2, getattr(config, "max_position_embeddings", None) or length) // 2)
+    length = int(length or min(24, max(2, getattr(config, "max_position_embeddings", None) or 48) // 2))
     tokens = torch.tensor([token for token in range(min(config.vocab_size, 100_000)) if token not in special])
-    shape = (2, 2, length) if class_name.endswith("MultipleChoice") else (2, length)
+    shape = (batch, 2, length) if class_name.endswith("MultipleChoice") else (batch, length)
     ids = tokens[torch.randint(len(tokens), shape, generator=generator)]
     mask = torch.ones_like(ids)
     if config.pad_token_id is not None:
-        mask[1, ..., length - length // 3 :] = 0
+        mask[1:, ..., length - length // 3 :] = 0
         ids = ids.masked_fill(mask == 0, config.pad_token_id)
-    elif class_name.endswith("SequenceClassification"):
+    elif class_name.endswith("SequenceClassification") and not class_name.startswith("Trine"):
         ids, mask = ids[:1], mask[:1]  # without a padding token the library takes one text at a time
     inputs = {"input_ids": ids, "attention_mask": mask}
     if getattr(config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = torch.randint(config.type_vocab_size, shape, generator=generator)
     if config.is_encoder_decoder and "Encoder" not in class_name:
-        inputs["decoder_input_ids"] = tokens[torch.randint(len(tokens), (2, length), generator=generator)]
+        inputs["decoder_input_ids"] = tokens[torch.randint(len(tokens), (batch, length), generator=generator)]
     return inputs
 
 
@@ -45,8 +47,12 @@ def random_inputs(config: Any, class_name: str, length: int = 24) -> dict[str, t
 def largest_difference(source: PreTrainedModel, trine: PreTrainedModel, class_name: str) -> tuple[float, float]:
     """The largest difference between all outputs of real tokens, and the largest output."""
     inputs = random_inputs(source.config, class_name)
+    return compare_outputs(source.eval()(**inputs), trine.eval()(**inputs), inputs)
+
+
+def compare_outputs(expected: Any, actual: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """The largest difference between what two models returned for real tokens of `inputs`, and the largest output."""
     mask = inputs["attention_mask"] == 1
-    expected, actual = source.eval()(**inputs), trine.eval()(**inputs)
     differences, sizes = [0.0], [0.0]
     for name in {*TOKEN_OUTPUTS, *SEQUENCE_OUTPUTS}:
         theirs, ours = expected.get(name), actual.get(name)

@@ -9,6 +9,7 @@ from ...configuration.configuration_trine import TrineConfig
 from ...configuration.patterns import check_choice
 from ...configuration.plans import tensor_parallel_plan
 from ..modeling_trine import TrineModel
+from .lift_rope import carry_rope
 from .lift_weights import rebuild
 
 
@@ -49,7 +50,7 @@ class StackLift(Lift):
         """
         raise NotImplementedError
 
-    def fill(self, old: TrineModel, new: TrineModel) -> None:
+    def fill(self, old: Any, new: Any) -> None:
         """Fills what has no counterpart of the same name in `old`, where its initialisation will not do."""
 
     def apply(self, model: Any) -> Any:
@@ -89,13 +90,14 @@ class LayerLift(StackLift):
     )
 
     def change(self, config: TrineConfig) -> Sequence[int]:
-        kinds = list(getattr(config, self.field_name))
+        kinds, layer_types = list(getattr(config, self.field_name)), config.layer_types
         readers = [index for index, kind in enumerate(kinds) if kind == self.target]
         for name in self.read_fields:
             change_field(config, name, getattr(self, name), readers)
         for index in self.choose_layers(kinds):
             kinds[index] = self.target
         setattr(config, self.field_name, kinds)
+        carry_rope(config, layer_types)
         return range(len(kinds))
 
     def choose_layers(self, kinds: list[str]) -> list[int]:
@@ -130,7 +132,7 @@ def change_field(config: TrineConfig, name: str, value: Any, readers: Sequence[i
     setattr(config, name, value)
 
 
-def layers_of(old: TrineModel, new: TrineModel, field_name: str) -> list[int]:
+def layers_of(old: Any, new: Any, field_name: str) -> list[int]:
     """The layers whose kind is another one than before."""
     kinds = zip(getattr(old.config, field_name), getattr(new.config, field_name), strict=True)
     return [index for index, (before, after) in enumerate(kinds) if before != after]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,7 +10,6 @@ from torch import nn
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.kinds import TRILINEAR_KINDS
 from ...configuration.patterns import check_choice
-from ..modeling_trine import TrineModel
 from .lift_base import LayerLift, layers_of
 from .lift_reach import exact_length
 
@@ -63,7 +63,7 @@ class SimplicialLift(LayerLift):
         return layers
 
     @torch.no_grad()
-    def fill(self, old: TrineModel, new: TrineModel) -> None:
+    def fill(self, old: Any, new: Any) -> None:
         """The second projections begin right by `simplicial_warm_start`; a norm of second keys would shrink them."""
         for index in layers_of(old, new, self.field_name):
             norm = new.get_submodule(f"layers.{index}.self_attn.second_k_norm")
