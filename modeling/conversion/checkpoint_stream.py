@@ -4,7 +4,7 @@ import json
 import shutil
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from math import prod
 from pathlib import Path
 from uuid import uuid4
@@ -181,6 +181,7 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"target='{target}' is there already. Name another folder, or remove it.")
+    new_parents = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     folder.mkdir()
@@ -189,4 +190,7 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
         folder.replace(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in new_parents:  # the innermost first, as far as nobody else has put something there
+            with suppress(OSError):
+                parent.rmdir()
         raise

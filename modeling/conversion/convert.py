@@ -48,7 +48,7 @@ def convert(
         >>> convert("minilm-trine", "minilm-again", to="bert")  # doctest: +SKIP
     """
     folder, target = find_source(source), Path(target)
-    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    model_type = read_model_type(folder)
     if model_type not in CONFIGS and to not in (None, *CONFIGS):
         raise ValueError(f"to={to!r}, but the source has model_type={model_type!r}, which can become Trine's only.")
     with all_or_nothing(target) as made:
@@ -66,6 +66,19 @@ def convert(
             return None
         library, ours = (folder, made) if plan.to_trine else (made, folder)
         return check_equivalence(library, plan.source_class, ours, type(plan.model))
+
+
+def read_model_type(folder: Path) -> str | None:
+    """What `config.json` calls the family.
+
+    Raises:
+        OSError: It is damaged.
+    """
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise OSError(f"{path} is damaged: {error!r}") from error
 
 
 def write_weights(plan: Plan, folder: Path, max_shard_size: int | str, show_progress: bool) -> None:

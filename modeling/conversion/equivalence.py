@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 # What is compared: outputs with a value for every token, and those with one for a sequence.
 TOKEN_OUTPUTS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
 SEQUENCE_OUTPUTS = ("logits", "seq_relationship_logits", "pooler_output")
-TOLERANCE = 1e-4  # of the largest output, or of 1 where all are smaller
+TOLERANCE = 1e-5  # of the largest output, or of 1 where all are smaller
 
 
 def random_inputs(config: Any, class_name: str, length: int | None = None, batch: int = 2) -> dict[str, torch.Tensor]:

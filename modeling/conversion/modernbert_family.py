@@ -63,6 +63,8 @@ def write(config: Any, head: Head) -> dict[str, Any]:
         "layer_types": config.layer_types,
         "local_attention": 2 * config.sliding_window,
         "rope_parameters": rope,
+        "cls_token_id": config.bos_token_id,  # as in the published ones
+        "sep_token_id": config.eos_token_id,
         "classifier_activation": config.hidden_act,
         "classifier_bias": config.mlp_bias,
     }

@@ -1,0 +1,233 @@
+"""What cannot be converted is refused with a reason, and nothing half-written remains."""
+
+import pytest
+import torch
+from conversion_sources import TOKENS, assert_refused, edit_config, edit_weights, saved_source, weights_of
+from safetensors.torch import save_file
+
+from trine import TrineConfig, TrineForCausalLM, convert
+from trine.modeling.conversion.checkpoint_stream import CheckpointWriter
+
+
+# What is refused: fields of config.json, and the message.
+
+
+REFUSED = {
+    "bert": [
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
+        ({"is_decoder": True}, "is_decoder=True"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings=False"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads={'0': [1]}"),
+        ({"quantization_config": {"quant_method": "x"}}, "quantization_config="),
+        ({"auto_map": {"AutoModel": "other.Model"}}, "auto_map="),
+        ({"novelty": 0.5}, "novelty=0.5 of model_type='bert' is unknown to the conversion"),
+    ],
+    "roberta": [
+        ({"hidden_act": "relu"}, "hidden_act='relu' of model_type='roberta'"),
+        ({"pad_token_id": None}, "pad_token_id=None of model_type='roberta'"),
+    ],
+    "gpt2": [
+        ({"scale_attn_weights": False}, "scale_attn_weights=False of model_type='gpt2' cannot be represented"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
+        ({"embd_pdrop": 0.3}, "embd_pdrop=0.3 and resid_pdrop=0.1"),
+    ],
+    "llama": [
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}}, "0.5 of"),
+        ({"attn_logit_softcapping": 30.0}, "attn_logit_softcapping=30.0 of model_type='llama' is unknown"),
+        ({"hidden_act": "swoosh"}, "config.json makes no LlamaForCausalLM: it does not know 'swoosh'."),
+    ],
+    "modernbert": [
+        ({"classifier_bias": True}, "classifier_bias=True of model_type='modernbert' cannot be represented"),
+        ({"classifier_activation": "relu"}, "classifier_activation='relu' of model_type='modernbert' cannot be"),
+        ({"decoder_bias": False}, "decoder_bias=False of model_type='modernbert' cannot be represented"),
+        ({"norm_bias": True}, "lacks tensors of ModernBertForMaskedLM: head.norm.bias, model.embeddings.norm.bias"),
+    ],
+    "bart": [({"normalize_before": True}, "normalize_before=True of model_type='bart' cannot be represented")],
+    "mixtral": [({"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 of model_type='mixtral'")],
+}
+HEADS = {
+    "bert": "BertModel",
+    "roberta": "RobertaForMaskedLM",
+    "modernbert": "ModernBertForMaskedLM",
+    "gpt2": "GPT2Model",
+    "bart": "BartModel",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"), [(name, *case) for name, cases in REFUSED.items() for case in cases]
+)
+def test_settings_without_a_counterpart_are_named(tmp_path, name, fields, message):
+    source = saved_source(tmp_path, name, HEADS.get(name, f"{name.capitalize()}ForCausalLM"))
+    edit_config(source, **fields)
+    assert_refused(source, tmp_path, message)
+
+
+def test_classes_and_families_without_a_counterpart_are_named(tmp_path):
+    source = saved_source(tmp_path, "bert", "BertForMaskedLM")
+    edit_config(source, architectures=["BertForNextSentencePrediction"])
+    assert_refused(source, tmp_path, "the class of a 'bert'='BertForNextSentencePrediction' is not one of")
+    assert_refused(source, tmp_path, "to='gpt2', but the source has model_type='bert'", to="gpt2")
+    edit_config(source, model_type="electra")
+    assert_refused(source, tmp_path, "model_type='electra' of")
+    other = saved_source(tmp_path / "other", "bert", "BertModel")
+    (other / "config.json").write_bytes((saved_source(tmp_path / "more") / "config.json").read_bytes())
+    assert_refused(other, tmp_path, "lacks tensors of LlamaForCausalLM")
+
+
+# What is wrong with files.
+
+
+def test_missing_extra_and_misshapen_tensors_are_named(tmp_path):
+    source, name, other = saved_source(tmp_path), *(f"model.layers.{layer}.mlp.up_proj.weight" for layer in (1, 9))
+    tensor = weights_of(source)[name]
+    edit_weights(source, lambda weights: weights.pop(name))
+    assert_refused(source, tmp_path, f"lacks tensors of LlamaForCausalLM: {name}.")
+    edit_weights(source, lambda weights: weights.update({name: tensor, other: tensor + 1}))
+    assert_refused(source, tmp_path, f"no use for: '{other}' in model.safetensors")
+    edit_weights(source, lambda weights: weights.update({name: tensor[1:]}))
+    edit_weights(source, lambda weights: weights.pop(other))
+    message = f"The tensor '{name}' in model.safetensors has another shape than config.json says: '{name}' would be "
+    assert_refused(source, tmp_path, message + "(39, 32) instead of (40, 32).")
+
+
+def test_misshapen_parts_of_a_stacked_tensor_are_named(tmp_path):
+    source = saved_source(tmp_path, "mixtral", "MixtralForCausalLM")
+    name = "model.layers.0.block_sparse_moe.experts.1.w1.weight"
+    edit_weights(source, lambda weights: weights.update({name: weights[name][1:]}))
+    assert_refused(source, tmp_path, f"'{name}' in model.safetensors")
+
+
+def test_damaged_missing_and_pickled_files_are_named(tmp_path):
+    source = saved_source(tmp_path, max_shard_size="20kB")
+    shards = sorted(source.glob("*.safetensors"))
+    assert len(shards) > 2
+    content = shards[1].read_bytes()
+    shards[1].write_bytes(content[: len(content) // 2])
+    assert_refused(source, tmp_path, f"{shards[1]} is damaged or incomplete", OSError)
+    shards[1].unlink()
+    assert_refused(source, tmp_path, f"names {shards[1].name}, which is not there", OSError)
+    save_file({"else": torch.zeros(1)}, shards[1])
+    assert_refused(source, tmp_path, f"{shards[1]} lacks the tensor", OSError)
+    (source / "model.safetensors.index.json").write_text("{")
+    assert_refused(source, tmp_path, "model.safetensors.index.json is damaged", OSError)
+    (source / "model.safetensors.index.json").unlink()
+    assert_refused(source, tmp_path, "has neither model.safetensors nor model.safetensors.index.json", OSError)
+    torch.save({}, source / "pytorch_model.bin")
+    assert_refused(source, tmp_path, "Save them as safetensors first", OSError)
+    (source / "config.json").write_text("{")
+    assert_refused(source, tmp_path, f"{source / 'config.json'} is damaged", OSError)
+    (source / "config.json").write_text("[]")
+    assert_refused(source, tmp_path, f"{source / 'config.json'} is damaged", OSError)
+    (source / "config.json").unlink()
+    assert_refused(source, tmp_path, "has no config.json", OSError)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:4],
+        lambda content: content[:-1],
+        lambda content: content + b"0",
+        lambda content: b"\xff" * 100,
+        lambda content: content[:8] + b"{" * 50 + content[58:],
+    ],
+    ids=["empty", "no header", "a byte less", "a byte more", "no safetensors", "garbage as header"],
+)
+def test_a_damaged_file_is_named(tmp_path, damage):
+    file = saved_source(tmp_path) / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    assert_refused(tmp_path / "source", tmp_path, f"{file} is damaged or incomplete", OSError)
+
+
+def test_the_target_must_be_free(tmp_path):
+    source = saved_source(tmp_path)
+    (tmp_path / "target").mkdir()
+    convert(source, tmp_path / "target")  # an empty folder is free
+    with pytest.raises(FileExistsError, match="is there already"):
+        convert(source, tmp_path / "target")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_nothing_half_written_remains(tmp_path, monkeypatch, error):
+    source, written = saved_source(tmp_path), []
+
+    def write(self, name, tensor):
+        written.append(name)
+        if len(written) == 5:
+            raise error
+
+    monkeypatch.setattr(CheckpointWriter, "write", write)
+    for target in ("target", "new/folders/target"):
+        written.clear()
+        with pytest.raises(error):
+            convert(source, tmp_path / target)
+        assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_the_check_notices_a_difference(tmp_path, monkeypatch):
+    source, write = saved_source(tmp_path), CheckpointWriter.write
+    monkeypatch.setattr(CheckpointWriter, "write", lambda self, name, tensor: write(self, name, tensor * 1.0001))
+    assert_refused(
+        source, tmp_path, "The outputs of LlamaForCausalLM and TrineForCausalLM differ by up to", check=True
+    )
+
+
+# From ours to others.
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"attention_types": "full, sliding"}, "attention_types=['full', 'sliding'] cannot be represented in"),
+        ({"attention_types": "linear"}, "attention_types=['linear', 'linear'] cannot be represented"),
+        ({"norm_type": "layernorm"}, "norm_type='layernorm' cannot be represented in model_type='llama'"),
+        ({"attention_scale": 1.0}, "attention_scale=1.0 cannot be represented"),
+        ({"mlp_layer_types": "sparse"}, "mlp_layer_types=['sparse', 'sparse'] cannot be represented"),
+        ({"hidden_dropout": 0.1}, "hidden_dropout=0.1 cannot be represented"),
+        (
+            {"embedding_norm": True, "first_attention_norm": False},
+            "first_attention_norm=False cannot be represented in model_type='llama', where it is True.",
+        ),
+    ],
+)
+def test_what_a_family_lacks_is_named(tmp_path, fields, message):
+    sizes = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    TrineForCausalLM(TrineConfig(**sizes, **fields)).save_pretrained(tmp_path / "source")
+    assert_refused(tmp_path / "source", tmp_path, message, to="llama")
+
+
+def test_rotary_parameters_of_each_layer_type_need_a_family_that_has_them(tmp_path):
+    rope = {"full_attention": {"rope_theta": 5e4}, "sliding_attention": {"rope_theta": 1e4}}
+    fields = {"attention_types": "full, sliding", "qk_norm": True, "rope_parameters": rope, "num_hidden_layers": 2}
+    sizes = {"vocab_size": 61, "hidden_size": 32, "num_attention_heads": 4}
+    TrineForCausalLM(TrineConfig(**sizes, **fields)).save_pretrained(tmp_path / "source")
+    assert_refused(tmp_path / "source", tmp_path, "rope_parameters={'full_attention': {'rope_theta': 5", to="qwen3")
+    rope["sliding_attention"] = rope["full_attention"]
+    TrineForCausalLM(TrineConfig(**sizes, **fields)).save_pretrained(tmp_path / "same")
+    assert convert(tmp_path / "same", tmp_path / "target", to="qwen3", check=True) <= 1e-5
+
+
+def test_ours_from_scratch_becomes_theirs(tmp_path):
+    config = TrineConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, simplicial_window=7, **TOKENS
+    )  # of the fields of other kinds nothing is read
+    model = TrineForCausalLM(config).eval()
+    model.save_pretrained(tmp_path / "source")
+    assert_refused(tmp_path / "source", tmp_path, "to=None is not one of")
+    assert_refused(tmp_path / "source", tmp_path, "the class of a 'bert'='TrineForCausalLM' is not one of", to="bert")
+    assert convert(tmp_path / "source", tmp_path / "target", to="llama", check=True) <= 1e-5
+
+
+def test_a_bias_that_the_target_lacks_must_be_zero(tmp_path):
+    convert(saved_source(tmp_path, "llama", "LlamaForSequenceClassification"), tmp_path / "ours")
+    edit_weights(tmp_path / "ours", lambda weights: weights["classifier.bias"].fill_(0.5))
+    message = "The tensor 'classifier.bias' in model.safetensors: has no counterpart in the target, and is not zero."
+    assert_refused(tmp_path / "ours", tmp_path, message, to="llama")
+
+
+def test_a_buffer_that_we_lack_must_be_zero(tmp_path):
+    source = saved_source(tmp_path, "bart", "BartForConditionalGeneration")
+    edit_weights(source, lambda weights: weights["final_logits_bias"].fill_(0.5))
+    assert_refused(source, tmp_path, "The tensor 'final_logits_bias' in model.safetensors: has no counterpart")
