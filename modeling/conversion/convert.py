@@ -68,15 +68,15 @@ def convert(
         return check_equivalence(library, plan.source_class, ours, type(plan.model))
 
 
-def read_model_type(folder: Path) -> str | None:
-    """What `config.json` calls the family.
+def read_model_type(folder: Path) -> str:
+    """What `config.json` calls the family; nothing is an empty text.
 
     Raises:
         OSError: It is damaged.
     """
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        return json.loads(path.read_text(encoding="utf-8")).get("model_type", "")
     except (ValueError, AttributeError) as error:
         raise OSError(f"{path} is damaged: {error!r}") from error
 
