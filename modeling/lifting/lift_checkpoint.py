@@ -23,7 +23,7 @@ def load_checkpoint(source: str | Path) -> tuple[Path, Any]:
     model_type = config.get("model_type")
     if model_type not in CONFIGS:
         raise ValueError(
-            f"model_type={model_type!r} of {folder} is not one of {[*CONFIGS]}: make a Trine checkpoint of it first, by "
+            f"model_type={model_type!r} of {folder} is not one of {[*CONFIGS]}: make a Trine checkpoint first: "
             f"`trine convert {source} TARGET`."
         )
     name = next(iter(config.get("architectures") or []), None)

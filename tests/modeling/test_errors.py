@@ -25,6 +25,9 @@ from trine.modeling.losses import classification_loss
 from trine.modeling.simplicial_cache import SimplicialCacheLayer
 
 
+ELSEWHERE = ("modeling/lifting/",)  # whose errors have a file of their own
+
+
 def run(ids, **fields):
     tiny_model(**fields)(torch.tensor([ids]))
 
@@ -416,4 +419,5 @@ def test_every_error_of_the_models_is_tested(tmp_path, monkeypatch):
         *map(message_of, CASES),
         *(message for _, message in model_errors().values()),
     ]
-    assert unseen("modeling", messages) == []
+    places = unseen("modeling", messages)
+    assert [place for place in places if not place.startswith(ELSEWHERE)] == []
