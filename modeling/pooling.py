@@ -31,14 +31,14 @@ def sequence_masks(
 def first_token(hidden_states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The first token of each sequence."""
     rows = hidden_states.expand(masks.shape[0], -1, -1)
-    return rows[torch.arange(len(masks), device=masks.device), masks.argmax(dim=-1)]
+    return rows[torch.arange(masks.shape[0], device=masks.device), masks.argmax(dim=-1)]
 
 
 def last_token(hidden_states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The last token of each sequence."""
     rows = hidden_states.expand(masks.shape[0], -1, -1)
     order = masks * torch.arange(masks.shape[1], device=masks.device)
-    return rows[torch.arange(len(masks), device=masks.device), order.argmax(dim=-1)]
+    return rows[torch.arange(masks.shape[0], device=masks.device), order.argmax(dim=-1)]
 
 
 def mean_token(hidden_states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -9,9 +9,12 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
+from .kernels.traced_lstm import traced_lstm
 
 
-def find_tokens(attention_mask: torch.Tensor | None, shape: torch.Size, name: str) -> PackedSequence | None:
+def find_tokens(
+    attention_mask: torch.Tensor | None, shape: torch.Size, name: str
+) -> PackedSequence | torch.Tensor | None:
     """Finds the real tokens of a batch, in the order in which an LSTM visits them.
 
     Reads the number of tokens in each row on the host, which packing needs: one synchronisation.
@@ -22,7 +25,8 @@ def find_tokens(attention_mask: torch.Tensor | None, shape: torch.Size, name: st
         name: What the mask is called in messages.
 
     Returns:
-        Indices into the flattened batch, packed; or None where there is no padding.
+        Indices into the flattened batch, packed; None where there is no padding; in an exported program, whose graph
+        reads nothing on the host, booleans (B, T) for `traced_lstm`.
 
     Raises:
         ValueError: If the mask has another shape, or a row without tokens.
@@ -32,6 +36,8 @@ def find_tokens(attention_mask: torch.Tensor | None, shape: torch.Size, name: st
     if attention_mask.shape != shape:
         raise ValueError(f"{name} has shape {tuple(attention_mask.shape)}, but the tokens have {tuple(shape)}.")
     is_token = attention_mask != 0
+    if torch.compiler.is_exporting():
+        return is_token
     lengths = is_token.sum(dim=1).cpu()
     if (lengths == 0).any():
         raise ValueError(f"{name}[{int(lengths.argmin())}] has no token, of which an LSTM needs one at least.")
@@ -64,7 +70,7 @@ class TrineRecurrentLayer(GradientCheckpointingLayer):
         hidden_states: torch.Tensor,
         hidden: torch.Tensor | None = None,
         cell: torch.Tensor | None = None,
-        tokens: PackedSequence | None = None,
+        tokens: PackedSequence | torch.Tensor | None = None,
         context: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Reads a batch; all arguments are positional, for the sake of reentrant gradient checkpointing.
@@ -92,11 +98,16 @@ class TrineRecurrentLayer(GradientCheckpointingLayer):
         return self.run(inputs, state, tokens)
 
     def run(
-        self, inputs: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None, tokens: PackedSequence | None
+        self,
+        inputs: torch.Tensor,
+        state: tuple[torch.Tensor, torch.Tensor] | None,
+        tokens: PackedSequence | torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """What `forward` returns, from an LSTM that sees the real tokens only."""
-        if tokens is None:
+        if tokens is None and not torch.compiler.is_exporting():
             outputs, (hidden, cell) = self.lstm(inputs, state)
+        elif not isinstance(tokens, PackedSequence):
+            outputs, hidden, cell = traced_lstm(self.lstm, inputs, state, tokens)
         else:
             packed, (hidden, cell) = self.lstm(tokens._replace(data=inputs.flatten(0, 1)[tokens.data]), state)
             outputs = packed.data.new_zeros(inputs.shape[0] * inputs.shape[1], packed.data.shape[-1])

@@ -98,7 +98,7 @@ class SoftmaxAttention(nn.Module):
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         if position_bias is not None:  # a row for each text, as the library's flex attention looks it up
-            kwargs["position_bias"] = position_bias.expand(len(query), -1, -1, -1)
+            kwargs["position_bias"] = position_bias.expand(query.shape[0], -1, -1, -1)
         return self.attend(query, key, value, attention_mask, **kwargs)
 
     def project(

@@ -9,6 +9,7 @@ import torch
 from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_trine import TrineConfig
+from .traced_lengths import block_count, block_width
 
 
 class BigBirdPattern(NamedTuple):
@@ -98,7 +99,7 @@ def make_layout(
     if pattern.num_global and not pattern.is_causal:
         calls = split_global(pattern, blocks, lists, key_blocks.shape[1], packed)
     tokens = torch.cat([queries.flatten(1) for queries, _ in calls], dim=1)
-    places = torch.full((len(tokens), num_queries + 1), -1, device=device)
+    places = torch.full((tokens.shape[0], num_queries + 1), -1, device=device)
     numbers = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
     places = places.scatter(1, torch.where(tokens < 0, num_queries, tokens), numbers)
     return BigBirdLayout(key_blocks[:, None], calls, places[:, :num_queries])
@@ -125,7 +126,7 @@ def cut_rows(
             real = real & padding.gather(1, index).view(tokens.shape)
         return torch.where(real, tokens, -1)
 
-    num_blocks, width = -(-num_keys // size), min(size, num_keys)
+    num_blocks, width = block_count(num_keys, size), block_width(num_keys, size)
     tokens = start + torch.arange(num_blocks * width, device=device)
     key_blocks = present(tokens.view(-1, num_blocks, width), num_keys)
     if past:  # so many blocks may Q tokens touch

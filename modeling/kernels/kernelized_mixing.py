@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .kernelized_states import KernelState, Marks, absorb, incoming, links
+from .traced_lengths import block_count, block_width, serves_all_lengths
 
 
 def chunk_size(num_features: int, head_dim: int) -> int:
@@ -85,8 +86,9 @@ class Chunks:
 
     def __init__(self, query, key, value, norm_query, norm_key, log_scale, labels, before):
         length, groups = key.shape[2], key.shape[1]
-        self.size = min(chunk_size(key.shape[-1], value.shape[-1]), length)
-        self.missing = -length % self.size
+        self.size = block_width(length, chunk_size(key.shape[-1], value.shape[-1]))
+        self.count = block_count(length, self.size)
+        self.missing = self.count * self.size - length
         self.before = before
 
         def cut_query(states: torch.Tensor) -> torch.Tensor:
@@ -108,15 +110,15 @@ class Chunks:
 
     def cut(self, states: torch.Tensor) -> torch.Tensor:
         """(B, heads, Q, X) as (B, heads, N, C, X)."""
-        if self.missing:
+        if serves_all_lengths(self.count) or self.missing:
             states = nn.functional.pad(states, (0, 0, 0, self.missing))
-        return states.unflatten(2, (-1, self.size))
+        return states.unflatten(2, (self.count, self.size))
 
     def cut_marks(self, marks: torch.Tensor) -> torch.Tensor:
         """(B, heads, Q) as (B, heads, N, C), the last mark repeated."""
-        if self.missing:
+        if serves_all_lengths(self.count) or self.missing:
             marks = torch.cat([marks, marks[..., -1:].expand(*marks.shape[:-1], self.missing)], dim=-1)
-        return marks.unflatten(-1, (-1, self.size))
+        return marks.unflatten(-1, (self.count, self.size))
 
     def mix(self, is_causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Numerators (B, G, N, R * C, D) and denominators (B, G, N, R * C, 1)."""
@@ -127,7 +129,7 @@ class Chunks:
             norm_scores = by_query(self.norm_query @ self.norm_key.transpose(-1, -2), pairs)
         denominator = norm_scores.sum(dim=-1, keepdim=True)
         sides = []
-        if self.key.shape[2] > 1 or self.before is not None:
+        if self.count > 1 or self.before is not None:
             tensors = self.key, self.norm_key, self.value
             sides.append(incoming(*tensors, self.keys, self.queries, self.before))
             if not is_causal:  # from the right: the same, back to front
@@ -155,10 +157,10 @@ def running_max(scales: torch.Tensor, labels: torch.Tensor | None) -> torch.Tens
     The label and the bits of a number, which are made to grow with it, are compared as one integer.
     """
     if labels is None:
-        return scales.cummax(dim=-1).values
+        return scales.cummax(dim=-1)[0]
     bits = scales.float().view(torch.int32)
     order = labels[:, None].long() << 32
-    largest = (order + flip_negative(bits).long()).cummax(dim=-1).values - order
+    largest = (order + flip_negative(bits).long()).cummax(dim=-1)[0] - order
     return flip_negative(largest.to(torch.int32)).view(torch.float32).to(scales.dtype)
 
 

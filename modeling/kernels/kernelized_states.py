@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from .traced_lengths import serves_all_lengths
+
 
 GROUP = 32  # states that are summed by one table of weights
 
@@ -93,7 +95,7 @@ def shifted(marks: Marks) -> Marks:
         first = values[..., :1]
         if values.is_floating_point():
             first = torch.full_like(first, torch.finfo(values.dtype).min)
-        return torch.cat([first, values[..., :-1]], dim=-1)
+        return torch.cat([first, values], dim=-1)[..., :-1]
 
     return marks.change(shift)
 
@@ -135,9 +137,9 @@ def incoming(
         last_norms = weights.transpose(-1, -2).expand_as(last_norms)
         last_sums = value * last_norms
     # What the last chunk adds is not read; to leave it out before the products would copy all keys.
-    sums, norms = (key.transpose(-1, -2) @ last_sums)[:, :, :-1], (norm_key.transpose(-1, -2) @ last_norms)[:, :, :-1]
-    sums = running(torch.cat([first_sums, sums], dim=2).flatten(3), earlier)
-    norms = running(torch.cat([first_norms, norms], dim=2).flatten(3), earlier)
+    sums, norms = key.transpose(-1, -2) @ last_sums, norm_key.transpose(-1, -2) @ last_norms
+    sums = running(torch.cat([first_sums, sums], dim=2)[:, :, :-1].flatten(3), earlier)
+    norms = running(torch.cat([first_norms, norms], dim=2)[:, :, :-1].flatten(3), earlier)
     sums, norms = sums.unflatten(3, (key.shape[-1], -1)), norms[..., None]
     return sums, norms, earlier.change(lambda marks: marks[..., None])
 
@@ -146,7 +148,7 @@ def running(states: torch.Tensor, marks: Marks) -> torch.Tensor:
     """Sums over places so far: place t of the result is the sum of `links` times the states of places up to t.
 
     A group of places is summed by a table of weights, and what groups leave by the same function, so that cost is
-    linear.
+    linear. An exported program, which serves all counts, has one table for all places.
 
     Args:
         states: (B, G, N, X).
@@ -157,7 +159,7 @@ def running(states: torch.Tensor, marks: Marks) -> torch.Tensor:
     """
     count = states.shape[2]
     weights: Any  # never None, since it is causal
-    if count <= GROUP:
+    if serves_all_lengths(count) or count <= GROUP:
         weights = links(marks, marks, states, is_causal=True)
         return weights @ states
     missing = -count % GROUP

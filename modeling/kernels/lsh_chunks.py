@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from .traced_lengths import block_count
+
 
 class SortedChunks(NamedTuple):
     """Tokens of each hash in the order of their buckets, cut into blocks of C places."""
@@ -38,8 +40,8 @@ def sort_into_chunks(
     index = torch.arange(length, device=device)
     order = (keys * length + index).argsort(dim=-1)
     groups = keys.gather(-1, order)
-    begins = groups != torch.nn.functional.pad(groups[..., :-1], (1, 0), value=-1)
-    ranks = index - torch.where(begins, index, 0).cummax(dim=-1).values
+    begins = groups != torch.nn.functional.pad(groups, (1, 0), value=-1)[..., :-1]
+    ranks = index - torch.where(begins, index, 0).cummax(dim=-1)[0]
     steps = torch.where(begins, adjacent + 1, (ranks % chunk_length == 0).long())
     labels = steps.cumsum(dim=-1)
     places = torch.empty_like(order).scatter_(-1, order, index.expand_as(order))
@@ -47,13 +49,12 @@ def sort_into_chunks(
     if segments is not None and segments.dtype == torch.bool:
         is_token = segments[:, None, None].expand_as(order).gather(-1, order)
         tokens = torch.where(is_token, order, -1)
-    padding = (0, -length % chunk_length)
-    shape = (batch, heads, -1, chunk_length)
+    count = block_count(length, chunk_length)
+    padding = (0, count * chunk_length - length)
+    shape = (batch, heads, hashes * count, chunk_length)
     blocks = torch.nn.functional.pad(tokens, padding, value=-1).reshape(shape)
     labels = torch.nn.functional.pad(labels, padding).reshape(shape)
-    return SortedChunks(
-        blocks, labels, neighbours(blocks.shape[2] // hashes, hashes, adjacent, is_causal, device), places
-    )
+    return SortedChunks(blocks, labels, neighbours(count, hashes, adjacent, is_causal, device), places)
 
 
 def neighbours(num_blocks: int, hashes: int, adjacent: int, is_causal: bool, device: torch.device) -> torch.Tensor:
