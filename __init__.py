@@ -16,6 +16,7 @@ from .configuration.configuration_trine import TrineConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .modeling.conversion.convert import convert
+from .modeling.conversion.export import export
 from .modeling.head_table import HEADS
 from .modeling.lifting.lift_model import lift
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
@@ -96,6 +97,7 @@ __all__ = [
     "TrineSeq2SeqModel",
     "__version__",
     "convert",
+    "export",
     "lift",
     "register",
     "train_byte_level_bpe",

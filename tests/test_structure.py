@@ -46,6 +46,7 @@ PUBLIC = [
     "TrineSeq2SeqModel",
     "__version__",
     "convert",
+    "export",
     "lift",
     "register",
     "train_byte_level_bpe",

@@ -1,0 +1,34 @@
+"""Export a checkpoint as an ONNX graph or a program of torch.export, for any runtime, and check it."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trine.modeling.conversion.export import FORMATS, export
+from trine.scripts.arguments import parse_arguments
+from trine.scripts.convert import places_first
+
+
+@dataclass
+class ExportArguments:
+    source: str = field(metadata={"help": "Folder with a checkpoint of Trine, or a name on the Hugging Face Hub."})
+    target: str = field(metadata={"help": "Folder to write; it must not be there yet."})
+    format: str = field(default="onnx", metadata={"help": f"One of {', '.join(FORMATS)}."})
+    cache: bool = field(
+        default=False, metadata={"help": "Export a decoder as two graphs, prefill and decode, which pass a cache on."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = places_first(list(sys.argv[1:] if argv is None else argv))
+    (arguments,) = parse_arguments([ExportArguments], argv, command="export", description=__doc__)
+    try:
+        difference = export(**vars(arguments), show_progress=True)
+    except (OSError, ValueError) as error:
+        sys.exit(f"trine: {error}")
+    print(f"{arguments.source} -> {arguments.target}")
+    print(f"Largest difference of outputs, in float32 on random tokens of other sizes: {difference:.3g}")
+
+
+if __name__ == "__main__":
+    main()

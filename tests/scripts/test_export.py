@@ -1,0 +1,64 @@
+"""`trine export SOURCE TARGET`."""
+
+import logging
+
+import pytest
+import torch
+from tiny import SIZES, random_ids
+from transformers.exporters import ExportedModel
+
+from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig
+from trine.scripts import export
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet():
+    """What torch logs of every shape takes long to collect."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export") / "source"
+    side = {**SIZES, "num_hidden_layers": 1}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    TrineForConditionalGeneration(TrineSeq2SeqConfig(encoder=side, decoder=side, **tokens)).save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def test_an_encoder_decoder_becomes_a_program_of_torch(source, tmp_path, capsys):
+    export.main([str(source), str(tmp_path / "program"), "--format", "torch"])
+    shown = capsys.readouterr()
+    assert f"{source} -> {tmp_path / 'program'}" in shown.out and "check: 100%" in shown.err
+    assert float(shown.out.rsplit(": ", 1)[1]) <= 1e-5
+    mask = torch.ones(3, 17, dtype=torch.long)
+    mask[1, :11] = 0
+    inputs = {"input_ids": random_ids(3, 17), "attention_mask": mask, "decoder_input_ids": random_ids(3, 9)}
+    actual = ExportedModel.from_pretrained(tmp_path / "program")(**inputs)
+    expected = TrineForConditionalGeneration.from_pretrained(source).eval()(**inputs)
+    torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere", "TARGET"], "trine: source='nowhere' is no folder, and cannot be had from the Hub"),
+        (["SOURCE", "SOURCE"], "trine: target='.*' is there already"),
+        (["SOURCE", "TARGET", "--format", "tf"], r"trine: format='tf' is not one of \['onnx', 'torch'\]"),
+        (["SOURCE", "TARGET", "--cache"], "trine: cache=True is for a TrineForCausalLM, not a TrineForConditional"),
+    ],
+)
+def test_errors_are_one_line(source, tmp_path, words, message):
+    places = {"SOURCE": str(source), "TARGET": str(tmp_path / "target")}
+    with pytest.raises(SystemExit, match=message):
+        export.main([places.get(word, word) for word in words])
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_formats(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        export.main(["--help"])
+    assert "One of onnx, torch." in " ".join(capsys.readouterr().out.split())
