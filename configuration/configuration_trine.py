@@ -1,5 +1,6 @@
 """The configuration of one Trine stack: an encoder or a decoder whose every part can be chosen."""
 
+from copy import deepcopy
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -252,7 +253,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             ValueError: When there is no such preset; the message lists them.
         """
         check_choice("preset", name, PRESETS)
-        return cls(**{**PRESETS[name], **overrides})
+        return cls(**{**deepcopy(PRESETS[name]), **overrides})
 
     def __post_init__(self, **kwargs):
         self.check_keywords(kwargs)

@@ -165,11 +165,14 @@ def check_positions(config) -> None:
             f"rope_parameters={config.rope_parameters} is read by position_type='rope' only, "
             f"but position_type={config.position_type!r}."
         )
-    if config.has_layered_rope and set(config.rope_parameters) != set(config.layer_types):
-        raise ValueError(
-            f"rope_parameters has the keys {list(config.rope_parameters)}, but with parameters for each layer type it "
-            f"must have exactly those of the model: {sorted(set(config.layer_types))}."
-        )
+    if config.has_layered_rope:
+        keys, needed = set(config.rope_parameters), set(config.layer_types)
+        known = {kind.layer_type for kind in ATTENTION_KINDS.values()}
+        if not needed <= keys <= known:
+            raise ValueError(
+                f"rope_parameters has the keys {list(config.rope_parameters)}, but with parameters for each layer "
+                f"type it needs those of the model, {sorted(needed)}, and may have others of {sorted(known)} only."
+            )
     buckets, distance = config.relative_attention_num_buckets, config.relative_attention_max_distance
     smallest = 2 if config.is_causal else 4
     if buckets < smallest or buckets % smallest:

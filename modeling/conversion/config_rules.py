@@ -116,9 +116,9 @@ def effective(config: TrineConfig, head: str) -> dict[str, Any]:
         unread.add("classifier_pooling")
     fields = {name: value for name, value in config.to_dict().items() if name not in unread}
     if config.has_layered_rope:
-        rope = [config.rope_parameters_of(layer_type) for layer_type in dict.fromkeys(config.layer_types)]
-        if all(parameters == rope[0] for parameters in rope):
-            fields["rope_parameters"] = rope[0]
+        rope = {layer_type: config.rope_parameters_of(layer_type) for layer_type in config.layer_types}
+        first, *others = rope.values()
+        fields["rope_parameters"] = rope if any(parameters != first for parameters in others) else first
     return fields
 
 

@@ -10,9 +10,11 @@ from recurrent_errors import CONFIG_ERRORS
 from trine import TrineConfig, TrineSeq2SeqConfig
 from trine.configuration import hub_export
 from trine.configuration.hub_export import flatten
+from trine.configuration.kinds import ATTENTION_KINDS
 from trine.configuration.validation import NOT_NEGATIVE, POSITIVE_INTEGERS, POSITIVE_NUMBERS, PROBABILITIES
 
 
+LAYER_TYPES = sorted({kind.layer_type for kind in ATTENTION_KINDS.values()})
 FIELDS = {
     **{f"{field}=0": ({field: 0}, f"{field}=0 must be at least 1.") for field in POSITIVE_INTEGERS},
     **{f"{field}=-1": ({field: -1}, f"{field}=-1 must not be negative.") for field in NOT_NEGATIVE},
@@ -161,13 +163,13 @@ FIELDS = {
     ),
     "layered rope": (
         {"num_hidden_layers": 2, "attention_types": "full, sliding", "rope_parameters": {"full_attention": {}}},
-        "rope_parameters has the keys ['full_attention'], but with parameters for each layer type it must have "
-        "exactly those of the model: ['full_attention', 'sliding_attention'].",
+        "rope_parameters has the keys ['full_attention'], but with parameters for each layer type it needs those of "
+        f"the model, ['full_attention', 'sliding_attention'], and may have others of {LAYER_TYPES} only.",
     ),
     "rope of our kinds": (
         {"rope_parameters": {"full": {"rope_theta": 5.0}}},
         "rope_parameters has the keys ['full', 'rope_theta', 'rope_type'], but with parameters for each layer type "
-        "it must have exactly those of the model: ['full_attention'].",
+        f"it needs those of the model, ['full_attention'], and may have others of {LAYER_TYPES} only.",
     ),
     "norm bias": (
         {"norm_bias": False},

@@ -11,8 +11,9 @@ import transformers
 from conversion_sources import LLAMA3, SOURCES, edit_config, outputs, random_source, weights_of
 from transformers import AutoConfig
 
-from trine import convert
+from trine import TrineConfig, convert
 from trine.modeling.conversion import equivalence
+from trine.modeling.conversion.config_rules import differences
 from trine.modeling.conversion.conversion_plan import CLASSES
 from trine.modeling.conversion.family_table import FAMILIES
 
@@ -177,6 +178,21 @@ def test_an_encoder_decoder_without_settings_of_generation_begins_with_the_token
     inputs = {key: conversion.inputs()[key] for key in ("input_ids", "attention_mask")}
     actual, expected = (model.generate(**inputs, max_new_tokens=6, do_sample=False) for model in (ours, theirs))
     assert torch.equal(actual, expected) and (actual[:, 0] == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("preset", "config"),
+    [
+        ("bert-base", transformers.BertConfig()),
+        ("gpt2", transformers.GPT2Config()),
+        ("modernbert-like", transformers.ModernBertConfig(classifier_pooling="mean")),
+    ],
+)
+def test_presets_are_the_configs_of_their_families(preset, config):
+    family = FAMILIES[config.model_type]
+    head = family.choose_head("TrineForSequenceClassification", side="trine")
+    theirs = TrineConfig(**family.read_config(config, head, ["pooler.dense.weight"]))
+    assert list(differences(TrineConfig.from_preset(preset), theirs, head.trine)) == []
 
 
 # Fields of published checkpoints, with the leftovers of their time, and what they become.
