@@ -118,18 +118,18 @@ def describe_change(model: Any, lifted: Any, made: Any, sample: Sample) -> Itera
     """Lines that tell how much outputs change, up to the length at which they should not, and beyond it."""
     exact, most = exact_length(model, lifted, made), longest(model, lifted, made)
     inside = min(exact or LONGEST, most, LONGEST)
-    yield f"Largest change of outputs on {sample.name}, {inside} long: {sample.change(model, lifted, inside):.3g}"
+    change = sample.change(model, lifted, inside)
+    yield f"Largest change of outputs on {sample.name}, texts of up to {inside} tokens: {change:.3g}"
     decoder = made.load_decoder(model.dtype) if isinstance(made, EncoderDecoderLift) else None
     if decoder is not None:
-        inside = min(inside, longest(decoder, decoder, made))
-        yield f"Of the given decoder's logits: {sample.change(decoder, lifted, inside):.3g}"
+        yield f"Of the given decoder's logits, on random tokens: {largest_change(decoder, lifted):.3g}"
     if exact == 0:
         yield "The function changes at any length."
     elif exact is not None and exact < most:
         beyond = min(2 * exact, exact + LONGEST, most)
         change = sample.change(model, lifted, beyond, above=exact)
-        found = "no text is so long" if change is None else f"{beyond} long: {change:.3g}"
-        yield f"Beyond {exact} tokens, where the function changes: {found}"
+        found = "no text is so long" if change is None else f"{change:.3g}"
+        yield f"Where the function changes, texts of {exact + 1} to {beyond} tokens: {found}"
 
 
 def longest(model: Any, lifted: Any, made: Any) -> int:
