@@ -51,6 +51,24 @@ def test_every_encoding_equals_the_loop(position_type, is_causal):
     torch.testing.assert_close(actual[0], expected_output(model, tokens.tolist()), rtol=tolerance, atol=tolerance)
 
 
+def test_rotary_parameters_of_each_layer_type_equal_the_loop(tmp_path):
+    """Without a cache, with one, and after loading; each layer type has waves of its own."""
+    rope = {
+        "full_attention": {"rope_type": "linear", "rope_theta": 500.0, "factor": 1.0, "partial_rotary_factor": 0.5},
+        "sliding_attention": {"rope_theta": 20.0},
+        "chunked_attention": {"rope_theta": 3.0},
+    }
+    model, tokens = tiny_model(rope_parameters=rope, **MIXED), random_ids(1, 20)
+    expected = expected_output(model, tokens[0].tolist())
+    torch.testing.assert_close(model(tokens, use_cache=False).logits[0], expected, rtol=1e-4, atol=1e-4)
+    cached = model(tokens[:, :13], use_cache=True)
+    rest = model(tokens[:, 13:], past_key_values=cached.past_key_values).logits[0]
+    torch.testing.assert_close(rest, expected[13:], rtol=1e-4, atol=1e-4)
+    model.save_pretrained(tmp_path)
+    loaded = TrineForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager")
+    assert torch.equal(loaded(tokens).logits, model(tokens).logits)
+
+
 @pytest.mark.parametrize("theta", [100.0, 10000.0, 1e6])
 @pytest.mark.parametrize("partial", [0.5, 1.0])
 def test_rotation_is_multiplication_of_complex_numbers(partial, theta):
