@@ -193,7 +193,7 @@ def plain_operators(model: Any, format: str) -> Iterator[None]:
 
 
 def make_exporter(format: str, **options) -> tuple[Any, Any]:
-    from transformers.exporters import AutoExportConfig, AutoHfExporter
+    from transformers.exporters.auto import AutoExportConfig, AutoHfExporter
 
     config = AutoExportConfig.from_dict({"export_format": FORMATS[format].name, "dynamic": True, **options})
     return AutoHfExporter.from_config(config), config

@@ -69,7 +69,7 @@ def sizes(config: Any, more: int = 0) -> list[tuple[int, int]]:
 
 
 def load_program(folder: Path) -> Any:
-    from transformers.exporters import ExportedModel
+    from transformers.exporters.base import ExportedModel
 
     return ExportedModel.from_pretrained(folder, device="cpu")
 

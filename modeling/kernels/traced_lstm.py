@@ -2,6 +2,8 @@
 
 # Shapes: B batch, T tokens of a row, W width of what enters, S directions, H hidden size of one.
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -53,12 +55,13 @@ def lstm_operator(
         weights: Of each direction those of inputs, of states, and their biases, as `nn.LSTM` has them.
     """
     rows = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
-    order: torch.Tensor = rows.sorted_indices  # pyright: ignore[reportAssignmentType] rows were sorted
+    order: Any = rows.sorted_indices
+    back: Any = rows.unsorted_indices
     state = hidden.index_select(1, order), cell.index_select(1, order)
     options = (True, 1, 0.0, False, bidirectional)  # biases, layers, dropout, training
     data, hidden, cell = torch._VF.lstm(rows.data, rows.batch_sizes, state, weights, *options)
     outputs, _ = pad_packed_sequence(PackedSequence(data, *rows[1:]), batch_first=True, total_length=inputs.shape[1])
-    return outputs, hidden.index_select(1, rows.unsorted_indices), cell.index_select(1, rows.unsorted_indices)
+    return outputs, hidden.index_select(1, back), cell.index_select(1, back)
 
 
 @lstm_operator.register_fake
