@@ -287,3 +287,14 @@ def test_scaled_waves_are_the_librarys(converted, rope_type):
     torch.testing.assert_close(lifted(ids).logits, scaled(ids).logits, rtol=0, atol=2e-5)
     exact = exact_length(model, lifted, make_lift("longer", {"rope_type": rope_type}))
     assert exact == (40 if rope_type == "dynamic" else 0) and largest_change(model, lifted, length=70) > 1e-3
+
+
+def test_experts_with_biases_are_dealt_out_whole():
+    """Tensor parallelism would add the bias of a split projection more than once."""
+    lifted = lift(tiny_model(TrineModel, **PLAIN), "sparse", num_experts=4)
+    names = {name.replace(".0.", ".*.") for name in [*lifted.state_dict(), *dict(lifted.named_modules())]}
+    assert not any("experts" in name for name in lifted.config.base_model_tp_plan)
+    plan = lifted.config.base_model_ep_plan
+    assert set(plan) <= names
+    stacked = {name for name in names if ".mlp.experts." in name and "act_fn" not in name and ".1." not in name}
+    assert stacked == set(plan) - {"layers.*.mlp.experts"}
