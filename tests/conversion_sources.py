@@ -166,9 +166,13 @@ def outputs(model: nn.Module, inputs: dict) -> dict[str, torch.Tensor]:
     return found
 
 
+REFUSALS: list[str] = []  # every message so far
+
+
 def assert_refused(source: Path, tmp_path: Path, message: str, error=ValueError, **options) -> None:
     """The message is as expected, and nothing is left beside the source."""
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=re.escape(message)) as refused:
         convert(source, tmp_path / "target", **options)
+    REFUSALS.append(str(refused.value))
     assert sorted(tmp_path.iterdir()) == before

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from conversion_sources import TOKENS, assert_refused, edit_config, edit_weights, saved_source, weights_of
+from conversion_sources import REFUSALS, TOKENS, assert_refused, edit_config, edit_weights, saved_source, weights_of
+from messages import unseen
 from safetensors.torch import save_file
 
 from trine import TrineConfig, TrineForCausalLM, convert
@@ -145,8 +146,7 @@ def test_the_target_must_be_free(tmp_path):
     source = saved_source(tmp_path)
     (tmp_path / "target").mkdir()
     convert(source, tmp_path / "target")  # an empty folder is free
-    with pytest.raises(FileExistsError, match="is there already"):
-        convert(source, tmp_path / "target")
+    assert_refused(source, tmp_path, f"target='{tmp_path / 'target'}' is there already", FileExistsError)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -231,3 +231,33 @@ def test_a_buffer_that_we_lack_must_be_zero(tmp_path):
     source = saved_source(tmp_path, "bart", "BartForConditionalGeneration")
     edit_weights(source, lambda weights: weights["final_logits_bias"].fill_(0.5))
     assert_refused(source, tmp_path, "The tensor 'final_logits_bias' in model.safetensors: has no counterpart")
+
+
+# What is left.
+
+
+def test_types_copies_and_places_that_cannot_be_read_are_named(tmp_path):
+    source = saved_source(tmp_path, "bert", "BertModel")
+    assert_refused(tmp_path / "nowhere", tmp_path, "nowhere' is no folder, and cannot be had from the Hub", OSError)
+    name = "embeddings.LayerNorm"
+    edit_weights(source, lambda weights: weights.update({f"{name}.gamma": weights[f"{name}.weight"].clone()}))
+    assert_refused(source, tmp_path, f"'{name}.weight' and '{name}.gamma' are the same tensor, '{name}.weight'.")
+    edit_weights(source, lambda weights: weights.update({f"{name}.gamma": torch.zeros(2, dtype=torch.uint16)}))
+    assert_refused(source, tmp_path, f"the tensor '{name}.gamma' has the type U16, not ['F64', ")
+
+
+def test_a_tensor_of_ours_that_a_family_lacks_is_named(tmp_path):
+    sizes = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    TrineForCausalLM(TrineConfig(**sizes, position_type="learned")).save_pretrained(tmp_path / "source")
+    message = "Trine's tensor 'model.layers.0.mlp.gate_proj.weight' has no counterpart in this family."
+    assert_refused(tmp_path / "source", tmp_path, message, to="gpt2")
+
+
+def test_every_error_of_the_conversion_is_tested(request):
+    """By the tests above, all of which must have run."""
+    names = {item.originalname for item in request.session.items if item.path == request.path}
+    if not {name for name in vars(request.module) if name.startswith("test_")} <= names:
+        pytest.skip("not all tests of this file run")
+    parts = [message.split(".safetensors: ")[-1] for message in REFUSALS]  # what follows the name of a tensor
+    places = unseen("modeling/conversion", [*REFUSALS, *parts])
+    assert [place for place in places if not place.startswith("modeling/conversion/export")] == []

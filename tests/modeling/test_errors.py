@@ -25,7 +25,7 @@ from trine.modeling.losses import classification_loss
 from trine.modeling.simplicial_cache import SimplicialCacheLayer
 
 
-ELSEWHERE = ("modeling/lifting/",)  # whose errors have a file of their own
+ELSEWHERE = ("modeling/lifting/", "modeling/conversion/")  # whose errors have files of their own
 
 
 def run(ids, **fields):
