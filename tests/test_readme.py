@@ -76,7 +76,7 @@ RECORDS = {
     "sentences.jsonl": lambda n: {"tokens": ["Anna", "saw", str(n)], "tags": ["B-PER", "O", "O"]},
     "translations.jsonl": lambda n: {"zh": f"第{n}页。", "en": f"Page {n}."},
 }
-COMMANDS = 11
+COMMANDS = 12
 
 
 def test_the_trine_commands_run(tmp_path):
