@@ -100,7 +100,7 @@ def test_lengths_are_tried_from_the_expected_one():
     torch.testing.assert_close(difference[:, 0], difference[:, 1])
 
 
-CHANCE_OF_COPY = {"copy": 1.0, "reverse": 0.0, "either": 0.5}
+CHANCE_OF_COPY = {"reverse": 0.0, "either": 0.5}
 
 
 def pairs(size: int, seed: int, task: str) -> list[dict[str, list[int]]]:
@@ -138,10 +138,10 @@ def learn(task: str, steps: int) -> TrineForConditionalGeneration:
     return model
 
 
-@pytest.fixture(scope="module", params=["copy", "reverse"])
-def learned(request):
-    """A model that has learned the task, and the task."""
-    return learn(request.param, 450), request.param
+@pytest.fixture(scope="module")
+def learned():
+    """A model that has learned a task, and the task."""
+    return learn("reverse", 450), "reverse"
 
 
 def share_right(model, task: str, **settings) -> float:
@@ -156,7 +156,7 @@ def share_right(model, task: str, **settings) -> float:
     right = 0
     for row, example in zip(made.tolist(), examples, strict=True):
         *tokens, end = example["input_ids"]
-        answers = {"copy": [tokens], "reverse": [tokens[::-1]], "either": [tokens, tokens[::-1]]}[task]
+        answers = {"reverse": [tokens[::-1]], "either": [tokens, tokens[::-1]]}[task]
         right += [id for id in row[1:] if id != PAD] in [[*answer, end] for answer in answers]
     return right / len(examples)
 
@@ -194,7 +194,7 @@ def test_a_batch_equals_its_rows():
     """Sources of different lengths, and candidates, change nothing for each other."""
     model = make_model().double().eval()
     settings = MaskPredict(iterations=3, length_candidates=3, length_ratio=1.2, mask_token_id=MASK)
-    batch = Padding().pad(pairs(5, 3, "copy"))
+    batch = Padding().pad(pairs(5, 3, "reverse"))
     inputs = {"inputs": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     together = model.generate(**inputs, custom_generate=settings)
     for row, source, mask in zip(together, batch["input_ids"], batch["attention_mask"], strict=True):
