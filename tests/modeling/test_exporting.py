@@ -81,8 +81,9 @@ def run_onnx(path, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def test_an_encoder_in_onnx_runtime_with_its_tokenizer(tmp_path):
-    """An operator of Trine, token types, a head: one graph for any number of texts."""
-    fields = {"attention_types": "simplicial", "type_vocab_size": 2, "num_labels": 3, "is_causal": False}
+    """An operator of Trine, experts, token types, a head: one graph for any number of texts."""
+    fields = {"attention_types": "simplicial", "mlp_layer_types": "sparse", "is_causal": False}
+    fields |= {"type_vocab_size": 2, "num_labels": 3}
     model = small(TrineForSequenceClassification, **fields)
     train_wordpiece(["some words of a text"] * 9, vocab_size=120).save_pretrained(tmp_path / "model")
     model = exported(model, tmp_path)
@@ -101,8 +102,8 @@ def test_an_encoder_in_onnx_runtime_with_its_tokenizer(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.slow
-def test_a_decoder_with_experts_and_a_cache_in_onnx_runtime(tmp_path):
-    model = exported(small(TrineForCausalLM, mlp_layer_types="sparse"), tmp_path, cache=True)
+def test_a_decoder_with_a_cache_in_onnx_runtime(tmp_path):
+    model = exported(small(TrineForCausalLM), tmp_path, cache=True)
     program = ExportedModel.from_pretrained(tmp_path / "program")
     assert isinstance(program.config, TrineConfig) and program.generation_config.eos_token_id == 2
     inputs = texts(12, 5, 9)
