@@ -106,7 +106,7 @@ class Sample:
             inputs = self.tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
             if inputs["input_ids"].shape[1] > above:
                 changes.append(largest_change(model, lifted, dict(inputs)))
-        return max(changes, default=None)
+        return torch.tensor(changes).max().item() if changes else None  # a NaN stays one
 
 
 def cut(text: str, file: Path) -> list[str]:

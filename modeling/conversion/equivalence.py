@@ -53,16 +53,17 @@ def largest_difference(source: PreTrainedModel, trine: PreTrainedModel, class_na
 def compare_outputs(expected: Any, actual: Any, inputs: dict[str, torch.Tensor]) -> tuple[float, float]:
     """The largest difference between what two models returned for real tokens of `inputs`, and the largest output."""
     mask = inputs["attention_mask"] == 1
-    differences, sizes = [0.0], [0.0]
+    differences, sizes = [], []
     for name in {*TOKEN_OUTPUTS, *SEQUENCE_OUTPUTS}:
         theirs, ours = expected.get(name), actual.get(name)
         if theirs is None or ours is None:
             continue
         if name in TOKEN_OUTPUTS and theirs.shape[: mask.ndim] == mask.shape and "decoder_input_ids" not in inputs:
             theirs, ours = theirs[mask], ours[mask]
-        differences.append((theirs - ours).abs().max().item())
-        sizes.append(theirs.abs().max().item())
-    return max(differences), max(sizes)
+        differences.append((theirs - ours).abs().max())
+        sizes.append(theirs.abs().max())
+    # Python's own `max` would lose a NaN.
+    return torch.stack(differences).max().item(), torch.stack(sizes).max().item()
 
 
 def check_equivalence(source: Path, source_class: Any, trine: Path, trine_class: Any) -> float:
