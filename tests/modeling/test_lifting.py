@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conversion_sources import ENCODER
 from tiny import GPT2, random_ids, tiny_model
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -216,24 +217,14 @@ def test_layers_take_their_rotary_waves_along():
         lift(model, "sliding")
 
 
-SIZES = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 40,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 40,
-}
-
-
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory) -> dict:
     """A model of the library with random biases and norms, and Trine's of it, by family."""
     folder, pairs = tmp_path_factory.mktemp("converted"), {}
-    classes = {"bert": (BertForMaskedLM, BertConfig(**SIZES), TrineForMaskedLM)}
+    classes = {"bert": (BertForMaskedLM, BertConfig(**ENCODER), TrineForMaskedLM)}
     classes["llama"] = (
         LlamaForCausalLM,
-        LlamaConfig(**SIZES, num_key_value_heads=2, pad_token_id=0),
+        LlamaConfig(**ENCODER, num_key_value_heads=2, pad_token_id=0),
         TrineForCausalLM,
     )
     for name, (library_class, config, trine_class) in classes.items():
