@@ -72,6 +72,7 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     hub_entry_modules = (
         "trine.configuration.configuration_trine_seq2seq",
         "trine.modeling.modeling_trine_seq2seq_heads",
+        "trine.modeling.head_table",  # of the encoder, when it is saved by itself
     )
 
     encoder: Stack = DERIVED

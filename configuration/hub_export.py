@@ -4,10 +4,15 @@ The library's own exporter follows relative imports within one folder only. Trin
 are flattened first: every module that is reachable from the entry modules becomes a sibling file, and
 `from ..a.b import c` becomes `from .b import c`. Every way of saving (models, `push_to_hub`, `Trainer`,
 sentence-transformers) passes through `config.save_pretrained`, which is where the files are written.
+
+Where the classes were themselves loaded from such files, the same place copies all of them, whatever part of the model
+is saved: its head may be exchanged for another later.
 """
 
 import ast
 import importlib.util
+import shutil
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +32,13 @@ HEADER = """\
 # See the License for the specific language governing permissions and
 # limitations under the License.
 """
+# At the end of the config's file, which every class imports: transformers copies the files that are imported, by their
+# text, so that each class brings all of the code with it.
+KEEP_TOGETHER = """
+
+if False:  # never imported here: it tells transformers which files belong together
+{imports}
+"""
 
 
 @cache  # each save of a checkpoint asks for all modules again
@@ -45,7 +57,7 @@ def flatten(entry_modules: tuple[str, ...]) -> dict[str, str]:
     """Collects every module reachable from `entry_modules` by relative imports, as sibling files.
 
     Args:
-        entry_modules: Absolute module names.
+        entry_modules: Absolute module names, that of the config first.
 
     Returns:
         File name to source text, sorted by name.
@@ -77,36 +89,42 @@ def flatten(entry_modules: tuple[str, ...]) -> dict[str, str]:
             lines[node.lineno - 1] = line[: node.col_offset] + new + line[node.col_offset + len(old) :]
             queue.append(target)
         files[name] = HEADER + "\n".join(lines)
+    first, *others = (module.rsplit(".", 1)[-1] for module in entry_modules)
+    if others:
+        imports = "\n".join(f"    from .{other} import __name__" for other in others)
+        files[f"{first}.py"] += KEEP_TOGETHER.format(imports=imports)
     return dict(sorted(files.items()))
 
 
+def copy_code(module: str, folder: Path) -> None:
+    """Copies the exported files that `module` was loaded with into a folder."""
+    for path in Path(str(sys.modules[module].__file__)).parent.glob("*.py"):
+        if path.name != "__init__.py":
+            shutil.copyfile(path, folder / path.name)
+
+
 def existing_entries(auto_map: dict[str, str], folder: Path) -> dict[str, str]:
-    """The entries of an `auto_map` whose files are in `folder`, and those that name another repository."""
+    """The entries of an `auto_map` whose files are in `folder`."""
     return {
-        auto_class: path
-        for auto_class, path in auto_map.items()
-        if "--" in path or (folder / f"{path.split('.')[0]}.py").is_file()
+        auto_class: path for auto_class, path in auto_map.items() if (folder / f"{path.split('.')[0]}.py").is_file()
     }
 
 
 class HubExportMixin:
-    """First base of every config class: saves the flattened code and the whole `auto_map` with the config.
-
-    A class that was itself loaded from exported code leaves this to the library, whose exporter handles flat folders.
-    """
+    """First base of every config class: saves the flattened code and the whole `auto_map` with the config."""
 
     hub_auto_map: dict[str, str] = {}  # Auto class name to "file.Class"
     hub_entry_modules: tuple[str, ...] = ()  # absolute names
     export_code: bool = True
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        is_remote = type(self).__module__.startswith("transformers_modules.")
-        if self.export_code and not is_remote:
-            folder = Path(save_directory)
+        folder, module = Path(save_directory), type(self).__module__
+        if self.export_code:
             folder.mkdir(parents=True, exist_ok=True)
-            self.auto_map = dict(self.hub_auto_map)
-            for name, text in flatten(self.hub_entry_modules).items():
-                (folder / name).write_text(text, encoding="utf-8")
-        elif is_remote:
-            self.auto_map = existing_entries(getattr(self, "auto_map", {}), Path(save_directory))
+            if module.startswith("transformers_modules."):
+                copy_code(module, folder)
+            else:
+                for name, text in flatten(self.hub_entry_modules).items():
+                    (folder / name).write_text(text, encoding="utf-8")
+            self.auto_map = existing_entries(self.hub_auto_map, folder)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it

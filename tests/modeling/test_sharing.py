@@ -34,7 +34,7 @@ SHARED = {
 }
 AUTO_CLASSES = {"encoder": "AutoModel", "masked": "AutoModelForMaskedLM", "seq2seq": "AutoModelForSeq2SeqLM"}
 # Loads every folder through the Auto classes in a process in which `import trine` fails, saves it once more from
-# there, and loads that copy too.
+# there, loads that copy too, and goes on from it with another head.
 STRANGER = (
     f"""
 AUTO_CLASSES = {AUTO_CLASSES}
@@ -51,7 +51,7 @@ sys.meta_path.insert(0, Blocker())
 
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 folder, names = sys.argv[1], sys.argv[2:]
 ids = load_file(f"{folder}/ids.safetensors")["ids"]
@@ -67,6 +67,14 @@ for name in names:
         save_file({"output": output.detach().contiguous()}, f"{folder}/{name}-{step}.safetensors")
         path = f"{folder}/{name}-copy"
         model.save_pretrained(path)
+    if name == "seq2seq":
+        encoder, path = model.get_encoder(), f"{folder}/encoder-alone"
+        encoder.save_pretrained(path)
+        again = AutoModel.from_pretrained(path, trust_remote_code=True, attn_implementation="eager")
+        assert (again(ids).last_hidden_state == encoder(ids).last_hidden_state).all()
+    classifier = AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True, num_labels=5)
+    assert classifier(ids).logits.shape == (2, 5)
+    classifier.save_pretrained(f"{folder}/{name}-classifier")
     trunk = AutoModel.from_pretrained(f"{folder}/{name}", trust_remote_code=True, attn_implementation="eager")
     if name != "seq2seq":
         assert trunk(ids).last_hidden_state.shape == (2, 9, 32)
@@ -99,17 +107,24 @@ def test_a_process_without_the_package_computes_the_same(tmp_path, monkeypatch):
     for name, output in expected.items():
         for step in ("first", "second"):
             assert torch.equal(load_file(tmp_path / f"{name}-{step}.safetensors")["output"], output), (name, step)
-        first, copy = ({p.name: p.read_bytes() for p in (tmp_path / f).glob("*.py")} for f in (name, f"{name}-copy"))
-        # The library copies what the saved class imports; the map must not promise more.
-        assert copy == {file: first[file] for file in copy} and "modeling_trine.py" in copy
-        auto_map = json.loads((tmp_path / f"{name}-copy" / "config.json").read_text())["auto_map"]
-        assert {f"{place.split('.')[0]}.py" for place in auto_map.values()} <= copy.keys()
-        assert AUTO_CLASSES.get(name, "AutoModelForCausalLM") in auto_map
+        kept = [f"{name}-copy", f"{name}-classifier"] if name != "seq2seq" else [f"{name}-copy"]
+        for folder in kept:  # whatever part is saved again, all of the code and the whole map come along
+            assert code_of(tmp_path / folder) == code_of(tmp_path / name)
+            assert map_of(tmp_path / folder) == map_of(tmp_path / name)
+    assert map_of(tmp_path / "encoder-alone") == TrineConfig.hub_auto_map
+
+
+def code_of(folder) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
+
+
+def map_of(folder) -> dict[str, str]:
+    return json.loads((folder / "config.json").read_text())["auto_map"]
 
 
 def test_a_saved_model_carries_the_flattened_code_and_the_whole_map(tmp_path):
     tiny_model().save_pretrained(tmp_path)
-    written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.py")}
+    written = code_of(tmp_path)
     assert written == flatten(TrineConfig.hub_entry_modules)
     assert TrineConfig.from_pretrained(tmp_path).auto_map == TrineConfig.hub_auto_map
     for reference in TrineConfig.hub_auto_map.values():
