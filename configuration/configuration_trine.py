@@ -125,17 +125,22 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         eos_token_id: Id, or ids, of the token that ends a text.
         loss_chunk_size: Tokens whose logits exist at a time while a training loss is computed, or None for ordinary
             logits. With chunks, a training forward pass with labels returns no logits.
-        num_experts: Number of routed experts of a sparse layer.
-        num_experts_per_tok: Experts that a token visits. Equal to `num_experts` is dense soft gating.
+        num_experts: Number of routed experts of a sparse layer. Default: 8, but None without sparse layers.
+        num_experts_per_tok: Experts that a token visits. Equal to `num_experts` is dense soft gating. Default: 2, but
+            None without sparse layers.
         moe_intermediate_size: Width of an expert. Default: `intermediate_size`.
         num_shared_experts: Experts that every token visits, computed as one feed-forward of their joint width.
         router_type: `softmax`, or `sigmoid` with a balancing bias.
         norm_topk_prob: Whether the weights of the chosen experts are scaled to sum to 1.
         routed_scaling_factor: Factor on the weights of the chosen experts.
-        router_aux_loss_coef: Weight of the load-balancing loss.
+        router_aux_loss_coef: Weight of the load-balancing loss. Default: 0.01; always 0 without sparse layers.
+        router_aux_loss_reduction: How the sparse layers make one load-balancing loss: `mean` (each layer is balanced
+            by itself; the mean of their losses) or `pooled` (the loss of all layers' choices together, as in
+            transformers' Mixtral, where the loads of layers can make up for each other).
         router_z_loss_coef: Weight of the router's z-loss.
         router_bias_update_rate: Step of the balancing bias per optimizer step.
-        output_router_logits: Whether router logits are returned, and the router losses added to the loss.
+        output_router_logits: Whether router logits are returned. The loss does not depend on it: in training with
+            labels, router losses are always added, times their coefficients; in evaluation never.
         export_code: Whether saving writes the model's code beside the weights.
 
     Raises:
@@ -232,14 +237,15 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     loss_chunk_size: int | None = 1024
-    num_experts: int = 8
-    num_experts_per_tok: int = 2
+    num_experts: DerivedInt = DERIVED
+    num_experts_per_tok: DerivedInt = DERIVED
     moe_intermediate_size: DerivedInt = DERIVED
     num_shared_experts: int = 0
     router_type: str = "softmax"
     norm_topk_prob: bool = True
     routed_scaling_factor: float | int = 1.0
-    router_aux_loss_coef: float | int = 0.01
+    router_aux_loss_coef: DerivedFloat = DERIVED
+    router_aux_loss_reduction: str = "mean"
     router_z_loss_coef: float | int = 0.0
     router_bias_update_rate: float | int = 0.001
     output_router_logits: bool = False
@@ -273,6 +279,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             self.intermediate_size = 64 * -(-self.hidden_size // 24) if self.gated_mlp else 4 * self.hidden_size
         if self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
+        self.derive_experts()
         if self.performer_num_features is None:
             self.performer_num_features = int(self.head_dim * log(self.head_dim)) if self.head_dim > 2 else 2
         if self.lsh_num_buckets is None:
@@ -290,6 +297,19 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         # The library, too, sets the plan on the instance, where it depends on the config.
         self.base_model_tp_plan = tensor_parallel_plan(self)  # pyright: ignore[reportAttributeAccessIssue]
         self.check()
+
+    def derive_experts(self) -> None:
+        """Fills what sparse layers need. Without them nothing makes the config look like one of experts.
+
+        Trainers (TRL) and servers tell a mixture of experts by these fields, and then ask the model for its load.
+        """
+        if "sparse" not in self.mlp_layer_types:
+            if self.router_aux_loss_coef is None or self.router_aux_loss_coef > 0:
+                self.router_aux_loss_coef = 0.0
+            return
+        for name, default in {"num_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.01}.items():
+            if getattr(self, name) is None:
+                setattr(self, name, default)
 
     def check(self) -> None:
         """Applies every rule of `validation.py`; raises a `ValueError` at the first that fails."""

@@ -48,7 +48,7 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         eos_token_id: Id, or ids, of the token that ends a text.
         decoder_start_token_id: Id that the decoder begins with. Default: `bos_token_id`, else `pad_token_id`.
         classifier_dropout: Dropout before a classifier. Default: that of the decoder.
-        output_router_logits: Whether router logits are returned.
+        output_router_logits: Whether router logits are returned. The loss does not depend on it.
         export_code: Whether saving writes the model's code beside the weights.
 
     Raises:

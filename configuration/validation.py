@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from .kinds import (
     ATTENTION_KINDS,
+    BALANCING_REDUCTIONS,
     FEED_FORWARD_KINDS,
     INITIALIZERS,
     LINEAR_FEATURE_MAPS,
@@ -62,6 +63,7 @@ CHOICES = {
     "initializer": INITIALIZERS,
     "classifier_pooling": POOLINGS,
     "router_type": ROUTER_KINDS,
+    "router_aux_loss_reduction": BALANCING_REDUCTIONS,
     "simplicial_form": TRILINEAR_KINDS,
     "simplicial_backend": SIMPLICIAL_BACKENDS,
     "linear_feature_map": LINEAR_FEATURE_MAPS,
@@ -118,8 +120,9 @@ def unknown_keywords(
 
 def check_numbers(config) -> None:
     for field in POSITIVE_INTEGERS:
-        if getattr(config, field) < 1:
-            raise ValueError(f"{field}={getattr(config, field)} must be at least 1.")
+        value = getattr(config, field)
+        if value is not None and value < 1:
+            raise ValueError(f"{field}={value} must be at least 1.")
     for field in PROBABILITIES:
         if not 0 <= getattr(config, field) < 1:
             raise ValueError(f"{field}={getattr(config, field)} must be at least 0 and below 1.")
@@ -278,6 +281,11 @@ def check_lsh(config) -> None:
 
 
 def check_experts(config) -> None:
+    if "sparse" not in config.mlp_layer_types:
+        return
+    for field in ("num_experts", "num_experts_per_tok", "router_aux_loss_coef"):
+        if getattr(config, field) is None:
+            raise ValueError(f"{field}=None, but mlp_layer_types={config.mlp_layer_types} has sparse layers: set it.")
     if config.num_experts_per_tok > config.num_experts:
         raise ValueError(
             f"num_experts_per_tok={config.num_experts_per_tok} must be at most num_experts={config.num_experts}."

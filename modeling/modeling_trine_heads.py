@@ -38,8 +38,8 @@ def balancing_losses(
         )
     is_padding_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
     mask = attention_mask if is_padding_mask else None
-    aux_loss, z_loss = router_losses(routers_of(trunk), router_logits, mask)
     config = trunk.config
+    aux_loss, z_loss = router_losses(routers_of(trunk), router_logits, mask, config.router_aux_loss_reduction)
     return aux_loss, config.router_aux_loss_coef * aux_loss + config.router_z_loss_coef * z_loss
 
 

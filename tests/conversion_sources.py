@@ -68,6 +68,7 @@ MODERNBERT = {
     "cls_token_id": 1,
     "sep_token_id": 2,
 }
+MIXTRAL = {**DECODER, "num_local_experts": 4, "intermediate_size": 24}
 # Family and fields of its config.
 SOURCES = {
     "bert": ("bert", ENCODER),
@@ -105,7 +106,8 @@ SOURCES = {
     "mistral": ("mistral", {**DECODER, "sliding_window": 8}),
     "mistral_full": ("mistral", {**DECODER, "sliding_window": None}),
     "qwen3": ("qwen3", QWEN3),
-    "mixtral": ("mixtral", {**DECODER, "num_local_experts": 4, "intermediate_size": 24}),
+    "mixtral": ("mixtral", MIXTRAL),
+    "mixtral_balanced": ("mixtral", {**MIXTRAL, "output_router_logits": True, "router_aux_loss_coef": 0.3}),
     "qwen3_moe": (
         "qwen3_moe",
         {**DECODER, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "decoder_sparse_step": 2},

@@ -25,6 +25,7 @@ SIZES = {
     "lsh_num_buckets": 4,
     "lsh_num_hashes": 2,
     "num_experts": 4,
+    "num_experts_per_tok": 2,
     "moe_intermediate_size": 24,
 }
 MIXED = {"num_hidden_layers": 3, "attention_types": "sliding, full, chunked"}

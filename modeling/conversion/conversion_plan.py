@@ -195,4 +195,4 @@ def main_dtype(reader: CheckpointReader) -> torch.dtype:
 
 
 def count_experts(config: Any) -> int:
-    return getattr(config, "num_experts", 0)
+    return getattr(config, "num_experts", None) or 0

@@ -1,6 +1,6 @@
 """Losses that keep the experts evenly loaded and the router's logits small."""
 
-# Shapes: T tokens, E experts.
+# Shapes: T tokens, E experts, L sparse layers.
 
 from collections.abc import Sequence
 
@@ -23,23 +23,42 @@ def flatten_mask(attention_mask: torch.Tensor | None, router_logits: torch.Tenso
     return attention_mask[:, -length:].reshape(-1).to(router_logits.device, torch.float32)
 
 
-def load_balancing_loss(router: TrineRouter, router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`E * sum_e f_e P_e`: f the mean choices of expert e per token, P its mean normalised score.
-
-    Smallest, `num_experts_per_tok`, when the load is even. Padding counts in neither mean.
-    Source: Fedus et al. 2021, Switch Transformers, arXiv 2101.03961, equations 4 to 6, for each layer by itself.
+def expert_use(
+    router: TrineRouter, router_logits: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much a layer's tokens use each expert: mean choices and mean normalised score a token, (E,) each.
 
     Args:
         router: The router that made the logits, which knows how they become choices.
         router_logits: (T, E).
-        mask: (T,), 1 for a token, 0 for padding.
+        mask: (T,), 1 for a token, 0 for padding, which counts in neither mean.
     """
     scores = router.scores(router_logits)
     chosen = torch.zeros_like(scores).scatter_(-1, router.choose(scores), 1.0)
     share = scores / scores.sum(dim=-1, keepdim=True)
     weights = (mask / mask.sum().clamp(min=1)).to(scores.dtype)[:, None]
+    return (weights * chosen).sum(dim=0), (weights * share).sum(dim=0)
+
+
+def mean_balancing_loss(load: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """The mean over layers of `E * sum_e load_e share_e`, for (L, E) each: every layer is to be even by itself.
+
+    Source: Fedus et al. 2021, Switch Transformers, arXiv 2101.03961, equations 4 to 6.
+    """
     # Sums, not matrix products: autocast would take those in half precision, which a large loss scale overflows.
-    return router.num_experts * torch.sum((weights * chosen).sum(dim=0) * (weights * share).sum(dim=0))
+    return load.shape[-1] * (load * share).sum(dim=-1).mean()
+
+
+def pooled_balancing_loss(load: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """The same loss of all layers' choices together, for (L, E) each: a layer's load may make up for another's.
+
+    So do transformers' Mixtral, Qwen3-MoE, GPT-OSS and others.
+    """
+    return load.shape[-1] * torch.sum(load.mean(dim=0) * share.mean(dim=0))
+
+
+# Both are smallest, `num_experts_per_tok`, when the load is even.
+BALANCING_LOSSES = {"mean": mean_balancing_loss, "pooled": pooled_balancing_loss}
 
 
 def router_z_loss(router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -52,20 +71,25 @@ def router_z_loss(router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tens
 
 
 def router_losses(
-    routers: Sequence[TrineRouter], router_logits: Sequence[torch.Tensor], attention_mask: torch.Tensor | None
+    routers: Sequence[TrineRouter],
+    router_logits: Sequence[torch.Tensor],
+    attention_mask: torch.Tensor | None,
+    reduction: str = "mean",
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Load-balancing loss and z-loss, each the mean over the sparse layers.
+    """The load-balancing loss of the sparse layers, and the mean of their z-losses.
 
     Args:
         routers: The router of each sparse layer.
         router_logits: Its logits, (T, E).
         attention_mask: (batch, length), 1 for a token, 0 for padding; or None if there is no padding.
+        reduction: How layers make one load-balancing loss, a name in `BALANCING_LOSSES`.
     """
     device = router_logits[0].device
     mask = flatten_mask(attention_mask, router_logits[0])
-    balancing = [
-        load_balancing_loss(router, logits, mask.to(logits.device)).to(device)
+    use = [
+        torch.stack(expert_use(router, logits, mask.to(logits.device))).to(device)
         for router, logits in zip(routers, router_logits, strict=True)
     ]
+    load, share = torch.stack(use, dim=1)
     z = [router_z_loss(logits, mask.to(logits.device)).to(device) for logits in router_logits]
-    return torch.stack(balancing).mean(), torch.stack(z).mean()
+    return BALANCING_LOSSES[reduction](load, share), torch.stack(z).mean()

@@ -44,6 +44,9 @@ class SparseLift(LayerLift):
             )
         readers = [index for index, kind in enumerate(config.mlp_layer_types) if kind == "sparse"]
         layers = super().change(config)
+        if not readers:
+            config.router_aux_loss_coef = None  # pyright: ignore[reportAttributeAccessIssue] derived, as for a new config
+        config.derive_experts()
         change_width(config, readers)
         check_exact(config)
         return layers

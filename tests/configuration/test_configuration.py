@@ -43,6 +43,16 @@ def test_defaults_are_silent_and_complete(caplog):
     assert config.rope_parameters == {"rope_type": "default", "rope_theta": 10000.0}
 
 
+def test_a_dense_model_does_not_look_like_experts():
+    """Trainers and servers tell by these fields; TRL asks for router logits where the coefficient is not 0."""
+    for fields in ({}, {"router_aux_loss_coef": 0.3}):
+        config = TrineConfig(**fields)
+        assert (config.num_experts, config.num_local_experts, config.num_experts_per_tok) == (None, None, None)
+        assert config.router_aux_loss_coef == 0 and not config.output_router_logits
+    config = TrineConfig(mlp_layer_types="dense, sparse")
+    assert (config.num_experts, config.num_experts_per_tok, config.router_aux_loss_coef) == (8, 2, 0.01)
+
+
 @pytest.mark.parametrize(
     ("fields", "width"),
     [({}, 1408), ({"gated_mlp": False}, 2048), ({"hidden_size": 768}, 2048), ({"hidden_size": 64}, 192)],

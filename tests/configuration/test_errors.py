@@ -194,10 +194,34 @@ FIELDS = {
         "relative_attention_max_distance=16 must be above 16, the number of distances that have a bucket of their own "
         "with relative_attention_num_buckets=32.",
     ),
-    "experts": ({"num_experts_per_tok": 9}, "num_experts_per_tok=9 must be at most num_experts=8."),
+    "experts": (
+        {"mlp_layer_types": "sparse", "num_experts_per_tok": 9},
+        "num_experts_per_tok=9 must be at most num_experts=8.",
+    ),
     "pad": ({"pad_token_id": 32000}, "pad_token_id=32000 must lie in the vocabulary, 0 to 31999."),
     "eos": ({"eos_token_id": [2, -1]}, "eos_token_id=[2, -1] must lie in the vocabulary, 0 to 31999."),
 }
+
+
+# What a finished config is given afterwards; a model checks its config again.
+CHANGES = {
+    "no experts": (
+        {"num_hidden_layers": 2},
+        {"mlp_layer_types": ["dense", "sparse"]},
+        "num_experts=None, but mlp_layer_types=['dense', 'sparse'] has sparse layers: set it.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_bad_change_is_named(case):
+    fields, changes, message = CHANGES[case]
+    config = TrineConfig(**fields)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    with pytest.raises(ValueError) as caught:
+        config.check()
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("case", FIELDS)
@@ -323,6 +347,7 @@ def test_every_error_of_the_configuration_is_tested(tmp_path, monkeypatch):
     messages = [flatten_source(name, tmp_path, monkeypatch)[0] for name in SOURCES]
     tables = (FIELDS, SEQ2SEQ_FIELDS, CONFIG_ERRORS)
     messages += [message for table in tables for _, message in table.values()]
+    messages += [message for _, _, message in CHANGES.values()]
     assert unseen("configuration", messages) == []
 
 

@@ -8,6 +8,7 @@ from trine import TrineConfig
 from trine.configuration import kinds
 from trine.modeling.attention.attention_table import ATTENTIONS
 from trine.modeling.block import LAYERS
+from trine.modeling.feed_forward.balancing import BALANCING_LOSSES
 from trine.modeling.feed_forward.feed_forward_table import FEED_FORWARDS
 from trine.modeling.feed_forward.routers import ROUTERS
 from trine.modeling.initialization import STANDARD_DEVIATIONS
@@ -35,6 +36,7 @@ def test_every_choice_without_a_row_has_an_implementation():
     assert set(kinds.NORM_TYPES) == set(NORMS) == set(reference.NORMS)
     assert set(kinds.NORM_POSITIONS) == set(LAYERS)
     assert set(kinds.INITIALIZERS) == set(STANDARD_DEVIATIONS)
+    assert set(kinds.BALANCING_REDUCTIONS) == set(BALANCING_LOSSES)
 
 
 @pytest.mark.parametrize("kind", kinds.ATTENTION_KINDS)

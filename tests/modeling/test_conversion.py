@@ -30,7 +30,7 @@ CASES = [
 # What another config says in other words, and fields that nothing reads.
 OTHER_WORDS = {
     *("_name_or_path", "n_inner", "head_dim", "classifier_dropout", "max_window_layers", "mlp_only_layers"),
-    *("decoder_sparse_step", "is_encoder_decoder"),
+    *("decoder_sparse_step", "is_encoder_decoder", "router_aux_loss_coef"),
 }
 
 
@@ -104,6 +104,45 @@ def test_outputs_are_equal_and_the_way_back_is_exact(converted, tmp_path, name, 
         again = getattr(transformers, class_name).from_pretrained(tmp_path / "again").eval()
         repeated = outputs(again, inputs)
         assert all(torch.equal(repeated[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "is_balanced"),
+    [
+        ("mixtral_balanced", "MixtralForCausalLM", True),  # its config returns router logits, and so adds their loss
+        ("qwen3_moe", "Qwen3MoeForCausalLM", False),  # its config has a coefficient, but does not
+    ],
+)
+def test_experts_train_with_the_loss_of_their_source(converted, tmp_path, caplog, name, class_name, is_balanced):
+    caplog.set_level("WARNING")
+    conversion = converted(name, class_name)
+    ids = conversion.inputs()["input_ids"]
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
+    convert(conversion.ours_folder, tmp_path / "again", to=SOURCES[name][0])
+    again = getattr(transformers, class_name).from_pretrained(tmp_path / "again")
+    ours = CLASSES["TrineForCausalLM"].from_pretrained(conversion.ours_folder)
+    source = getattr(transformers, class_name).from_pretrained(conversion.folder)
+    expected, *losses = (model.train()(**batch).loss for model in (source, ours, again))
+    for loss in losses:
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    balancing = ours(**batch, output_router_logits=True).aux_loss
+    assert balancing > 2 and ours.config.router_aux_loss_coef == (0.3 if is_balanced else 0.0)
+
+
+def test_what_a_conversion_changes_in_the_loss_of_experts_is_said(tmp_path, caplog):
+    random_source("qwen3_moe", "Qwen3MoeForCausalLM").save_pretrained(tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "ours")
+    said = "output_router_logits=False of model_type='qwen3_moe' trains without a load-balancing loss"
+    assert said in caplog.text
+    fields = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = CLASSES["TrineForCausalLM"](TrineConfig(**fields, intermediate_size=24, mlp_layer_types="sparse"))
+    model.save_pretrained(tmp_path / "made")
+    convert(tmp_path / "made", tmp_path / "theirs", to="mixtral")
+    assert "router_aux_loss_reduction='mean' has no counterpart" in caplog.text
+    config = AutoConfig.from_pretrained(tmp_path / "theirs")
+    assert config.output_router_logits and config.router_aux_loss_coef == 0.01
 
 
 # The library refuses flex attention for GPT-2, and reads beyond the position biases of T5 in a batch of several texts.

@@ -9,7 +9,7 @@ from transformers.activations import ACT2FN
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from trine.configuration.kinds import ROUTER_KINDS
-from trine.modeling.feed_forward.balancing import load_balancing_loss, router_losses, router_z_loss
+from trine.modeling.feed_forward.balancing import BALANCING_LOSSES, router_losses, router_z_loss
 from trine.modeling.feed_forward.experts import EXPERTS, SparseMLP
 from trine.modeling.feed_forward.mlp import make_mlp
 from trine.modeling.feed_forward.routers import ROUTERS
@@ -207,6 +207,11 @@ def test_routing_in_half_precision_scores_in_float32(router_type):
 # Losses of the router
 
 
+def load_balancing_loss(router, router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Of one layer."""
+    return router_losses([router], [router_logits], mask[None])[0]
+
+
 def test_balancing_loss_of_a_case_by_hand():
     """Three tokens, two experts, one expert each. Chosen 2:1, mean scores 0.6:0.4, so 2 * (2/3 * 0.6 + 1/3 * 0.4)."""
     router = ROUTERS["softmax"](tiny_config(num_experts=2, num_experts_per_tok=1))
@@ -243,6 +248,26 @@ def test_balancing_loss_of_a_layer_equals_mixtral(top_k, masked):
     mask = mask if masked else None
     expected = load_balancing_loss_func((logits,), 4, top_k, mask)
     torch.testing.assert_close(router_losses([router], [logits], mask)[0], expected)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_pooled_balancing_loss_equals_mixtral(top_k, masked):
+    router, logits = ROUTERS["softmax"](tiny_config(num_experts_per_tok=top_k)), torch.randn(3, 2 * 9, 4)
+    mask = torch.ones(2, 9)
+    mask[1, :4] = 0
+    mask = mask if masked else None
+    expected = load_balancing_loss_func(tuple(logits), 4, top_k, mask)
+    pooled, mean = (router_losses([router] * 3, list(logits), mask, how)[0] for how in ("pooled", "mean"))
+    torch.testing.assert_close(pooled, expected)
+    assert abs(mean - expected) > 1e-3, "for several layers the other rule is another number"
+
+
+def test_layers_make_up_for_each_other_in_the_pooled_loss_only():
+    """Two layers that send all tokens to one of two experts, each to another one: 2 by layers, 1 (even) together."""
+    load = share = torch.eye(2, dtype=torch.float64)
+    losses = {how: compute(load, share).item() for how, compute in BALANCING_LOSSES.items()}
+    assert losses == {"mean": 2.0, "pooled": 1.0}
 
 
 def test_balancing_loss_is_smallest_when_the_load_is_even():
