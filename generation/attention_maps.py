@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..tokenization.text_ends import encode_targets
 from .token_labels import token_labels
 
 
@@ -82,7 +83,9 @@ def read(
         generate: Any = model.generate  # pyright: ignore[reportAttributeAccessIssue] as in the library
         spoken = generate(**inputs, max_new_tokens=max_length)[0].tolist()
     else:
-        spoken = [start, *_encode(tokenizer, "target", target, max_length)]
+        _encode(tokenizer, "target", target, max_length)  # for its errors
+        ends = start, model.config.eos_token_id
+        spoken = [start, *encode_targets(tokenizer, [target], *ends, max_length + 1)[0]]
     inputs["decoder_input_ids"] = torch.tensor([spoken[:-1]], device=device)
     labels = token_labels(tokenizer, spoken)
     return Reading(inputs, token_labels(tokenizer, source), labels[:-1], labels[1:], spoken[1:])

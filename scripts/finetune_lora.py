@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
     check_writable(Path(training.output_dir))
     checkpoint = find_checkpoint(training)
     try:
-        config, tokenizer = load_parts(arguments)
+        config, tokenizer = load_parts(arguments, writes=True)
     except OSError as error:
         raise OSError(f"model='{arguments.model}' cannot be read: {error}") from error
     if arguments.format == "messages" and tokenizer.chat_template is None:
@@ -110,6 +111,7 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
     model: Any = AutoModelForCausalLM.from_pretrained(
         arguments.model, config=config, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code
     )
+    stop_at_ends(model, tokenizer, train_data)
     if not arguments.full:
         model = get_peft_model(model, lora.make_config(model, task_type="CAUSAL_LM"))
     return Task(tokenizer, model, train_data, validation_data, checkpoint, {**metrics, **count_parameters(model)})
@@ -175,6 +177,16 @@ def answer_of(example: Example) -> tuple[int, int]:
     labels = example["labels"]
     first = next(place for place, label in enumerate(labels) if label >= 0)
     return first, next((place for place in range(first, len(labels)) if labels[place] < 0), len(labels))
+
+
+def stop_at_ends(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> None:
+    """Generation stops at the special token that ends the answers, as the mark of a chat template does."""
+    ends = Counter(example["input_ids"][answer_of(example)[1] - 1] for example in examples)
+    end = ends.most_common(1)[0][0]
+    known = model.generation_config.eos_token_id
+    known = [known] if isinstance(known, int) else [*(known or [])]
+    if end not in known and end in tokenizer.added_tokens_decoder:
+        model.generation_config.eos_token_id = [*known, end] if known else end
 
 
 def make_collator(task: Task, training: TrainingArguments) -> Callable[..., Any]:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from transformers import (
     AutoConfig,
-    AutoTokenizer,
     EarlyStoppingCallback,
     PreTrainedConfig,
     PreTrainedModel,
@@ -19,6 +18,7 @@ from transformers import (
 from trine.scripts.arguments import unknown_name
 from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.plots import draw_losses
+from trine.scripts.tokenizer_loading import load_tokenizer
 from trine.tokenization.records import BadRecords, find_sources, wrong_field
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
 from trine.training.padding_free import PaddingFreeCollator
@@ -77,11 +77,16 @@ def hold_out(
     return training, [examples[index] for index in held_out]
 
 
-def load_parts(arguments: FinetuneArguments) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
-    """The config and the tokenizer of the model, with a token for padding, which must allow `max_length`."""
+def load_parts(
+    arguments: FinetuneArguments, *, writes: bool = False
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The config and the tokenizer of the model, with a token for padding, which must allow `max_length`.
+
+    Where the model `writes`, the tokenizer also tells where texts end.
+    """
     options = {"trust_remote_code": arguments.trust_remote_code}
     config = AutoConfig.from_pretrained(arguments.model, **options)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, **options)
+    tokenizer = load_tokenizer(arguments.model, writes=writes, **options)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ValueError(f"The tokenizer of model='{arguments.model}' has no token for padding, nor for the end.")

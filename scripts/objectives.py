@@ -47,7 +47,6 @@ class CausalObjective:
 
     model: ClassVar[type[PreTrainedModel]] = TrineForCausalLM
     train_tokenizer: ClassVar[Callable] = staticmethod(train_byte_level_bpe)
-    special_ids: ClassVar[tuple[str, ...]] = ("pad_token_id", "bos_token_id", "eos_token_id")
     ends_documents = True  # whether each document ends with the EOS token
     splits_sentences = False  # whether the pieces of the store are sentences
     is_causal = True
@@ -102,11 +101,9 @@ class CausalObjective:
         """The tokens of a part; those of an earlier run, where nothing has changed since.
 
         Raises:
-            ValueError: the tokenizer lacks the token that is needed between documents, or there is no text.
+            ValueError: there is no text.
         """
         end: Any = tokenizer.eos_token_id if self.ends_documents else None
-        if self.ends_documents and end is None:
-            raise ValueError("The tokenizer has no eos_token, which must stand between documents.")
         description = f"Tokenising the {part} text" if show_progress else None
         words = self.arguments.whole_words
         encode = WordEncoder(tokenizer, words) if words else TokenEncoder(tokenizer)
@@ -164,7 +161,6 @@ class MaskedObjective(CausalObjective):
 
     model = TrineForMaskedLM
     train_tokenizer = staticmethod(train_wordpiece)
-    special_ids = ("pad_token_id",)
     ends_documents = False
     is_causal = False
 
@@ -228,6 +224,7 @@ class SpanCorruptionObjective(CausalObjective):
             raise ValueError("document_boundaries=True does not apply to objective='span_corruption'.")
 
     def make_config(self, **overrides: Any) -> PreTrainedConfig:
+        # As in T5: a sentinel follows it, not a text, so that the token that begins texts would say nothing.
         if "decoder_start_token_id" not in overrides and overrides.get("pad_token_id") is not None:
             overrides["decoder_start_token_id"] = overrides["pad_token_id"]
         return TrineSeq2SeqConfig.from_preset(self.arguments.preset, **overrides)

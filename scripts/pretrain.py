@@ -10,7 +10,6 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,6 +21,8 @@ from trine.scripts.objectives import OBJECTIVES, CausalObjective
 from trine.scripts.parallel_arguments import ParallelArguments
 from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
+from trine.scripts.tokenizer_loading import load_tokenizer
+from trine.tokenization.text_ends import end_ids
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
 from trine.training.corpus import PARTS, Corpus
 from trine.training.label_smoothing import TrineTrainer
@@ -125,11 +126,10 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
             skip_bad_records=arguments.skip_bad_records,
         )
         if source := checkpoint or arguments.tokenizer:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = load_tokenizer(source, writes=objective.ends_documents)
         else:
             tokenizer = objective.make_tokenizer(corpus, show_progress)
-        special_ids = {name: getattr(tokenizer, name) for name in objective.special_ids}
-        config = objective.make_config(**{"vocab_size": len(tokenizer), **special_ids, **overrides})
+        config = objective.make_config(**{"vocab_size": len(tokenizer), **end_ids(tokenizer), **overrides})
         check_sizes(config, tokenizer, arguments.block_length)
         train_data, validation_data = (objective.make_data(part, corpus, tokenizer, show_progress) for part in PARTS)
     set_seed(training.seed)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
-    AutoTokenizer,
     DataCollatorForSeq2Seq,
     EarlyStoppingCallback,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
@@ -26,7 +26,9 @@ from trine.scripts.finetuning import read_examples
 from trine.scripts.plots import draw_losses
 from trine.scripts.pretrain_arguments import parse_overrides
 from trine.scripts.text_pair_arguments import PairArguments, PairTrainingArguments
+from trine.scripts.tokenizer_loading import load_tokenizer
 from trine.tokenization.records import BadRecords
+from trine.tokenization.text_ends import decoder_start, encode_targets, end_ids
 from trine.training.callbacks import InterruptCallback, RandomFeatureCallback
 from trine.training.masked_targets import MaskedTargetCollator
 from trine.training.resuming import check_writable, find_checkpoint, train
@@ -74,14 +76,15 @@ def train_on_pairs(
     callbacks: list[TrainerCallback] = [RandomFeatureCallback(), interrupt]
     if arguments.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-    examples = encode(task.train_pairs, task.tokenizer, arguments.max_length)
+    examples = encode(task.train_pairs, task.tokenizer, task.model.config, arguments.max_length)
+    validation = encode(task.validation_pairs, task.tokenizer, task.model.config, arguments.max_length)
     if arguments.objective == "masked":
         keep_settings(task.model, **settings_of_mask_predict(examples, task.tokenizer.mask_token_id))
     trainer = ScheduledSamplingTrainer(
         task.model,
         training,
         train_dataset=examples,  # pyright: ignore[reportArgumentType] a list
-        eval_dataset=encode(task.validation_pairs, task.tokenizer, arguments.max_length),  # pyright: ignore[reportArgumentType]
+        eval_dataset=validation,  # pyright: ignore[reportArgumentType]
         data_collator=task.collator,  # pyright: ignore[reportArgumentType] any mapping serves
         processing_class=task.tokenizer,
         callbacks=callbacks,
@@ -167,7 +170,7 @@ def make_tokenizer(
     arguments: PairArguments, pairs: Sequence[Pair], checkpoint: str | None, show_progress: bool
 ) -> PreTrainedTokenizerBase:
     if source := checkpoint or arguments.tokenizer:
-        return AutoTokenizer.from_pretrained(source)
+        return load_tokenizer(source)
     texts = (text for pair in pairs for text in pair[:2])
     languages = sorted({pair.language for pair in pairs if pair.language is not None})
     return train_unigram(texts, arguments.vocab_size, language_tags=languages, show_progress=show_progress)
@@ -179,10 +182,7 @@ def tag_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Pair:
 
 
 def make_config(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase) -> TrineSeq2SeqConfig:
-    names = ("pad_token_id", "bos_token_id", "eos_token_id")
-    special: dict[str, Any] = {name: getattr(tokenizer, name) for name in names}
-    start = special["pad_token_id"] if special["bos_token_id"] is None else special["bos_token_id"]
-    fields = {"vocab_size": len(tokenizer), **special, "decoder_start_token_id": start}
+    fields = {"vocab_size": len(tokenizer), **end_ids(tokenizer), "decoder_start_token_id": decoder_start(tokenizer)}
     fields["decoder_is_causal"] = arguments.objective == "next_token"
     return TrineSeq2SeqConfig.from_preset(arguments.preset, **fields | parse_overrides(arguments.config_overrides))
 
@@ -202,9 +202,13 @@ def settings_of_mask_predict(rows: Sequence[dict[str, list[int]]], mask_token_id
     return {"mask_token_id": mask_token_id, "length_ratio": ratio, "length_spread": max(variance**0.5, LEAST_SPREAD)}
 
 
-def encode(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, list[int]]]:
-    texts = [[pair.source for pair in pairs], [pair.target for pair in pairs]]
-    sources, targets = (tokenizer(side, truncation=True, max_length=max_length)["input_ids"] for side in texts)
+def encode(
+    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int
+) -> list[dict[str, list[int]]]:
+    """What the encoder reads of each pair, and what the decoder is to write."""
+    sources: Any = tokenizer([pair.source for pair in pairs], truncation=True, max_length=max_length)["input_ids"]
+    ends = config.decoder_start_token_id, config.eos_token_id
+    targets = encode_targets(tokenizer, [pair.target for pair in pairs], *ends, max_length)
     return [{"input_ids": source, "labels": target} for source, target in zip(sources, targets, strict=True)]
 
 

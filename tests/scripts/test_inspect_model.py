@@ -184,7 +184,8 @@ def test_a_translator(folder, tmp_path, capsys, target):
     ids = tokenizer("the cat", return_tensors="pt")["input_ids"]
     start = torch.tensor([[model.config.decoder_start_token_id]])
     if target:
-        spoken = torch.cat([start, tokenizer(target, return_tensors="pt")["input_ids"]], 1)
+        end = torch.tensor([[model.config.eos_token_id]])  # which the tokenizer does not add, and the model writes
+        spoken = torch.cat([start, tokenizer(target, return_tensors="pt")["input_ids"], end], 1)
     else:
         spoken = model.generate(ids, max_new_tokens=12)
     assert ("as given" if target else "as generated") in capsys.readouterr().out

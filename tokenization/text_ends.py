@@ -1,0 +1,69 @@
+"""Where texts begin and end for a model that writes: the rule that every command takes token ids by."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+
+# What takes the place of a token that a tokenizer does not name, the first that it has.
+STAND_INS = {"bos_token": ("cls_token",), "eos_token": ("sep_token",), "pad_token": ("eos_token",)}
+
+
+def name_ends(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Names the tokens of a tokenizer that a model needs, in place; returns those that were named, by what they are.
+
+    Where a text begins and ends is told by `bos_token` and `eos_token`, and in BERT's tokenizers, which have neither,
+    by `cls_token` and `sep_token`. Without a token for padding, that of the end takes its place (GPT-2). No token is
+    added to the vocabulary, and texts are encoded as before; the names are saved with the tokenizer.
+
+    Raises:
+        ValueError: Nothing ends a text.
+    """
+    named = {}
+    for name, others in STAND_INS.items():
+        found = [getattr(tokenizer, other) for other in others if getattr(tokenizer, other) is not None]
+        if getattr(tokenizer, name) is None and found:
+            setattr(tokenizer, name, found[0])
+            named[name] = found[0]
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The tokenizer has neither eos_token nor sep_token: nothing would tell a model where a text ends."
+        )
+    return named
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The ids for the config of a model, after `name_ends`; None where the tokenizer has no such token."""
+    return {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("pad_token", "bos_token", "eos_token")}
+
+
+def decoder_start(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The id that the decoder of an encoder-decoder begins with: that of the beginning, else that of padding (T5)."""
+    return tokenizer.pad_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def encode_targets(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    start: int | None,
+    ends: int | Sequence[int] | None,
+    max_length: int,
+) -> list[list[int]]:
+    """The ids that a decoder is to write for each text, at most `max_length`.
+
+    They are the tokenizer's, without the token that the decoder begins with by itself, and with one that ends them.
+
+    Args:
+        start: The decoder's `decoder_start_token_id`.
+        ends: The model's `eos_token_id`; the first of several is added where none of them stands, and none for None.
+    """
+    ends = [ends] if isinstance(ends, int) else [*(ends or [])]
+    rows: Any = tokenizer(text_target=list(texts), verbose=False)["input_ids"]
+    targets = []
+    for row in rows:
+        row = row[1:] if row[:1] == [start] else row
+        end = row[-1:] if row and row[-1] in ends else ends[:1]
+        row = row[:-1] if row[-1:] == end else row
+        targets.append([*row[: max_length - len(end)], *end])
+    return targets
