@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,20 +10,25 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny_model
 from tokenizer_texts import TEXTS
+from transformers import AutoTokenizer
 
 from trine import TrineForMaskedLM, train_byte_level_bpe
-from trine.scripts import serve
+from trine.scripts import request_checks, serve
+from trine.scripts.chat_template_argument import set_chat_template
 
 
 pytest.importorskip("fastapi")
-pytest.importorskip("openai")
+openai = pytest.importorskip("openai")
 
 PROMPTS = ["It's the reader", "def read_line(self", "Tschüß", "the"]
+JSON = {"Content-Type": "application/json"}
 MESSAGES = [{"role": "user", "content": "It's the reader?"}]
 
 
@@ -50,27 +56,49 @@ def served(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["one by one", "continuous"])
-def address(request, served):
-    """Where the command serves the model, in a process of its own."""
+def address(request, served, tmp_path_factory):
+    """Where the command serves the model, in a process of its own without a folder for the Hub.
+
+    In the end a signal ends it while it is busy: at once, with status 0 and without a traceback.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "trine.scripts.cli", "serve", "--model", str(served[0]), "--port", str(port)]
-    options = ["--device", "cpu"]
+    options, stop = ["--device", "cpu"], signal.SIGINT
     if request.param == "continuous":
         options += ["--continuous_batching", "--cb_num_blocks", "8", "--cb_max_batch_tokens", "128"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
-        try:
-            wait_for(f"http://localhost:{port}/health", server)
-            yield f"http://localhost:{port}"
-        finally:
-            server.kill()
+        stop = signal.SIGTERM
+    log = tmp_path_factory.mktemp("log") / "log.txt"
+    environment = os.environ | {"HF_HOME": str(log.parent / "none")}
+    with log.open("w") as file:
+        server = subprocess.Popen([*command, *options], stdout=file, stderr=file, env=environment)
+    try:
+        wait_for(f"http://localhost:{port}/health", server, log)
+        yield f"http://localhost:{port}"
+        with endless_request(f"http://localhost:{port}"):
+            server.send_signal(stop)
+            assert server.wait(timeout=60) == 0, log.read_text()
+        assert "Traceback" not in log.read_text()
+    finally:
+        server.kill()
 
 
-def wait_for(url: str, server: subprocess.Popen) -> None:
+@contextmanager
+def endless_request(address: str):
+    """A request that takes minutes, whose client goes away in the end."""
+    body = json.dumps({"prompt": "the", "max_tokens": 200_000, "logit_bias": {str(i): -100 for i in range(9)}})
+    host = address.removeprefix("http://")
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(host.split(":")) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        yield
+
+
+def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
     end = time.monotonic() + 240
     while time.monotonic() < end:
-        assert server.poll() is None, server.stdout and server.stdout.read()
+        assert server.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return
@@ -146,10 +174,162 @@ def test_the_librarys_chat_talks_to_it(address, served, tokenizer):
     assert words and words[0] in done.stdout
 
 
+def test_an_abandoned_request_does_not_block_the_next(address, served, tokenizer):
+    with endless_request(address):
+        pass
+    ids = tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
+    answer = json.loads(ask(f"{address}/v1/completions", prompt=PROMPTS[0]))
+    assert answer["choices"][0]["text"] == expected(served[1], tokenizer, ids)
+
+
+def test_the_client_of_openai_is_served(address, served, tokenizer):
+    client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
+    (card,) = client.models.list()
+    assert card.id == str(served[0]) == client.models.retrieve(card.id).id
+    options = {"model": card.id, "temperature": 0}
+    chat = client.chat.completions.create(messages=MESSAGES, max_tokens=12, **options)
+    assert chat.choices[0].message.content == expected_answer(served[1], tokenizer)
+    answer = client.responses.create(input=MESSAGES[0]["content"], max_output_tokens=12, **options)
+    assert answer.output_text == expected_answer(served[1], tokenizer)
+    with pytest.raises(openai.NotFoundError, match="model='x' is not served"):
+        client.models.retrieve("x")
+    with pytest.raises(openai.BadRequestError, match="max_tokens=-1 must be a whole number of at least 1") as caught:
+        client.completions.create(prompt="the", max_tokens=-1, **options)
+    assert caught.value.param == "max_tokens" and caught.value.type == "invalid_request_error"
+
+
 # Errors
 
 
-def errors(folder, tokenizer):
+@pytest.fixture
+def client(tokenizer):
+    """The application in this process, with a model of 32 learned positions."""
+    from fastapi.testclient import TestClient
+
+    from trine.scripts.chat_server import AllowedHosts, OneModel, make_app
+
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "position_type": "learned"}
+    model = tiny_model(dtype=torch.float32, attn="sdpa", eos_token_id=None, **size)
+    app = AllowedHosts(make_app("mine", model, tokenizer, OneModel(False, {})), {"localhost"}, False)
+    return TestClient(app, "http://localhost", raise_server_exceptions=False)
+
+
+NUMBER, LIST = "must be a whole number of at least 1", "must be a list of at least one message"
+PICTURE = {"role": "user", "content": [{"type": "image_url"}]}
+BAD_FIELDS = [
+    *[("completions", {"max_tokens": value}, f"max_tokens={value!r} {NUMBER}") for value in (-1, 0, "x")],
+    ("completions", {"max_tokens": True}, NUMBER),
+    ("chat/completions", {"max_completion_tokens": 0}, NUMBER),
+    ("responses", {"max_output_tokens": 1.5}, NUMBER),
+    ("completions", {"temperature": -1}, "a number of at least 0"),
+    ("completions", {"top_p": 0}, "a number above 0 and at most 1"),
+    ("completions", {"frequency_penalty": -1}, "a number above -1"),
+    ("completions", {"seed": 2**64}, "a whole number of 64 bits"),
+    ("completions", {"stop": [""]}, "none of them empty"),
+    ("completions", {"stream": "yes"}, "true or false"),
+    ("completions", {"logit_bias": {"a": 1}}, "token ids to numbers"),
+    ("completions", {"generation_config": "{"}, "generation_config cannot be read"),
+    ("completions", {"generation_config": "[]"}, "generation_config cannot be read"),
+    ("completions", {"generation_config": '{"max_new_tokens": "x"}'}, "generation_config cannot be read"),
+    ("completions", {"generation_config": '{"num_beams": 0}'}, "num_beams=0 must be"),
+    ("completions", {"n": 2}, "n=2 is not served"),
+    ("chat/completions", {"response_format": {"type": "json_object"}}, "is not served"),
+    ("completions", {"prompt": ""}, "prompt='' must be one text that is not empty"),
+    ("completions", {"prompt": None}, "prompt=None must be"),
+    ("completions", {"prompt": ["a"]}, "must be one text"),
+    ("completions", {"prompt": "\ud800"}, "half a character"),
+    ("completions", {"model": "other"}, "Server is pinned to 'mine'"),
+    ("chat/completions", {"messages": None}, f"messages=None {LIST}"),
+    ("chat/completions", {"messages": []}, LIST),
+    ("chat/completions", {"messages": ["hi"]}, "must have a role"),
+    ("chat/completions", {"messages": [{"role": "user"}]}, "content=None must be a text"),
+    ("chat/completions", {"messages": [PICTURE]}, "parts of text"),
+    ("chat/completions", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "cannot write the messages"),
+    ("responses", {"input": ""}, "input='' must be"),
+    ("responses", {"input": [{"role": "user", "content": "a"}, {"type": "reasoning", "content": [{}]}]}, "KeyError"),
+    ("completions", {"prompt": "the " * 60}, "and the model 32 positions"),
+    ("completions", {"prompt": "the", "max_tokens": 40}, "max_tokens=40 it would reach beyond"),
+    ("completions", {"prompt": "the", "generation_config": '{"max_new_tokens": 40}'}, "it would reach beyond"),
+]
+
+
+@pytest.mark.parametrize(("route", "fields", "message"), BAD_FIELDS)
+def test_wrong_requests_are_answered_with_the_reason(client, route, fields, message):
+    needed = {
+        "completions": {"prompt": "the"},
+        "chat/completions": {"messages": MESSAGES},
+        "responses": {"input": "a"},
+    }
+    answer = client.post(f"/v1/{route}", content=json.dumps({**needed[route], **fields}), headers=JSON)
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert message in error["message"] and error["type"] == "invalid_request_error"
+
+
+def test_errors_of_routes_have_the_same_form(client):
+    for body in ("[", "[]", ""):
+        answer = client.post("/v1/completions", content=body, headers=JSON)
+        assert answer.status_code == 400 and "JSON object" in answer.json()["error"]["message"]
+    refused = client.post("/load_model", json={"model": "another/model"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"] == "model='another/model' is not served, only 'mine'."
+    assert "ready" in client.post("/load_model", json={"model": "mine"}).text
+    assert client.post("/reset").status_code == 404
+    unknown = client.post("/v1/completions", json={"prompt": "the", "promt": "x"})
+    assert unknown.status_code == 422 and "promt" in unknown.json()["error"]["message"]
+
+
+def test_an_error_within_a_stream_is_json(client):
+    beams = json.dumps({"num_beams": 2, "max_new_tokens": 4})
+    text = client.post("/v1/completions", json={"prompt": "the", "stream": True, "generation_config": beams}).text
+    assert "streamer" in json.loads(text.removeprefix("data: "))["error"]["message"]
+
+
+def test_a_fault_of_the_server_is_not_the_clients(client, monkeypatch):
+    monkeypatch.setattr("trine.scripts.chat_server.check_fields", lambda body: 1 / 0)
+    answer = client.post("/v1/completions", json={"prompt": "the"})
+    assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
+
+
+def test_the_default_length_ends_where_the_positions_end(client, tokenizer):
+    answer = client.post("/v1/completions", json={"prompt": "the"}).json()
+    count = len(tokenizer("the")["input_ids"])
+    assert answer["usage"]["completion_tokens"] == 33 - count  # the last one is written and never read
+
+
+def test_a_text_without_tokens_is_refused():
+    with pytest.raises(request_checks.BadRequest, match="The text has no token"):
+        request_checks.find_room(0, None, None)
+
+
+def test_a_chat_without_a_template_is_refused(client, tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    for route, body in (("chat/completions", {"messages": MESSAGES}), ("responses", {"input": "hi"})):
+        answer = client.post(f"/v1/{route}", json=body)
+        assert answer.status_code == 400 and "--chat_template chatml" in answer.json()["error"]["message"]
+
+
+def test_foreign_hosts_are_refused(client):
+    for host in ("evil.com", "localhost.evil.com", "192.168.0.7", "[", "", "[::1]:8000"):
+        answer = client.get("/v1/models", headers={"Host": host})
+        assert answer.status_code == 403 and "--allowed_hosts" in answer.json()["error"]["message"], host
+    assert client.get("/v1/models", headers={"Host": "LOCALHOST:8123"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("names", "any_address", "allowed", "refused"),
+    [
+        ({"localhost", "::1"}, False, ["localhost", "localhost:1", "[::1]:8000"], ["10.0.0.1", "a.b", "[::2]"]),
+        ({"localhost"}, True, ["10.0.0.1:80", "[fe80::1]"], ["evil.com", "10.0.0.1.evil.com", ""]),
+        ({"*"}, False, ["evil.com", "10.0.0.1"], [""]),
+    ],
+)
+def test_which_hosts_are_allowed(names, any_address, allowed, refused):
+    for host, expectation in [(host, True) for host in allowed] + [(host, False) for host in refused]:
+        assert request_checks.is_allowed(request_checks.host_of(host), names, any_address) == expectation, host
+
+
+def wrong_models(folder, tokenizer):
     encoder = tiny_model(TrineForMaskedLM, dtype=torch.float32, is_causal=False, vocab_size=len(tokenizer))
     encoder.save_pretrained(folder / "encoder")
     tokenizer.save_pretrained(folder / "encoder")
@@ -162,10 +342,16 @@ def errors(folder, tokenizer):
 
 
 def test_models_that_cannot_be_served_are_named(tokenizer, tmp_path):
-    for name, (options, message) in errors(tmp_path, tokenizer).items():
+    for name, (options, message) in wrong_models(tmp_path, tokenizer).items():
         pattern = "trine serve: .*" + message.replace("[", r"\[").replace("]", r"\]")
         with pytest.raises(SystemExit, match=pattern):
             serve.main(["--model", str(tmp_path / name), *options])
+
+
+def test_an_address_that_is_taken_is_named_before_the_model_is_loaded(served, monkeypatch):
+    monkeypatch.setattr(serve, "load", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="cannot be listened on"):
+        serve.main(["--model", str(served[0]), "--host", "127.0.0.1", "--port", str(taken.getsockname()[1])])
 
 
 def test_wrong_options_are_named(capsys):
@@ -173,25 +359,42 @@ def test_wrong_options_are_named(capsys):
         ("--port", "70000"): "port=70000 must be from 1 to 65535",
         ("--cb_num_blocks", "3"): "cb_num_blocks=3 needs continuous_batching",
         ("--continuous_batching", "--cb_max_batch_tokens", "-1"): "cb_max_batch_tokens=-1 must be at least 1",
+        ("--log_level", "loud"): "log_level='loud' is not one of",
     }.items():
         with pytest.raises(SystemExit):
             serve.main(["--model", "x", *options])
         assert message in capsys.readouterr().err
 
 
-def test_missing_packages_are_named(monkeypatch):
-    monkeypatch.setattr(serve, "is_serve_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"pip install 'trine\[serving\]'"):
-        serve.main(["--model", "x"])
+@pytest.fixture
+def without_template(served, tmp_path):
+    """The folder of a model whose tokenizer has neither a chat template nor its marks."""
+    plain = train_byte_level_bpe(TEXTS, 420, show_progress=False)
+    plain.save_pretrained(tmp_path)
+    served[1].save_pretrained(tmp_path)
+    return tmp_path
 
 
-def test_a_missing_chat_template_is_told_and_options_reach_the_library(
-    served, tokenizer, tmp_path, monkeypatch, capsys
-):
-    save(tmp_path, train_byte_level_bpe(TEXTS, 420, show_progress=False), model=served[1])
+def test_a_missing_chat_template_is_told_or_given(without_template, monkeypatch, capsys):
     started = []
-    monkeypatch.setattr("transformers.cli.serve.Serve", lambda model, **options: started.append((model, options)))
-    serve.main(["--model", str(tmp_path), "--port", "8123", "--device", "cpu", "--continuous_batching"])
+    monkeypatch.setattr(serve, "serve", lambda *parts: started.append(parts))
+    monkeypatch.setattr(serve, "check_address", lambda host, port: None)
+    words = ["--model", str(without_template), "--device", "cpu"]
+    serve.main(words)
     assert "no chat template" in capsys.readouterr().err
-    ((model, options),) = started
-    assert model == str(tmp_path) and options["port"] == 8123 and options["continuous_batching"]
+    serve.main([*words, "--chat_template", "chatml"])
+    (without_template / "mine.jinja").write_text("{{ messages[0].content }}!")
+    serve.main([*words, "--chat_template", str(without_template / "mine.jinja")])
+    assert "no chat template" not in capsys.readouterr().err
+    texts = [tokenizer.apply_chat_template(MESSAGES, tokenize=False) for *_, tokenizer in started[1:]]
+    end = started[1][2].eos_token
+    assert texts == [f"<|im_start|>user\n{MESSAGES[0]['content']}{end}\n", f"{MESSAGES[0]['content']}!"]
+
+
+def test_a_chat_template_that_does_not_fit_is_refused(without_template):
+    tokenizer = AutoTokenizer.from_pretrained(without_template)
+    with pytest.raises(ValueError, match=r"chat_template='chatlm' is neither .* Did you mean 'chatml'"):
+        set_chat_template(tokenizer, "chatlm")
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match=r"ends a message with '<\|im_end\|>', which the tokenizer lacks"):
+        set_chat_template(tokenizer, "chatml")
