@@ -21,19 +21,13 @@ from trine import (
 )
 from trine.scripts.pretrain_arguments import PretrainArguments
 from trine.training.baselines import ngram_losses
+from trine.training.cache_folders import DEFAULT_CACHE, find_or_make
 from trine.training.corpus import Corpus, Part
 from trine.training.masked_text import MaskedPairs, MaskedSequences, MaskedText, sentence_pieces
 from trine.training.packing import PackedBlocks
 from trine.training.padding_free import PaddingFreeCollator
 from trine.training.span_corruption import SENTINELS, SpanCorruptionCollator, check_spans, text_length
-from trine.training.token_store import (
-    DEFAULT_CACHE,
-    TokenStore,
-    find_or_make,
-    read_tokens,
-    tokenizer_identity,
-    write_tokens,
-)
+from trine.training.token_store import TokenStore, read_tokens, tokenizer_identity, write_tokens
 from trine.training.whole_words import WORDS, WholeWordMaskingCollator, WordEncoder
 from trine.training.word_cache import TokenEncoder
 

@@ -1,17 +1,11 @@
 """Text that is tokenised once: token ids in a memory-mapped file, which later runs find again."""
 
-import atexit
-import hashlib
-import json
-import shutil
-import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from huggingface_hub.constants import HF_HOME
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -20,9 +14,6 @@ from ..tokenization.text_files import Piece
 from .encoding import Encoder, encode_batches
 
 
-DEFAULT_CACHE = Path(HF_HOME) / "trine"
-# Part of each key: what is stored has another layout or meaning after a change.
-VERSION = 2
 # Characters that are tokenised at a time.
 BATCH_CHARACTERS = 2**21
 
@@ -39,34 +30,6 @@ class TokenStore(NamedTuple):
     tokens: Tensor
     ends: Tensor
     piece_ends: Tensor
-
-
-def find_or_make(cache: Path, key: dict[str, Any] | None, make: Callable[[Path], object]) -> Path:
-    """The folder of the cache that belongs to the key; if there is none, `make` fills a new one.
-
-    It appears under its name when it is whole. Without a key, the folder is removed when the program ends.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    if key is None:
-        folder = Path(tempfile.mkdtemp(dir=cache, prefix="unnamed-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        make(folder)
-        return folder
-    text = json.dumps({"version": VERSION, **key}, sort_keys=True, default=str)
-    folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
-    if not folder.exists():
-        part = Path(tempfile.mkdtemp(dir=cache, prefix="part-"))
-        try:
-            make(part)
-            part.rename(folder)
-        except OSError:
-            shutil.rmtree(part, ignore_errors=True)
-            if not folder.exists():  # else another process was faster
-                raise
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-    return folder
 
 
 def write_tokens(
@@ -115,13 +78,24 @@ def write_tokens(
 
 
 def read_tokens(folder: Path) -> TokenStore:
-    """What `write_tokens` wrote there."""
-    types = {"tokens": torch.int32, "ends": torch.int64, "piece_ends": torch.int64}
-    files = {name: folder / name for name in types}
-    sizes = {name: file.stat().st_size // types[name].itemsize for name, file in files.items()}
-    return TokenStore(
-        **{name: torch.from_file(str(files[name]), size=sizes[name], dtype=type_) for name, type_ in types.items()}
-    )
+    """What `write_tokens` wrote there.
+
+    Raises:
+        ValueError: The files do not belong together: some are cut off, or empty, or others.
+    """
+    parts = {}
+    for name, type_ in {"tokens": torch.int32, "ends": torch.int64, "piece_ends": torch.int64}.items():
+        size, rest = divmod((folder / name).stat().st_size, type_.itemsize)
+        if rest or (name != "tokens" and not size):
+            raise ValueError(f"'{folder / name}' has {size * type_.itemsize + rest} bytes: it is cut off or empty.")
+        parts[name] = (
+            torch.from_file(str(folder / name), size=size, dtype=type_) if size else torch.empty(0, dtype=type_)
+        )
+    store = TokenStore(**parts)
+    borders = torch.cat([torch.zeros(1, dtype=torch.int64), store.ends])
+    if store.ends[-1] != len(store.tokens) or (borders.diff() < 0).any() or store.piece_ends[-1] > store.ends[-1]:
+        raise ValueError(f"'{folder}' holds {len(store.tokens)} tokens, but 'ends' closes with {int(store.ends[-1])}.")
+    return store
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,8 +1,5 @@
 """Tokens come back as the tokenizer made them, and a second run finds those of the first."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -10,7 +7,7 @@ from trine.tokenization.text_files import Piece
 from trine.tokenization.training import train_byte_level_bpe
 from trine.training import token_store
 from trine.training.encoding import encode_batches
-from trine.training.token_store import find_or_make, read_tokens, tokenizer_identity, write_tokens
+from trine.training.token_store import read_tokens, tokenizer_identity, write_tokens
 from trine.training.word_cache import TokenEncoder
 
 
@@ -71,47 +68,24 @@ def test_without_a_token_at_the_end(tokenizer, tmp_path):
     assert [part.tolist() for part in tokens.tensor_split(ends[:-1])] == expected
 
 
-def test_what_was_made_is_found_again(tmp_path):
-    made = []
-
-    def make(folder):
-        (folder / "file").write_text("whole")
-        made.append(folder)
-
-    first = find_or_make(tmp_path, {"a": 1}, make)
-    assert find_or_make(tmp_path, {"a": 1}, make) == first and len(made) == 1
-    assert (first / "file").read_text() == "whole"
-    assert find_or_make(tmp_path, {"a": 2}, make) != first
-    assert find_or_make(tmp_path, None, make) != find_or_make(tmp_path, None, make) and len(made) == 4
-
-
-def test_what_nobody_can_find_again_goes_with_the_program(tmp_path):
-    program = (
-        "import sys; from pathlib import Path; from trine.training.token_store import find_or_make\n"
-        "print(find_or_make(Path(sys.argv[1]), None, lambda folder: (folder / 'file').write_text('whole')).exists())"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True\n"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nothing_half_made_is_found(tmp_path):
-    def fail(folder):
-        (folder / "file").write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        find_or_make(tmp_path, {"a": 1}, fail)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_the_faster_process_wins(tmp_path):
-    def make(folder):
-        find_or_make(tmp_path, {"a": 1}, lambda other: (other / "file").write_text("first"))
-        (folder / "file").write_text("second")
-
-    assert (find_or_make(tmp_path, {"a": 1}, make) / "file").read_text() == "first"
-    assert len(list(tmp_path.iterdir())) == 1
+def test_files_that_do_not_belong_together(tokenizer, tmp_path):
+    """Where nothing else has compared them: cut off, empty, or of another text."""
+    write_tokens(tmp_path, iter(PIECES), TokenEncoder(tokenizer))
+    good = {name: (tmp_path / name).read_bytes() for name in ("tokens", "ends", "piece_ends")}
+    for name, content, message in (
+        ("tokens", good["tokens"][:-3], "cut off"),
+        ("tokens", good["tokens"][:-4], "closes with"),
+        ("tokens", b"", "holds 0 tokens"),
+        ("ends", b"", "has 0 bytes"),
+        ("ends", good["ends"][8:16] + good["ends"][:8] + good["ends"][16:], "closes with"),
+        ("piece_ends", good["piece_ends"][:-1], "cut off"),
+        ("piece_ends", b"\xff" * 7 + b"\x7f", "closes with"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_tokens(tmp_path)
+        (tmp_path / name).write_bytes(good[name])
+    assert len(read_tokens(tmp_path).ends) == len(DOCUMENTS)
 
 
 def test_tokenizers_are_told_apart(tokenizer):
