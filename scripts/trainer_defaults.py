@@ -30,7 +30,8 @@ class UsualTraining:
     save_total_limit: int | None = trainer_default("save_total_limit", 2)
     report_to: str = trainer_default("report_to", "none")
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "Checkpoint folder to go on from, or 'last' for the last one in output_dir."}
+        default=None,
+        metadata={"help": "Checkpoint to go on from, or 'last': that of output_dir, or from the start without one."},
     )
 
     def __post_init__(self):

@@ -12,6 +12,11 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
+STATE = "trainer_state.json"
+# Of models and adapters, of FSDP, and of DeepSpeed.
+WEIGHTS = ("*.safetensors", "pytorch_model*", "adapter_model.bin", "**/*.distcp", "global_step*")
+
+
 def check_writable(folder: Path) -> None:
     """Make the folder if need be; raise an OSError that names it if no file can be written there."""
     try:
@@ -27,14 +32,20 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path in names if path.is_dir()), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def damage(checkpoint: Path) -> str | None:
-    """Why training cannot go on from this checkpoint: what is missing or cut off; None if it is whole.
+def is_finished(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint was written: the trainer writes its state last."""
+    try:
+        return isinstance(json.loads((checkpoint / STATE).read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
 
-    The trainer writes its state last, so a process that died while it saved leaves none.
-    """
-    state = checkpoint / "trainer_state.json"
-    if not state.exists():
-        return f"'{state.name}' is missing, so that saving was not finished"
+
+def damage(checkpoint: Path) -> str | None:
+    """Why training cannot go on from this checkpoint: what is missing or cut off; None if it is whole."""
+    if not (checkpoint / STATE).exists():
+        return f"'{STATE}' is missing, so that saving was not finished"
+    if not any(path for pattern in WEIGHTS for path in checkpoint.glob(pattern)):
+        return "its weights are missing, as where deleting it was not finished"
     for file in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         try:
             if file.suffix == ".json":
@@ -60,34 +71,42 @@ def what_is_missing(checkpoint: Path) -> str | None:
 def find_checkpoint(training: TrainingArguments) -> str | None:
     """The checkpoint to go on from, or None for a new run, which must not mix with an older one in its folder.
 
-    `resume_from_checkpoint="last"` is the last whole one; damaged ones are named in a warning.
+    `resume_from_checkpoint="last"` is the last whole one; damaged ones are named in a warning. Where nothing was saved
+    yet, or saving the first checkpoint was not finished, the run begins anew, with or without "last": so the same
+    command can be given again, whenever the run was killed.
 
     Raises:
         ValueError: The folder holds a run that is not to be gone on with, or no whole checkpoint to go on from.
         FileNotFoundError: The checkpoint does not exist.
     """
     wanted, found = training.resume_from_checkpoint, list_checkpoints(Path(str(training.output_dir)))
-    if wanted is None:
-        if found:
-            raise ValueError(
-                f"output_dir='{training.output_dir}' holds checkpoints of another run: go on with "
-                "--resume_from_checkpoint last, or choose another folder."
-            )
-        return None
-    if wanted.lower() not in ("last", "true"):
-        if not Path(wanted).is_dir():
-            raise FileNotFoundError(f"resume_from_checkpoint='{wanted}' is neither a folder nor 'last'.")
-        if reason := what_is_missing(Path(wanted)):
-            others = [str(path) for path in found if path != Path(wanted) and what_is_missing(path) is None]
-            raise ValueError(
-                f"resume_from_checkpoint='{wanted}' cannot be used: {reason}. Whole checkpoints: {others}."
-            )
-        return wanted
+    begun = any(map(is_finished, found))
+    if wanted is None and begun:
+        raise ValueError(
+            f"output_dir='{training.output_dir}' holds checkpoints of another run: go on with "
+            "--resume_from_checkpoint last, or choose another folder."
+        )
+    if wanted is not None and wanted.lower() not in ("last", "true"):
+        return check_named(wanted, found)
     for checkpoint in reversed(found):
         if (reason := what_is_missing(checkpoint)) is None:
             return str(checkpoint)
         warnings.warn(f"The checkpoint '{checkpoint}' is left out: {reason}.", stacklevel=2)
-    raise ValueError(f"output_dir='{training.output_dir}' holds no checkpoint to go on from.")
+    if begun:
+        raise ValueError(f"output_dir='{training.output_dir}' holds no whole checkpoint to go on from.")
+    if wanted is not None:
+        print(f"output_dir='{training.output_dir}' holds no checkpoint yet: training starts from the beginning.")
+    return None
+
+
+def check_named(wanted: str, others: list[Path]) -> str:
+    """The checkpoint that was asked for by name, if training can go on from it."""
+    if not Path(wanted).is_dir():
+        raise FileNotFoundError(f"resume_from_checkpoint='{wanted}' is neither a folder nor 'last'.")
+    if reason := what_is_missing(Path(wanted)):
+        whole = [str(path) for path in others if path != Path(wanted) and what_is_missing(path) is None]
+        raise ValueError(f"resume_from_checkpoint='{wanted}' cannot be used: {reason}. Whole checkpoints: {whole}.")
+    return wanted
 
 
 def train(trainer: Trainer, checkpoint: str | None) -> None:

@@ -155,7 +155,6 @@ def test_interrupt(folder, monkeypatch, capsys):
         (["--block_length", "1000"], "block_length=1000 is above max_position_embeddings=512"),
         (["--output_dir", "{folder}/short.txt/x"], "cannot be written"),
         (["--output_dir", "{folder}/straight"], "checkpoints of another run"),
-        (["--resume_from_checkpoint", "last"], "holds no checkpoint"),
         (["--resume_from_checkpoint", "{folder}/absent"], "neither a folder nor 'last'"),
         (["--preset", "tinny"], "tiny"),
         (["--config_overrides", "hiden_size=8"], "hidden_size"),

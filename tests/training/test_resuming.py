@@ -75,15 +75,43 @@ def test_weights_alone_are_no_checkpoint_to_go_on_from(folder):
         find(folder, str(folder / "checkpoint-12"))
 
 
-def test_saving_that_was_not_finished_is_found(folder):
+def keep_one(folder):
     for number in range(2, 11, 2):
         shutil.rmtree(folder / f"checkpoint-{number}")
-    (folder / "checkpoint-12" / "trainer_state.json").unlink()
-    with (
-        pytest.warns(UserWarning, match="'trainer_state.json' is missing, so that saving was not finished"),
-        pytest.raises(ValueError, match="holds no checkpoint to go on from"),
-    ):
+    return folder / "checkpoint-12"
+
+
+@pytest.mark.parametrize("wanted", [None, "last"])
+@pytest.mark.parametrize("left", [None, b"", b'{"global_step": 1'], ids=["no state", "empty state", "half a state"])
+def test_a_run_killed_in_its_first_checkpoint_begins_anew(folder, wanted, left, capsys):
+    """By either spelling of the command; a model that stands there stays."""
+    checkpoint = keep_one(folder)
+    (checkpoint / "trainer_state.json").unlink()
+    if left is not None:
+        (checkpoint / "trainer_state.json").write_bytes(left)
+    with pytest.warns(UserWarning, match="checkpoint-12' is left out: 'trainer_state.json' is"):
+        assert find(folder, wanted) is None
+    assert ("holds no checkpoint yet: training starts from the beginning" in capsys.readouterr().out) is bool(wanted)
+    assert (checkpoint / "model.safetensors").is_file()
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
+    assert find(tmp_path, None) is None and not capsys.readouterr().out
+    assert find(tmp_path, "last") is None and "holds no checkpoint yet" in capsys.readouterr().out
+
+
+def test_no_whole_checkpoint_of_a_run_is_an_error(folder):
+    (keep_one(folder) / "optimizer.pt").write_bytes(b"cut off")
+    with pytest.warns(UserWarning, match="is left out"), pytest.raises(ValueError, match="holds no whole checkpoint"):
         find(folder)
+    with pytest.raises(ValueError, match="holds checkpoints of another run"):
+        find(folder, None)
+
+
+def test_a_checkpoint_that_was_half_deleted_is_found(folder):
+    (folder / "checkpoint-12" / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match="checkpoint-12' is left out: its weights are missing"):
+        assert find(folder) == str(folder / "checkpoint-10")
 
 
 class FullDisk:
