@@ -16,6 +16,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from .atomic_saving import saving
+
 
 HEADER = """\
 # Copyright 2026 The Trine authors. All rights reserved.
@@ -118,13 +120,15 @@ class HubExportMixin:
     export_code: bool = True
 
     def save_pretrained(self, save_directory, push_to_hub: bool = False, **kwargs):
-        folder, module = Path(save_directory), type(self).__module__
-        if self.export_code:
-            folder.mkdir(parents=True, exist_ok=True)
-            if module.startswith("transformers_modules."):
+        module = type(self).__module__
+        if push_to_hub:
+            kwargs.setdefault("repo_id", Path(save_directory).name)
+        with saving(Path(save_directory)) as folder:
+            if self.export_code and module.startswith("transformers_modules."):
                 copy_code(module, folder)
-            else:
+            elif self.export_code:
                 for name, text in flatten(self.hub_entry_modules).items():
                     (folder / name).write_text(text, encoding="utf-8")
-            self.auto_map = existing_entries(self.hub_auto_map, folder)
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it
+            if self.export_code:
+                self.auto_map = existing_entries(self.hub_auto_map, folder)
+            super().save_pretrained(str(folder), push_to_hub=push_to_hub, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it

@@ -5,7 +5,13 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
+from ..configuration.atomic_saving import saving
 from ..configuration.model_card import model_card
+
+
+CARD = "README.md"
+# Of `save_pretrained(push_to_hub=True)`, for the upload.
+PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 
 
 def damaged_files(folder: str | Path) -> list[str]:
@@ -40,15 +46,37 @@ class CheckpointedModel(PreTrainedModel):
         auto_classes = {path.rsplit(".", 1)[-1]: auto_class for auto_class, path in self.config.hub_auto_map.items()}
         return model_card(self.config, name, auto_classes.get(name, "AutoModel"), self.num_parameters())
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        super().save_pretrained(save_directory, *args, **kwargs)
-        card = Path(save_directory) / "README.md"
-        if kwargs.get("is_main_process", True) and not card.exists():
-            card.write_text(self.render_card(), encoding="utf-8")
+    def save_pretrained(
+        self, save_directory, is_main_process=True, state_dict=None, push_to_hub=False, *args, **kwargs
+    ):
+        """Saves so that the folder holds the older model or this one, whole, also if the process is killed.
+
+        Arguments are those of transformers. With `push_to_hub` the model is saved first, and then uploaded.
+
+        Raises:
+            OSError: The folder cannot be written, because the disk is full for example. It is as it was.
+            ValueError: `push_to_hub` with `variant`, or with options of the upload that `push_to_hub` does not have.
+        """
+        push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if push_to_hub and name in kwargs}
+        if push_to_hub and kwargs.get("variant"):
+            raise ValueError(f"variant={kwargs['variant']!r} cannot be pushed. Save it, and upload the folder.")
+        if not is_main_process or kwargs.get("distributed_checkpoint"):  # processes that write together
+            return super().save_pretrained(save_directory, is_main_process, state_dict, False, *args, **kwargs)
+        folder = Path(save_directory)
+        try:
+            with saving(folder) as made:
+                super().save_pretrained(str(made), is_main_process, state_dict, False, *args, **kwargs)
+                if not (folder / CARD).exists():
+                    (made / CARD).write_text(self.render_card(), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{folder}: the model was not saved: {error}. What the folder held is unchanged.") from error
+        if push_to_hub:
+            options = {"max_shard_size": kwargs["max_shard_size"]} if "max_shard_size" in kwargs else {}
+            self.push_to_hub(push.pop("repo_id", folder.name), **push, **options)
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         """Called by every way of pushing, after the library put its card into `working_dir`."""
-        card = Path(working_dir) / "README.md"
+        card = Path(working_dir) / CARD
         if not card.exists() or "This model card has been automatically generated" in card.read_text(encoding="utf-8"):
             card.write_text(self.render_card(), encoding="utf-8")
         return super()._upload_modified_files(working_dir, *args, **kwargs)

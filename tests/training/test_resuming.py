@@ -41,7 +41,7 @@ def folder(trained, tmp_path):
     return tmp_path / "run"
 
 
-def find(folder, wanted="last"):
+def find(folder, wanted: str | None = "last"):
     return find_checkpoint(TrainingArguments(output_dir=str(folder), resume_from_checkpoint=wanted))
 
 
