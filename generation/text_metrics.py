@@ -124,7 +124,8 @@ def check_metrics(metrics: Iterable[str]) -> None:
         if name not in METRICS:
             raise ValueError(f"metrics has {name!r}, which is not one of {list(METRICS)}.")
         if missing := [package for module, package in METRICS[name].modules.items() if find_spec(module) is None]:
-            raise ValueError(f"metrics has {name!r}, which needs: pip install {' '.join(missing)}")
+            packages = ", ".join(missing)
+            raise ValueError(f"metrics has {name!r}, which needs {packages}: pip install 'trine[translation]'")
 
 
 def describe_scores(rows: Mapping[str, Mapping[str, float]]) -> str:

@@ -10,6 +10,8 @@ from typing import Any, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
+from trine.scripts.optional_packages import NEEDS, require, require_for
+
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -35,7 +37,8 @@ def parse_arguments(
     """Fill dataclasses from `argv` (default: the process's) over the recipe that it names; return one object per type.
 
     In a recipe, a list of `key=value` texts may be written as a mapping.
-    Exits with status 2 and a message on an unknown argument or a value of the wrong type, in either place.
+    Exits with status 2 and a message on an unknown argument or a value of the wrong type, in either place, and on a
+    package that is not installed although the command, with these arguments, will import it.
     """
     options = {
         "prog": f"trine {command}",
@@ -45,6 +48,8 @@ def parse_arguments(
     recipe_type: Any = RecipeArguments
     parser = HfArgumentParser([recipe_type, *types], description=description, **options)
     argv = list(sys.argv[1:] if argv is None else argv)
+    if not {"-h", "--help"} & {*argv}:
+        require(command, NEEDS.get(command, ()))
     recipe_parser = HfArgumentParser(recipe_type, add_help=False, **options)
     recipe = recipe_parser.parse_known_args(argv)[0].recipe or default_recipe
     try:
@@ -57,6 +62,7 @@ def parse_arguments(
         parser.error(str(error))
     if unknown:
         parser.error(unknown_name("argument", unknown[0], parser._option_string_actions))
+    require_for(command, {name: value for part in filled for name, value in vars(part).items()})
     return tuple(filled)
 
 

@@ -125,7 +125,7 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
     scored = "entities (BIO)" if are_entities(names) else "single words: not all tags are O, B-... or I-..."
     print(f"{len(names)} tags: {shorten(names)}. Scored are {scored}.")
     if are_entities(names) and find_spec("seqeval") is None:
-        raise ValueError("Entities are scored by seqeval, which is not installed: pip install 'seqeval>=1.2'.")
+        raise ValueError("Entities are scored by seqeval, which is not installed: pip install 'trine[study]'.")
     check_metric(training, score_names(names))
     texts = [tuple(words) for words, _ in examples]
     split = arguments.validation_fraction, training.seed

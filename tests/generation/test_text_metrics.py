@@ -121,6 +121,7 @@ def test_errors(texts, references, metrics, message):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(text_metrics, "find_spec", lambda module: None)
     with pytest.raises(
-        ValueError, match=re.escape("metrics has 'rouge', which needs: pip install sacrebleu rouge-score")
+        ValueError,
+        match=re.escape("metrics has 'rouge', which needs sacrebleu, rouge-score: pip install 'trine[translation]'"),
     ):
         score_texts(["a"], ["a"], ["rouge"])

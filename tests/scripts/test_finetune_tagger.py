@@ -180,7 +180,7 @@ def test_errors(folder, tmp_path, argv, message):
 
 def test_entities_need_seqeval(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune_tagger, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match="Entities are scored by seqeval, which is not installed: pip install"):
+    with pytest.raises(SystemExit, match="Entities are scored by seqeval, which is not installed: pip install 'trine"):
         run(folder, tmp_path)
 
 
