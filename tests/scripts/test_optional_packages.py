@@ -139,17 +139,13 @@ def test_every_condition_is_tried_above():
     assert tried == set(IF_ASKED)
 
 
-def test_every_command_can_be_imported_without_extras():
-    hidden = sorted(EXTRAS.keys() - {"datasets"})  # sentence-transformers takes a hidden one for an installed one
-    program = f"""
-import sys
-sys.modules.update(dict.fromkeys({hidden}))
-import importlib
-for name in {sorted(cli.find_scripts())}:
-    importlib.import_module("trine.scripts." + {SCRIPTS}.get(name, name.replace("-", "_")))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("path", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_modules_of_commands_import_optional_packages_in_functions_only(path):
+    """So that `--help` and the check itself work without them. `trine serve` imports its server after the check."""
+    top = ast.parse(path.read_text(encoding="utf-8")).body
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in top if isinstance(node, ast.ImportFrom)}
+    assert path.stem == "chat_server" or not {name.split(".")[0] for name in names} & EXTRAS.keys()
 
 
 def test_the_demo_without_matplotlib_leaves_nothing_behind(tmp_path):
