@@ -23,6 +23,7 @@ from .feed_forward.routers import TrineRouter
 from .masks import make_masks, make_position_ids, packed_lengths, relative_indices
 from .norms import make_norm
 from .outputs import TrineModelOutput
+from .paged_serving import check_vllm
 from .pooling import TrinePooler
 from .positions.position_table import POSITIONS
 
@@ -54,6 +55,7 @@ class TrinePreTrainedModel(CheckpointedModel):
 
     def __init__(self, config: Any, *args, **kwargs):
         config.check()  # once more: it may have changed since it was made
+        check_vllm(config)
         super().__init__(config, *args, **kwargs)
 
     @property

@@ -58,7 +58,7 @@ class TrineForSequenceClassification(TrinePooledHead):
 
     def __init__(self, config: TrineConfig):
         super().__init__(config)
-        self.model = TrineModel(config, reads_pooler(config))
+        self.model = TrineModel(config, add_pooling_layer=reads_pooler(config))
         self.transform = make_transform(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
@@ -112,7 +112,7 @@ class TrineForMultipleChoice(TrinePooledHead):
 
     def __init__(self, config: TrineConfig):
         super().__init__(config)
-        self.model = TrineModel(config, reads_pooler(config))
+        self.model = TrineModel(config, add_pooling_layer=reads_pooler(config))
         self.transform = make_transform(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, 1)

@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_trine import TrineConfig
-from .softmax_attention import SoftmaxAttention
+from .softmax_attention import SoftmaxAttention, eager_attention_forward
 
 
 class CrossAttention(SoftmaxAttention):
@@ -53,4 +54,8 @@ class CrossAttention(SoftmaxAttention):
             if past_key_values is not None:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)  # pyright: ignore[reportAssignmentType] tensors
                 past_key_values.is_updated[self.layer_idx] = True
-        return self.attend(query, key, value, encoder_attention_mask, is_causal=False)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.config._attn_implementation), eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
+        options = {"dropout": dropout, "scaling": self.scaling, "is_causal": False}
+        output, weights = attend(self, query, key, value, encoder_attention_mask, **options)
+        return self.o_proj(output.flatten(2)), weights

@@ -2,6 +2,9 @@
 
 # Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size.
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -9,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
-from ..kernels.folded_attention import FoldedMask, folded_attention
+from ..kernels.folded_attention import FoldedMask, folded_attention_forward
 from ..norms import make_norm
 from ..positions.rope import apply_rotation
 
@@ -50,6 +53,36 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+def attend_separately(
+    attend: Callable,
+    sequence_lengths: list[int],
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_bias: torch.Tensor | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """The same interface for one row that packs sequences: each costs its own length squared.
+
+    Args:
+        attend: The kernel that computes one sequence.
+        sequence_lengths: Their lengths, whose sum is Q and K.
+        attention_mask: That of the longest sequence, of which the others take the first rows and columns.
+        position_bias: Likewise.
+    """
+    outputs = []
+    for length, *states in zip(
+        sequence_lengths, *(states.split(sequence_lengths, dim=2) for states in (query, key, value)), strict=True
+    ):
+        mask, square = attention_mask, (..., slice(length), slice(length))
+        if position_bias is not None:
+            kwargs["position_bias"] = position_bias[square]
+        outputs.append(attend(module, *states, None if mask is None else mask[square], **kwargs)[0])
+    return torch.cat(outputs, dim=1), None
+
+
 class SoftmaxAttention(nn.Module):
     """Multi-head attention with grouped key-value heads, optional biases, query-key norm and any position encoding.
 
@@ -86,20 +119,43 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | FoldedMask | None = None,
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         position_bias: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        sequence_lengths: list[int] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and weights if eager."""
+        """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and weights if eager.
+
+        Args:
+            sequence_lengths: Where one row packs sequences, their lengths, each of which is computed by itself.
+        """
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         if position_bias is not None:  # a row for each text, as the library's flex attention looks it up
             kwargs["position_bias"] = position_bias.expand(query.shape[0], -1, -1, -1)
-        return self.attend(query, key, value, attention_mask, **kwargs)
+        # vLLM reads this source: it serves a layer whose forward calls one local of ALL_ATTENTION_FUNCTIONS, once.
+        implementation = str(self.config._attn_implementation)
+        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        if isinstance(attention_mask, FoldedMask):
+            attend = folded_attention_forward
+        elif sequence_lengths is not None:
+            attend = partial(attend_separately, attend, sequence_lengths)
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
 
     def project(
         self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None
@@ -115,42 +171,3 @@ class SoftmaxAttention(nn.Module):
     def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """Views (B, N, heads * D) as (B, N, heads, D)."""
         return projected.view(*projected.shape[:-1], -1, self.head_dim)
-
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | FoldedMask | None,
-        *,
-        sequence_lengths: list[int] | None = None,
-        **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs the chosen kernel on (B, heads, N, D) and projects its output to (B, Q, hidden).
-
-        Args:
-            sequence_lengths: Where one row packs sequences, their lengths. Each is then computed by itself, at the
-                cost of its own length squared, with the first rows and columns of mask and bias.
-        """
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.config._attn_implementation), eager_attention_forward)
-        kwargs |= {
-            "dropout": self.attention_dropout if self.training else 0.0,
-            "scaling": self.scaling,
-            "sliding_window": self.sliding_window,
-        }
-        if isinstance(attention_mask, FoldedMask):
-            options = {"scale": self.scaling, "dropout": kwargs["dropout"]}
-            return self.o_proj(folded_attention(query, key, value, attention_mask, **options).flatten(2)), None
-        if sequence_lengths is None:
-            output, weights = attend(self, query, key, value, attention_mask, **kwargs)
-            return self.o_proj(output.flatten(2)), weights
-        bias = kwargs.pop("position_bias", None)
-        outputs = []
-        for length, *states in zip(
-            sequence_lengths, *(states.split(sequence_lengths, dim=2) for states in (query, key, value)), strict=True
-        ):
-            mask, square = attention_mask, (..., slice(length), slice(length))
-            if bias is not None:
-                kwargs["position_bias"] = bias[square]
-            outputs.append(attend(self, *states, None if mask is None else mask[square], **kwargs)[0])
-        return self.o_proj(torch.cat(outputs, dim=1).flatten(2)), None

@@ -62,6 +62,20 @@ def folded_attention(
     return output.transpose(1, 2).reshape(batch, -1, heads, size)[:, :length]
 
 
+def folded_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: FoldedMask,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """`folded_attention` behind the library's attention interface, which returns no weights."""
+    return folded_attention(query, key, value, attention_mask, scale=scaling, dropout=dropout), None
+
+
 def surround(states: torch.Tensor, block: int, rest: int, back: int, ahead: int) -> torch.Tensor:
     """Each block of (B, G, N, D) with those around it, (B, T, G, W, D); `rest` tokens are missing in the last one."""
     padded = nn.functional.pad(states, (0, 0, back * block, rest + ahead * block))

@@ -169,8 +169,8 @@ CASES = {
         lambda: TrineForConditionalGeneration(
             TrineSeq2SeqConfig(encoder={**SIZES}, decoder={**SIZES}, decoder_start_token_id=0)
         ).generate_batch([[3]]),
-        "Continuous batching serves decoders without cross-attention, but model_type='trine_seq2seq' has "
-        "is_encoder_decoder=True, add_cross_attention=None; use generate.",
+        "model_type='trine_seq2seq' has is_encoder_decoder=True, add_cross_attention=None, but continuous batching "
+        "serves single stacks; use generate.",
     ),
     "a decoder of both sides, token by token": (
         lambda: both_sided().generate(torch.tensor([[3]])),

@@ -1,0 +1,51 @@
+"""Which models the servers with a paged cache take: continuous batching and vLLM hold keys and values in pages."""
+
+from typing import Any
+
+from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
+
+
+VLLM = "vllm"  # how the attention implementation that vLLM chooses begins
+LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")  # whose frequencies follow the longest sequence of a batch
+
+
+def check_paged(config: Any, server: str) -> None:
+    """Refuses a model that a server would not serve, or not with the outputs of `generate`.
+
+    Args:
+        config: A stack of layers, or more.
+        server: What it is called in messages.
+
+    Raises:
+        ValueError: The model is not a stack by itself, or one of its kinds does not fit, with what does.
+    """
+    if config.is_encoder_decoder or config.add_cross_attention:
+        crossed = getattr(config, "add_cross_attention", None)
+        raise ValueError(
+            f"model_type='{config.model_type}' has is_encoder_decoder={config.is_encoder_decoder}, "
+            f"add_cross_attention={crossed}, but {server} serves single stacks; use generate."
+        )
+    layers = [kind for kind, row in ATTENTION_KINDS.items() if row.paged]
+    for index, kind in enumerate(config.attention_types):
+        if kind not in layers:
+            raise ValueError(
+                f"attention_types[{index}]='{kind}' is not one of {layers}, which {server} serves; use generate."
+            )
+    positions = [kind for kind, row in POSITION_KINDS.items() if row.paged]
+    if config.position_type not in positions:
+        raise ValueError(
+            f"position_type='{config.position_type}' is not one of {positions}, which {server} serves; use generate."
+        )
+    for layer_type in config.layer_types:
+        rope_type = config.rope_parameters_of(layer_type).get("rope_type")
+        if rope_type in LENGTH_DEPENDENT_ROPE:
+            raise ValueError(
+                f"rope_parameters['rope_type']='{rope_type}' is one of {list(LENGTH_DEPENDENT_ROPE)}: its frequencies "
+                "follow the longest sequence, so that requests served together would change each other; use generate."
+            )
+
+
+def check_vllm(config: Any) -> None:
+    """Refuses, before any weight is read, what vLLM would serve wrongly; it makes the model with its own attention."""
+    if str(config._attn_implementation).startswith(VLLM):
+        check_paged(config, "vLLM")
