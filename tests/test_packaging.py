@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_IN_THE_PACKAGE = {"tests", "build", "dist", "docs"}
 MAKE_A_MODEL = """
 import torch
 import trine
@@ -40,12 +40,14 @@ def wheel(built) -> zipfile.ZipFile:
 
 
 def package_files() -> set[str]:
-    """List the files of the package as the wheel has to name them."""
-    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name not in NOT_IN_THE_PACKAGE]
-    code = [path for folder in folders if folder.name[0] != "." for path in folder.rglob("*.py")]
-    recipes = [path for path in (ROOT / "scripts" / "recipes").rglob("*") if path.suffix in (".yaml", ".json")]
-    data = [ROOT / "py.typed", *recipes, *(ROOT / "scripts" / "templates").glob("*.html")]
-    return {f"trine/{path.relative_to(ROOT).as_posix()}" for path in [*ROOT.glob("*.py"), *code, *data]}
+    """The files of the listed packages, as the wheel has to name them, whatever else is in the checkout."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {name: ROOT.joinpath(*name.split(".")[1:]) for name in settings["packages"]}
+    code = [path for folder in folders.values() for path in folder.glob("*.py")]
+    data = [
+        path for name, globs in settings["package-data"].items() for each in globs for path in folders[name].glob(each)
+    ]
+    return {f"trine/{path.relative_to(ROOT).as_posix()}" for path in [*code, *data]}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
@@ -69,7 +71,10 @@ def test_the_metadata_names_the_command_the_plugin_and_the_licence(wheel):
 def test_the_source_distribution_holds_the_package(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    assert {name.removeprefix("trine/") for name in package_files()} <= held
+    files = {name.removeprefix("trine/") for name in package_files()}
+    assert files <= held
+    code = {name for name in held if name.endswith(".py") and not name.startswith("tests/")}
+    assert code <= files | {"setup.py"}, "the checkout's other folders are no part of it"
 
 
 def test_the_installed_wheel_makes_and_saves_a_model(built, tmp_path):

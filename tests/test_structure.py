@@ -26,6 +26,7 @@ EXPORTED_CODE_MAY_TRY = {"fcntl", "triton"}
 EXPORTED_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names
 OPTIONAL = {"codecarbon", "datasets", "matplotlib", "pyarrow", "yaml"}
 LONGEST_FILE = 400
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
 PUBLIC = [
     "TrineConfig",
     "TrineForCausalLM",
@@ -133,16 +134,30 @@ def test_optional_packages_are_imported_where_they_are_used(path):
 
 def test_every_folder_with_code_is_a_listed_package():
     """An unlisted package is missing from the wheel, without an error."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     folders = {path.parent.relative_to(ROOT) for path in ROOM_FILES + SCRIPT_FILES}
     assert all((ROOT / folder / "__init__.py").is_file() for folder in folders), "a folder has no __init__.py"
     names = {".".join(("trine", *folder.parts)) for folder in folders}
-    assert sorted(settings["tool"]["setuptools"]["packages"]) == sorted(names | {"trine"})
+    assert sorted(PACKAGES) == sorted(names | {"trine"})
 
 
-def test_the_rooms_are_the_top_level_folders_with_code():
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py") if not path.parent.name.startswith(".")}
-    assert folders - {"scripts"} <= ROOMS.keys()
+def test_the_rooms_are_the_listed_folders():
+    """The list tells, not what lies in the checkout, where commands leave folders with code."""
+    assert {name.split(".")[1] for name in PACKAGES if "." in name} - {"scripts"} <= ROOMS.keys()
+
+
+def test_what_commands_write_by_default_is_ignored():
+    """By git, and so by ruff: models are saved with code."""
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    assert {"demo-output/", "outputs/", "runs/", "trainer_output/"} <= {*ignored}
+
+
+@each(LIBRARY_FILES + SCRIPT_FILES)
+def test_what_is_imported_is_in_a_listed_package(path):
+    for dots, module in imports(path.read_text(encoding="utf-8")):
+        if dots or module.startswith("trine."):
+            leaf = target_of(path, dots, module) if dots else ROOT.joinpath(*module.split(".")[1:])
+            folder = leaf.parent if leaf.with_suffix(".py").is_file() else leaf
+            assert ".".join(("trine", *folder.relative_to(ROOT).parts)) in PACKAGES, f"{name_of(path)}: {module}"
 
 
 def test_the_public_names_are_frozen():
