@@ -14,6 +14,10 @@ from trine.scripts.optional_packages import NEEDS, require, require_for
 
 
 RECIPES = Path(__file__).parent / "recipes"
+# Of every argument that names records.
+RECORDS_HELP = (
+    "Records: .jsonl, .csv (both also .gz), .parquet, .json, folders of them, or a data set, hf:NAME:CONFIG:SPLIT."
+)
 
 
 @dataclass

@@ -26,9 +26,7 @@ class EvaluationArguments:
             "help": "Folders of translators that differ in their seed: of each way of decoding, mean and spread."
         }
     )
-    files: list[str] = field(
-        metadata={"help": "Held-out records: .jsonl, .csv, .parquet, folders of them, or hf:NAME:SPLIT."}
-    )
+    files: list[str] = field(metadata={"help": "Held-out records, as trine translate reads them."})
     source_field: str = field(default="source", metadata={"help": "Name of the text that is read."})
     target_field: str = field(default="target", metadata={"help": "Name of its right translation."})
     pairs: int = field(default=500, metadata={"help": "Pairs that are translated: the first of the files."})

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from trine.scripts.arguments import RECORDS_HELP
 from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 
 
@@ -14,9 +15,7 @@ class FinetuneArguments:
     _argument_group_name = "data and model"
 
     model: str = field(metadata={"help": "Folder or Hub id of a pretrained model with its tokenizer."})
-    files: list[str] = field(
-        metadata={"help": "Records: .jsonl, .csv, .parquet, folders of them, or hf:NAME:SPLIT for a data set."}
-    )
+    files: list[str] = field(metadata={"help": RECORDS_HELP})
     validation_files: list[str] = field(
         default_factory=list, metadata={"help": "Records to validate with. By default some of 'files' are held out."}
     )

@@ -86,7 +86,7 @@ class CausalObjective:
         from transformers import AutoTokenizer
 
         kind = f"{type(self).__name__} {self.arguments.vocab_size}"
-        key = corpus.identity and {"tokenizer": kind, **corpus.identity}
+        key = {"tokenizer": kind, **corpus.identity}
         return AutoTokenizer.from_pretrained(find_or_make(self.cache, key, make))
 
     def tokenize(
@@ -103,7 +103,7 @@ class CausalObjective:
         encode = WordEncoder(tokenizer, words) if words else TokenEncoder(tokenizer)
         pieces = sentence_pieces(corpus.pieces(part)) if self.splits_sentences else corpus.pieces(part)
         how = {"part": part, "end": end, "words": words, "sentences": self.splits_sentences}
-        key = corpus.identity and {**how, "by": tokenizer_identity(tokenizer), **corpus.identity}
+        key = {**how, "by": tokenizer_identity(tokenizer), **corpus.identity}
         write: Any = partial(
             write_tokens,
             pieces=pieces,

@@ -18,8 +18,9 @@ class PretrainArguments:
 
     files: list[str] = field(
         metadata={
-            "help": "Text files (.txt, .md, .rst), records (.jsonl, .csv, .parquet), folders of both, read at any "
-            "depth, folders written by `Dataset.save_to_disk`, and hf:NAME or hf:NAME:SPLIT for `load_dataset`."
+            "help": "Text files (.txt, .md, .rst), records (.jsonl, .csv, both also .gz, .parquet, .json), folders of "
+            "them, read at any depth, folders written by `Dataset.save_to_disk`, and data sets for `load_dataset`: "
+            "hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT."
         }
     )
     objective: str = field(

@@ -6,7 +6,7 @@ from transformers import Seq2SeqTrainingArguments
 
 from trine.generation.post_processing import check_language
 from trine.generation.text_metrics import check_metrics
-from trine.scripts.arguments import unknown_name
+from trine.scripts.arguments import RECORDS_HELP, unknown_name
 from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 from trine.training.scheduled_sampling import SCHEDULES
 
@@ -20,9 +20,7 @@ class PairArguments:
 
     _argument_group_name = "data and model"
 
-    files: list[str] = field(
-        metadata={"help": "Records: .jsonl, .csv, .parquet, folders of them, or hf:NAME:SPLIT for a data set."}
-    )
+    files: list[str] = field(metadata={"help": RECORDS_HELP})
     validation_files: list[str] = field(
         default_factory=list, metadata={"help": "Records to validate with. By default some of 'files' are held out."}
     )

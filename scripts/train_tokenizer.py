@@ -12,7 +12,7 @@ from trine.scripts.arguments import parse_arguments, unknown_name
 @dataclass
 class TokenizerArguments:
     files: list[str] = field(
-        metadata={"help": "Text files (.txt, .md, .rst), records (.jsonl, .csv, .parquet) and folders of both."}
+        metadata={"help": "Text files, records, folders of both and data sets, as trine pretrain reads them."}
     )
     output_dir: str = field(metadata={"help": "Folder that gets the tokenizer."})
     kind: str = field(

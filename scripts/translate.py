@@ -9,7 +9,7 @@ from typing import Any
 
 from trine.generation.post_processing import check_language
 from trine.generation.text_metrics import check_metrics
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import RECORDS_HELP, parse_arguments
 from trine.tokenization.records import BadRecords
 
 
@@ -20,7 +20,8 @@ class TranslateArguments:
     )
     text: list[str] = field(default_factory=list, metadata={"help": "Texts to translate."})
     files: list[str] = field(
-        default_factory=list, metadata={"help": "Records: .jsonl, .csv, .parquet, folders of them, or hf:NAME:SPLIT."}
+        default_factory=list,
+        metadata={"help": RECORDS_HELP},
     )
     source_field: str = field(default="source", metadata={"help": "Name of the text in a record that is read."})
     references: str | None = field(

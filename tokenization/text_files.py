@@ -4,7 +4,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .records import HUB_PREFIX, READERS, BadRecords, find_files, iterate_records
+from .hub_data import HUB_PREFIX, HubData
+from .record_files import READERS, ending_of, not_utf8
+from .records import BadRecords, Source, iterate_records
+from .source_files import find_files
 
 
 PLAIN = (".txt", ".md", ".rst")
@@ -21,7 +24,7 @@ class Piece(NamedTuple):
 
 
 def iterate_text_files(
-    sources: Iterable[str | Path], text_field: str = "text", *, skip_bad_records: bool = False
+    sources: Iterable[Source], text_field: str = "text", *, skip_bad_records: bool = False
 ) -> Iterator[str]:
     """The texts of the pieces of `iterate_pieces`, for training a tokenizer; bad records are reported at the end."""
     bad = BadRecords(skip_bad_records)
@@ -29,7 +32,7 @@ def iterate_text_files(
     bad.check()
 
 
-def iterate_pieces(sources: Iterable[str | Path], text_field: str, bad: BadRecords) -> Iterator[Piece]:
+def iterate_pieces(sources: Iterable[Source], text_field: str, bad: BadRecords) -> Iterator[Piece]:
     """Yield the documents of text files and folders, streaming: a plain text file is one, and so is each record.
 
     Only plain texts of more than `PIECE_SIZE` characters come in several pieces. What is white space only is left out.
@@ -49,18 +52,19 @@ def iterate_pieces(sources: Iterable[str | Path], text_field: str, bad: BadRecor
             yield from (Piece(number, text) for text in document if text and not text.isspace())
 
 
-def find_text_sources(sources: Iterable[str | Path]) -> list[str | Path]:
-    """The files that `sources` name, and data sets as they are named."""
+def find_text_sources(sources: Iterable[Source]) -> list[Path | HubData]:
+    """The data sets that `sources` name, and the files."""
     if isinstance(sources, (str, Path)):
         raise TypeError(f"files={str(sources)!r} is one path; pass a list of paths.")
     sources = list(sources)
-    hub = [source for source in sources if str(source).startswith(HUB_PREFIX)]
-    paths = [source for source in sources if source not in hub]
+    named = [source for source in sources if str(source).startswith(HUB_PREFIX)]
+    paths: list = [source for source in sources if source not in named]
+    hub = [source if isinstance(source, HubData) else HubData(str(source)) for source in named]
     return [*hub, *(find_files(paths, ENDINGS) if paths or not hub else [])]
 
 
-def _documents(source: str | Path, text_field: str, bad: BadRecords) -> Iterator[Iterable[str]]:
-    if isinstance(source, Path) and source.suffix.lower() in PLAIN:
+def _documents(source: Path | HubData, text_field: str, bad: BadRecords) -> Iterator[Iterable[str]]:
+    if isinstance(source, Path) and ending_of(source) in PLAIN:
         yield _read_plain(source)
     else:
         yield from ((record[text_field],) for record in iterate_records([source], {text_field: str}, bad))
@@ -72,4 +76,4 @@ def _read_plain(file: Path) -> Iterator[str]:
             while lines := stream.readlines(PIECE_SIZE):
                 yield "".join(lines)
     except UnicodeDecodeError as error:
-        raise ValueError(f"The file '{file}' is not UTF-8 text: {error}.") from error
+        raise ValueError(not_utf8(file)) from error

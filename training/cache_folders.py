@@ -3,7 +3,6 @@
 Several processes, also of several users, may share a cache.
 """
 
-import atexit
 import hashlib
 import json
 import shutil
@@ -33,28 +32,23 @@ VERSION = 3
 INDEX = "index.json"
 # Held, by the system's file locks, for as long as the process lives that makes the folder it is in.
 LOCK = ".lock"
-UNFINISHED, UNNAMED = "part-", "unnamed-"
+UNFINISHED = "part-"
 WITHOUT_LOCK = 3600  # seconds after which a folder that has none is nobody's
 _READ_SIZE = 2**22
 
-_own: dict[Path, Any] = {}  # unfinished and unnamed folders of this process, with their open locks
+_own: dict[Path, Any] = {}  # unfinished folders of this process, with their open locks
 
 
-def find_or_make(cache: Path, key: dict[str, Any] | None, make: Callable[[Path], object]) -> Path:
+def find_or_make(cache: Path, key: dict[str, Any], make: Callable[[Path], object]) -> Path:
     """The folder of the cache that belongs to the key; if there is none, `make` fills a new one.
 
     It appears under its name when it is whole. One whose files are not as they were written is made anew, with a
-    warning. Without a key, the folder is removed when the program ends. What killed processes left half made is
-    removed first. Rights are those that the umask gives, so that others may read the cache where it lets them.
+    warning. What killed processes left half made is removed first. Rights are those that the umask gives, so that
+    others may read the cache where it lets them.
 
     Raises:
         OSError: The cache cannot be written, besides the errors of `make`.
     """
-    if key is None:
-        folder = _open_part(cache, UNNAMED)
-        atexit.register(_remove, folder)
-        make(folder)
-        return folder
     text = json.dumps({"version": VERSION, **key}, sort_keys=True, default=str)
     folder = cache / hashlib.sha256(text.encode()).hexdigest()[:32]
     if folder.exists():
@@ -62,7 +56,7 @@ def find_or_make(cache: Path, key: dict[str, Any] | None, make: Callable[[Path],
             return folder
         logger.warning(f"The tokens or the tokenizer in '{folder}' are damaged: {reason}. They are made anew.")
         _discard(folder)
-    part = _open_part(cache, UNFINISHED)
+    part = _open_part(cache)
     try:
         make(part)
         _write_index(part)
@@ -103,10 +97,9 @@ def checksum_of(file: Path) -> int:
 
 def remove_stale(cache: Path) -> None:
     """Removes the unfinished folders of processes that live no longer; those of others stay."""
-    for kind in (UNFINISHED, UNNAMED):
-        for folder in cache.glob(f"{kind}*"):
-            if folder not in _own and _is_stale(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+    for folder in cache.glob(f"{UNFINISHED}*"):
+        if folder not in _own and _is_stale(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_stale(folder: Path) -> bool:
@@ -121,9 +114,9 @@ def _is_stale(folder: Path) -> bool:
         return False
 
 
-def _open_part(cache: Path, kind: str) -> Path:
+def _open_part(cache: Path) -> Path:
     """A new folder, whose lock this process holds."""
-    part = cache / f"{kind}{uuid.uuid4().hex[:12]}"
+    part = cache / f"{UNFINISHED}{uuid.uuid4().hex[:12]}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         remove_stale(cache)

@@ -3,10 +3,10 @@
 import random
 from array import array
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
-from ..tokenization.records import BadRecords
+from ..tokenization.hub_data import HubData
+from ..tokenization.records import BadRecords, Source
 from ..tokenization.text_files import Piece, find_text_sources, iterate_pieces
 
 
@@ -35,7 +35,7 @@ class Corpus:
 
     def __init__(
         self,
-        files: Sequence[str | Path],
+        files: Sequence[Source],
         *,
         text_field: str = "text",
         validation_fraction: float = 0.05,
@@ -59,13 +59,16 @@ class Corpus:
             self.longest, self.cut = self._find_cut()
 
     @property
-    def identity(self) -> dict[str, object] | None:
-        """What the content of a part depends on, as far as the file system can tell; None for data sets on the Hub."""
-        if not all(isinstance(source, Path) for source in self.sources):
-            return None
-        files = [file for source in self.sources for file in sorted(Path(source).rglob("*")) or [Path(source)]]
-        stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-        return {"files": stats, "text_field": self.text_field, "split": [self.validation_fraction, self.seed]}
+    def identity(self) -> dict[str, object]:
+        """What the content of a part depends on, as far as the file system and fingerprints of data sets tell."""
+        files: list[object] = []
+        for source in self.sources:
+            if isinstance(source, HubData):
+                files.append((str(source), source.identity))
+                continue
+            for file in sorted(source.rglob("*")) or [source]:
+                files.append((str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns))
+        return {"files": files, "text_field": self.text_field, "split": [self.validation_fraction, self.seed]}
 
     def pieces(self, part: Part) -> Iterator[Piece]:
         """Yields the pieces of one part; documents keep their numbers."""

@@ -47,9 +47,7 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     template = tokenizer.chat_template
     if template is None:
         raise ValueError("The tokenizer has no chat template, by which messages become text.")
-    for message in messages:
-        if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
-            raise ValueError(f"{message!r} is not a message, which has 'role' and 'content'.")
+    messages = [plain_message(message) for message in messages]
     if not any(message["role"] == "assistant" for message in messages):
         raise ValueError("No message has the role 'assistant': there is nothing to learn.")
     try:
@@ -64,6 +62,28 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     mask = [any(first <= start < last for first, last in spans) for start, _ in encoded["offset_mapping"]]
     return _labelled(encoded["input_ids"], mask)
+
+
+def plain_message(message: Any) -> Message:
+    """The message with one text as its content; OpenAI's chats may have a list of parts, whose texts are joined.
+
+    Raises:
+        ValueError: It is no message, or has a part that is no text, such as a picture.
+    """
+    if not (isinstance(message, dict) and {"role", "content"} <= message.keys()):
+        raise ValueError(f"{message!r} is not a message, which has 'role' and 'content'.")
+    role, content = message["role"], message["content"]
+    if not isinstance(role, str):
+        raise ValueError(f"the 'role' of a message is a {type(role).__name__}, not a text.")
+    parts = content if isinstance(content, list) else [content]
+    texts: list[Any] = [
+        part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts
+    ]
+    for text in texts:
+        if not isinstance(text, str):
+            kind = f"part of type {text.get('type')!r}" if isinstance(text, dict) else type(text).__name__
+            raise ValueError(f"the 'content' of a message of '{role}' holds a {kind}; only texts can be learned.")
+    return {**message, "content": "".join(texts)}
 
 
 def _labelled(input_ids: Sequence[int], mask: Sequence[int | bool]) -> Example:

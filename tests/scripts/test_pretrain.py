@@ -5,9 +5,11 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -52,6 +54,20 @@ def folder(tmp_path_factory):
 
 def run(folder, output, *argv):
     return pretrain.main(["--recipe", str(folder / "recipe.yaml"), "--output_dir", str(folder / output), *argv])
+
+
+def test_a_data_set_by_name_is_tokenised_once(folder, tmp_path, monkeypatch):
+    """A tokenizer and the tokens of two parts are made, and a later run finds them."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    (tmp_path / "data").mkdir()
+    shutil.copy(folder / "corpus.jsonl", tmp_path / "data" / "train.jsonl")
+    words = ["--cache_dir", str(tmp_path / "cache"), "--max_steps", "1", "--save_strategy", "no", "--files"]
+    words += [f"hf:{tmp_path / 'data'}:default:train"]
+    assert run(folder, "unused", "--output_dir", str(tmp_path / "first"), *words) == 0
+    monkeypatch.setattr(objectives, "write_tokens", lambda *_, **__: pytest.fail("they are there"))
+    assert run(folder, "unused", "--output_dir", str(tmp_path / "second"), *words) == 0
+    assert len([*(tmp_path / "cache").iterdir()]) == 3
+    assert losses(tmp_path, "first") == losses(tmp_path, "second") != []
 
 
 def losses(folder, output):

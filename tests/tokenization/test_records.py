@@ -1,7 +1,9 @@
 """Records from every kind of file and data set, and the count of those that cannot be used."""
 
 import csv
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 from datasets import Dataset
@@ -14,7 +16,11 @@ ROWS = [{"name": f"n{number}", "size": number} for number in range(2500)]
 
 def write(path) -> str:
     """Writes `ROWS` in the format that the ending of the path names."""
-    if path.suffix == ".jsonl":
+    if path.suffix == ".gz":
+        plain = Path(write(path.with_suffix("")))
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+        plain.unlink()
+    elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     elif path.suffix == ".parquet":
         Dataset.from_list(ROWS).to_parquet(path)
@@ -28,10 +34,10 @@ def write(path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.csv", "saved"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet", "a.csv", "saved", "a.jsonl.gz", "a.csv.gz"])
 def test_every_format_gives_the_same_records(tmp_path, name):
     source, bad = write(tmp_path / name), BadRecords()
-    types = {"name": str, "size": str if name == "a.csv" else int}
+    types = {"name": str, "size": str if ".csv" in name else int}
     rows = [{**row, "size": int(row["size"])} for row in iterate_records([source], types, bad)]
     assert rows == ROWS and bad.count == 0
     if name != "saved":
@@ -79,7 +85,10 @@ def test_errors(tmp_path):
         list(iterate_records([tmp_path], {"name": str}, BadRecords()))
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list(iterate_records([tmp_path / "b.jsonl"], {}, BadRecords()))
-    with pytest.raises(ValueError, match=r"does not end in one of \['.jsonl', '.csv', '.parquet'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"does not end in one of \['.jsonl', '.csv', '.parquet', ",
+    ):
         list(iterate_records([__file__], {}, BadRecords()))
     with pytest.raises(TypeError, match="is one source"):
         list(iterate_records("a.jsonl", {}, BadRecords()))

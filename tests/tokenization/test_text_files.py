@@ -62,7 +62,12 @@ def test_long_plain_texts_come_in_pieces_that_end_lines(tmp_path, monkeypatch):
     [
         ("absent.txt", None, FileNotFoundError, "does not exist"),
         ("a.pdf", b"text", ValueError, r"does not end in one of \['.txt'"),
-        ("a.txt", b"\xff\xfe", ValueError, "a.txt' is not UTF-8"),
+        (
+            "a.txt",
+            b"\xff\xfe",
+            ValueError,
+            "a.txt' is not UTF-8 text: line 1 has the byte 0xff at place 1.",
+        ),
         ("a.jsonl", b'{"text": "x"}\n{"text"', ValueError, "a.jsonl', record 2: it is not JSON"),
         ("a.jsonl", b'{"body": "x"}', ValueError, r"the field 'text' is missing from \['body'\]"),
         ("a.jsonl", b'{"text": 3}', ValueError, "record 1: the field 'text' holds a int"),

@@ -91,10 +91,25 @@ def test_a_completion_and_the_end_are_learned(train):
     assert example["input_ids"].count(end) == 1
 
 
+def test_parts_of_a_message_are_joined(tokenizer):
+    """As OpenAI's chats have them."""
+    parts = [[{"type": "text", "text": text} for text in message["content"].partition(" ")] for message in MESSAGES]
+    messages = [{**message, "content": content} for message, content in zip(MESSAGES, parts, strict=True)]
+    assert encode_conversation(tokenizer, messages) == encode_conversation(tokenizer, MESSAGES)
+
+
 def test_errors(tokenizer, unmarked):
     cases = [
         (unmarked, MESSAGES[:2], "No message has the role 'assistant'"),
         (unmarked, [{"role": "user"}, *MESSAGES[2:]], "{'role': 'user'} is not a message, which has 'role' and"),
+        (unmarked, [{"role": 1, "content": "x"}, *MESSAGES[2:]], "the 'role' of a message is a int, not a text"),
+        (unmarked, [{"role": "user", "content": None}, *MESSAGES[2:]], "'user' holds a NoneType; only texts"),
+        (unmarked, [{"role": "user", "content": [{"type": "text"}]}, *MESSAGES[2:]], "'user' holds a NoneType"),
+        (
+            unmarked,
+            [{"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}, *MESSAGES[2:]],
+            "the 'content' of a message of 'user' holds a part of type 'image_url'; only texts can be learned.",
+        ),
         ("{{ raise_exception('roles must alternate') }}", MESSAGES, "refuses the messages: roles must alternate"),
         ("{{ messages | length }}: {{ messages[-1]['content'] }}", MESSAGES, "no {% generation %} marks"),
     ]
