@@ -10,9 +10,10 @@ from transformers import PreTrainedConfig
 from .hub_export import HubExportMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .model_card import architecture_rows, length_limit
-from .patterns import check_choice, expand_pattern
+from .patterns import expand_pattern
 from .plans import expert_parallel_plan, tensor_parallel_plan
-from .presets import PRESETS
+from .presets import PRESETS, SEQ2SEQ_PRESETS, check_preset
+from .rope_rules import check_rope_form
 from .strict_keywords import StrictKeywordsMixin
 from .validation import RULES
 
@@ -36,6 +37,8 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     """Configuration of a `TrineModel` and of every head on it.
 
     Sizes are in units (features, layers, heads), windows and lengths in tokens. Unknown keywords are errors.
+    `from_pretrained` takes fields, too, in place of those of the checkpoint; with fewer `num_hidden_layers`, the first
+    layers stay.
 
     Args:
         vocab_size: Number of token ids.
@@ -258,11 +261,35 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         Raises:
             ValueError: When there is no such preset; the message lists them.
         """
-        check_choice("preset", name, PRESETS)
+        check_preset(name, PRESETS, "TrineSeq2SeqConfig", SEQ2SEQ_PRESETS)
         return cls(**{**deepcopy(PRESETS[name]), **overrides})
 
+    @classmethod
+    def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+        """See the mixin. A smaller `num_hidden_layers` keeps the kinds of the first layers.
+
+        Raises:
+            ValueError: When there are more layers than the saved config has kinds for.
+        """
+        merged = super().override(saved, changes)
+        layers = changes.get("num_hidden_layers")
+        for field in ("attention_types", "mlp_layer_types"):
+            kinds = saved.get(field)
+            if field in changes or not isinstance(kinds, list) or not isinstance(layers, int):
+                continue
+            if layers > len(kinds):
+                raise ValueError(
+                    f"num_hidden_layers={layers} is more than the {len(kinds)} entries of {field} that were saved. "
+                    f"Give {field}, too."
+                )
+            merged[field] = kinds[: max(layers, 0)]
+        if "mlp_layer_types" in changes and "sparse" not in saved.get("mlp_layer_types", ()):
+            merged["router_aux_loss_coef"] = changes.get("router_aux_loss_coef")  # a dense model has 0, whatever it is
+        return merged
+
     def __post_init__(self, **kwargs):
-        self.check_keywords(kwargs)
+        self.check_given(kwargs)
+        check_rope_form(self.rope_parameters)
         layers = self.num_hidden_layers
         self.attention_types = expand_pattern("attention_types", self.attention_types, layers, ATTENTION_KINDS)
         self.mlp_layer_types = expand_pattern("mlp_layer_types", self.mlp_layer_types, layers, FEED_FORWARD_KINDS)

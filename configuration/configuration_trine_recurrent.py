@@ -3,10 +3,11 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .bounds import check_bounds, check_weights
 from .hub_export import HubExportMixin
 from .patterns import check_choice
 from .strict_keywords import StrictKeywordsMixin
-from .validation import check_token_ids
+from .validation import check_dropout, check_start_token, check_token_ids
 
 
 # How the decoder looks at the source, each with the paper that it follows. `modeling/recurrent_layers.py` has a class
@@ -87,7 +88,7 @@ class TrineRecurrentConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig
     export_code: bool = True
 
     def __post_init__(self, **kwargs):
-        self.check_keywords(kwargs)
+        self.check_given(kwargs)
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.pad_token_id if self.bos_token_id is None else self.bos_token_id
         super().__post_init__(**kwargs)
@@ -128,8 +129,7 @@ def check_sizes(config: TrineRecurrentConfig) -> None:
 
 
 def check_numbers(config: TrineRecurrentConfig) -> None:
-    if not 0 <= config.hidden_dropout < 1:
-        raise ValueError(f"hidden_dropout={config.hidden_dropout} must be at least 0 and below 1.")
+    check_dropout(config, "hidden_dropout")
     if config.initializer_range <= 0:
         raise ValueError(f"initializer_range={config.initializer_range} must be above 0.")
     if config.loss_chunk_size is not None and config.loss_chunk_size < 1:
@@ -142,12 +142,11 @@ def check_shape(config: TrineRecurrentConfig) -> None:
         raise ValueError("is_encoder_decoder=False: a recurrent model always has an encoder and a decoder.")
 
 
-def check_start_token(config: TrineRecurrentConfig) -> None:
-    token = config.decoder_start_token_id
-    if token is not None and not 0 <= token < config.vocab_size:
-        raise ValueError(f"decoder_start_token_id={token} must lie in the vocabulary, 0 to {config.vocab_size - 1}.")
+def check_size(config: TrineRecurrentConfig) -> None:
+    parts = {("vocab_size", "hidden_size"): 1, ("hidden_size", "hidden_size"): 16 * config.num_hidden_layers}
+    check_weights(parts, config)
 
 
-RULES = (check_sizes, check_numbers, check_shape, check_token_ids, check_start_token)
+RULES = (check_bounds, check_sizes, check_size, check_numbers, check_shape, check_token_ids, check_start_token)
 
 __all__ = ["TrineRecurrentConfig"]

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .bounds import check_bounds
 from .configuration_trine import TrineConfig
 from .hub_export import HubExportMixin
-from .patterns import check_choice
-from .presets import SEQ2SEQ_PRESETS
+from .presets import PRESETS, SEQ2SEQ_PRESETS, check_preset
 from .strict_keywords import StrictKeywordsMixin
+from .validation import check_dropout, check_start_token, check_token_ids
 
 
 # Fields that are None only until `__post_init__` derives them. The strict dataclass checks annotations at run time.
@@ -25,6 +26,8 @@ else:
     Stack = PreTrainedConfig | dict[str, Any] | None
 DERIVED: Any = None
 SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
+SHARED = ("vocab_size", *SPECIAL_TOKENS)  # which the whole has as well as each stack
+SIDES = ("encoder", "decoder")
 
 
 @strict
@@ -32,7 +35,8 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     """Configuration of a `TrineSeq2SeqModel` and of the heads on it.
 
     Encoder and decoder are complete configurations, so that they may differ in every part; what makes them an encoder
-    and a decoder with cross-attention is set here.
+    and a decoder with cross-attention is set here. `from_pretrained` takes fields in place of those of the checkpoint:
+    those of `TrineConfig` for both stacks, or `encoder={...}` and `decoder={...}` for one.
 
     Args:
         encoder: A `TrineConfig`, or its fields.
@@ -104,24 +108,33 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         Raises:
             ValueError: When there is no such preset; the message lists them.
         """
-        check_choice("preset", name, SEQ2SEQ_PRESETS)
-        own = {field.name for field in fields(cls)} - {"vocab_size", *SPECIAL_TOKENS}
-        both = {key: value for key, value in overrides.items() if key not in own}
+        check_preset(name, SEQ2SEQ_PRESETS, "TrineConfig", PRESETS)
         preset = SEQ2SEQ_PRESETS[name]
-        return cls(
-            **{
-                **{key: value for key, value in preset.items() if key not in ("encoder", "decoder")},
-                **{key: value for key, value in overrides.items() if key in own},
-                "encoder": {**preset["encoder"], **both, **(encoder or {})},
-                "decoder": {**preset["decoder"], **both, **(decoder or {})},
-            }
-        )
+        return cls(**cls.override(preset, {**overrides, "encoder": encoder or {}, "decoder": decoder or {}}))
+
+    @classmethod
+    def takes(cls, keyword: str) -> bool:
+        """See the mixin; the fields of the stacks are taken, too."""
+        return super().takes(keyword) or TrineConfig.takes(keyword)
+
+    @classmethod
+    def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+        """See the mixin. What both stacks have is changed in both; what one is to have is given as its fields."""
+        own = {field.name for field in fields(cls)}
+        both = {key: value for key, value in changes.items() if key not in own or key in SHARED}
+        merged = {**saved, **{key: value for key, value in changes.items() if key in own}}
+        for side in SIDES:
+            change = changes.get(side) or {}
+            if isinstance(change, dict):
+                merged[side] = TrineConfig.override(saved.get(side) or {}, {**both, **change})
+        return merged
 
     def __post_init__(self, **kwargs):
-        self.check_keywords(kwargs)
-        self.encoder = as_stack(self.encoder, is_causal=False, use_cache=False)
+        self.check_given(kwargs)
+        self.encoder = as_stack("encoder", self.encoder, is_causal=False, use_cache=False)
         size = self.encoder.hidden_size
         self.decoder = as_stack(
+            "decoder",
             self.decoder,
             is_causal=self.decoder_is_causal,
             add_cross_attention=True,
@@ -148,6 +161,10 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             raise ValueError(
                 f"vocab_size={self.vocab_size} is the decoder's, but decoder.vocab_size={self.decoder.vocab_size}."
             )
+        if not self.is_encoder_decoder:
+            raise ValueError("is_encoder_decoder=False: use TrineConfig for one stack.")
+        check_bounds(self)
+        check_dropout(self, "classifier_dropout")
         if self.logit_scale <= 0:
             raise ValueError(f"logit_scale={self.logit_scale} must be above 0.")
         if self.share_embeddings:
@@ -158,11 +175,8 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
                         f"share_embeddings=True needs equal sizes, but encoder.{field}={source} and "
                         f"decoder.{field}={target}."
                     )
-        if self.decoder_start_token_id is not None and not 0 <= self.decoder_start_token_id < self.vocab_size:
-            raise ValueError(
-                f"decoder_start_token_id={self.decoder_start_token_id} must lie in the vocabulary, "
-                f"0 to {self.vocab_size - 1}."
-            )
+        check_token_ids(self)
+        check_start_token(self)
 
     def describe(self) -> list[tuple[str, str]]:
         """Part and choice of the architecture, for the model card."""
@@ -180,10 +194,19 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         self.check()
 
 
-def as_stack(stack: TrineConfig | dict | None, **role) -> TrineConfig:
-    """The config of one side, from a config or its fields, with the fields that its role sets."""
+def as_stack(side: str, stack: TrineConfig | dict | None, **role) -> TrineConfig:
+    """The config of one side, from a config or its fields, with the fields that its role sets.
+
+    Raises:
+        ValueError: For what `TrineConfig` refuses, after the name of the side, or a config of another family.
+    """
     if stack is None or isinstance(stack, dict):
-        return TrineConfig(**{**(stack or {}), **role})
+        try:
+            return TrineConfig(**{**(stack or {}), **role})
+        except ValueError as error:
+            raise ValueError(f"{side}: {error}") from error
+    if stack.model_type != TrineConfig.model_type:
+        raise ValueError(f"{side} is a {type(stack).__name__}, but must be a TrineConfig or a dict of its fields.")
     stack = deepcopy(stack)  # it may serve the other side, too
     for field, value in role.items():
         setattr(stack, field, value)

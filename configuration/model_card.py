@@ -6,9 +6,10 @@ from itertools import groupby
 CARD = """\
 ---
 library_name: transformers
+license: unknown  # say under which licence the weights may be used: apache-2.0, mit, cc-by-4.0, ...
+pipeline_tag: {task}
 tags:
 - trine
-- {tag}
 ---
 
 # {title}
@@ -88,12 +89,13 @@ def length_limit(config) -> str:
     return f"It is meant for up to {config.max_position_embeddings} tokens; beyond them quality may fall."
 
 
-# The Hub's name of what a model of an Auto class does.
+# The `pipeline_tag` of what a model of an Auto class does. The Hub has none for encoder-decoders: where one translates
+# or summarises, its author may write `translation` or `summarization`.
 TASKS = {
     "AutoModelForCausalLM": "text-generation",
     "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForPreTraining": "fill-mask",
-    "AutoModelForSeq2SeqLM": "text2text-generation",
+    "AutoModelForSeq2SeqLM": "text-generation",
     "AutoModelForSequenceClassification": "text-classification",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
@@ -104,7 +106,7 @@ TASKS = {
 def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:
     """Renders the card as Markdown with the Hub's metadata block, from what `config` describes of itself."""
     return CARD.format(
-        tag=TASKS.get(auto_class, "feature-extraction"),
+        task=TASKS.get(auto_class, "feature-extraction"),
         title=class_name,
         class_name=class_name,
         auto_class=auto_class,

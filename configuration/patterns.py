@@ -4,11 +4,14 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from .bounds import MOST_LAYERS
+
 
 def suggest(value: object, choices: Iterable[str]) -> str:
-    """Returns ` Did you mean 'x'?` for the nearest choice, or an empty string where nothing is near."""
-    near = get_close_matches(str(value), list(choices), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """Returns ` Did you mean 'x'?` for the nearest choice, in whatever case, or "" where nothing is near."""
+    lower = {str(choice).lower(): choice for choice in choices}
+    near = get_close_matches(str(value)[:100].lower(), lower, n=1, cutoff=0.6)
+    return f" Did you mean {lower[near[0]]!r}?" if near else ""
 
 
 def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
@@ -29,19 +32,30 @@ def expand_pattern(field: str, value: str | list[str], num_layers: int, choices:
         choices: The names that are allowed.
 
     Raises:
-        ValueError: For an unknown name, a pattern that cannot be read, or a list of another length.
+        ValueError: For an unknown name, a pattern that cannot be read or has a count above `MOST_LAYERS`, or a list of
+            another length.
     """
     if isinstance(value, str):
-        names = []
-        for part in value.split(","):
-            match = re.fullmatch(r"\s*([\w-]+)\s*(?:\*\s*([1-9]\d*)\s*)?", part)
-            if match is None:
-                raise ValueError(f"{field}={value!r} has the part {part!r}; write 'name' or 'name*count'.")
-            names += [match[1]] * int(match[2] or 1)
+        names = read_pattern(field, value, num_layers, choices)
     else:
         names = list(value)
         if len(names) != num_layers:
             raise ValueError(f"{field} has {len(names)} entries, but num_hidden_layers={num_layers}.")
-    for index, name in enumerate(names):
-        check_choice(f"{field}[{index}]", name, choices)
+        for index, name in enumerate(names):
+            check_choice(f"{field}[{index}]", name, choices)
     return [names[index % len(names)] for index in range(num_layers)]
+
+
+def read_pattern(field: str, value: str, num_layers: int, choices: Iterable[str]) -> list[str]:
+    """The names in a pattern, each as often as its count says, but never more often than there are layers."""
+    names, choices = [], list(choices)
+    for part in value.split(",", MOST_LAYERS):
+        match = re.fullmatch(r"\s*([\w-]+)\s*(?:\*\s*([1-9]\d*)\s*)?", part)
+        if match is None:
+            raise ValueError(f"{field}={value[:200]!r} has the part {part[:200]!r}; write 'name' or 'name*count'.")
+        count = match[2] or "1"
+        if len(count) > len(str(MOST_LAYERS)) or int(count) > MOST_LAYERS:
+            raise ValueError(f"{field} has the part {part[:60]!r}, but {MOST_LAYERS:,} layers are the most.")
+        check_choice(f"{field}[{len(names)}]", match[1], choices)
+        names += [match[1]] * min(int(count), num_layers)
+    return names

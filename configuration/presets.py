@@ -1,5 +1,10 @@
 """Named sizes. Each is a set of `TrineConfig` keywords; `TrineConfig.from_preset(name, **overrides)` reads it."""
 
+from collections.abc import Collection
+
+from .patterns import check_choice
+
+
 BERT = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -190,9 +195,6 @@ SEQ2SEQ_PRESETS = {
     "tiny": {
         "encoder": TINY_STACK,
         "decoder": TINY_STACK,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "decoder_start_token_id": 0,
     },
     # Vaswani et al. 2017 (arXiv 1706.03762), the base model: table 3, sections 3.3 to 3.5 and 5.4.
     "transformer-base": {
@@ -204,6 +206,16 @@ SEQ2SEQ_PRESETS = {
         "encoder": T5_LIKE,
         "decoder": T5_LIKE,
         "tie_word_embeddings": False,
-        "decoder_start_token_id": 0,
     },
 }
+
+
+def check_preset(name: object, presets: Collection[str], other_class: str, other_presets: Collection[str]) -> None:
+    """Raises a `ValueError` unless `name` is one of `presets`.
+
+    The message names the other class where that has such a preset, else the known names.
+    """
+    other = str(name).lower()
+    if name not in presets and other in other_presets:
+        raise ValueError(f"preset={name!r} is one of {other_class}: write {other_class}.from_preset({other!r}).")
+    check_choice("preset", name, presets)

@@ -1,11 +1,13 @@
-"""Configs that refuse keywords which nothing reads."""
+"""Configs that refuse keywords which nothing reads, and are made anew where a loaded one is to have other fields."""
 
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
+from .bounds import check_bounds, check_library_fields
 from .validation import unknown_keywords
 
 
@@ -15,6 +17,8 @@ logger = logging.get_logger(__name__)
 class StrictKeywordsMixin:
     """For config classes: an unknown keyword is an error in code, and a warning in a `config.json`."""
 
+    attribute_map: dict[str, str]
+
     @classmethod
     def unknown_keywords(cls, keywords: Iterable[str]) -> dict[str, str]:
         """Maps each keyword that is no field to a message about it."""
@@ -22,24 +26,48 @@ class StrictKeywordsMixin:
         return unknown_keywords(keywords, names, cls.__name__)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Builds the config of a `config.json`.
+    def takes(cls, keyword: str) -> bool:
+        """Whether `from_pretrained(..., keyword=value)` makes the config anew with it: it is a field of Trine's."""
+        library = {field.name for field in fields(PreTrainedConfig)}
+        return keyword not in library and keyword in cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue] as above
 
-        There, unlike in code, a key that is no field is kept with a warning: people and tools leave notes in the file,
+    @classmethod
+    def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+        """The fields of a saved config, with `changes` in their places. What was derived when it was saved stays."""
+        return {**saved, **changes}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Builds the config of a `config.json`, with the fields among `kwargs` in place of those of the file.
+
+        In the file, unlike in code, a key that is no field is kept with a warning: people and tools leave notes there,
         and a checkpoint must not be lost to one.
         """
+        changes = {}
+        for key in list(kwargs):
+            name = cls.attribute_map.get(key, key)
+            if cls.takes(name):
+                changes[name] = kwargs.pop(key)
         unknown = cls.unknown_keywords(config_dict)
         for message in unknown.values():
             logger.warning(f"{message} It is kept in the config, but changes nothing.")
         known = {key: value for key, value in config_dict.items() if key not in unknown}
+        if changes:
+            known = cls.override(known, changes)
         result = super().from_dict(known, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it
         config = result[0] if isinstance(result, tuple) else result
         for key in unknown:
             setattr(config, key, config_dict[key])
+        config.check()
         return result
 
-    @classmethod
-    def check_keywords(cls, keywords: Iterable[str]) -> None:
-        """Raises a `ValueError` at the first unknown keyword."""
-        for message in cls.unknown_keywords(keywords).values():
+    def check_given(self, keywords: dict[str, Any]) -> None:
+        """Checks what was given before anything is derived from it.
+
+        Raises:
+            ValueError: For an unknown keyword, a number beyond all bounds, or a field that the base class cannot read.
+        """
+        for message in self.unknown_keywords(keywords).values():
             raise ValueError(message)
+        check_bounds(self)
+        check_library_fields(self, keywords)

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+from transformers.activations import ACT2FN
+
+from .bounds import check_bounds, check_weights
 from .kinds import (
     ATTENTION_KINDS,
     BALANCING_REDUCTIONS,
@@ -17,6 +20,7 @@ from .kinds import (
     TRILINEAR_KINDS,
 )
 from .patterns import check_choice, suggest
+from .rope_rules import check_rope
 
 
 POSITIVE_INTEGERS = (
@@ -57,6 +61,7 @@ NOT_NEGATIVE = (
 )
 POSITIVE_NUMBERS = ("norm_eps", "initializer_range", "routed_scaling_factor")
 CHOICES = {
+    "hidden_act": ACT2FN,
     "position_type": POSITION_KINDS,
     "norm_type": NORM_TYPES,
     "norm_position": NORM_POSITIONS,
@@ -124,8 +129,7 @@ def check_numbers(config) -> None:
         if value is not None and value < 1:
             raise ValueError(f"{field}={value} must be at least 1.")
     for field in PROBABILITIES:
-        if not 0 <= getattr(config, field) < 1:
-            raise ValueError(f"{field}={getattr(config, field)} must be at least 0 and below 1.")
+        check_dropout(config, field)
     for field in NOT_NEGATIVE:
         if getattr(config, field) < 0:
             raise ValueError(f"{field}={getattr(config, field)} must not be negative.")
@@ -146,6 +150,11 @@ def check_choices(config) -> None:
 def check_layers(config) -> None:
     for field, kinds in (("attention_types", ATTENTION_KINDS), ("mlp_layer_types", FEED_FORWARD_KINDS)):
         types = getattr(config, field)
+        if isinstance(types, str):
+            raise ValueError(
+                f"{field}={types!r} is a pattern, which is read when a config is made. Give it to the constructor or "
+                f"to from_pretrained, or set a list with a name for each of the {config.num_hidden_layers} layers."
+            )
         if len(types) != config.num_hidden_layers:
             raise ValueError(f"{field} has {len(types)} entries, but num_hidden_layers={config.num_hidden_layers}.")
         for index, kind in enumerate(types):
@@ -294,10 +303,27 @@ def check_experts(config) -> None:
 
 def check_token_ids(config) -> None:
     for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        value = getattr(config, field)
-        for token in value if isinstance(value, list) else [value]:
-            if token is not None and not 0 <= token < config.vocab_size:
-                raise ValueError(f"{field}={value} must lie in the vocabulary, 0 to {config.vocab_size - 1}.")
+        check_token_id(config, field)
+
+
+def check_token_id(config, field: str) -> None:
+    """Raises a `ValueError` unless the id, or each of the ids, is one of the vocabulary; None passes."""
+    value = getattr(config, field)
+    if value == []:
+        raise ValueError(f"{field}=[] must hold one id at least, or be None.")
+    for token in value if isinstance(value, list) else [value]:
+        if token is not None and not 0 <= token < config.vocab_size:
+            raise ValueError(f"{field}={value} must lie in the vocabulary, 0 to {config.vocab_size - 1}.")
+
+
+def check_start_token(config) -> None:
+    """The rule of encoder-decoders beside `check_token_ids`."""
+    check_token_id(config, "decoder_start_token_id")
+
+
+def check_dropout(config, field: str) -> None:
+    if not 0 <= getattr(config, field) < 1:
+        raise ValueError(f"{field}={getattr(config, field)} must be at least 0 and below 1.")
 
 
 def check_pooler(config) -> None:
@@ -307,12 +333,40 @@ def check_pooler(config) -> None:
         )
 
 
+def check_size(config) -> None:
+    layers, sparse = config.num_hidden_layers, config.mlp_layer_types.count("sparse")
+    parts = {
+        ("vocab_size", "hidden_size"): 1,
+        ("type_vocab_size", "hidden_size"): 1,
+        ("max_position_embeddings", "hidden_size"): int(config.position_type == "learned"),
+        ("hidden_size", "num_attention_heads", "head_dim"): layers,
+        ("cross_attention_hidden_size", "num_attention_heads", "head_dim"): layers * config.add_cross_attention,
+        ("hidden_size", "intermediate_size"): layers - sparse,
+        ("num_experts", "hidden_size", "moe_intermediate_size"): sparse,
+        ("num_shared_experts", "hidden_size", "moe_intermediate_size"): sparse,
+        ("performer_num_features", "head_dim"): config.attention_types.count("performer"),
+        ("lsh_num_hashes", "lsh_num_buckets", "head_dim"): config.attention_types.count("lsh"),
+        ("num_attention_heads", "simplicial_second_window"): config.attention_types.count("simplicial"),
+        ("num_attention_heads", "relative_attention_num_buckets"): int(config.position_type == "relative"),
+    }
+    check_weights(parts, config)
+
+
+def check_role(config) -> None:
+    if config.is_encoder_decoder:
+        raise ValueError("is_encoder_decoder=True: a TrineConfig is one stack. Use TrineSeq2SeqConfig for two.")
+
+
 RULES = (
+    check_bounds,
     check_numbers,
     check_choices,
     check_layers,
+    check_size,
+    check_role,
     check_heads,
     check_positions,
+    check_rope,
     check_norms,
     check_pair_scores,
     check_simplicial,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import logging
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
@@ -19,6 +20,7 @@ from .attention.softmax_attention import SoftmaxAttention
 from .block import LAYERS, TrineLayer
 from .checkpoints import CheckpointedModel
 from .checks import check_ids
+from .feed_forward.experts import grouped_kernel_obstacle
 from .feed_forward.routers import TrineRouter
 from .masks import make_masks, make_position_ids, packed_lengths, relative_indices
 from .norms import make_norm
@@ -26,6 +28,9 @@ from .outputs import TrineModelOutput
 from .paged_serving import check_vllm
 from .pooling import TrinePooler
 from .positions.position_table import POSITIONS
+
+
+logger = logging.get_logger(__name__)
 
 
 class TrinePreTrainedModel(CheckpointedModel):
@@ -61,6 +66,20 @@ class TrinePreTrainedModel(CheckpointedModel):
     @property
     def _supports_flash_attn(self) -> bool:
         return supports_flash(self.config)
+
+    def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
+        """What computes the experts: `requested_experts`, by default the grouped kernel where it can.
+
+        Raises:
+            ValueError: When the grouped kernel is asked for, but cannot.
+        """
+        obstacle = grouped_kernel_obstacle(self.config, torch.get_default_dtype())
+        if obstacle and requested_experts == "grouped_mm":
+            raise ValueError(f"experts_implementation='grouped_mm' cannot compute these experts: {obstacle}.")
+        if obstacle and requested_experts is None:
+            logger.warning_once(f"experts_implementation='eager' is used, as 'grouped_mm' cannot be: {obstacle}.")
+            return "eager"
+        return super().get_correct_experts_implementation(requested_experts)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """Hands every module to `_init_weights`, also those without tensors of their own.

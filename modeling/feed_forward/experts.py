@@ -4,6 +4,7 @@
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.integrations.moe import use_experts_implementation
 
@@ -108,6 +109,17 @@ class GatedExperts(StackedExperts):
 
 
 EXPERTS = {False: PlainExperts, True: GatedExperts}
+GROUPED_MULTIPLE = 8  # the grouped kernel reads rows of whole 16 bytes, which are 8 features in half precision
+
+
+def grouped_kernel_obstacle(config: PreTrainedConfig, dtype: torch.dtype) -> str | None:
+    """Why `experts_implementation="grouped_mm"` cannot compute the experts of `config`, or None where it can."""
+    if "sparse" not in getattr(config, "mlp_layer_types", ()):
+        return None
+    for field in ("hidden_size", "moe_intermediate_size"):
+        if getattr(config, field) % GROUPED_MULTIPLE:
+            return f"{field}={getattr(config, field)} is not a multiple of {GROUPED_MULTIPLE}"
+    return "it has no float64" if dtype == torch.float64 else None
 
 
 class SparseMLP(nn.Module):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from messages import unseen
 from recurrent_errors import CONFIG_ERRORS
+from value_errors import VALUE_ERRORS
 
 from trine import TrineConfig, TrineSeq2SeqConfig
 from trine.configuration import hub_export
@@ -343,11 +344,33 @@ def test_the_flattener_names_what_it_cannot_flatten(name, tmp_path, monkeypatch)
     assert message.startswith(expected)
 
 
+def late_errors(folder: Path) -> list[str]:
+    """What is refused where it is not the constructor that refuses."""
+    config = TrineConfig(export_code=False)
+    config.save_pretrained(folder)
+    with pytest.raises(ValueError) as too_many:
+        TrineConfig.from_pretrained(folder, num_hidden_layers=9)
+    with pytest.raises(ValueError) as other_class:
+        TrineConfig.from_preset("t5-like")
+    config.attention_types = "full"
+    with pytest.raises(ValueError) as too_late:
+        config.check()
+    return [str(caught.value) for caught in (too_many, other_class, too_late)]
+
+
+def message_of(family: type, fields: dict) -> str:
+    with pytest.raises(ValueError) as caught:
+        family(**fields)
+    return str(caught.value)
+
+
 def test_every_error_of_the_configuration_is_tested(tmp_path, monkeypatch):
     messages = [flatten_source(name, tmp_path, monkeypatch)[0] for name in SOURCES]
     tables = (FIELDS, SEQ2SEQ_FIELDS, CONFIG_ERRORS)
     messages += [message for table in tables for _, message in table.values()]
     messages += [message for _, _, message in CHANGES.values()]
+    messages += [message_of(family, fields) for family, fields, _ in VALUE_ERRORS.values()]
+    messages += late_errors(tmp_path)
     assert unseen("configuration", messages) == []
 
 

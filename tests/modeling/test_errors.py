@@ -6,7 +6,7 @@ import pytest
 import torch
 from messages import unseen
 from recurrent_errors import model_errors
-from tiny import GPT2, SIZES, random_ids, tiny_config, tiny_model
+from tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
 from transformers import AutoModelForCausalLM, GenerationConfig
 from translators import tiny_translator
 
@@ -121,6 +121,12 @@ CASES = {
         for generator, make in GENERATORS.items()
         for name, (settings, message) in BAD_SETTINGS.items()
     },
+    "grouped experts": (
+        lambda: TrineForCausalLM(
+            tiny_config(**SPARSE, hidden_size=36, head_dim=8, experts_implementation="grouped_mm")
+        ),
+        "experts_implementation='grouped_mm' cannot compute these experts: hidden_size=36 is not a multiple of 8.",
+    ),
     "a long prompt": (
         lambda: generate(tiny_model(**GPT2), random_ids(1, 93), max_new_tokens=5),
         "max_length=98, of input and output, reaches position 96, but max_position_embeddings=96 allows 0 to 95. "

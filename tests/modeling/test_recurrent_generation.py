@@ -297,7 +297,7 @@ def test_a_saved_model_carries_its_code_the_whole_map_and_a_card(tmp_path):
         module, name = reference.split(".")
         assert f"class {name}(" in written[f"{module}.py"]
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.tags == ["trine", "text2text-generation"]
+    assert (card.data.tags, card.data.pipeline_tag, card.data.license) == (["trine"], "text-generation", "unknown")
     for text in (
         f"{model.num_parameters():,} parameters",
         "both directions",

@@ -162,7 +162,9 @@ def test_the_card_describes_the_model(tmp_path):
     model = tiny_model(mlp_layer_types="dense, sparse", num_hidden_layers=4, attention_types="sliding*3, full")
     model.save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.library_name == "transformers" and card.data.tags == ["trine", "text-generation"]
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "text-generation")
+    assert card.data.tags == ["trine"] and card.data.license == "unknown"
+    assert "license: unknown  # say under which licence" in (tmp_path / "README.md").read_text()
     for text in (
         f"{model.num_parameters():,} parameters",
         "3 x sliding, full",
@@ -178,7 +180,7 @@ def test_the_card_describes_the_model(tmp_path):
 def test_an_encoder_has_a_card_of_its_own(tmp_path):
     tiny_model(is_causal=False, attention_types="chunked", position_type="learned").save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
-    assert card.data.tags == ["trine", "feature-extraction"]
+    assert card.data.pipeline_tag == "feature-extraction"
     assert "| encoder |" in card.text and "import AutoModel," in card.text
     assert "| attention chunk | 8 tokens |" in card.text and "longer input is an error" in card.text
 

@@ -1,0 +1,79 @@
+"""How much a config may ask for, and what its numbers may be: checked before anything is built from them.
+
+A `config.json` may come from anywhere. None of these limits is near what a computer can train.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+
+LARGEST_INTEGER = 10**9
+LARGEST_NUMBER = 10**6  # of a factor or a standard deviation: above it, single precision overflows within a few layers
+MOST_LAYERS = 10_000
+MOST_LABELS = 10**6
+MOST_WEIGHTS = 10**14
+DTYPES = ("float32", "float16", "bfloat16", "float64", "float", "half", "double", "float8_e4m3fn", "float8_e5m2")
+LIMITS = {"num_hidden_layers": MOST_LAYERS}
+
+
+def check_number(name: str, value: Any, limit: int = LARGEST_INTEGER) -> None:
+    """Raises a `ValueError` for a number that is not finite, or whose size is above `limit`; else passes anything."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not -limit <= value <= limit:  # NaN, too
+        finite = isinstance(value, int) or math.isfinite(value)
+        shown = f"an integer of {value.bit_length()} bits" if isinstance(value, int) and abs(value) > 10**30 else value
+        raise ValueError(f"{name}={shown} must be {'' if finite else 'a finite number, '}at most {limit:,}.")
+
+
+def check_bounds(config) -> None:
+    """Checks every field that holds a number, those of the base class, too."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        limit = LARGEST_NUMBER if isinstance(value, float) else LARGEST_INTEGER
+        for item in value if isinstance(value, list) else [value]:
+            check_number(field.name, item, LIMITS.get(field.name, limit))
+
+
+def check_weights(parts: Mapping[tuple[str, ...], int], config) -> None:
+    """Raises a `ValueError` if the part of the model that has most weights has more than any computer could hold.
+
+    Args:
+        parts: Fields whose product says how many weights a part has, and the number of such parts.
+        config: What the fields are read from.
+    """
+    sizes = {
+        names: number * math.prod(getattr(config, name) or 0 for name in names) for names, number in parts.items()
+    }
+    names = max(sizes, key=sizes.__getitem__)
+    if sizes[names] > MOST_WEIGHTS:
+        shown = " and ".join(f"{name}={getattr(config, name)}" for name in names)
+        raise ValueError(f"{shown} ask for {sizes[names]:.1e} weights; {MOST_WEIGHTS:.0e} is the most.")
+
+
+def check_library_fields(config, keywords: Mapping[str, Any]) -> None:
+    """Checks what the base class would stumble over: the dtype, and the number and names of the labels.
+
+    Args:
+        config: The config, before the base class has seen it.
+        keywords: What was given beside its fields.
+    """
+    for name, dtype in (("dtype", config.dtype), ("torch_dtype", keywords.get("torch_dtype"))):
+        if isinstance(dtype, str) and dtype not in DTYPES:
+            raise ValueError(f"{name}={dtype!r} is not one of {list(DTYPES)}.")
+    number = keywords.get("num_labels")
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
+        raise ValueError(f"num_labels={number!r} must be an integer.")
+    if number is not None and not 1 <= number <= MOST_LABELS:
+        raise ValueError(f"num_labels={number} must be at least 1, and at most {MOST_LABELS:,}.")
+    for key in config.id2label or ():
+        if not str(key).isdecimal():
+            raise ValueError(f"id2label has the key {key!r}; its keys must be the numbers of the labels.")
+    if config.id2label == {}:
+        raise ValueError("id2label={} must name one label at least, or be None.")
+    if config.chunk_size_feed_forward:
+        raise ValueError(
+            f"chunk_size_feed_forward={config.chunk_size_feed_forward} must be 0: the feed-forwards are not chunked."
+        )

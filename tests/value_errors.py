@@ -1,0 +1,136 @@
+"""Values that no config may have: the class, its fields, and how the message must begin."""
+
+from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
+from trine.configuration.bounds import DTYPES
+
+
+NAN, INFINITY = float("nan"), float("inf")
+ROPE = "rope_parameters"
+VALUE_ERRORS = {
+    "count": (
+        TrineConfig,
+        {"attention_types": "full*1000000000"},
+        "attention_types has the part 'full*1000000000', but 10,000 layers are the most.",
+    ),
+    "digits": (
+        TrineConfig,
+        {"mlp_layer_types": "dense, sparse*" + "9" * 5000},
+        "mlp_layer_types has the part ' sparse*9999",
+    ),
+    "layers": (TrineConfig, {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 must be at most 10,000."),
+    "product": (
+        TrineConfig,
+        {"vocab_size": 10**9, "hidden_size": 10**6},
+        "vocab_size=1000000000 and hidden_size=1000000 ask for 1.0e+15 weights; 1e+14 is the most.",
+    ),
+    "huge": (
+        TrineConfig,
+        {"hidden_size": 10**400},
+        "hidden_size=an integer of 1329 bits must be at most 1,000,000,000.",
+    ),
+    "huge factor": (TrineConfig, {"norm_eps": 10**400}, "norm_eps=an integer of 1329 bits must be at most"),
+    "lstm product": (
+        TrineRecurrentConfig,
+        {"hidden_size": 10**8},
+        "hidden_size=100000000 and hidden_size=100000000 ask for 3.2e+17 weights",
+    ),
+    "labels": (TrineConfig, {"num_labels": 10**9}, "num_labels=1000000000 must be at least 1, and at most 1,000,000."),
+    "no labels": (TrineConfig, {"num_labels": 0}, "num_labels=0 must be at least 1, and at most 1,000,000."),
+    "labels in words": (TrineConfig, {"num_labels": "two"}, "num_labels='two' must be an integer."),
+    "label names": (TrineConfig, {"id2label": {}}, "id2label={} must name one label at least, or be None."),
+    "label numbers": (
+        TrineConfig,
+        {"id2label": {"good": "0"}},
+        "id2label has the key 'good'; its keys must be the numbers of the labels.",
+    ),
+    "dtype": (TrineConfig, {"dtype": "float23"}, f"dtype='float23' is not one of {list(DTYPES)}."),
+    "old dtype": (TrineConfig, {"torch_dtype": "bf"}, f"torch_dtype='bf' is not one of {list(DTYPES)}."),
+    "chunks": (
+        TrineRecurrentConfig,
+        {"chunk_size_feed_forward": 8},
+        "chunk_size_feed_forward=8 must be 0: the feed-forwards are not chunked.",
+    ),
+    "two stacks": (
+        TrineConfig,
+        {"is_encoder_decoder": True},
+        "is_encoder_decoder=True: a TrineConfig is one stack. Use TrineSeq2SeqConfig for two.",
+    ),
+    "one stack": (
+        TrineSeq2SeqConfig,
+        {"is_encoder_decoder": False},
+        "is_encoder_decoder=False: use TrineConfig for one stack.",
+    ),
+    "another family": (
+        TrineSeq2SeqConfig,
+        {"encoder": TrineRecurrentConfig()},
+        "encoder is a TrineRecurrentConfig, but must be a TrineConfig or a dict of its fields.",
+    ),
+    "a stack": (TrineSeq2SeqConfig, {"decoder": {"norm_eps": NAN}}, "decoder: norm_eps=nan must be a finite number"),
+    "no end": (TrineConfig, {"eos_token_id": []}, "eos_token_id=[] must hold one id at least, or be None."),
+    **{
+        f"{family.__name__}.{field}": (
+            family,
+            {field: 32000},
+            f"{field}=32000 must lie in the vocabulary, 0 to 31999.",
+        )
+        for family in (TrineSeq2SeqConfig, TrineRecurrentConfig)
+        for field in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    },
+    "dropout": (
+        TrineSeq2SeqConfig,
+        {"classifier_dropout": 1.0},
+        "classifier_dropout=1.0 must be at least 0 and below 1.",
+    ),
+    "activation": (TrineConfig, {"hidden_act": "sillu"}, "hidden_act='sillu' is not one of ['gelu', "),
+    "rope type": (
+        TrineConfig,
+        {ROPE: {"rope_type": "defualt"}},
+        "rope_parameters['rope_type']='defualt' is not one of ['default', 'linear', ",
+    ),
+    "rope of a layer": (
+        TrineConfig,
+        {ROPE: {"full_attention": {"rope_type": "liner", "factor": 2}}},
+        "rope_parameters['full_attention']['rope_type']='liner' is not one of",
+    ),
+    "no rope of a layer": (
+        TrineConfig,
+        {ROPE: {"full_attention": 5}},
+        "rope_parameters['full_attention']=5 must be a dict of rotary parameters.",
+    ),
+    "needed": (
+        TrineConfig,
+        {ROPE: {"rope_type": "linear"}},
+        "rope_parameters has no 'factor', which rope_type='linear' needs.",
+    ),
+    "no number": (TrineConfig, {"rope_theta": "1e4"}, "rope_parameters['rope_theta']='1e4' must be a number."),
+    "theta": (TrineConfig, {ROPE: {"rope_theta": 0}}, "rope_parameters['rope_theta']=0 must be above 0."),
+    "factor": (
+        TrineConfig,
+        {ROPE: {"rope_type": "dynamic", "factor": 0.5}},
+        "rope_parameters['factor']=0.5 must be at least 1.",
+    ),
+    **{
+        f"rotated {fraction}": (
+            TrineConfig,
+            {ROPE: {"partial_rotary_factor": fraction}},
+            f"rope_parameters['partial_rotary_factor']={fraction} must be at most 1, and rotate two of the "
+            "head_dim=64 features at least.",
+        )
+        for fraction in (1.5, 0.02)
+    },
+    "llama3": (
+        TrineConfig,
+        {ROPE: {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}},
+        "rope_parameters['high_freq_factor']=1.0 must be above low_freq_factor=4.0.",
+    ),
+    "yarn": (
+        TrineConfig,
+        {ROPE: {"rope_type": "yarn", "factor": 8.0, "beta_fast": 1, "beta_slow": 32}},
+        "rope_parameters['beta_fast']=1 must be above beta_slow=32.",
+    ),
+    "longrope": (
+        TrineConfig,
+        {ROPE: {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
+        "rope_parameters['short_factor']=[1.0] must be a list of 32 numbers, one for each rotated pair.",
+    ),
+}
