@@ -61,7 +61,8 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         relative_attention_max_distance: Distance from which `relative` tells no distances apart.
         max_position_embeddings: Longest sequence the model is meant for. `learned` has no positions beyond it.
         sliding_window: Tokens that a token of a `sliding` decoder layer sees, itself included. An encoder sees this
-            many to each side.
+            many to each side. Default: 256. It is None wherever no layer is `sliding`, whatever was given: who reads
+            it takes a number for a window.
         attention_chunk_size: Tokens in a chunk of a `chunked` layer; a token sees its own chunk only.
         simplicial_window: First keys and values that a token of a `simplicial` layer sees, itself included; in an
             encoder the window is centred.
@@ -189,7 +190,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     max_position_embeddings: int = 2048
-    sliding_window: int = 256
+    sliding_window: DerivedInt = DERIVED
     attention_chunk_size: int = 256
     simplicial_window: int = 512
     simplicial_second_window: int = 32
@@ -307,6 +308,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         if self.moe_intermediate_size is None:
             self.moe_intermediate_size = self.intermediate_size
         self.derive_experts()
+        self.settle_window()
         if self.performer_num_features is None:
             self.performer_num_features = int(self.head_dim * log(self.head_dim)) if self.head_dim > 2 else 2
         if self.lsh_num_buckets is None:
@@ -338,6 +340,11 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             if getattr(self, name) is None:
                 setattr(self, name, default)
 
+    def settle_window(self) -> None:
+        """Makes `sliding_window` None where no layer is `sliding`, and a number where one is."""
+        if self.sliding_window is None or self.sliding_window >= 1:  # any other is for `check` to refuse
+            self.sliding_window = (self.sliding_window or 256) if "sliding" in self.attention_types else DERIVED
+
     def check(self) -> None:
         """Applies every rule of `validation.py`; raises a `ValueError` at the first that fails."""
         for rule in RULES:
@@ -359,8 +366,11 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
 
     @property
     def layer_types(self) -> list[str]:
-        """The library's name of each layer's attention, which keys its caches and masks. Derived, never serialised."""
-        return [ATTENTION_KINDS[kind].layer_type for kind in self.attention_types]
+        """transformers' name of each layer's attention, which keys its caches and masks. Derived, never serialised.
+
+        Only of the first `num_hidden_layers`: `generate(assistant_early_exit=...)` lowers that for a while.
+        """
+        return [ATTENTION_KINDS[kind].layer_type for kind in self.attention_types[: self.num_hidden_layers]]
 
     @property
     def has_layered_rope(self) -> bool:

@@ -32,7 +32,6 @@ POSITIVE_INTEGERS = (
     "num_key_value_heads",
     "head_dim",
     "max_position_embeddings",
-    "sliding_window",
     "attention_chunk_size",
     "simplicial_window",
     "simplicial_second_window",
@@ -121,6 +120,16 @@ def unknown_keywords(
         for keyword in keywords
         if keyword not in known and not keyword.startswith("_")
     }
+
+
+def check_window(config) -> None:
+    window = config.sliding_window
+    if window is None and "sliding" in config.attention_types:
+        raise ValueError(
+            f"sliding_window=None, but attention_types={config.attention_types} has sliding layers: set it."
+        )
+    if window is not None and window < 1:
+        raise ValueError(f"sliding_window={window} must be at least 1.")
 
 
 def check_numbers(config) -> None:
@@ -364,6 +373,7 @@ RULES = (
     check_layers,
     check_size,
     check_role,
+    check_window,
     check_heads,
     check_positions,
     check_rope,

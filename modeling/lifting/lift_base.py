@@ -97,6 +97,7 @@ class LayerLift(StackLift):
         for index in self.choose_layers(kinds):
             kinds[index] = self.target
         setattr(config, self.field_name, kinds)
+        config.settle_window()
         carry_rope(config, layer_types)
         return range(len(kinds))
 

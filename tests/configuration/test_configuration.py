@@ -87,6 +87,21 @@ def test_layer_types_are_the_librarys_names_and_never_saved():
         config.layer_types = ["full_attention"] * 3
 
 
+def test_the_window_is_a_number_exactly_where_a_layer_slides():
+    """As Qwen2's: whoever reads a number takes the model for one with windows."""
+    assert TrineConfig().sliding_window is None
+    assert TrineConfig(sliding_window=7).sliding_window is None
+    assert TrineConfig(attention_types="full, sliding").sliding_window == 256
+    assert TrineConfig(attention_types="full, sliding", sliding_window=7).sliding_window == 7
+
+
+def test_fewer_layers_have_fewer_types():
+    """As they are while `assistant_early_exit` drafts."""
+    config = TrineConfig(num_hidden_layers=3, attention_types="full, sliding, chunked")
+    config.num_hidden_layers = 2
+    assert config.layer_types == ["full_attention", "sliding_attention"]
+
+
 @pytest.mark.parametrize("use_diff", [True, False])
 def test_json_gives_the_config_back(use_diff, tmp_path):
     config = TrineConfig(**VALUES)

@@ -18,6 +18,7 @@ from trine.configuration.validation import NOT_NEGATIVE, POSITIVE_INTEGERS, POSI
 LAYER_TYPES = sorted({kind.layer_type for kind in ATTENTION_KINDS.values()})
 FIELDS = {
     **{f"{field}=0": ({field: 0}, f"{field}=0 must be at least 1.") for field in POSITIVE_INTEGERS},
+    "window=0": ({"sliding_window": 0}, "sliding_window=0 must be at least 1."),
     **{f"{field}=-1": ({field: -1}, f"{field}=-1 must not be negative.") for field in NOT_NEGATIVE},
     **{f"{field}=0": ({field: 0}, f"{field}=0 must be above 0.") for field in POSITIVE_NUMBERS},
     **{f"{field}=1": ({field: 1.0}, f"{field}=1.0 must be at least 0 and below 1.") for field in PROBABILITIES},
@@ -210,6 +211,11 @@ CHANGES = {
         {"num_hidden_layers": 2},
         {"mlp_layer_types": ["dense", "sparse"]},
         "num_experts=None, but mlp_layer_types=['dense', 'sparse'] has sparse layers: set it.",
+    ),
+    "no window": (
+        {"num_hidden_layers": 2},
+        {"attention_types": ["full", "sliding"]},
+        "sliding_window=None, but attention_types=['full', 'sliding'] has sliding layers: set it.",
     ),
 }
 

@@ -24,7 +24,7 @@ from trine.modeling.lifting.lift_model import make_lift
 
 OPTIONS = {
     "simplicial": {},
-    "sliding": {},
+    "sliding": {"sliding_window": 8},
     "sparse": {"num_experts": 3},
     "deeper": {"after": [0, 0, 1]},
     "longer": {"max_position_embeddings": 130},

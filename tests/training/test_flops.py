@@ -39,7 +39,7 @@ def visible(kind: str, config) -> torch.Tensor:
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("kind", sorted(PAIRS.keys() - {"lsh"}))
 def test_pairs_are_those_of_the_windows(kind, is_causal):
-    config = tiny_config(is_causal=is_causal)
+    config = tiny_config(is_causal=is_causal, attention_types=kind)
     assert PAIRS[kind](config, LENGTH) == visible(kind, config).sum()
 
 
