@@ -35,6 +35,7 @@ class CheckedGeneration:
             asked = [kwargs.get("top_k"), getattr(generation_config, "top_k", None), own.generation_config.top_k]
             top_k = next((value for value in asked if value is not None), 0)  # not the library's 50
             check_settings(prepared, top_k, own.config.get_text_config(decoder=True).vocab_size)
+            check_early_exit(prepared.assistant_early_exit, own.config)
         return prepared, model_kwargs
 
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict) -> tuple[Any, Any, dict]:
@@ -51,6 +52,7 @@ class CheckedGeneration:
         self, generation_config: Any, model_kwargs: dict, generation_mode: Any, batch_size: int, max_cache_length: int
     ) -> None:
         self.check_target_length(generation_config, model_kwargs, max_cache_length)
+        check_offloading(generation_config.cache_implementation, self.device)  # pyright: ignore[reportAttributeAccessIssue] of the model
         super()._prepare_cache_for_generation(  # pyright: ignore[reportAttributeAccessIssue] the mixin's
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
@@ -66,6 +68,25 @@ class CheckedGeneration:
         if without_mask and cache is not None and 0 < cache.get_seq_length() < input_ids.shape[1]:
             generation_config._mask_length = input_ids.shape[1]
         return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+
+    def _assisted_decoding(self, *args: Any, inputs_tensor: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """Mends two things of transformers' loop over drafts.
+
+        It looks at the first layer's attention weights, though there may be none at all; and `assistant_early_exit`
+        takes layers away while it drafts, which an error would leave so.
+
+        Args:
+            inputs_tensor: What the encoder of an assistant reads. `generate` hands it to who names it.
+        """
+        model: Any = self
+        layers = getattr(model.config, "num_hidden_layers", None)
+        handle = model.register_forward_hook(tell_of_no_weights)
+        try:
+            return super()._assisted_decoding(*args, inputs_tensor=inputs_tensor, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+        finally:
+            handle.remove()
+            if layers is not None:
+                model.config.num_hidden_layers = layers
 
     def check_target_length(self, generation_config: Any, model_kwargs: dict, last: int) -> None:
         """`last` is the number of tokens that will have been read when the last one is written."""
@@ -92,6 +113,37 @@ def check_settings(config: GenerationConfig, top_k: int, vocab_size: int) -> Non
         raise ValueError(
             f"top_k={top_k} must be a whole number from 0 to vocab_size={vocab_size}; 0 keeps every token."
         )
+
+
+def check_early_exit(layer: int | None, config: Any) -> None:
+    """Raises a `ValueError` if a draft cannot leave the model after so many layers."""
+    if layer is None:
+        return
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"assistant_early_exit={layer} is for decoders, but this is an encoder-decoder (model_type="
+            f"'{config.model_type}'). Give it an assistant_model, or prompt_lookup_num_tokens."
+        )
+    if isinstance(layer, bool) or not (isinstance(layer, int) and 1 <= layer <= config.num_hidden_layers):
+        raise ValueError(
+            f"assistant_early_exit={layer} must be a number of layers, from 1 to "
+            f"num_hidden_layers={config.num_hidden_layers}."
+        )
+
+
+def check_offloading(cache_implementation: str | None, device: torch.device) -> None:
+    """Raises a `ValueError` if a cache is to be moved to the CPU that is there already."""
+    if cache_implementation is not None and "offloaded" in cache_implementation and device.type == "cpu":
+        raise ValueError(
+            f"cache_implementation='{cache_implementation}' moves the cache from an accelerator to the CPU, but the "
+            "model is on the CPU. Leave it out, or take 'dynamic' or 'static'."
+        )
+
+
+def tell_of_no_weights(module: Any, args: Any, output: Any) -> None:
+    """A forward hook: weights that were asked for, but that no layer has, are one None, not an empty tuple."""
+    if getattr(output, "attentions", None) == ():
+        output.attentions = (None,)
 
 
 def check_input(tensor: torch.Tensor, mask: torch.Tensor | None, name: str) -> None:

@@ -17,8 +17,8 @@ logger = logging.get_logger(__name__)
 
 def routers_of(trunk: TrineModel) -> list[TrineRouter]:
     """The routers of a trunk, in the order of its sparse layers."""
-    kinds = trunk.config.mlp_layer_types
-    layers: Any = trunk.layers
+    kinds = trunk.config.mlp_layer_types[: trunk.config.num_hidden_layers]  # fewer where a draft leaves early
+    layers: Any = trunk.layers[: len(kinds)]
     return [layer.mlp.gate for layer, kind in zip(layers, kinds, strict=True) if kind == "sparse"]
 
 
