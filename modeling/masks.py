@@ -198,7 +198,12 @@ def make_masks(
     first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in masks}
     if config.is_causal:
         return masks | {
-            layer_type: DECODER_MASKS[layer_type](**arguments, position_ids=position_ids, layer_idx=index)
+            layer_type: DECODER_MASKS[layer_type](
+                **arguments,
+                position_ids=position_ids,
+                layer_idx=index,
+                allow_is_causal_skip=not reads_empty_places(past_key_values, index, inputs_embeds.shape[1]),
+            )
             for layer_type, index in first_layers.items()
         }
     return masks | {
@@ -235,7 +240,20 @@ def packed_lengths(
 
 def has_fixed_length(cache: Cache) -> bool:
     """Whether a layer of the cache holds places for tokens to come, which masks have to hide."""
-    return any(getattr(layer, "is_compileable", False) for layer in cache.layers)
+    return any(is_static(layer) for layer in cache.layers)
+
+
+def is_static(layer: Any) -> bool:
+    """Whether a layer of a cache is made in full before the first token, as that of a `StaticCache`."""
+    return getattr(layer, "is_compileable", False)
+
+
+def reads_empty_places(cache: Cache | None, layer_idx: int, length: int) -> bool:
+    """Whether a single new token gets keys from a layer of the cache that tell of no token yet.
+
+    Then it needs a mask. transformers makes one only if *all* layers of the cache are static.
+    """
+    return length == 1 and cache is not None and layer_idx < len(cache.layers) and is_static(cache.layers[layer_idx])
 
 
 def relative_indices(

@@ -18,6 +18,7 @@ from .attention.cross_attention import CrossAttention
 from .attention.simplicial import SimplicialAttention
 from .attention.softmax_attention import SoftmaxAttention
 from .block import LAYERS, TrineLayer
+from .cache_checks import check_cache, compiles
 from .checkpoints import CheckpointedModel
 from .checks import check_ids
 from .feed_forward.experts import grouped_kernel_obstacle
@@ -46,7 +47,6 @@ class TrinePreTrainedModel(CheckpointedModel):
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_compile_fullgraph = True
     # The library decides both by searching the source of this file for names that stand in the mechanisms' own files.
     _can_set_attn_implementation_cached_value = True
     _can_set_experts_implementation_cached_value = True
@@ -80,6 +80,11 @@ class TrinePreTrainedModel(CheckpointedModel):
             logger.warning_once(f"experts_implementation='eager' is used, as 'grouped_mm' cannot be: {obstacle}.")
             return "eager"
         return super().get_correct_experts_implementation(requested_experts)
+
+    @property
+    def _can_compile_fullgraph(self) -> bool:
+        """Whether `generate` can compile its steps with a static cache, and without breaks."""
+        return compiles(self.config.layer_types)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """Hands every module to `_init_weights`, also those without tensors of their own.
@@ -204,6 +209,8 @@ class TrineModel(TrinePreTrainedModel):
         self_cache = past_key_values
         if isinstance(past_key_values, EncoderDecoderCache):
             self_cache = past_key_values.self_attention_cache
+        if past_key_values is not None:
+            check_cache(past_key_values, self.config)
         given_positions = position_ids
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)

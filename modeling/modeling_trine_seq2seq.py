@@ -8,6 +8,7 @@ from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from .cache_checks import compiles
 from .modeling_trine import TrineModel, TrinePreTrainedModel, supports_flash
 from .outputs import TrineSeq2SeqModelOutput
 
@@ -22,6 +23,10 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
     @property
     def _supports_flash_attn(self) -> bool:
         return supports_flash(self.config.encoder) and supports_flash(self.config.decoder)
+
+    @property
+    def _can_compile_fullgraph(self) -> bool:
+        return compiles(self.config.decoder.layer_types)
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
         """The library ties all or nothing, by `tie_word_embeddings`. Here that speaks of the head alone."""

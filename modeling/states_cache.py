@@ -7,6 +7,9 @@ import torch
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, CacheLayerMixin
 
 
+OWN_LAYER_TYPES: set[str] = set()  # those whose states no layer of transformers' can hold
+
+
 class StatesCacheLayer(CacheLayerMixin):
     """Tensors whose first axis is the batch, named in `names`, and the number of tokens that they tell of.
 
@@ -18,6 +21,7 @@ class StatesCacheLayer(CacheLayerMixin):
     is_compileable = False
     is_croppable = True
     supports_early_init = False
+    holds_keys_alone = False  # whether the keys and values of all tokens, as any cache has them, serve as well
     names: tuple[str, ...] = ("keys", "values")
 
     def __init_subclass__(cls, **kwargs):
@@ -25,6 +29,8 @@ class StatesCacheLayer(CacheLayerMixin):
         layer_type = getattr(cls, "_layer_type", None)
         if layer_type is not None:
             STATIC_LAYER_TYPE_MAPPING[layer_type] = cls
+            if not cls.holds_keys_alone:
+                OWN_LAYER_TYPES.add(layer_type)
 
     def __init__(self, **kwargs):
         super().__init__()

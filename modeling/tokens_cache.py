@@ -15,6 +15,7 @@ class BigBirdCacheLayer(StatesCacheLayer):
     """Keys and values of all tokens, since random and global blocks may be anywhere. The token axis is the third."""
 
     _layer_type = "bigbird_attention"
+    holds_keys_alone = True
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -24,11 +25,15 @@ class BigBirdCacheLayer(StatesCacheLayer):
         super().reset()
         self.buffers.clear()
 
+    def offload(self) -> None:
+        super().offload()
+        self.buffers.clear()  # which would keep the memory that is to be free
+
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple:
         """Appends the states (batch, heads, tokens, ...) of new tokens; `kwargs` hold those of further names.
 
         Returns:
-            Keys and values of all tokens; what else there is stands in the attributes.
+            Keys and values of all tokens.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -70,4 +75,10 @@ class LSHCacheLayer(BigBirdCacheLayer):
     """Keys and values of all tokens, and the buckets (batch, heads, tokens, hashes) that each was put into."""
 
     _layer_type = "lsh_attention"
+    holds_keys_alone = False
     names = ("keys", "values", "buckets")
+    buckets: torch.Tensor | None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple:
+        """As of its base, but returns (keys, values) and the buckets: its own may be offloaded by then."""
+        return super().update(key_states, value_states, *args, **kwargs), self.buckets

@@ -1,5 +1,6 @@
 """Chunked attention: every token sees its own chunk."""
 
+from ...configuration.configuration_trine import TrineConfig
 from .softmax_attention import SoftmaxAttention
 
 
@@ -9,3 +10,7 @@ class ChunkedAttention(SoftmaxAttention):
     Cost O(Q * attention_chunk_size) with a block kernel. Cache: at most one chunk.
     Source: Llama 4 (Meta 2025); blocks: Child et al. 2019, arXiv 1904.10509.
     """
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.sees_only_itself = config.attention_chunk_size == 1

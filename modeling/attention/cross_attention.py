@@ -47,12 +47,13 @@ class CrossAttention(SoftmaxAttention):
         query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)
         if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
             layer: Any = past_key_values.cross_attention_cache.layers[self.layer_idx]
-            key, value = layer.keys, layer.values
+            length = encoder_hidden_states.shape[1]  # a static cache may have places for more
+            key, value = layer.keys[:, :, :length], layer.values[:, :, :length]
         else:
             key = self.k_norm(self.split_heads(self.k_proj(encoder_hidden_states))).transpose(1, 2)
             value = self.split_heads(self.v_proj(encoder_hidden_states)).transpose(1, 2)
             if past_key_values is not None:
-                key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)  # pyright: ignore[reportAssignmentType] tensors
+                past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(str(self.config._attn_implementation), eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0

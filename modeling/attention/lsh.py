@@ -76,9 +76,8 @@ class LSHAttention(SoftmaxAttention):
             query = apply_rotation(query, *position_embeddings)
         key = nn.functional.rms_norm(query, (self.head_dim,), eps=1e-6)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx, buckets=buckets)
-            layer: Any = past_key_values.layers[self.layer_idx]
-            buckets = layer.buckets
+            states: Any = past_key_values.update(key, value, self.layer_idx, buckets=buckets)
+            (key, value), buckets = states
         query, key = query.to(value.dtype), key.to(value.dtype)
         attend = self.attend_to_all if key.shape[2] == query.shape[2] else self.attend_to_past
         output, normalizers = attend(query, key, value, buckets, attention_mask)

@@ -15,3 +15,4 @@ class SlidingAttention(SoftmaxAttention):
     def __init__(self, config: TrineConfig, layer_idx: int):
         super().__init__(config, layer_idx)
         self.sliding_window = config.sliding_window
+        self.sees_only_itself = config.sliding_window == 1

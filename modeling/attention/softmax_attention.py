@@ -102,6 +102,7 @@ class SoftmaxAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.is_causal = config.is_causal
         self.sliding_window: int | None = None  # tells windowed kernels how far to look
+        self.sees_only_itself = False
         query_size = config.num_attention_heads * self.head_dim
         key_value_size = config.num_key_value_heads * self.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
@@ -134,7 +135,7 @@ class SoftmaxAttention(nn.Module):
         """
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            key, value = self.remember(key, value, past_key_values)
         if position_bias is not None:  # a row for each text, as the library's flex attention looks it up
             kwargs["position_bias"] = position_bias.expand(query.shape[0], -1, -1, -1)
         # vLLM reads this source: it serves a layer whose forward calls one local of ALL_ATTENTION_FUNCTIONS, once.
@@ -167,6 +168,17 @@ class SoftmaxAttention(nn.Module):
         if position_embeddings is not None:
             query, key = apply_rotation(query, *position_embeddings), apply_rotation(key, *position_embeddings)
         return query, key, value
+
+    def remember(
+        self, key: torch.Tensor, value: torch.Tensor, past_key_values: Cache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Puts keys and values (B, G, Q, D) into the cache; returns those that the mask speaks of, (B, G, K, D)."""
+        if not self.sees_only_itself:
+            return past_key_values.update(key, value, self.layer_idx)
+        # Where a window of 1 needs no earlier token, transformers' cache keeps and returns all of them.
+        num_keys, _ = past_key_values.get_mask_sizes(key.shape[2], self.layer_idx)
+        key, value = past_key_values.update(key, value, self.layer_idx)
+        return key[:, :, -num_keys:], value[:, :, -num_keys:]
 
     def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """Views (B, N, heads * D) as (B, N, heads, D)."""

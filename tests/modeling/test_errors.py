@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from cache_errors import CACHE_ERRORS
 from messages import unseen
 from recurrent_errors import model_errors
 from tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
@@ -116,6 +117,7 @@ BAD_SETTINGS = {
 
 
 CASES = {
+    **CACHE_ERRORS,
     **{
         f"{generator}, {name}": (lambda make=make, settings=settings: generate(make(), **settings), message)
         for generator, make in GENERATORS.items()
