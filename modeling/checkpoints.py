@@ -1,12 +1,14 @@
 """What saving and loading add to the library's: a model card, and the name of the file that is damaged."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from ..configuration.atomic_saving import saving
 from ..configuration.model_card import model_card
+from .capturing_hooks import make_picklable
 
 
 CARD = "README.md"
@@ -28,6 +30,10 @@ def damaged_files(folder: str | Path) -> list[str]:
 
 class CheckpointedModel(PreTrainedModel):
     """A `PreTrainedModel` with both. A card that somebody wrote is never replaced."""
+
+    def __getstate__(self) -> Any:
+        make_picklable(self)
+        return super().__getstate__()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
