@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForSeq2Seq,
@@ -23,9 +24,10 @@ from transformers import (
 )
 
 from trine.scripts.arguments import parse_arguments
+from trine.scripts.chat_template_argument import set_chat_template
 from trine.scripts.finetuning import load_parts, read_examples
 from trine.scripts.instruction_arguments import FORMATS, InstructionArguments, InstructionTrainingArguments
-from trine.scripts.lora_arguments import LoraArguments, count_parameters
+from trine.scripts.lora_arguments import ADAPTER, LoraArguments, count_parameters, remove_adapter
 from trine.scripts.plots import draw_losses
 from trine.tokenization.records import BadRecords
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
@@ -101,10 +103,12 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
         config, tokenizer = load_parts(arguments, writes=True)
     except OSError as error:
         raise OSError(f"model='{arguments.model}' cannot be read: {error}") from error
+    if arguments.chat_template is not None:
+        set_chat_template(tokenizer, arguments.chat_template)
     if arguments.format == "messages" and tokenizer.chat_template is None:
         raise ValueError(
-            f"format='messages' needs a chat template, which the tokenizer of model='{arguments.model}' lacks: train "
-            "one with `trine train-tokenizer --chat_template chatml`, or use format='completion'."
+            f"format='messages' needs a chat template, which the tokenizer of model='{arguments.model}' lacks: give "
+            "one with --chat_template chatml, or use format='completion'."
         )
     train_data, validation_data, metrics = read_data(arguments, tokenizer, training.seed)
     set_seed(training.seed)
@@ -202,20 +206,25 @@ def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: boo
     metrics = {"loss": {"before": before, "after": trainer.evaluate()["eval_loss"]}, **task.metrics}
     metrics |= {"steps": trainer.state.global_step, "epochs": trainer.state.epoch}
     metrics["training_seconds"] = next(e["train_runtime"] for e in reversed(history) if "train_runtime" in e)
-    trainer.save_model()
+    folder = Path(str(trainer.args.output_dir))
+    trainer.save_model(str(folder / ADAPTER if merge else folder))
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return
-    folder = Path(str(trainer.args.output_dir))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     draw_losses(history, {"before": before}, folder / "loss.png")
     print_samples(task.model.eval(), task.tokenizer, task.validation_data[:samples])
     if merge:
-        task.model.merge_and_unload().save_pretrained(folder / "merged")
-        task.tokenizer.save_pretrained(folder / "merged")
+        remove_adapter(folder)
+        task.model.merge_and_unload().save_pretrained(folder)
+        task.tokenizer.save_pretrained(folder)
     trained, share = metrics["trained_parameters"], metrics["trained_share"]
     print(f"\n{trained:,} weights trained, {share:.2%} of the model's {metrics['parameters']:,}.")
     print("Validation loss in nats a token: {before:.3f} before, {after:.3f} after.".format(**metrics["loss"]))
+    if merge or not isinstance(task.model, PeftModel):
+        print(f"\nTry next:\n  trine serve --model {shlex.quote(str(folder))}")
+    else:
+        print(f"\n'{folder}' holds adapters alone, for PEFT; --merge makes a model of them that `trine serve` takes.")
 
 
 def print_samples(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from trine.configuration.patterns import check_choice
+from trine.scripts.chat_template_argument import CHAT_TEMPLATE
 from trine.scripts.finetuning_arguments import FinetuneArguments
 from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 
@@ -26,6 +27,7 @@ class InstructionArguments(FinetuneArguments):
             "writes as text; or 'completion', a prompt and its completion."
         },
     )
+    chat_template: str | None = CHAT_TEMPLATE
     messages_field: str = field(default="messages", metadata={"help": "Name of the list of messages."})
     prompt_field: str = field(default="prompt", metadata={"help": "Name of the text that is given."})
     completion_field: str = field(default="completion", metadata={"help": "Name of the text that is learned."})

@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import nn
 
 from trine.training.lora import PARTS, make_lora_config
+
+
+ADAPTER = "adapter"  # the folder of the adapters beside the model that they are merged into
 
 
 @dataclass
@@ -27,7 +32,10 @@ class LoraArguments:
     )
     merge: bool = field(
         default=False,
-        metadata={"help": "In the end also write a plain checkpoint with the adapters merged, in output_dir/merged."},
+        metadata={
+            "help": "In the end write a plain checkpoint with the adapters merged, and the adapters themselves to "
+            f"output_dir/{ADAPTER}."
+        },
     )
 
     def __post_init__(self):
@@ -47,3 +55,9 @@ def count_parameters(model: nn.Module) -> Mapping[str, int | float]:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     base = sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" not in name)
     return {"parameters": base, "trained_parameters": trained, "trained_share": trained / base}
+
+
+def remove_adapter(folder: Path) -> None:
+    """Removes what an earlier run without `merge` left: transformers would load it in place of the merged model."""
+    for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
+        (folder / name).unlink(missing_ok=True)

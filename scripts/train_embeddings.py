@@ -31,7 +31,7 @@ from trine.scripts.embedding_arguments import (
     EmbeddingTrainingArguments,
 )
 from trine.scripts.finetuning import load_parts, read_examples
-from trine.scripts.lora_arguments import count_parameters
+from trine.scripts.lora_arguments import ADAPTER, count_parameters, remove_adapter
 from trine.scripts.plots import draw_losses
 from trine.scripts.retrieval_scores import Retrieval, check_bm25
 from trine.tokenization.records import BadRecords
@@ -223,11 +223,11 @@ def finish(
     history = trainer.state.log_history
     metrics = {"ndcg@10": scores, **task.metrics, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
     metrics["training_seconds"] = next(e["train_runtime"] for e in reversed(history) if "train_runtime" in e)
-    trainer.save_model()
+    folder = Path(str(trainer.args.output_dir))
+    trainer.save_model(str(folder / ADAPTER if lora.merge else folder))
     trainer.save_state()
     if not trainer.is_world_process_zero():
         return
-    folder = Path(str(trainer.args.output_dir))
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     draw_losses(history, {}, folder / "loss.png", unit="nats per pair")
     if lora.merge:
@@ -235,8 +235,9 @@ def finish(
         base = AutoModel.from_pretrained(
             transformer.model.name_or_path, dtype="float32", trust_remote_code=arguments.trust_remote_code
         )
-        transformer.model = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
-        task.model.save_pretrained(str(folder / "merged"))
+        transformer.model = PeftModel.from_pretrained(base, str(folder / ADAPTER)).merge_and_unload()
+        remove_adapter(folder)
+        task.model.save_pretrained(str(folder))
     print(f"\n{metrics['trained_parameters']:,} weights trained, {metrics['trained_share']:.2%} of the model's.")
     print(f"nDCG@10 over {metrics['validation_pairs']:,} held-out pairs:")
     print("\n".join(f"{name:>14}  {score:.4f}" for name, score in scores.items()))

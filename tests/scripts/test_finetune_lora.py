@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -86,7 +87,7 @@ def test_what_a_run_leaves(folder):
     output, metrics = folder / "straight", metrics_of(folder, "straight")
     assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
     base = AutoModelForCausalLM.from_pretrained(folder / "sparse")
-    adapters = load_file(output / "adapter_model.safetensors")
+    adapters = load_file(output / "adapter" / "adapter_model.safetensors")
     assert metrics["parameters"] == base.num_parameters()
     assert metrics["trained_parameters"] == sum(tensor.numel() for tensor in adapters.values())
     assert metrics["trained_share"] == metrics["trained_parameters"] / metrics["parameters"]
@@ -99,22 +100,22 @@ def test_the_merged_checkpoint_and_plain_peft_give_the_logits_of_the_adapter(fol
     ids = torch.arange(5, 25)[None]
     base = AutoModelForCausalLM.from_pretrained(folder / "sparse")
     before = base.eval()(ids).logits
-    adapted = PeftModel.from_pretrained(base, str(folder / "straight")).eval()(ids).logits
+    adapted = PeftModel.from_pretrained(base, str(folder / "straight" / "adapter")).eval()(ids).logits
     assert (adapted - before).abs().max() > 1e-2
-    merged = AutoModelForCausalLM.from_pretrained(folder / "straight" / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(folder / "straight")
     assert type(merged) is TrineForCausalLM and merged.config.use_cache
     torch.testing.assert_close(merged.eval()(ids).logits, adapted)
-    assert AutoTokenizer.from_pretrained(folder / "straight" / "merged").chat_template
+    assert AutoTokenizer.from_pretrained(folder / "straight").chat_template
 
 
 def test_the_adapter_loads_over_remote_code(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     (tmp_path / "stranger.py").write_text(STRANGER)
-    paths = [str(folder / "sparse"), str(folder / "straight"), str(tmp_path / "logits.safetensors")]
+    paths = [str(folder / "sparse"), str(folder / "straight" / "adapter"), str(tmp_path / "logits.safetensors")]
     result = subprocess.run([sys.executable, str(tmp_path / "stranger.py"), *paths], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    merged = AutoModelForCausalLM.from_pretrained(folder / "straight" / "merged").eval()
+    merged = AutoModelForCausalLM.from_pretrained(folder / "straight").eval()
     for logits in load_file(paths[-1]).values():
         torch.testing.assert_close(logits, merged(torch.arange(5, 25)[None]).logits)
 
@@ -133,6 +134,27 @@ def test_resume_is_exact_and_samples_are_printed(folder, capsys):
     assert first.keys() == second.keys()
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
+
+
+def test_the_next_command_takes_the_merged_model(folder, capsys, monkeypatch):
+    """An earlier run without merging has left its adapters, which transformers would load instead."""
+    from trine.scripts import serve
+
+    assert run(folder, "sparse", "twice", "--max_steps", "1") == 0
+    assert "holds adapters alone" in capsys.readouterr().out
+    assert (folder / "twice" / "adapter_model.safetensors").exists()
+    assert run(folder, "sparse", "twice", "--merge", "--resume_from_checkpoint", "last") == 0
+    assert not (folder / "twice" / "adapter_model.safetensors").exists()
+    words = shlex.split(re.search(r"Try next:\n  trine serve (.*)", capsys.readouterr().out)[1])
+    monkeypatch.setattr(serve, "check_address", lambda host, port: None)
+    monkeypatch.setattr(serve, "serve", lambda arguments, model, tokenizer: served.append((model, tokenizer)))
+    served = []
+    serve.main([*words, "--device", "cpu"])
+    ((model, tokenizer),) = served
+    assert type(model) is TrineForCausalLM and tokenizer.chat_template
+    adapted = AutoModelForCausalLM.from_pretrained(folder / "twice" / "adapter").eval()
+    ids = torch.arange(5, 25)[None]
+    torch.testing.assert_close(model(ids).logits, adapted(ids).logits)
 
 
 def test_accumulation_changes_nothing(folder):
@@ -207,11 +229,16 @@ def test_errors(folder, tmp_path, argv, message):
         run(folder, "sparse", "unused", *words)
 
 
-def test_a_tokenizer_without_a_template_is_refused(folder, tmp_path):
+def test_a_tokenizer_without_a_template_is_refused_or_gets_one(folder, tmp_path):
     TrineForCausalLM.from_pretrained(folder / "dense").save_pretrained(tmp_path)
     train_byte_level_bpe(["a text"], 260).save_pretrained(tmp_path)
+    words = ["--output_dir", str(tmp_path / "output"), "--merge", "--max_steps", "1"]
     with pytest.raises(SystemExit, match="format='messages' needs a chat template"):
-        run(folder, tmp_path, "unused", "--output_dir", str(tmp_path / "output"))
+        run(folder, tmp_path, "unused", *words)
+    assert run(folder, tmp_path, "unused", *words, "--chat_template", "chatml") == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "output")
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False)
+    assert text == f"<|im_start|>user\nhi{tokenizer.eos_token}\n"
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_a_decoder_with_adapters_and_negatives(folder):
     words = ["--lora", "--rank", "2", "--merge", "--negative_field", "not", "--learning_rate", "5e-2"]
     assert run(folder, "decoder", "lora", *words) == 0
     metrics = metrics_of(folder, "lora")
-    adapters = load_file(folder / "lora" / "adapter_model.safetensors")
+    adapters = load_file(folder / "lora" / "adapter" / "adapter_model.safetensors")
     assert metrics["trained_parameters"] == sum(tensor.numel() for tensor in adapters.values())
     base = AutoModel.from_pretrained(folder / "decoder")
     assert metrics["parameters"] == base.num_parameters()
@@ -154,7 +154,7 @@ def test_a_decoder_with_adapters_and_negatives(folder):
         *("q_proj", "k_proj", "v_proj", "o_proj"),
         *("gate_proj", "up_proj", "down_proj"),
     }
-    adapted, merged = SentenceTransformer(str(folder / "lora")), SentenceTransformer(str(folder / "lora" / "merged"))
+    adapted, merged = SentenceTransformer(str(folder / "lora" / "adapter")), SentenceTransformer(str(folder / "lora"))
     assert adapted[1].pooling_mode == merged[1].pooling_mode == "lasttoken"
     texts = ["red house", "a bird that is blue"]
     torch.testing.assert_close(merged.encode(texts), adapted.encode(texts))
