@@ -11,6 +11,7 @@ from typing import Any, get_origin, get_type_hints
 from transformers import HfArgumentParser
 
 from trine.scripts.optional_packages import NEEDS, require, require_for
+from trine.scripts.recipe_yaml import load_yaml
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -58,7 +59,7 @@ def parse_arguments(
     recipe = recipe_parser.parse_known_args(argv)[0].recipe or default_recipe
     try:
         if recipe is not None:
-            argv = _as_argv(read_recipe(recipe), types) + argv
+            argv = _as_argv(read_recipe(recipe), types, parser) + argv
         _, *filled, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
@@ -83,7 +84,9 @@ def read_recipe(name: str) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"{unknown_name('recipe', name, packaged)} There is no such file either.")
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = load_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The recipe '{path}' is not UTF-8 text: {error}") from error
     except yaml.YAMLError as error:
         raise ValueError(f"The recipe '{path}' is not YAML: {error}") from error
     if not isinstance(recipe, dict):
@@ -99,8 +102,12 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
     return f"Unknown {kind} '{name}'. {hint}"
 
 
-def _as_argv(recipe: dict[str, Any], types: Sequence[Any]) -> list[str]:
-    """A recipe as texts of a command line, so that both are read by the same rules."""
+def _as_argv(recipe: dict[str, Any], types: Sequence[Any], parser: HfArgumentParser) -> list[str]:
+    """A recipe as texts of a command line, so that both are read by the same rules.
+
+    Raises:
+        ValueError: An unknown key, or a value of a shape that its argument does not take.
+    """
     known = {item.name: get_type_hints(type_)[item.name] for type_ in types for item in fields(type_) if item.init}
     argv = []
     for name, value in recipe.items():
@@ -109,7 +116,20 @@ def _as_argv(recipe: dict[str, Any], types: Sequence[Any]) -> list[str]:
         if isinstance(value, dict) and get_origin(known[name]) is list:
             value = [f"{key}={json.dumps(item)}" for key, item in value.items()]
         if isinstance(value, list):
-            argv += [f"--{name}", *map(str, value)]
+            if parser._option_string_actions[f"--{name}"].nargs not in ("+", "*"):
+                raise ValueError(f"recipe key '{name}' takes one value, not the list {value}.")
+            if strange := [item for item in value if item is None or isinstance(item, (list, dict))]:
+                raise ValueError(f"recipe key '{name}' is a list of texts or numbers, and holds {strange[0]!r}.")
+            argv += [f"--{name}", *map(_as_text, value)]
+        elif isinstance(value, dict) and known[name] in (bool, int, float, str):
+            raise ValueError(f"recipe key '{name}' takes one value, not the mapping {value}.")
         elif value is not None:  # an empty value is as if left out
-            argv.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+            words = {"on": "true", "off": "false"} if known[name] is bool else {}
+            text = _as_text(value)
+            argv.append(f"--{name}={words.get(text.lower(), text)}")
     return argv
+
+
+def _as_text(value: Any) -> str:
+    """A value as the command line has it."""
+    return json.dumps(value) if isinstance(value, (bool, dict)) else str(value)

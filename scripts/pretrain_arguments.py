@@ -1,12 +1,12 @@
 """Arguments of pretraining: what to train on, which model, and the trainer's own with other defaults."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from trine.scripts.recipe_yaml import load_yaml
 from trine.scripts.trainer_defaults import UsualTraining, trainer_default
 
 
@@ -121,17 +121,7 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
         if not sign or not key:
             raise ValueError(f"config_overrides has {text!r}, which is not key=value.")
         try:
-            parsed[key.strip()] = _number_or_same(yaml.safe_load(value))
+            parsed[key.strip()] = load_yaml(value)
         except yaml.YAMLError as error:
             raise ValueError(f"config_overrides has {text!r}, whose value is not YAML: {error}") from error
     return parsed
-
-
-def _number_or_same(value: Any) -> Any:
-    """YAML reads 1e-3, which has no point, as text; also inside mappings such as `rope_parameters`."""
-    if isinstance(value, dict):
-        return {key: _number_or_same(item) for key, item in value.items()}
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except json.JSONDecodeError:
-        return value

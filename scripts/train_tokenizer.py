@@ -49,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from trine.tokenization.training import TOKENIZERS
 
     try:
+        if Path(arguments.output_dir).is_file():
+            raise ValueError(f"output_dir='{arguments.output_dir}' is a file, not a folder.")
         if arguments.kind not in TOKENIZERS:
             raise ValueError(unknown_name("kind", arguments.kind, TOKENIZERS))
         tokenizer = TOKENIZERS[arguments.kind](

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from trine.scripts.training_checks import check_numbers, check_trackers, keep_apart
 from trine.training.half_precision import check_half_precision
 
 
@@ -35,5 +36,9 @@ class UsualTraining:
     )
 
     def __post_init__(self):
-        super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue] of the class that this one stands before
-        check_half_precision(self)  # pyright: ignore[reportArgumentType] likewise
+        training: Any = self  # the class that this one stands before has the other arguments
+        check_numbers(training)
+        super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue] likewise
+        check_trackers(training)
+        check_half_precision(training)
+        keep_apart(training)

@@ -23,7 +23,8 @@ def check_writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"output_dir='{folder}' cannot be written: {error.strerror}.") from error
+        reason = "it is a file, not a folder" if folder.is_file() else error.strerror
+        raise OSError(f"output_dir='{folder}' cannot be written: {reason}.") from error
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The `trine` command, its arguments and its recipes."""
 
+import math
 import runpy
 import sys
 from dataclasses import dataclass, field
@@ -106,6 +107,35 @@ def test_recipe_under_command_line_over_defaults(recipe):
     assert parse() == Options()
 
 
+def test_words_of_a_recipe_stay_words(recipe):
+    """Those that YAML 1.1 takes for booleans, octal numbers, times of day and dates; quotes change nothing."""
+    for word in ("no", "off", "y", "017", "12:30", "1_000", "2026-01-02", '"null"', '"true"'):
+        assert parse("--recipe", recipe(f"name: {word}\n")).name == word.strip('"')
+    assert parse("--recipe", recipe("pairs: [en, no, off]\n")).pairs == ["en", "no", "off"]
+    for text, expected in {"no": False, "off": False, "yes": True, "on": True, "true": True, "False": False}.items():
+        assert parse("--recipe", recipe(f"flag: {text}\n")).flag is expected
+
+
+def test_yaml_of_overrides():
+    texts = ["a=1e-3", "b=no", "c=true", "d=[1, .5, x]", "e={f: ~, g: 017}", "h=", "i=-.inf"]
+    assert parse_overrides(texts) == {
+        "a": 0.001,
+        "b": "no",
+        "c": True,
+        "d": [1, 0.5, "x"],
+        "e": {"f": None, "g": "017"},
+        "h": None,
+        "i": -math.inf,
+    }
+
+
+def test_a_recipe_in_another_encoding(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_bytes("name: ä".encode("latin-1"))
+    with pytest.raises(SystemExit):
+        parse("--recipe", str(tmp_path / "recipe.yaml"))
+    assert "recipe.yaml' is not UTF-8 text" in capsys.readouterr().err
+
+
 def test_a_null_in_a_recipe_is_the_default(recipe):
     assert parse("--recipe", recipe("name:\nrate: 2\n")) == Options(rate=2.0)
 
@@ -122,6 +152,10 @@ def test_packaged_recipe_by_name(tmp_path, monkeypatch):
     [
         ("nmae: x", "Unknown recipe key 'nmae'. Did you mean 'name'?"),
         ("rate: fast", "argument --rate: invalid float value: 'fast'"),
+        ("rate: [1, 2]", "recipe key 'rate' takes one value, not the list [1, 2]."),
+        ("name: {a: 1}", "recipe key 'name' takes one value, not the mapping {'a': 1}."),
+        ("numbers: [1, [2]]", "recipe key 'numbers' is a list of texts or numbers, and holds [2]."),
+        ("numbers: [1, null]", "recipe key 'numbers' is a list of texts or numbers, and holds None."),
         ("- name", "holds a list, not a mapping"),
         ("name: [", "is not YAML"),
     ],

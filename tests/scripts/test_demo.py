@@ -1,11 +1,13 @@
 """The demo's text, and the whole demo on a text of a few lines."""
 
 import json
+import re
 import shlex
 
 import pytest
 
 from trine.scripts import demo, python_corpus
+from trine.training import callbacks
 
 
 ARGUMENTS = shlex.split(
@@ -52,6 +54,25 @@ def test_missing_documentation_is_an_error(monkeypatch, tmp_path):
         python_corpus.collect_python_documents()
     with pytest.raises(SystemExit, match=r"trine demo: This Python has no pydoc_data\.topics"):
         demo.main(["--output_dir", str(tmp_path)])
+
+
+def test_what_an_interrupted_demo_advises_works(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "collect_python_documents", lambda: [f"Line {n} of the text.\n" * 9 for n in range(40)])
+    monkeypatch.setattr(demo, "print_samples", lambda *_: None)
+    monkeypatch.setattr(demo, "check_without_package", lambda *_: None)
+    interrupt = callbacks.InterruptCallback.on_step_end
+
+    def interrupt_after_two(callback, args, state, control, **kwargs):
+        callback.interrupted = state.global_step == 2
+        interrupt(callback, args, state, control, **kwargs)
+
+    monkeypatch.setattr(callbacks.InterruptCallback, "on_step_end", interrupt_after_two)
+    argv = [*ARGUMENTS, "--output_dir", str(tmp_path / "output")]
+    assert demo.main(argv) == 130
+    (advice,) = re.findall(r"Interrupted at step 2. Go on with (--.*)\.", capsys.readouterr().out)
+    monkeypatch.setattr(callbacks.InterruptCallback, "on_step_end", interrupt)
+    assert demo.main([*argv, *shlex.split(advice)]) == 0
+    assert json.loads((tmp_path / "output" / "metrics.json").read_text())["steps"] == 4
 
 
 @pytest.mark.slow

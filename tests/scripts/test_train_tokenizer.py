@@ -62,6 +62,7 @@ def test_options_of_wordpiece(folder):
         ),
         (["--chat_template_file", "absent.jinja"], "No such file or directory: 'absent.jinja'"),
         (["--vocab_size", "100"], "vocab_size=100 is below 258, for 256 bytes"),
+        (["--output_dir", __file__], f"output_dir='{__file__}' is a file, not a folder."),
         (["--text_field", "text"], "the field 'text' is missing from"),
     ],
 )
