@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from ..configuration.atomic_saving import saving
 from ..configuration.model_card import model_card
 from .capturing_hooks import make_picklable
+from .checkpoint_faults import check_shards, describe_loss
 
 
 CARD = "README.md"
@@ -37,14 +38,40 @@ class CheckpointedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Loads a model; arguments are those of transformers.
+
+        Raises:
+            OSError: A file is damaged, or lacks a tensor that the saved model had. Who asks for
+                `output_loading_info` is told which tensors are missing instead.
+        """
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:
             names = ", ".join(damaged_files(pretrained_model_name_or_path)) or "a weight file"
             raise OSError(
                 f"{pretrained_model_name_or_path}: {names} is damaged or incomplete ({error}). "
                 "Copy or download the checkpoint again, or load an earlier one."
             ) from error
+        wants_report = kwargs.get("output_loading_info", False)
+        fault = vars(loaded[0] if wants_report else loaded).pop("loading_fault", None)
+        if fault and not wants_report:
+            raise OSError(fault)
+        return loaded
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
+        """Called while a checkpoint is loaded, before its tensors are read."""
+        check_shards(model, checkpoint_files, load_config)
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, load_config, *args, **kwargs
+        )
+
+    @staticmethod
+    def _finalize_model_loading(model, load_config, loading_info):
+        """Called when its tensors are in the model, and those that are missing have random values."""
+        loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        model.loading_fault = describe_loss(model, load_config, loading_info.missing_keys)
+        return loading_info
 
     def render_card(self) -> str:
         """The card of this model, as Markdown."""

@@ -26,7 +26,11 @@ from trine.modeling.losses import classification_loss
 from trine.modeling.simplicial_cache import SimplicialCacheLayer
 
 
-ELSEWHERE = ("modeling/lifting/", "modeling/conversion/")  # whose errors have files of their own
+ELSEWHERE = (
+    "modeling/lifting/",
+    "modeling/conversion/",
+    "modeling/checkpoint",
+)  # whose errors have files of their own
 
 
 def run(ids, **fields):
