@@ -142,7 +142,7 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             **({} if self.decoder_is_causal else {"use_cache": False}),
         )
         if self.vocab_size is None:
-            self.vocab_size = self.decoder.vocab_size
+            object.__setattr__(self, "vocab_size", self.decoder.vocab_size)
         for name in SPECIAL_TOKENS:
             if getattr(self, name) is None:
                 setattr(self, name, getattr(self.decoder, name))
@@ -152,6 +152,18 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
             self.classifier_dropout = self.decoder.classifier_dropout
         super().__post_init__(**kwargs)
         self.check()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Changes a field. A vocabulary is changed in the decoder, and in the encoder that shares it, as well."""
+        super().__setattr__(name, value)
+        if name == "vocab_size" and "export_code" in vars(self):  # the last field: both stacks are made
+            for stack in (self.encoder, self.decoder) if self.share_embeddings else (self.decoder,):
+                stack.vocab_size = value
+
+    def settle_vocabulary(self) -> None:
+        """Takes the decoder's vocabulary for that of the model, where transformers or a user changed it there."""
+        if self.vocab_size != self.decoder.vocab_size:
+            self.vocab_size = self.decoder.vocab_size
 
     def check(self) -> None:
         """Applies the rules of both stacks, and those between them; raises a `ValueError` at the first that fails."""

@@ -263,13 +263,13 @@ class TrineModel(TrinePreTrainedModel):
             return hidden_states
         if token_type_ids is None:
             return hidden_states + self.token_type_embeddings.weight[0]
-        check_ids(token_type_ids, self.token_type_embeddings.num_embeddings, "token_type_ids", "type_vocab_size")
+        check_ids(token_type_ids, self.config.type_vocab_size, "token_type_ids", "type_vocab_size")
         return hidden_states + self.token_type_embeddings(token_type_ids)
 
     def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Looks the ids up, or passes the embeddings on; exactly one of them must be given."""
         if input_ids is not None and inputs_embeds is None:
-            check_ids(input_ids, self.embed_tokens.num_embeddings, "input_ids", "vocab_size")
+            check_ids(input_ids, self.config.vocab_size, "input_ids", "vocab_size")
             return self.embed_tokens(input_ids)
         if inputs_embeds is not None and input_ids is None:
             return inputs_embeds

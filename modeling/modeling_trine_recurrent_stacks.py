@@ -114,7 +114,7 @@ class TrineRecurrentEncoder(TrineRecurrentPreTrainedModel):
             raise ValueError(f"Exactly one of {prefix}input_ids and {prefix}inputs_embeds must be given.")
         if input_ids is None:
             return inputs_embeds  # pyright: ignore[reportReturnType] it is given
-        check_ids(input_ids, self.embed_tokens.num_embeddings, f"{prefix}input_ids", "vocab_size")
+        check_ids(input_ids, self.config.vocab_size, f"{prefix}input_ids", "vocab_size")
         return self.embed_tokens(input_ids)
 
 

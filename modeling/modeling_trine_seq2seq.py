@@ -20,6 +20,10 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
     config: TrineSeq2SeqConfig  # pyright: ignore[reportIncompatibleVariableOverride] another family of configs
     _can_record_outputs = None
 
+    def __init__(self, config: TrineSeq2SeqConfig, *args, **kwargs):
+        config.settle_vocabulary()
+        super().__init__(config, *args, **kwargs)
+
     @property
     def _supports_flash_attn(self) -> bool:
         return supports_flash(self.config.encoder) and supports_flash(self.config.decoder)
@@ -48,7 +52,7 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
         embeddings = super().resize_token_embeddings(*arguments)
         if new_num_tokens is not None or pad_to_multiple_of is not None:
             for config in (self.config.encoder, self.config.decoder, self.config):
-                config.vocab_size = embeddings.num_embeddings
+                config.vocab_size = embeddings.weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue] a tensor
         return embeddings
 
 

@@ -16,8 +16,9 @@ class LearnedEncoding(PositionEncoding):
 
     def __init__(self, config: TrineConfig):
         super().__init__(config)
+        self.num_positions = config.max_position_embeddings
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
     def add_to(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        check_ids(position_ids, self.embed_positions.num_embeddings, "position_ids", "max_position_embeddings")
+        check_ids(position_ids, self.num_positions, "position_ids", "max_position_embeddings")
         return inputs_embeds + self.embed_positions(position_ids)

@@ -21,12 +21,13 @@ class RelativeEncoding(PositionEncoding):
     def __init__(self, config: TrineConfig):
         super().__init__(config)
         self.is_causal = config.is_causal
+        self.num_buckets = config.relative_attention_num_buckets
         self.max_distance = config.relative_attention_max_distance
         self.relative_attention_bias = nn.Embedding(config.relative_attention_num_buckets, config.num_attention_heads)
 
     def buckets(self, distances: torch.Tensor) -> torch.Tensor:
         """Maps distances, key index minus query index, to buckets. Same shape, integers."""
-        num_buckets = self.relative_attention_bias.num_embeddings
+        num_buckets = self.num_buckets
         offset = torch.zeros_like(distances)
         if self.is_causal:
             distances = (-distances).clamp(min=0)
