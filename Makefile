@@ -10,7 +10,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint conformance bench bench-simplicial bench-attention wheel clean
+.PHONY: help demo test fuzz lint conformance bench bench-simplicial bench-attention wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ demo: .venv/test.stamp  ## train, sample, plot, save and reload a small model (m
 
 test: .venv/test.stamp  ## run the tests
 	$(PYTEST)
+
+fuzz: .venv/test.stamp  ## draw thousands of random configs and bad values, and count what fails
+	TRINE_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/pytest --capture=no tests/properties
 
 lint: .venv/dev.stamp  ## check style, format and types
 	$(BIN)/ruff check .

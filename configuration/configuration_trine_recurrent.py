@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from .bounds import check_bounds, check_weights
+from .bounds import check_fields, check_weights
 from .hub_export import HubExportMixin
 from .patterns import check_choice
 from .strict_keywords import StrictKeywordsMixin
@@ -147,6 +147,6 @@ def check_size(config: TrineRecurrentConfig) -> None:
     check_weights(parts, config)
 
 
-RULES = (check_bounds, check_sizes, check_size, check_numbers, check_shape, check_token_ids, check_start_token)
+RULES = (check_fields, check_sizes, check_size, check_numbers, check_shape, check_token_ids, check_start_token)
 
 __all__ = ["TrineRecurrentConfig"]

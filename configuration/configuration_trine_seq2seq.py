@@ -5,9 +5,10 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
-from .bounds import check_bounds
+from .bounds import check_fields
 from .configuration_trine import TrineConfig
 from .hub_export import HubExportMixin
 from .presets import PRESETS, SEQ2SEQ_PRESETS, check_preset
@@ -124,9 +125,9 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         both = {key: value for key, value in changes.items() if key not in own or key in SHARED}
         merged = {**saved, **{key: value for key, value in changes.items() if key in own}}
         for side in SIDES:
-            change = changes.get(side) or {}
-            if isinstance(change, dict):
-                merged[side] = TrineConfig.override(saved.get(side) or {}, {**both, **change})
+            change = changes.get(side)
+            if change is None or isinstance(change, dict):
+                merged[side] = TrineConfig.override(saved.get(side) or {}, {**both, **(change or {})})
         return merged
 
     def __post_init__(self, **kwargs):
@@ -167,15 +168,16 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
 
     def check(self) -> None:
         """Applies the rules of both stacks, and those between them; raises a `ValueError` at the first that fails."""
-        self.encoder.check()
-        self.decoder.check()
+        for side in SIDES:
+            check_family(side, getattr(self, side))
+            getattr(self, side).check()
         if self.vocab_size != self.decoder.vocab_size:
             raise ValueError(
                 f"vocab_size={self.vocab_size} is the decoder's, but decoder.vocab_size={self.decoder.vocab_size}."
             )
         if not self.is_encoder_decoder:
             raise ValueError("is_encoder_decoder=False: use TrineConfig for one stack.")
-        check_bounds(self)
+        check_fields(self)
         check_dropout(self, "classifier_dropout")
         if self.logit_scale <= 0:
             raise ValueError(f"logit_scale={self.logit_scale} must be above 0.")
@@ -206,6 +208,12 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         self.check()
 
 
+def check_family(side: str, stack: object) -> None:
+    """Raises a `ValueError` for what is no `TrineConfig`. Remote code may have several classes of that name."""
+    if getattr(stack, "model_type", None) != TrineConfig.model_type:
+        raise ValueError(f"{side} is a {type(stack).__name__}, but must be a TrineConfig.")
+
+
 def as_stack(side: str, stack: TrineConfig | dict | None, **role) -> TrineConfig:
     """The config of one side, from a config or its fields, with the fields that its role sets.
 
@@ -215,10 +223,9 @@ def as_stack(side: str, stack: TrineConfig | dict | None, **role) -> TrineConfig
     if stack is None or isinstance(stack, dict):
         try:
             return TrineConfig(**{**(stack or {}), **role})
-        except ValueError as error:
+        except (ValueError, StrictDataclassError) as error:
             raise ValueError(f"{side}: {error}") from error
-    if stack.model_type != TrineConfig.model_type:
-        raise ValueError(f"{side} is a {type(stack).__name__}, but must be a TrineConfig or a dict of its fields.")
+    check_family(side, stack)
     stack = deepcopy(stack)  # it may serve the other side, too
     for field, value in role.items():
         setattr(stack, field, value)

@@ -44,6 +44,7 @@ def check_rope_form(parameters: dict[str, Any] | None) -> None:
 def check_rope(config) -> None:
     if config.position_type != "rope":
         return
+    check_rope_form(config.rope_parameters)
     for layer_type in dict.fromkeys(config.layer_types):
         place = f"rope_parameters[{layer_type!r}]" if config.has_layered_rope else "rope_parameters"
         check_rope_parameters(place, config.rope_parameters_of(layer_type), config.head_dim)
@@ -60,7 +61,7 @@ def check_rope_parameters(place: str, parameters: dict[str, Any], head_dim: int)
     Raises:
         ValueError: With the key, its value and what is allowed.
     """
-    rope_type = parameters["rope_type"]
+    rope_type = parameters.get("rope_type")
     check_choice(f"{place}['rope_type']", rope_type, ROPE_TYPES)
     for key in NEEDED.get(rope_type, ()):
         if parameters.get(key) is None:
@@ -71,7 +72,7 @@ def check_rope_parameters(place: str, parameters: dict[str, Any], head_dim: int)
     if (parameters.get("factor") or 1) < 1:
         raise ValueError(f"{place}['factor']={parameters['factor']} must be at least 1.")
     fraction = parameters.get("partial_rotary_factor")
-    if fraction is not None and not 2 <= int(head_dim * fraction) <= head_dim:
+    if fraction is not None and (fraction > 1 or int(head_dim * fraction) < 2):
         raise ValueError(
             f"{place}['partial_rotary_factor']={fraction} must be at most 1, and rotate two of the "
             f"head_dim={head_dim} features at least."

@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .bounds import check_bounds, check_library_fields
+from .bounds import check_fields, check_library_keywords
 from .validation import unknown_keywords
 
 
@@ -27,9 +26,8 @@ class StrictKeywordsMixin:
 
     @classmethod
     def takes(cls, keyword: str) -> bool:
-        """Whether `from_pretrained(..., keyword=value)` makes the config anew with it: it is a field of Trine's."""
-        library = {field.name for field in fields(PreTrainedConfig)}
-        return keyword not in library and keyword in cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue] as above
+        """Whether `from_pretrained(..., keyword=value)` makes the config anew with it. A dtype is the base class's."""
+        return keyword != "dtype" and keyword in cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue] as above
 
     @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -69,5 +67,5 @@ class StrictKeywordsMixin:
         """
         for message in self.unknown_keywords(keywords).values():
             raise ValueError(message)
-        check_bounds(self)
-        check_library_fields(self, keywords)
+        check_fields(self)
+        check_library_keywords(keywords)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from transformers.activations import ACT2FN
 
-from .bounds import check_bounds, check_weights
+from .bounds import check_fields, check_weights
 from .kinds import (
     ATTENTION_KINDS,
     BALANCING_REDUCTIONS,
@@ -367,7 +367,7 @@ def check_role(config) -> None:
 
 
 RULES = (
-    check_bounds,
+    check_fields,
     check_numbers,
     check_choices,
     check_layers,

@@ -37,14 +37,24 @@ VALUE_ERRORS = {
     "labels": (TrineConfig, {"num_labels": 10**9}, "num_labels=1000000000 must be at least 1, and at most 1,000,000."),
     "no labels": (TrineConfig, {"num_labels": 0}, "num_labels=0 must be at least 1, and at most 1,000,000."),
     "labels in words": (TrineConfig, {"num_labels": "two"}, "num_labels='two' must be an integer."),
-    "label names": (TrineConfig, {"id2label": {}}, "id2label={} must name one label at least, or be None."),
+    "label names": (
+        TrineConfig,
+        {"id2label": {}},
+        "id2label={} must map the number of each label to its name, or be None.",
+    ),
     "label numbers": (
         TrineConfig,
         {"id2label": {"good": "0"}},
-        "id2label has the key 'good'; its keys must be the numbers of the labels.",
+        "id2label={'good': '0'} must map the number of each label to its name, or be None.",
     ),
     "dtype": (TrineConfig, {"dtype": "float23"}, f"dtype='float23' is not one of {list(DTYPES)}."),
     "old dtype": (TrineConfig, {"torch_dtype": "bf"}, f"torch_dtype='bf' is not one of {list(DTYPES)}."),
+    "list": (TrineConfig, {"architectures": "TrineModel"}, "architectures='TrineModel' must be list or None."),
+    "problem": (
+        TrineRecurrentConfig,
+        {"problem_type": "classification"},
+        "problem_type='classification' is not one of ['regression', 'single_label_classification', ",
+    ),
     "chunks": (
         TrineRecurrentConfig,
         {"chunk_size_feed_forward": 8},
@@ -63,7 +73,7 @@ VALUE_ERRORS = {
     "another family": (
         TrineSeq2SeqConfig,
         {"encoder": TrineRecurrentConfig()},
-        "encoder is a TrineRecurrentConfig, but must be a TrineConfig or a dict of its fields.",
+        "encoder is a TrineRecurrentConfig, but must be a TrineConfig.",
     ),
     "a stack": (TrineSeq2SeqConfig, {"decoder": {"norm_eps": NAN}}, "decoder: norm_eps=nan must be a finite number"),
     "no end": (TrineConfig, {"eos_token_id": []}, "eos_token_id=[] must hold one id at least, or be None."),

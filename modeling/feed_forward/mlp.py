@@ -12,7 +12,7 @@ from ..initialization import fill_
 def make_activation(config: TrineConfig) -> nn.Module:
     """Builds the activation that `config.hidden_act` names; raises a `ValueError` that lists them if there is none."""
     check_choice("hidden_act", config.hidden_act, ACT2FN)
-    return ACT2FN[config.hidden_act]
+    return ACT2FN[config.hidden_act].to(torch.get_default_dtype())  # xielu makes its parameters in half precision
 
 
 class PlainMLP(nn.Module):
