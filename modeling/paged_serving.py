@@ -46,6 +46,18 @@ def check_paged(config: Any, server: str) -> None:
 
 
 def check_vllm(config: Any) -> None:
-    """Refuses, before any weight is read, what vLLM would serve wrongly; it makes the model with its own attention."""
-    if str(config._attn_implementation).startswith(VLLM):
-        check_paged(config, "vLLM")
+    """Refuses, before any weight is read, what vLLM would serve wrongly; it makes the model with its own attention.
+
+    Its kernel of experts was seen to write other tokens for other activations than SiLU, without a word.
+
+    Raises:
+        ValueError: As `check_paged`, or for other experts than gated ones with SiLU.
+    """
+    if not str(config._attn_implementation).startswith(VLLM):
+        return
+    check_paged(config, "vLLM")
+    if "sparse" in config.mlp_layer_types and not (config.gated_mlp and config.hidden_act == "silu"):
+        raise ValueError(
+            f"hidden_act='{config.hidden_act}', gated_mlp={config.gated_mlp}: vLLM serves experts with 'silu' and "
+            "gated_mlp=True; use generate."
+        )

@@ -105,6 +105,11 @@ REFUSED = {
         {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
         "rope_parameters['rope_type']='dynamic' is one of",
     ),
+    "experts": (
+        {**SPARSE, "hidden_act": "gelu"},
+        "hidden_act='gelu', gated_mlp=True: vLLM serves experts with 'silu'",
+    ),
+    "plain experts": ({**SPARSE, "gated_mlp": False}, "hidden_act='silu', gated_mlp=False: vLLM serves experts with"),
     "cross-attention": ({"add_cross_attention": True}, "add_cross_attention=True, but vLLM serves single stacks"),
 }
 

@@ -1,0 +1,144 @@
+"""PEFT's methods without targets do on our models what they do on Llama, and the folders load again."""
+
+import copy
+
+import pytest
+import torch
+from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTuner
+from tiny import SIZES, SPARSE, random_ids, tiny_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trine import (
+    TrineForConditionalGeneration,
+    TrineForMaskedLM,
+    TrineRecurrentConfig,
+    TrineRecurrentForConditionalGeneration,
+    TrineSeq2SeqConfig,
+    register,
+)
+from trine.training.adapter_targets import LIKE_LLAMA, target_tables
+
+
+OPTIONS = {  # what a method needs, or what makes it small enough for a tiny model
+    "ADALORA": {"total_step": 10},
+    "C3A": {"block_size": 8},
+    "FOURIERFT": {"n_frequency": 10},
+    "MISS": {"r": 2},
+    "PSOFT": {"r": 2},
+    "P_TUNING": {"num_virtual_tokens": 3, "encoder_hidden_size": 8},
+    "PROMPT_TUNING": {"num_virtual_tokens": 3},
+    "PREFIX_TUNING": {"num_virtual_tokens": 3},
+    "ROAD": {"group_size": 8},
+    "SHIRA": {"r": 2},
+    "TRAINABLE_TOKENS": {"token_indices": [3, 4]},
+    "VBLORA": {"vector_length": 8, "num_vectors": 8},
+    "WAVEFT": {"n_frequency": 10},
+}
+# Adapters of more than one model, or that read a task with each batch; and those that PEFT writes for named models.
+OTHERS = {"ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA"}
+METHODS = sorted(str(kind.value) for kind in PEFT_TYPE_TO_CONFIG_MAPPING if kind.value not in OTHERS)
+
+
+def decoder(**fields):
+    return tiny_model(dtype=torch.float32, attn="sdpa", scale=1.0, **fields)
+
+
+def llama():
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    fields = {name: SIZES[name] for name in (*names, "num_key_value_heads")}
+    return LlamaForCausalLM(LlamaConfig(**fields))
+
+
+def encoder_decoder():
+    config = TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES, decoder_start_token_id=0, pad_token_id=0)
+    return TrineForConditionalGeneration(config)
+
+
+def recurrent():
+    config = TrineRecurrentConfig(vocab_size=61, hidden_size=16, decoder_start_token_id=0, pad_token_id=0)
+    return TrineRecurrentForConditionalGeneration(config)
+
+
+def step(adapted, **inputs) -> torch.Tensor:
+    """One step of training, and the logits after it."""
+    adapted.train()(**inputs).loss.backward()
+    trained = [parameter for parameter in adapted.parameters() if parameter.grad is not None]
+    assert trained and any(parameter.grad.abs().sum() > 0 for parameter in trained)
+    torch.optim.SGD(trained, lr=0.1).step()
+    return logits_of(adapted, **inputs)
+
+
+@torch.no_grad()
+def logits_of(adapted, labels, **inputs) -> torch.Tensor:
+    """Those of evaluation, without labels: some methods add to every loss, and only while they are trained."""
+    if adapted.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = labels
+    return adapted.eval()(**inputs).logits
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_saves_and_loads_with_its_defaults(method, tmp_path):
+    """What PEFT adapts has the names that it adapts in Llama."""
+    config_class = {kind.value: value for kind, value in PEFT_TYPE_TO_CONFIG_MAPPING.items()}[method]
+    model = decoder()
+    fresh, ids = copy.deepcopy(model), random_ids(2, 9)
+    settings = {"task_type": "CAUSAL_LM", **OPTIONS.get(method, {})}
+    adapted = get_peft_model(model, config_class(**settings))
+    if isinstance(adapted.base_model, BaseTuner):
+        theirs = get_peft_model(llama(), config_class(**settings))
+        ours, theirs = (sorted(one.base_model.targeted_module_names) for one in (adapted, theirs))
+        assert ours and ours == [name for name in theirs if name != "model.norm"], "post-norm models have no final one"
+    inputs = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+    expected = step(adapted, **inputs)
+    adapted.save_pretrained(tmp_path)
+    torch.testing.assert_close(logits_of(PeftModel.from_pretrained(fresh, tmp_path), **inputs), expected)
+
+
+@pytest.mark.parametrize("make", [encoder_decoder, recurrent, lambda: decoder(**SPARSE)])
+@pytest.mark.parametrize("config", [LoraConfig(), IA3Config()])
+def test_every_family_has_targets(make, config):
+    ids = random_ids(2, 9)
+    step(get_peft_model(make(), copy.deepcopy(config)), input_ids=ids, labels=ids)
+
+
+@pytest.mark.parametrize("make", [decoder, encoder_decoder, lambda: decoder(norm_position="post")])
+def test_norms_are_tuned(make):
+    ids = random_ids(2, 9)
+    adapted = get_peft_model(make(), LNTuningConfig())
+    step(adapted, input_ids=ids, labels=ids)
+    assert {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names} >= {"input_layernorm"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["embed_tokens"]},
+        {"trainable_token_indices": [3, 5]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    ],
+    ids=["lora", "tokens", "whole"],
+)
+@pytest.mark.parametrize("kind", ["decoder", "encoder", "encoder-decoder", "recurrent"])
+def test_embeddings_are_adapted(kind, settings):
+    makers = {
+        "decoder": decoder,
+        "encoder": lambda: tiny_model(
+            TrineForMaskedLM, dtype=torch.float32, is_causal=False, type_vocab_size=2, position_type="learned"
+        ),
+        "encoder-decoder": encoder_decoder,
+        "recurrent": recurrent,
+    }
+    if kind == "recurrent" and settings.get("target_modules") == ["q_proj"]:
+        settings = {**settings, "target_modules": ["combine"]}
+    ids = random_ids(2, 9)
+    step(get_peft_model(makers[kind](), LoraConfig(**settings)), input_ids=ids, labels=ids)
+
+
+def test_rows_that_are_there_stay(monkeypatch):
+    table = target_tables()["TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"]
+    monkeypatch.setitem(table, "trine", ["o_proj"])
+    register()
+    assert table["trine"] == ["o_proj"]
+    assert all(set(LIKE_LLAMA) <= table.keys() for table in target_tables().values())

@@ -1,0 +1,30 @@
+"""What PEFT adapts in a Trine model unless it is told: for `LoraConfig()`, `IA3Config()` and all other methods."""
+
+from collections.abc import Mapping, MutableMapping
+
+from peft.utils import constants
+
+
+# Trine's layers are named as Llama's are; an LSTM has one projection outside of it.
+LIKE_LLAMA = ("trine", "trine_seq2seq")
+RECURRENT = {"trine_recurrent": ["combine"]}
+NORMS = "TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING"
+# Not the final one, which post-norm stacks do not have: PEFT fails where a target is none.
+OWN_NORMS = ["input_layernorm", "post_attention_layernorm", "cross_attention_layernorm"]
+
+
+def target_tables() -> dict[str, MutableMapping[str, list[str]]]:
+    """PEFT's tables of targets by their names, each from model type to names of modules; those that have Llama."""
+    names = [name for name in vars(constants) if name.startswith("TRANSFORMERS_MODELS_TO_")]
+    tables = {name: getattr(constants, name) for name in names if name.endswith("_MODULES_MAPPING")}
+    return {name: table for name, table in tables.items() if isinstance(table, Mapping) and "llama" in table}
+
+
+def register_targets() -> None:
+    """Adds Trine's rows to all of them. Rows that somebody wrote stay."""
+    for name, table in target_tables().items():
+        rows = dict.fromkeys(LIKE_LLAMA, OWN_NORMS if name == NORMS else table["llama"])
+        if name != NORMS:  # an LSTM has no norms
+            rows |= RECURRENT
+        for model_type, targets in rows.items():
+            table.setdefault(model_type, list(targets))
