@@ -180,7 +180,8 @@ class TrineModel(TrinePreTrainedModel):
             past_key_values: The cache of earlier tokens.
             inputs_embeds: (batch, length, hidden), in place of `input_ids`.
             use_cache: Whether a decoder returns a cache.
-            token_type_ids: Segment of each token, (batch, length), below `config.type_vocab_size`. Default: 0.
+            token_type_ids: Segment of each token, (batch, length), below `config.type_vocab_size`. Default: 0. They
+                are ignored, with a warning, where that is 0.
             encoder_hidden_states: What the cross-attention of a decoder looks at, (batch, source length, encoder's
                 hidden). Needed exactly if `config.add_cross_attention`.
             encoder_attention_mask: 1 for a token of the source and 0 for padding, (batch, source length).
@@ -195,8 +196,8 @@ class TrineModel(TrinePreTrainedModel):
             queries, second keys), summed over the first; router logits (batch * length, experts) a sparse layer.
 
         Raises:
-            ValueError: If ids lie outside the vocabulary, not exactly one of ids and embeddings is given, or segments
-                or encoder states are given to a model without a use for them, or missing.
+            ValueError: If ids lie outside the vocabulary, not exactly one of ids and embeddings is given, or encoder
+                states are given to a model without a use for them, or missing.
         """
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         if self.config.add_cross_attention != (encoder_hidden_states is not None):
@@ -256,9 +257,8 @@ class TrineModel(TrinePreTrainedModel):
         if self.token_type_embeddings is None:
             # Tokenizers send zeros for a single text, which say nothing.
             if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
-                raise ValueError(
-                    "token_type_ids name several segments, but type_vocab_size=0: the model has none. Set "
-                    "type_vocab_size, or leave 'token_type_ids' out of the tokenizer's model_input_names."
+                logger.warning_once(
+                    "token_type_ids name several segments, and are ignored: type_vocab_size=0, the model has none."
                 )
             return hidden_states
         if token_type_ids is None:

@@ -18,7 +18,7 @@ from transformers import (
 from trine.scripts.arguments import unknown_name
 from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.plots import draw_losses
-from trine.scripts.tokenizer_loading import load_tokenizer
+from trine.scripts.tokenizer_loading import fit_inputs, load_tokenizer
 from trine.tokenization.records import BadRecords, find_sources, wrong_field
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
 from trine.training.padding_free import PaddingFreeCollator
@@ -94,9 +94,7 @@ def load_parts(
         print(f"The tokenizer has no token for padding: {tokenizer.eos_token!r} takes its place.")
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    reader = getattr(config, "encoder", config)
-    if getattr(reader, "type_vocab_size", None) == 0:  # separators alone tell two texts apart
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    fit_inputs(tokenizer, config)
     for name, limit in (
         ("max_position_embeddings", getattr(config, "max_position_embeddings", None)),
         ("model_max_length of the tokenizer", tokenizer.model_max_length),

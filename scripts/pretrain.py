@@ -21,7 +21,7 @@ from trine.scripts.objectives import OBJECTIVES, CausalObjective
 from trine.scripts.parallel_arguments import ParallelArguments
 from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
 from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
-from trine.scripts.tokenizer_loading import load_tokenizer
+from trine.scripts.tokenizer_loading import fit_inputs, load_tokenizer
 from trine.tokenization.text_ends import end_ids
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
 from trine.training.corpus import PARTS, Corpus
@@ -130,6 +130,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
         else:
             tokenizer = objective.make_tokenizer(corpus, show_progress)
         config = objective.make_config(**{"vocab_size": len(tokenizer), **end_ids(tokenizer), **overrides})
+        fit_inputs(tokenizer, config)
         check_sizes(config, tokenizer, arguments.block_length)
         train_data, validation_data = (objective.make_data(part, corpus, tokenizer, show_progress) for part in PARTS)
     set_seed(training.seed)

@@ -1,8 +1,8 @@
-"""Loading a tokenizer for a model that is to write: what it calls its beginning, its end and its padding."""
+"""Loading a tokenizer for a model: what one that writes calls its beginning, end and padding; and what it is given."""
 
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from trine.tokenization.text_ends import name_ends
 
@@ -24,3 +24,10 @@ def load_tokenizer(source: str, *, writes: bool = True, **options: Any) -> PreTr
     for name, token in named.items():
         print(f"The tokenizer '{source}' has no {name}: {token!r} takes its place.")
     return tokenizer
+
+
+def fit_inputs(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
+    """Lets a tokenizer make no segment ids for a model without segments; separators alone tell two texts apart."""
+    reader = getattr(config, "encoder", config)
+    if getattr(reader, "type_vocab_size", None) == 0:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]

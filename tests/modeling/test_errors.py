@@ -221,10 +221,6 @@ CASES = {
         lambda: TrineForMaskedLM(tiny_config()),
         "is_causal=True describes a decoder; TrineForMaskedLM needs is_causal=False.",
     ),
-    "segments": (
-        lambda: tiny_model()(random_ids(1, 2), token_type_ids=torch.tensor([[0, 1]])),
-        "token_type_ids name several segments, but type_vocab_size=0: the model has none. Set type_vocab_size",
-    ),
     "segment beyond": (
         lambda: tiny_model(type_vocab_size=2)(random_ids(1, 2), token_type_ids=torch.tensor([[0, 2]])),
         "token_type_ids hold values from 0 to 2, but type_vocab_size=2 allows 0 to 1.",

@@ -273,7 +273,9 @@ def test_an_encoder(folder, tmp_path, objective, argv):
     expected = {"masked": "TrineForMaskedLM", "masked_next_sentence": "TrineForPreTraining"}[objective]
     assert config["architectures"] == [expected]
     assert config["type_vocab_size"] == (2 if expected == "TrineForPreTraining" else 0)
-    assert AutoTokenizer.from_pretrained(output).mask_token == "[MASK]"
+    tokenizer = AutoTokenizer.from_pretrained(output)
+    assert tokenizer.mask_token == "[MASK]"
+    assert ("token_type_ids" in tokenizer("a", "b")) == (config["type_vocab_size"] > 0)
     metrics = json.loads((output / "metrics.json").read_text())
     assert set(metrics["loss"]) == {"unigram", "model"}
     assert metrics["loss"]["model"] == pytest.approx(math.log(120) + math.log(2) * ("next" in objective), rel=0.2)
