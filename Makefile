@@ -3,14 +3,14 @@
 PYTHON ?= python3
 WORKERS ?= auto
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Each worker computes on one thread: small models are many times slower when threads compete for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint conformance bench bench-simplicial bench-attention wheel clean
+.PHONY: help demo test fuzz lint conformance consumers bench bench-simplicial bench-attention wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,13 @@ conformance: .venv/test.stamp  ## run the common model tests of transformers on 
 	$(BIN)/python tests/conformance/upstream.py
 	$(PYTEST) -rfE -o verbosity_subtests=0 tests/conformance
 
+consumers: .venv-consumers/consumers.stamp  ## run Trine beside its peers through other libraries, in docs/consumers.md
+	rm -rf .cache/consumers
+	@status=0; for way in package remote; do \
+		OMP_NUM_THREADS=1 .venv-consumers/bin/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile \
+			--way $$way tests/consumers || status=1; \
+	done; exit $$status
+
 bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in docs/benchmarks.md
 	$(BIN)/trine benchmark-models
 
@@ -46,17 +53,28 @@ wheel: .venv/test.stamp  ## build the source distribution and the wheel into dis
 	$(BIN)/python -m build
 
 clean:  ## remove the virtual environment, caches, and everything built
-	rm -rf .venv .cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf .venv .venv-consumers .cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # .venv/test.stamp and .venv/dev.stamp: the environment with that extra. torch comes first: left to the dependency
 # resolver, Linux gets the CUDA build, which is several gigabytes, with or without a GPU.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Trine needs Python 3.11 or newer.")'
+@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+@if nvidia-smi > /dev/null 2>&1 || [ "$$(uname)" = Darwin ]; then $(PIP) install '$(TORCH)'; \
+else $(PIP) install --quiet '$(TORCH)+cpu' 2> /dev/null \
+	|| $(PIP) install '$(TORCH)+cpu' --extra-index-url $(TORCH_CPU_INDEX) \
+	|| $(PIP) install '$(TORCH)'; fi
+$(PIP) install --constraint constraints.txt --editable '.[$*]'
+endef
+
 .venv/%.stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Trine needs Python 3.11 or newer.")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@if nvidia-smi > /dev/null 2>&1 || [ "$$(uname)" = Darwin ]; then $(PIP) install '$(TORCH)'; \
-	else $(PIP) install --quiet '$(TORCH)+cpu' 2> /dev/null \
-		|| $(PIP) install '$(TORCH)+cpu' --extra-index-url $(TORCH_CPU_INDEX) \
-		|| $(PIP) install '$(TORCH)'; fi
-	$(PIP) install --constraint constraints.txt --editable '.[$*]'
+	$(install)
+	@touch $@
+
+# Other libraries have versions of their own. langchain-huggingface says that it needs an older huggingface_hub than
+# transformers does, so it comes without what it says it needs.
+.venv-consumers/%.stamp: pyproject.toml constraints.txt
+	$(install)
+	$(PIP) install --constraint constraints.txt --no-deps langchain-huggingface
 	@touch $@
