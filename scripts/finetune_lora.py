@@ -15,7 +15,6 @@ from peft import PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorForSeq2Seq,
-    EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
@@ -31,6 +30,7 @@ from trine.scripts.lora_arguments import ADAPTER, LoraArguments, count_parameter
 from trine.scripts.plots import draw_losses
 from trine.tokenization.records import BadRecords
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
+from trine.training.early_stopping import SpokenEarlyStopping
 from trine.training.instructions import Example, encode_completion, encode_conversation
 from trine.training.padding_free import PaddingFreeCollator
 from trine.training.resuming import check_writable, find_checkpoint, train
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.full:  # biases of routers and random features belong to the base, which adapters leave as it is
         callbacks += [ExpertLoadCallback(), RandomFeatureCallback()]
     if arguments.early_stopping_patience and training.load_best_model_at_end:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+        callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
     trainer = Trainer(
         task.model,
         training,
@@ -147,6 +147,8 @@ def read_data(
         validation_data, examples = examples[:number], examples[number:]
     prompts = {prompt_of(example) for example in validation_data}  # what is held out is not trained on either
     train_data = [example for example in examples if prompt_of(example) not in prompts]
+    if left_out := len(examples) - len(train_data):
+        print(f"{left_out:,} records are left out of training: their prompts are held out for validation.")
     counts = {"training_records": len(train_data), "validation_records": len(validation_data)}
     if not all(counts.values()):
         raise ValueError(f"files={arguments.files} leave too little: {counts}.")

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from transformers import (
     AutoConfig,
-    EarlyStoppingCallback,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -21,6 +20,7 @@ from trine.scripts.plots import draw_losses
 from trine.scripts.tokenizer_loading import fit_inputs, load_tokenizer
 from trine.tokenization.records import BadRecords, find_sources, wrong_field
 from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
+from trine.training.early_stopping import SpokenEarlyStopping
 from trine.training.padding_free import PaddingFreeCollator
 
 
@@ -160,7 +160,7 @@ def train(
     interrupt = InterruptCallback()
     callbacks = [ExpertLoadCallback(), RandomFeatureCallback(), interrupt]
     if arguments.early_stopping_patience and training.load_best_model_at_end:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+        callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
     use_cache = vars(model.config).get("use_cache")
     trainer = FinetuneTrainer(model, training, callbacks=callbacks, **parts)
     # Trine's encoders and decoders alone keep the texts of a row apart by positions; no row can be cut for many GPUs.
@@ -200,12 +200,18 @@ def finish(trainer: FinetuneTrainer, metrics: dict[str, Any], loss_unit: str) ->
 def count_records(read: int, data: tuple[list, list], bad: BadRecords, max_length: int) -> dict[str, int]:
     """How many records serve for what; those that have `max_length` tokens are cut off, or as long by chance."""
     training, validation = data
+    left_out = read - len(training) - len(validation)
+    if left_out:
+        print(f"{left_out:,} records are left out of training: their texts are held out for validation.")
+    long = sum(len(example["input_ids"]) >= max_length for part in data for example in part)
+    if long:
+        print(f"{long:,} records have max_length={max_length} tokens or are cut off there.")
     return {
         "training_records": len(training),
         "validation_records": len(validation),
         "bad_records": bad.count,
-        "duplicates_left_out": read - len(training) - len(validation),
-        "records_at_max_length": sum(len(example["input_ids"]) >= max_length for part in data for example in part),
+        "duplicates_left_out": left_out,
+        "records_at_max_length": long,
     }
 
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     DataCollatorForSeq2Seq,
-    EarlyStoppingCallback,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -30,6 +29,7 @@ from trine.scripts.tokenizer_loading import load_tokenizer
 from trine.tokenization.records import BadRecords
 from trine.tokenization.text_ends import decoder_start, encode_targets, end_ids
 from trine.training.callbacks import InterruptCallback, RandomFeatureCallback
+from trine.training.early_stopping import SpokenEarlyStopping
 from trine.training.masked_targets import MaskedTargetCollator
 from trine.training.resuming import check_writable, find_checkpoint, train
 from trine.training.scheduled_sampling import ScheduledSamplingTrainer
@@ -75,7 +75,7 @@ def train_on_pairs(
     interrupt = InterruptCallback()
     callbacks: list[TrainerCallback] = [RandomFeatureCallback(), interrupt]
     if arguments.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+        callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
     examples = encode(task.train_pairs, task.tokenizer, task.model.config, arguments.max_length)
     validation = encode(task.validation_pairs, task.tokenizer, task.model.config, arguments.max_length)
     if arguments.objective == "masked":
@@ -160,6 +160,8 @@ def split_pairs(
     validation = (others or order)[:held_out]
     sources = {pair[0] for pair in others or validation}
     train_pairs = [pair for pair in (order if others else order[held_out:]) if pair[0] not in sources]
+    if left_out := len(order) - len(train_pairs) - (0 if others else len(validation)):
+        print(f"{left_out:,} pairs are left out of training: their sources are held out for validation.")
     if not train_pairs:
         beside = "the validation_files" if others else f"validation_pairs={held_out}"
         raise ValueError(f"{len(pairs)} pairs leave none to train on beside {beside}.")

@@ -17,7 +17,6 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoModel,
-    EarlyStoppingCallback,
     PreTrainedConfig,
     TrainerCallback,
     set_seed,
@@ -36,6 +35,7 @@ from trine.scripts.plots import draw_losses
 from trine.scripts.retrieval_scores import Retrieval, check_bm25
 from trine.tokenization.records import BadRecords
 from trine.training.callbacks import InterruptCallback, RandomFeatureCallback
+from trine.training.early_stopping import SpokenEarlyStopping
 from trine.training.resuming import check_writable, find_checkpoint, train
 
 
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not lora.lora:  # random features belong to the base, which adapters leave as it is
         callbacks.append(RandomFeatureCallback())
     if arguments.early_stopping_patience and training.load_best_model_at_end:
-        callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+        callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
     trainer = SentenceTransformerTrainer(
         task.model,
         training,

@@ -33,6 +33,8 @@ def train_byte_level_bpe(
     The special tokens take the first ids. `min_frequency` is how often a pair must occur to be merged, so a small
     corpus can give fewer tokens than `vocab_size` (a warning says so): size models by `len(tokenizer)`.
 
+    A token has at most `word_pattern.LONGEST_UNSPACED` Chinese or Japanese characters.
+
     Args:
         vocab_size: number of tokens, the 256 bytes and the special tokens included.
         extra_special_tokens: more tokens that are never split.
@@ -56,9 +58,8 @@ def train_byte_level_bpe(
     check_min_frequency(min_frequency)
 
     tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split_words(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split_words(learns=True), as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(
         add_prefix_space=False, trim_offsets=False, use_regex=False
@@ -71,4 +72,5 @@ def train_byte_level_bpe(
         show_progress=show_progress,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split_words(), as_bytes])
     return wrap_tokenizer(tokenizer, special, vocab_size, model_max_length)

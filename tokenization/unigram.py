@@ -79,9 +79,8 @@ def train_unigram(
     tokenizer.normalizer = normalizers.Sequence(
         [*([normalizers.NFKC()] if nfkc else []), normalizers.Replace(_SPACE, _SPACE_SIGN)]
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split_words(), pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="never", split=False)]
-    )
+    spaces = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="never", split=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split_words(learns=True), spaces])
     normalized = [tokenizer.normalizer.normalize_str(text) for text in texts]
     frequent, rare = _split_characters(normalized, character_coverage)
     alphabet = sorted({*_ASCII, *"".join(special.tokens), *frequent} - {" "} | {_SPACE})
@@ -90,6 +89,7 @@ def train_unigram(
         vocab_size=vocab_size - len(reserved), initial_alphabet=alphabet, show_progress=show_progress
     )
     tokenizer.train_from_iterator(_without(normalized, rare), trainer=trainer)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split_words(), spaces])
     pieces = _settle(json.loads(tokenizer.to_str())["model"]["vocab"])
     # So unlikely that text which happens to look like a reserved piece is still read character by character.
     least = min(score for _, score in pieces) * (1 + max(map(len, reserved)))

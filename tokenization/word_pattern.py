@@ -8,10 +8,13 @@ from tokenizers.pre_tokenizers import Split
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー"
 _LETTERS = rf"[[\p{{L}}\p{{M}}]&&[^{_UNSPACED}]]"
 
+# Characters of them that become one token at most. A corpus of some sentences would make a token of each sentence.
+LONGEST_UNSPACED = 4
+
 _WORDS = "|".join(
     (
         r"(?<=\p{L})'(?i:s|t|re|ve|m|ll|d)(?!\p{L})",  # the end of "it's", but not the start of 'string'
-        rf" ?[{_UNSPACED}]+",  # Chinese and Japanese, apart from the punctuation and the Latin words around it
+        rf" ?[{_UNSPACED}]LONGEST",  # Chinese and Japanese, apart from the punctuation and the Latin words around it
         rf"[^\r\n\p{{L}}\p{{M}}\p{{N}}]?{_LETTERS}+",  # a word with its marks and the space or sign before it
         r"\p{N}",  # each digit alone: numbers of any length are written alike
         r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*",  # signs, with the line end after them
@@ -22,6 +25,11 @@ _WORDS = "|".join(
 )
 
 
-def split_words() -> Split:
-    """The pre-tokenizer that cuts text into words, digits, signs and white space, and loses nothing."""
-    return Split(Regex(_WORDS), behavior="isolated")
+def split_words(*, learns: bool = False) -> Split:
+    """The pre-tokenizer that cuts text into words, digits, signs and white space, and loses nothing.
+
+    While a tokenizer `learns`, Chinese and Japanese are cut after every `LONGEST_UNSPACED` characters, too: no longer
+    token comes to be. Texts are encoded without these cuts, so that it does not matter where a sentence begins.
+    """
+    longest = f"{{1,{LONGEST_UNSPACED}}}" if learns else "+"
+    return Split(Regex(_WORDS.replace("LONGEST", longest)), behavior="isolated")

@@ -77,10 +77,14 @@ def test_a_model_for_mask_predict(folder, capsys):
     assert texts == Translator(model, tokenizer)(["one und two", "six und six"], custom_generate=MaskPredict())
 
 
-def test_a_source_that_is_held_out_is_not_trained_on():
+def test_a_source_that_is_held_out_is_not_trained_on(capsys):
     pairs = [(str(number % 10), str(number)) for number in range(40)]
     train, validation = split_pairs(pairs, 3, seed=0)
     assert len(validation) == 3 and not {source for source, _ in train} & {source for source, _ in validation}
+    left_out = len(pairs) - len(train) - 3
+    assert left_out and capsys.readouterr().out.startswith(f"{left_out} pairs are left out of training: their sources")
+    split_pairs(pairs[:10], 3, seed=0)
+    assert capsys.readouterr().out == ""
     assert {*train} == {pair for pair in pairs if pair[0] not in {source for source, _ in validation}}
 
 

@@ -1,12 +1,14 @@
 """Byte-level BPE: nothing is lost, and merges stay within words."""
 
 import random
+import re
 
 import pytest
 from tokenizer_texts import ADVERSARIAL, SCALAR_VALUES, TEXTS, chinese_sentences
 from tokenizers.pre_tokenizers import ByteLevel
 
 from trine.tokenization.byte_level_bpe import train_byte_level_bpe
+from trine.tokenization.unigram import train_unigram
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +108,14 @@ def test_too_little_text_gives_fewer_tokens_and_a_warning(caplog):
 def test_errors(options, message):
     with pytest.raises(ValueError, match=message):
         train_byte_level_bpe(["text"], **{"vocab_size": 300, "show_progress": False, **options})
+
+
+@pytest.mark.parametrize("train", [train_byte_level_bpe, train_unigram])
+def test_no_sentence_is_a_token(train):
+    """A small corpus repeats its sentences, and without a bound each would become one token."""
+    sentences = ["今天天气很好我们去公园散步吧。", "机器学习是人工智能的一个分支。"]
+    tokenizer = train(sentences * 10, 600, show_progress=False)
+    assert max(len(re.findall(r"[\u3400-\u9fff]", tokenizer.decode([id]))) for id in range(len(tokenizer))) <= 4
+    for text in sentences:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text and len(ids) >= 4
