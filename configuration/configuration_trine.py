@@ -128,7 +128,7 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         bos_token_id: Id of the token that begins a text.
         eos_token_id: Id, or ids, of the token that ends a text.
         loss_chunk_size: Tokens whose logits exist at a time while a training loss is computed, or None for ordinary
-            logits. With chunks, a training forward pass with labels returns no logits.
+            logits. With chunks, the logits of a training forward pass with labels are computed when they are read.
         num_experts: Number of routed experts of a sparse layer. Default: 8, but None without sparse layers.
         num_experts_per_tok: Experts that a token visits. Equal to `num_experts` is dense soft gating. Default: 2, but
             None without sparse layers.

@@ -3,12 +3,20 @@
 import torch
 from transformers.utils.import_utils import is_torchdynamo_compiling
 
+from .losses import IGNORE_INDEX
+
+
+def can_look(values: torch.Tensor) -> bool:
+    """Whether values may be looked at: on the CPU only, and not while tracing.
+
+    On an accelerator that would cost a synchronisation in every forward pass, and the kernels stop there by themselves
+    at an index that does not exist. So does compiled code.
+    """
+    return values.device.type == "cpu" and values.numel() > 0 and not is_torchdynamo_compiling()
+
 
 def check_ids(ids: torch.Tensor, limit: int, name: str, field: str) -> None:
-    """Raises a `ValueError` if `ids` reach beyond the rows of an embedding.
-
-    Looks at values on the CPU only, and not while tracing: on an accelerator that would cost a synchronisation in
-    every forward pass, and the embedding kernel stops there by itself.
+    """Raises a `ValueError` if `ids` reach beyond the rows of an embedding, where `can_look` allows a look.
 
     Args:
         ids: Integer tensor of any shape.
@@ -16,8 +24,27 @@ def check_ids(ids: torch.Tensor, limit: int, name: str, field: str) -> None:
         name: What the ids are called in the message.
         field: The config field that sets `limit`.
     """
-    if ids.device.type != "cpu" or ids.numel() == 0 or is_torchdynamo_compiling():
+    if not can_look(ids):
         return
     low, high = torch.aminmax(ids)
     if low < 0 or high >= limit:
         raise ValueError(f"{name} hold values from {low} to {high}, but {field}={limit} allows 0 to {limit - 1}.")
+
+
+def check_labels(labels: torch.Tensor | None, limit: int, name: str, classes: str) -> None:
+    """Raises a `ValueError` for labels that are neither a class nor `IGNORE_INDEX`, where `can_look` allows a look.
+
+    Args:
+        labels: Integer tensor of any shape.
+        limit: Number of classes.
+        name: What the labels are called in the message.
+        classes: What sets `limit`, as the message says it: "vocab_size=61".
+    """
+    if labels is None or not can_look(labels):
+        return
+    low, high = torch.aminmax(labels.masked_fill(labels == IGNORE_INDEX, 0))
+    if low < 0 or high >= limit:
+        raise ValueError(
+            f"{name} hold values from {low} to {high}; with {classes} they are 0 to {limit - 1}, or {IGNORE_INDEX} "
+            "where nothing is predicted."
+        )

@@ -44,7 +44,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + chunk_size)
             hidden, target = hidden_states[rows].to(compute_dtype), targets[rows, None]
             counts = (target != IGNORE_INDEX).to(sum_dtype)
-            index = target.clamp(min=0)
+            index = target.masked_fill(target == IGNORE_INDEX, 0)  # other ids outside of the head are an error here
             # One buffer is logits, then their exponentials, then their gradient.
             buffer = nn.functional.linear(hidden, head_weight, head_bias).to(sum_dtype)
             buffer -= buffer.amax(dim=-1, keepdim=True)
@@ -130,6 +130,21 @@ def shift_right(labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
     return shifted.masked_fill(shifted == IGNORE_INDEX, padding)
 
 
+def flatten_targets(targets: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
+    """`targets` (...) as (N,), for `predictions` (..., features) of the same N tokens.
+
+    Raises:
+        ValueError: There are more predictions than targets, or fewer.
+    """
+    targets = targets.reshape(-1).to(predictions.device)
+    if targets.shape[0] != predictions.shape[:-1].numel():
+        raise ValueError(
+            f"There are {targets.shape[0]} labels for predictions of shape {tuple(predictions.shape[:-1])}: each "
+            f"needs its own, {IGNORE_INDEX} where nothing is predicted."
+        )
+    return targets
+
+
 def chunked_lm_loss(
     hidden_states: torch.Tensor,
     head: nn.Linear,
@@ -139,7 +154,9 @@ def chunked_lm_loss(
     label_smoothing: float = 0.0,
     **kwargs,
 ) -> torch.Tensor:
-    """Cross-entropy of each position with its own target, as the library's losses compute it, in chunks.
+    """Cross-entropy of each position with its own target, as transformers' losses compute it, in chunks.
+
+    Without any target it is 0, and so are its gradients, where transformers' losses are 0 / 0.
 
     Args:
         hidden_states: (..., H).
@@ -152,20 +169,20 @@ def chunked_lm_loss(
             1512.00567).
         kwargs: Not used.
     """
-    targets = targets.reshape(-1).to(hidden_states.device)
+    targets = flatten_targets(targets, hidden_states)
     total = summed_cross_entropy(hidden_states.flatten(0, -2), head, targets, chunk_size, label_smoothing)
     return total / number_of_items(targets, num_items_in_batch)
 
 
-def smoothed_loss(
+def lm_loss(
     logits: torch.Tensor,
     targets: torch.Tensor,
-    label_smoothing: float,
     num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
     **kwargs,
 ) -> torch.Tensor:
-    """What `chunked_lm_loss` computes, from logits (..., V), for heads that it does not take."""
-    targets = targets.reshape(-1).to(logits.device)
+    """What `chunked_lm_loss` computes, from logits (..., V)."""
+    targets = flatten_targets(targets, logits)
     logits = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
     total = nn.functional.cross_entropy(
         logits, targets, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
@@ -173,66 +190,26 @@ def smoothed_loss(
     return total / number_of_items(targets, num_items_in_batch)
 
 
+def count_targets(targets: torch.Tensor) -> torch.Tensor | int:
+    """Number of targets that are not ignored. Of floats, which are values, none is."""
+    return targets.numel() if targets.is_floating_point() else (targets != IGNORE_INDEX).sum()
+
+
 def number_of_items(targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
-    """What a sum over targets is divided by: the given number, or that of the targets that are not ignored."""
-    if num_items_in_batch is None:
-        return (targets != IGNORE_INDEX).sum()
-    return num_items_in_batch.to(targets.device) if torch.is_tensor(num_items_in_batch) else num_items_in_batch
+    """What a sum over targets is divided by: the given number, or that of the targets that are not ignored.
+
+    Where there is no target it is 1, so that a batch without any adds nothing: its loss is 0 and not 0 / 0, which
+    would make every weight NaN, or hide in the mean that a trainer logs.
+    """
+    items = count_targets(targets) if num_items_in_batch is None else num_items_in_batch
+    if torch.is_tensor(items):
+        items = items.to(targets.device)
+    return items + (items == 0)
 
 
 def batch_share(targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
-    """The share of this micro-batch in the targets of an optimizer step: the weight of its mean losses."""
-    if num_items_in_batch is None:
-        return 1.0
-    return (targets != IGNORE_INDEX).sum() / number_of_items(targets, num_items_in_batch)
+    """The share of this micro-batch in the targets of an optimizer step: the weight of its mean losses.
 
-
-PROBLEM_TYPES = {
-    "regression": nn.functional.mse_loss,
-    "single_label_classification": nn.functional.cross_entropy,
-    "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
-}
-
-
-def classification_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    problem_type: str,
-    num_items_in_batch: torch.Tensor | int | None = None,
-) -> torch.Tensor:
-    """The loss of a classifier, a mean over labels, exact under gradient accumulation.
-
-    Args:
-        logits: (N, number of labels).
-        labels: (N,) class indices, `IGNORE_INDEX` where there is none; or, as floats, (N, number of labels), for
-            regression on one value also (N,).
-        problem_type: A name in `PROBLEM_TYPES`.
-        num_items_in_batch: Number of labels in all micro-batches of an optimizer step. Default: those of this batch.
+    Without `num_items_in_batch` that is 1, but 0 for a batch without a target.
     """
-    if problem_type not in PROBLEM_TYPES:
-        raise ValueError(f"problem_type={problem_type!r} is not one of {list(PROBLEM_TYPES)}.")
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if problem_type == "single_label_classification":
-        labels = labels.to(logits.device).reshape(-1)
-    else:
-        labels = labels.to(logits).reshape(logits.shape)
-    total = PROBLEM_TYPES[problem_type](logits, labels, reduction="sum")
-    return total / number_of_items(labels, num_items_in_batch)
-
-
-def sequence_loss(
-    config, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
-) -> torch.Tensor:
-    """`classification_loss` of the problem that `config.problem_type` names.
-
-    If it names none, the labels tell, by the library's rule: one output is regression, floats are many labels. The
-    config remembers it, because pipelines read it to choose between softmax and sigmoid.
-    """
-    if config.problem_type is None:
-        if config.num_labels == 1:
-            config.problem_type = "regression"
-        elif labels.is_floating_point():
-            config.problem_type = "multi_label_classification"
-        else:
-            config.problem_type = "single_label_classification"
-    return classification_loss(logits, labels, config.problem_type, num_items_in_batch)
+    return count_targets(targets) / number_of_items(targets, num_items_in_batch)

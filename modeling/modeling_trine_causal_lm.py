@@ -11,14 +11,15 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from ..configuration.configuration_trine import TrineConfig
 from .continuous_batching import CheckedContinuousBatching
 from .generation_checks import CheckedGeneration
-from .losses import chunked_lm_loss, is_plain_head, next_token_targets, smoothed_loss
+from .losses import next_token_targets
 from .masks import make_masks, make_position_ids
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
 from .outputs import TrineCausalLMOutput
+from .token_head import TokenHead, select_positions
 
 
-class TrineForCausalLM(TrineHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin):
+class TrineForCausalLM(TrineHead, TokenHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin):
     """A decoder that predicts the next token.
 
     Args:
@@ -65,10 +66,14 @@ class TrineForCausalLM(TrineHead, CheckedGeneration, CheckedContinuousBatching, 
         Returns:
             `loss`: mean cross-entropy in nats. In training the router losses, times their coefficients, are added for
             sparse models; in evaluation they are not, so that losses compare. `aux_loss`: the load-balancing loss
-            alone. `logits` (batch, kept, vocabulary): None in training with labels while `config.loss_chunk_size` is
-            set, as the loss is then computed chunk by chunk. (A head that is adapted, quantised or sharded always
-            computes them.)
+            alone. `logits` (batch, kept, vocabulary): in training with labels, while `config.loss_chunk_size` is set,
+            they are computed when they are first read, as the loss does not need them.
+
+        Raises:
+            ValueError: Labels lie outside the vocabulary, or what the trunk raises.
         """
+        targets = None if labels is None else causal_targets(labels, **kwargs)
+        self.check_labels(kwargs.get("shift_labels", labels))
         outputs = self.run_trunk(
             output_router_logits,
             has_labels=labels is not None,
@@ -80,8 +85,8 @@ class TrineForCausalLM(TrineHead, CheckedGeneration, CheckedContinuousBatching, 
             use_cache=use_cache,
             **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
         )
-        loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
-        targets = None if labels is None else causal_targets(labels, **kwargs)
+        hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
+        loss, logits = self.loss_and_logits(hidden_states, labels, targets, self.config.loss_chunk_size, **kwargs)
         loss, aux_loss = self.add_router_losses(
             loss, outputs, attention_mask, targets, kwargs.get("num_items_in_batch")
         )
@@ -110,46 +115,10 @@ class TrineForCausalLM(TrineHead, CheckedGeneration, CheckedContinuousBatching, 
             position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
         return make_masks(config, inputs_embeds, attention_mask, past_key_values, position_ids)
 
-    def head_loss(
-        self,
-        hidden_states: torch.Tensor,
-        labels: torch.Tensor | None,
-        logits_to_keep: int | torch.Tensor,
-        **kwargs,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Loss and logits of the head, of which training with labels computes the loss only."""
-        chunk_size = self.config.loss_chunk_size
-        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
-            targets = causal_targets(labels, **kwargs)
-            return chunked_lm_loss(hidden_states, self.lm_head, targets, chunk_size, **kwargs), None
-        logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
-        if labels is None:
-            return None, logits
-        if kwargs.get("label_smoothing"):
-            return smoothed_loss(logits, causal_targets(labels, **kwargs), **kwargs), logits
-        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
-
 
 def causal_targets(labels: torch.Tensor, shift_labels: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
     """What each position predicts, (batch, length): the next label, unless the caller shifted them already."""
     return next_token_targets(labels) if shift_labels is None else shift_labels
-
-
-def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """Selects the positions whose logits are wanted, with the library's meaning of `logits_to_keep`.
-
-    Args:
-        hidden_states: (batch, length, hidden).
-        logits_to_keep: The number of last positions, 0 for all; or indices (kept,) for all sequences or (batch, kept)
-            for each; or a boolean mask (batch, length), which gives (kept in all sequences, hidden).
-    """
-    if isinstance(logits_to_keep, int):
-        return hidden_states[:, -logits_to_keep:]
-    if logits_to_keep.ndim == 1:
-        return hidden_states[:, logits_to_keep]
-    if logits_to_keep.dtype == torch.bool:
-        return hidden_states[logits_to_keep]
-    return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
 __all__ = ["TrineForCausalLM"]

@@ -7,8 +7,8 @@ from torch import nn
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
+from .classification_losses import class_loss, sequence_loss, span_targets
 from .head_transform import make_transform
-from .losses import classification_loss, sequence_loss
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
 from .outputs import (
@@ -152,7 +152,7 @@ class TrineForMultipleChoice(TrinePooledHead):
         logits, loss = self.classify(outputs, attention_mask, position_ids).view(-1, choices), None
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
-            loss = classification_loss(logits, labels, "single_label_classification", num_items_in_batch)
+            loss = class_loss(logits, labels, num_items_in_batch, "labels", f"{choices} choices")
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
         return TrineMultipleChoiceOutput(
             loss=loss,
@@ -212,8 +212,7 @@ class TrineForTokenClassification(TrineHead):
         logits, loss = self.classifier(self.dropout(self.transform(outputs.last_hidden_state))), None
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
-            problem_type = "single_label_classification"
-            loss = classification_loss(logits.flatten(0, 1), labels, problem_type, num_items_in_batch)
+            loss = class_loss(logits.flatten(0, 1), labels, num_items_in_batch)
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
         return TrineTokenClassifierOutput(
             loss=loss,
@@ -249,7 +248,7 @@ class TrineForQuestionAnswering(TrineHead):
         """Computes `start_logits` and `end_logits`, (batch, length) each, and the loss if both positions are given.
 
         Args:
-            start_positions: (batch,) index of the answer's first token; beyond the length it is ignored.
+            start_positions: (batch,) index of the answer's first token; beyond the length, or -100, it is ignored.
             end_positions: (batch,) index of its last token, likewise.
         """
         has_labels = start_positions is not None and end_positions is not None
@@ -264,10 +263,13 @@ class TrineForQuestionAnswering(TrineHead):
             **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
         )
         start_logits, end_logits = self.qa_outputs(self.transform(outputs.last_hidden_state)).unbind(dim=-1)
-        loss = None
-        if has_labels:
-            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions, **kwargs)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask)
+        loss, starts, num_items_in_batch = None, None, kwargs.get("num_items_in_batch")
+        if start_positions is not None and end_positions is not None:
+            starts = span_targets(start_positions, start_logits.shape[1], "start_positions")
+            ends = span_targets(end_positions, end_logits.shape[1], "end_positions")
+            start_loss = class_loss(start_logits, starts, num_items_in_batch)
+            loss = (start_loss + class_loss(end_logits, ends, num_items_in_batch)) / 2
+        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, starts, num_items_in_batch)
         return TrineQuestionAnsweringOutput(
             loss=loss,
             start_logits=start_logits.contiguous(),

@@ -7,11 +7,13 @@ from torch import nn
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
+from .classification_losses import class_loss
 from .head_transform import HeadTransform
-from .losses import IGNORE_INDEX, batch_share, chunked_lm_loss, classification_loss, is_plain_head, smoothed_loss
+from .losses import IGNORE_INDEX, batch_share, chunked_lm_loss, flatten_targets
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
 from .outputs import TrineMaskedLMOutput, TrinePreTrainingOutput
+from .token_head import TokenHead
 
 
 def require_encoder(config: TrineConfig, name: str) -> None:
@@ -20,7 +22,7 @@ def require_encoder(config: TrineConfig, name: str) -> None:
         raise ValueError(f"is_causal=True describes a decoder; {name} needs is_causal=False.")
 
 
-class TrineMaskedLMHead(TrineHead):
+class TrineMaskedLMHead(TrineHead, TokenHead):
     """What both of this file's models share: an encoder, and how masked tokens are predicted."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -29,24 +31,18 @@ class TrineMaskedLMHead(TrineHead):
     transform: HeadTransform
     lm_head: nn.Linear
 
-    def head_loss(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, **kwargs
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Loss and logits of the head. Training with labels computes the loss only, where there is a label."""
-        chunk_size = self.config.loss_chunk_size
-        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
-            hidden_states, labels = hidden_states.flatten(0, 1), labels.flatten().to(hidden_states.device)
-            if not torch.compiler.is_compiling():  # there, a shape that depends on values would break the graph
-                chosen = labels != IGNORE_INDEX
-                hidden_states, labels = hidden_states[chosen], labels[chosen]
-            hidden_states = self.transform(hidden_states)
-            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, **kwargs), None
-        logits = self.lm_head(self.transform(hidden_states))
-        if labels is None:
-            return None, logits
-        if kwargs.get("label_smoothing"):
-            return smoothed_loss(logits, labels, **kwargs), logits
-        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
+    def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.lm_head(self.transform(hidden_states))
+
+    def chunked_loss(
+        self, hidden_states: torch.Tensor, targets: torch.Tensor, chunk_size: int, **kwargs
+    ) -> torch.Tensor:
+        """The loss, for which the vocabulary is looked at only where there is a target."""
+        targets, hidden_states = flatten_targets(targets, hidden_states), hidden_states.flatten(0, -2)
+        if not torch.compiler.is_compiling():  # there, a shape that depends on values would break the graph
+            chosen = targets != IGNORE_INDEX
+            hidden_states, targets = hidden_states[chosen], targets[chosen]
+        return chunked_lm_loss(self.transform(hidden_states), self.lm_head, targets, chunk_size, **kwargs)
 
 
 class TrineForMaskedLM(TrineMaskedLMHead):
@@ -86,9 +82,13 @@ class TrineForMaskedLM(TrineMaskedLMHead):
 
         Returns:
             `loss`: mean cross-entropy in nats; in training the router losses are added. `logits` (batch, length,
-            vocabulary): None in training with labels while `config.loss_chunk_size` is set, as the vocabulary is then
-            looked at only where there is a label.
+            vocabulary): in training with labels, while `config.loss_chunk_size` is set, they are computed when they
+            are first read, as the loss looks at the vocabulary only where there is a label.
+
+        Raises:
+            ValueError: Labels lie outside the vocabulary, or what the trunk raises.
         """
+        self.check_labels(labels)
         outputs = self.run_trunk(
             output_router_logits,
             has_labels=labels is not None,
@@ -99,7 +99,8 @@ class TrineForMaskedLM(TrineMaskedLMHead):
             inputs_embeds=inputs_embeds,
             **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
         )
-        loss, logits = self.head_loss(outputs.last_hidden_state, labels, **kwargs)
+        chunk_size = self.config.loss_chunk_size
+        loss, logits = self.loss_and_logits(outputs.last_hidden_state, labels, labels, chunk_size, **kwargs)
         loss, aux_loss = self.add_router_losses(
             loss, outputs, attention_mask, labels, kwargs.get("num_items_in_batch")
         )
@@ -150,8 +151,13 @@ class TrineForPreTraining(TrineMaskedLMHead):
             next_sentence_label: (sequences,): 0 if the second segment follows the first in its text, 1 if not.
 
         Returns:
-            The names are BERT's. `prediction_logits` is None in training with labels, as in `TrineForMaskedLM`.
+            The names are BERT's. `prediction_logits` are the `logits` of `TrineForMaskedLM`.
+
+        Raises:
+            ValueError: Labels lie outside the vocabulary, next-sentence labels are not 0 or 1, or what the trunk
+                raises.
         """
+        self.check_labels(labels)
         has_labels = labels is not None or next_sentence_label is not None
         outputs = self.run_trunk(
             output_router_logits,
@@ -164,13 +170,15 @@ class TrineForPreTraining(TrineMaskedLMHead):
             **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
         )
         num_items_in_batch = kwargs.get("num_items_in_batch")
-        loss, prediction_logits = self.head_loss(outputs.last_hidden_state, labels, **kwargs)
+        chunk_size = self.config.loss_chunk_size
+        loss, prediction_logits = self.loss_and_logits(outputs.last_hidden_state, labels, labels, chunk_size, **kwargs)
         relationship = self.seq_relationship(outputs.pooler_output)
         if next_sentence_label is not None:
-            problem_type = "single_label_classification"
-            sentence_loss = classification_loss(relationship, next_sentence_label, problem_type)
+            sentence_loss = class_loss(relationship, next_sentence_label, None, "next_sentence_label", "two classes")
             # The mean of this micro-batch, weighted as its masked tokens are.
-            share = 1.0 if labels is None else batch_share(labels, num_items_in_batch)
+            share = 1.0
+            if labels is not None and num_items_in_batch is not None:
+                share = batch_share(labels, num_items_in_batch)
             loss = sentence_loss if loss is None else loss + sentence_loss * share
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
         return TrinePreTrainingOutput(

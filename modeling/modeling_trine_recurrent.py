@@ -11,18 +11,20 @@ import torch
 from torch import nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.modeling_outputs import Seq2SeqModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .continuous_batching import CheckedContinuousBatching
 from .generation_checks import CheckedGeneration
-from .losses import chunked_lm_loss, is_plain_head, shift_right, smoothed_loss
+from .losses import shift_right
 from .modeling_trine_recurrent_stacks import (
     TrineRecurrentDecoder,
     TrineRecurrentEncoder,
     TrineRecurrentPreTrainedModel,
 )
+from .outputs import TrineRecurrentLMOutput
+from .token_head import TokenHead, select_positions
 
 
 class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
@@ -106,7 +108,7 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
 
 
 class TrineRecurrentForConditionalGeneration(
-    TrineRecurrentPreTrainedModel, CheckedGeneration, CheckedContinuousBatching, GenerationMixin
+    TrineRecurrentPreTrainedModel, TokenHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin
 ):
     """Predicts the next token of the target.
 
@@ -153,7 +155,7 @@ class TrineRecurrentForConditionalGeneration(
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> Seq2SeqLMOutput:
+    ) -> TrineRecurrentLMOutput:
         """Computes logits, and the loss if there are labels. Other arguments are those of `TrineRecurrentModel`.
 
         Args:
@@ -164,10 +166,14 @@ class TrineRecurrentForConditionalGeneration(
                 `label_smoothing`, the share of a label that is spread over the vocabulary.
 
         Returns:
-            `loss`: mean cross-entropy in nats. `logits` (B, kept, V): None in training with labels while
-            `config.loss_chunk_size` is set, as the loss is then computed chunk by chunk. (A head that is adapted,
-            quantised or sharded always computes them.)
+            `loss`: mean cross-entropy in nats. `logits` (B, kept, V): in training with labels, while
+            `config.loss_chunk_size` is set, they are computed when they are first read, as the loss does not need
+            them.
+
+        Raises:
+            ValueError: Labels lie outside the vocabulary, or what the stacks raise.
         """
+        self.check_labels(labels)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         outputs = self.model(
@@ -182,8 +188,9 @@ class TrineRecurrentForConditionalGeneration(
             use_cache=use_cache,
             **kwargs,
         )
-        loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
-        return Seq2SeqLMOutput(
+        hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
+        loss, logits = self.loss_and_logits(hidden_states, labels, labels, self.config.loss_chunk_size, **kwargs)
+        return TrineRecurrentLMOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
@@ -192,29 +199,6 @@ class TrineRecurrentForConditionalGeneration(
             encoder_last_hidden_state=outputs.encoder_last_hidden_state,
             encoder_hidden_states=outputs.encoder_hidden_states,
         )
-
-    def head_loss(
-        self,
-        hidden_states: torch.Tensor,
-        labels: torch.Tensor | None,
-        logits_to_keep: int | torch.Tensor,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Loss and logits of the head, of which training with labels computes the loss only."""
-        chunk_size = self.config.loss_chunk_size
-        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
-            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, num_items_in_batch, **kwargs), None
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden_states[:, kept])
-        if labels is None:
-            return None, logits
-        if kwargs.get("label_smoothing"):
-            return smoothed_loss(logits, labels, num_items_in_batch=num_items_in_batch, **kwargs), logits
-        loss = self.loss_function(
-            logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
-        )
-        return loss, logits
 
 
 # Auto class to head class, as for the other families.

@@ -9,16 +9,17 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from .classification_losses import sequence_loss
 from .continuous_batching import CheckedContinuousBatching
 from .generation_checks import CheckedGeneration
 from .head_transform import make_transform
-from .losses import batch_share, chunked_lm_loss, is_plain_head, sequence_loss, shift_right, smoothed_loss
+from .losses import batch_share, shift_right
 from .masks import make_masks, make_position_ids
-from .modeling_trine_causal_lm import select_positions
 from .modeling_trine_heads import balancing_losses, wants_router_logits
 from .modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from .outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput, TrineSeq2SeqSequenceClassifierOutput
 from .pooling import pool
+from .token_head import TokenHead, select_positions
 
 
 class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
@@ -70,7 +71,9 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
         return loss, sum(aux_loss for aux_loss, _ in losses) / len(losses)  # pyright: ignore[reportReturnType] a tensor
 
 
-class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin):
+class TrineForConditionalGeneration(
+    TrineSeq2SeqHead, TokenHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin
+):
     """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.
 
     Args:
@@ -133,8 +136,13 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedGeneration, Checked
 
         Returns:
             `loss`: mean cross-entropy in nats, in training with the router losses. `logits` (batch, target length,
-            vocabulary): None in training with labels while the decoder's `loss_chunk_size` is set.
+            vocabulary): in training with labels, while the decoder's `loss_chunk_size` is set, they are computed when
+            they are first read, as the loss does not need them.
+
+        Raises:
+            ValueError: Labels lie outside the vocabulary, or what the stacks raise.
         """
+        self.check_labels(labels)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             if not self.config.decoder_is_causal:
                 raise ValueError(
@@ -158,7 +166,11 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedGeneration, Checked
             **self.router_logits_options(output_router_logits, labels is not None),
         )
         num_items_in_batch = kwargs.get("num_items_in_batch")
-        loss, logits = self.head_loss(outputs.last_hidden_state, labels, logits_to_keep, **kwargs)
+        hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
+        if self.config.logit_scale != 1:
+            hidden_states = hidden_states * self.config.logit_scale
+        chunk_size = self.config.decoder.loss_chunk_size
+        loss, logits = self.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
         share = 1.0 if labels is None else batch_share(labels, num_items_in_batch)
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, decoder_attention_mask, share)
         return TrineSeq2SeqLMOutput(
@@ -168,22 +180,6 @@ class TrineForConditionalGeneration(TrineSeq2SeqHead, CheckedGeneration, Checked
             past_key_values=outputs.past_key_values,
             **self.recorded(outputs, output_router_logits),
         )
-
-    def head_loss(
-        self, hidden_states: torch.Tensor, labels: torch.Tensor | None, logits_to_keep: int | torch.Tensor, **kwargs
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Loss and logits of the head, of which training with labels computes the loss only."""
-        if self.config.logit_scale != 1:
-            hidden_states = hidden_states * self.config.logit_scale
-        chunk_size = self.config.decoder.loss_chunk_size
-        if self.training and labels is not None and chunk_size is not None and is_plain_head(self.lm_head):
-            return chunked_lm_loss(hidden_states, self.lm_head, labels, chunk_size, **kwargs), None
-        logits = self.lm_head(select_positions(hidden_states, logits_to_keep))
-        if labels is None:
-            return None, logits
-        if kwargs.get("label_smoothing"):
-            return smoothed_loss(logits, labels, **kwargs), logits
-        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs), logits
 
     @staticmethod
     def create_masks_for_generate(

@@ -17,6 +17,8 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import ModelOutput
 
+from .deferred_logits import DeferringOutput, deferring
+
 
 @dataclass
 class TrineModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
@@ -30,8 +32,9 @@ class TrineModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
     second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
+@deferring("logits")
 @dataclass
-class TrineCausalLMOutput(MoeCausalLMOutputWithPast):
+class TrineCausalLMOutput(DeferringOutput, MoeCausalLMOutputWithPast):
     second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
@@ -44,8 +47,9 @@ class TrineHeadOutput(ModelOutput):
     second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
+@deferring("logits")
 @dataclass
-class TrineMaskedLMOutput(TrineHeadOutput, MaskedLMOutput):
+class TrineMaskedLMOutput(DeferringOutput, TrineHeadOutput, MaskedLMOutput):
     pass
 
 
@@ -60,8 +64,9 @@ class BertPreTrainingOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+@deferring("prediction_logits")
 @dataclass
-class TrinePreTrainingOutput(TrineHeadOutput, BertPreTrainingOutput):
+class TrinePreTrainingOutput(DeferringOutput, TrineHeadOutput, BertPreTrainingOutput):
     pass
 
 
@@ -106,8 +111,15 @@ class TrineSeq2SeqHeadOutput(ModelOutput):
     decoder_second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
+@deferring("logits")
 @dataclass
-class TrineSeq2SeqLMOutput(TrineSeq2SeqHeadOutput, Seq2SeqLMOutput):
+class TrineSeq2SeqLMOutput(DeferringOutput, TrineSeq2SeqHeadOutput, Seq2SeqLMOutput):
+    pass
+
+
+@deferring("logits")
+@dataclass
+class TrineRecurrentLMOutput(DeferringOutput, Seq2SeqLMOutput):
     pass
 
 

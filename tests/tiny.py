@@ -4,6 +4,7 @@ import reference
 import torch
 
 from trine import TrineConfig, TrineForCausalLM, TrineModel
+from trine.modeling.deferred_logits import DeferredLogits
 
 
 SIZES = {
@@ -64,6 +65,11 @@ def tiny_model(model_class=None, *, dtype=torch.float64, attn="eager", experts="
 
 def random_ids(*shape: int, seed: int = 0, vocab_size: int = SIZES["vocab_size"]) -> torch.Tensor:
     return torch.randint(3, vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def has_deferred_logits(outputs) -> bool:
+    """Whether the logits of a training step have not been computed, because nobody has read them."""
+    return any(isinstance(value, DeferredLogits) for value in outputs.values())
 
 
 def leaves(model) -> dict[str, torch.Tensor]:

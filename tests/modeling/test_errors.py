@@ -18,11 +18,11 @@ from trine import (
     TrineModel,
     TrineSeq2SeqConfig,
 )
+from trine.modeling.classification_losses import sequence_loss
 from trine.modeling.feed_forward.balancing import flatten_mask
 from trine.modeling.kernels import bigbird_layout
 from trine.modeling.kernels.simplicial_forms import Reach
 from trine.modeling.kernels.simplicial_triton import simplicial_triton
-from trine.modeling.losses import classification_loss
 from trine.modeling.simplicial_cache import SimplicialCacheLayer
 
 
@@ -118,6 +118,14 @@ BAD_SETTINGS = {
         "attention_mask[1] has no token. An empty text can be begun with bos_token_id.",
     ),
 }
+
+
+def read_late() -> torch.Tensor:
+    model = tiny_model().train()
+    outputs = model(random_ids(1, 2), labels=random_ids(1, 2))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    return outputs.logits
 
 
 CASES = {
@@ -240,8 +248,27 @@ CASES = {
         "decoder_start_token_id=None and pad_token_id=None are both needed to make decoder_input_ids from labels",
     ),
     "problem": (
-        lambda: classification_loss(torch.zeros(1, 2), torch.tensor([0]), "ranking"),
+        lambda: sequence_loss(tiny_config(problem_type="ranking"), torch.zeros(1, 2), torch.tensor([0]), None),
         "problem_type='ranking' is not one of ['regression', 'single_label_classification', 'multi_label_",
+    ),
+    "number of values": (
+        lambda: sequence_loss(
+            tiny_config(problem_type="regression", num_labels=3), torch.zeros(2, 3), torch.zeros(2), None
+        ),
+        "labels have shape (2,), but problem_type='regression' needs (2, 3).",
+    ),
+    "label": (
+        lambda: tiny_model()(random_ids(1, 2), labels=torch.tensor([[3, -1]])),
+        "labels hold values from -1 to 3; with vocab_size=61 they are 0 to 60, or -100 where nothing is predicted.",
+    ),
+    "number of labels": (
+        lambda: tiny_model()(random_ids(1, 2), labels=random_ids(1, 3)),
+        "There are 3 labels for predictions of shape (1, 2): each needs its own, -100 where nothing is predicted.",
+    ),
+    "late reading": (
+        read_late,
+        "The logits of a training step are computed when they are read, but the model's weights have changed since "
+        "its forward pass. Read outputs.logits before optimizer.step(), or set loss_chunk_size=None.",
     ),
     "ready mask": (
         lambda: tiny_model(attention_types="simplicial")(random_ids(1, 4), attention_mask=torch.ones(1, 1, 4, 4)),

@@ -1,0 +1,98 @@
+"""The losses of classifiers: of sequences, tokens, choices and spans."""
+
+# Shapes: N predictions.
+
+import torch
+from torch import nn
+
+from .checks import check_labels
+from .losses import IGNORE_INDEX, number_of_items
+
+
+PROBLEM_TYPES = {
+    "regression": nn.functional.mse_loss,
+    "single_label_classification": nn.functional.cross_entropy,
+    "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
+}
+
+
+def class_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    name: str = "labels",
+    classes: str | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of N classifications, a mean over labels, exact under gradient accumulation; 0 without labels.
+
+    Args:
+        logits: (N, number of classes).
+        labels: Class indices, N of them in any shape, `IGNORE_INDEX` where there is none.
+        num_items_in_batch: Number of labels in all micro-batches of an optimizer step. Default: those of this batch.
+        name: What the labels are called in an error message.
+        classes: And the classes.
+
+    Raises:
+        ValueError: A label is none of the classes.
+    """
+    labels = labels.reshape(-1)
+    check_labels(labels, logits.shape[-1], name, classes or f"num_labels={logits.shape[-1]}")
+    logits, labels = logits.to(torch.promote_types(logits.dtype, torch.float32)), labels.to(logits.device)
+    return nn.functional.cross_entropy(logits, labels, reduction="sum") / number_of_items(labels, num_items_in_batch)
+
+
+def value_loss(
+    logits: torch.Tensor, labels: torch.Tensor, problem_type: str, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """The loss of regression, or of many labels that are yes or no; a mean over values.
+
+    Args:
+        logits: (N, number of labels).
+        labels: Numbers of the same shape; for one label also (N,).
+        problem_type: A name in `PROBLEM_TYPES`.
+        num_items_in_batch: Number of values in all micro-batches of an optimizer step. Default: those of this batch.
+
+    Raises:
+        ValueError: There are more labels than logits, or fewer.
+    """
+    if labels.numel() != logits.numel():
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)}, but problem_type={problem_type!r} needs {tuple(logits.shape)}."
+        )
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    labels = labels.to(logits).reshape(logits.shape)
+    total = PROBLEM_TYPES[problem_type](logits, labels, reduction="sum")
+    return total / number_of_items(labels, num_items_in_batch)
+
+
+def sequence_loss(
+    config, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """The loss of the problem that `config.problem_type` names.
+
+    If it names none, the labels tell, by transformers' rule: one output is regression, floats are many labels. The
+    config remembers it, because pipelines read it to choose between softmax and sigmoid.
+    """
+    if config.problem_type is None:
+        if config.num_labels == 1:
+            config.problem_type = "regression"
+        elif labels.is_floating_point():
+            config.problem_type = "multi_label_classification"
+        else:
+            config.problem_type = "single_label_classification"
+    if config.problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type={config.problem_type!r} is not one of {list(PROBLEM_TYPES)}.")
+    if config.problem_type == "single_label_classification":
+        return class_loss(logits, labels, num_items_in_batch)
+    return value_loss(logits, labels, config.problem_type, num_items_in_batch)
+
+
+def span_targets(positions: torch.Tensor, length: int, name: str) -> torch.Tensor:
+    """Positions (N,) or (N, 1) of a span's end as targets (N,): those beyond a text's tokens are ignored.
+
+    Raises:
+        ValueError: A position is negative, and not `IGNORE_INDEX`.
+    """
+    positions = positions.reshape(-1)
+    check_labels(positions.clamp(max=length - 1), length, name, f"texts of {length} tokens")
+    return positions.masked_fill(positions >= length, IGNORE_INDEX)
