@@ -47,7 +47,7 @@ class TrineRecurrentConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig
         decoder_start_token_id: Id of the token that the decoder begins with. Default: `bos_token_id`, or
             without one `pad_token_id`.
         loss_chunk_size: Tokens whose logits exist at a time while a training loss is computed, or None for ordinary
-            logits. With chunks, a training forward pass with labels returns no logits.
+            logits. With chunks, the logits of a training forward pass with labels are computed when they are read.
         export_code: Whether saving writes the model's code beside the weights.
 
     Raises:

@@ -1,11 +1,13 @@
 """Logits that are computed when they are read: training on chunks does not need them, its caller perhaps does."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import register_pytree_node
 from transformers.utils.generic import ModelOutput
 
 
@@ -51,6 +53,20 @@ class DeferredLogits:
         with autocast, torch.set_grad_enabled(self.has_gradient):
             logits = self.project(self.hidden_states)
         return logits.to(self.dtype)
+
+
+def flatten(deferred: DeferredLogits) -> tuple[list[torch.Tensor], DeferredLogits]:
+    return [deferred.hidden_states], deferred
+
+
+def unflatten(tensors: Any, deferred: DeferredLogits) -> DeferredLogits:
+    result = copy(deferred)
+    (result.hidden_states,) = tensors
+    return result
+
+
+# Parallel training hooks into the tensors of outputs. Gradients of logits flow through these.
+register_pytree_node(DeferredLogits, flatten, unflatten)
 
 
 def weight_state(head: nn.Module) -> tuple[int, torch.Tensor]:

@@ -120,14 +120,6 @@ BAD_SETTINGS = {
 }
 
 
-def read_late() -> torch.Tensor:
-    model = tiny_model().train()
-    outputs = model(random_ids(1, 2), labels=random_ids(1, 2))
-    with torch.no_grad():
-        model.lm_head.weight.mul_(2)
-    return outputs.logits
-
-
 CASES = {
     **CACHE_ERRORS,
     **{
@@ -264,11 +256,6 @@ CASES = {
     "number of labels": (
         lambda: tiny_model()(random_ids(1, 2), labels=random_ids(1, 3)),
         "There are 3 labels for predictions of shape (1, 2): each needs its own, -100 where nothing is predicted.",
-    ),
-    "late reading": (
-        read_late,
-        "The logits of a training step are computed when they are read, but the model's weights have changed since "
-        "its forward pass. Read outputs.logits before optimizer.step(), or set loss_chunk_size=None.",
     ),
     "ready mask": (
         lambda: tiny_model(attention_types="simplicial")(random_ids(1, 4), attention_mask=torch.ones(1, 1, 4, 4)),
@@ -446,7 +433,13 @@ def test_every_error_of_the_models_is_tested(tmp_path, monkeypatch):
         filled_cache().crop(-1)
     with pytest.raises(RuntimeError, match="1 tokens are to be removed, but 0 were recorded") as not_recorded:
         tiny_model(attention_types="linear")(random_ids(1, 4), use_cache=True).past_key_values.crop(-1)
+    outputs = tiny_model().train()(random_ids(1, 2), labels=random_ids(1, 2))
+    with torch.no_grad():
+        dict(outputs.items())["logits"].head.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="weights have changed") as read_too_late:
+        outputs.to_tuple()
     messages = [
+        str(read_too_late.value),
         str(not_recorded.value),
         packed_while_tracing(monkeypatch),
         str(caught.value),
