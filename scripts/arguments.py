@@ -10,6 +10,7 @@ from typing import Any, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
+from trine.scripts.hub_access import ask_once
 from trine.scripts.optional_packages import NEEDS, require, require_for
 from trine.scripts.recipe_yaml import load_yaml
 
@@ -43,7 +44,8 @@ def parse_arguments(
 
     In a recipe, a list of `key=value` texts may be written as a mapping.
     Exits with status 2 and a message on an unknown argument or a value of the wrong type, in either place, and on a
-    package that is not installed although the command, with these arguments, will import it.
+    package that is not installed although the command, with these arguments, will import it. From then on an
+    unreachable Hub is asked once.
     """
     options = {
         "prog": f"trine {command}",
@@ -67,6 +69,7 @@ def parse_arguments(
         parser.error(str(error))
     if unknown:
         parser.error(unknown_name("argument", unknown[0], parser._option_string_actions))
+    ask_once()
     require_for(command, {name: value for part in filled for name, value in vars(part).items()})
     return tuple(filled)
 

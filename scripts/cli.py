@@ -12,6 +12,7 @@ from trine._version import __version__
 # Sub-commands with other names than their scripts: beside a script that is run by its path, a file `inspect.py` would
 # take the place of the standard library's module.
 RENAMED = {"inspect_model": "inspect"}
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C has ended
 
 
 def find_scripts() -> dict[str, str]:
@@ -46,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         print(f"trine: {unknown_name('sub-command', command, scripts)}", file=sys.stderr)
         return 2
     script = {name: stem for stem, name in RENAMED.items()}.get(command, command.replace("-", "_"))
-    return importlib.import_module(f"trine.scripts.{script}").main(arguments[1:])
+    try:
+        return importlib.import_module(f"trine.scripts.{script}").main(arguments[1:])
+    except KeyboardInterrupt:  # Ctrl-C before, or without, a command's own way to stop
+        return INTERRUPTED
 
 
 def _help(scripts: dict[str, str]) -> str:

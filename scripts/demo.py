@@ -45,7 +45,9 @@ class DemoArguments(PretrainArguments):
     files: list[str] = field(
         default_factory=list, metadata={"help": "Text in place of Python's documentation, as for trine pretrain."}
     )
-    prompt: str = field(default="The following", metadata={"help": "What the samples continue."})
+    text: str = field(
+        default="The following", metadata={"help": "What the samples continue.", "aliases": ["--prompt"]}
+    )
     sample_length: int = field(default=100, metadata={"help": "Tokens that a sample adds to the prompt."})
 
 
@@ -62,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         metrics = pretrain(arguments, training)
         if metrics is None:
             return 130
-        print_samples(folder, arguments.prompt, arguments.sample_length)
-        check_without_package(folder, arguments.prompt, Path(cache))
+        print_samples(folder, arguments.text, arguments.sample_length)
+        check_without_package(folder, arguments.text, Path(cache))
     print(describe_results(folder, metrics["training_seconds"], time.perf_counter() - start))
     return 0
 
@@ -128,7 +130,7 @@ Done in {seconds:.0f} seconds, {training_seconds:.0f} of them training. In '{fol
   corpus.jsonl                           the text it was trained on
 
 Try next:
-  {trine} generate --model {folder} --prompt "Raise a ValueError if" --temperatures 0.3,0.8
+  {trine} generate --model {folder} --text "Raise a ValueError if" --temperatures 0.3,0.8
   {trine} pretrain --recipe demo --files YOUR_FOLDER_OF_TEXT --output_dir outputs/mine
   {trine} --help"""
 

@@ -13,6 +13,7 @@ import trine  # noqa: F401 - registers the models of this package with the Auto 
 from trine.configuration.patterns import check_choice
 from trine.generation.sampling_presets import SAMPLING_PRESETS, SamplingPreset
 from trine.scripts.arguments import parse_arguments
+from trine.scripts.text_argument import read_standard_input, text_field
 
 
 DEFAULT_SAMPLING = SamplingPreset(0.8, 0, 1.0, "A little sharper than what was learned, as small models need it.")
@@ -22,9 +23,7 @@ CONSTRAINTS = ("json_schema", "grammar", "regex")
 @dataclass
 class GenerateArguments:
     model: str = field(metadata={"help": "Folder or Hub id of a causal language model."})
-    prompt: list[str] = field(
-        default_factory=list, metadata={"help": "One or more prompts. By default standard input is the prompt."}
-    )
+    text: list[str] = text_field("One or more texts to continue.")
     max_new_tokens: int = field(default=200, metadata={"help": "Most tokens to add to a prompt."})
     preset: str | None = field(
         default=None,
@@ -104,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"trine generate: {error}")
     model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
-    prompts = arguments.prompt or [_read_prompt()]
+    prompts = arguments.text or [read_standard_input("a text")]
     for temperature in arguments.all_temperatures:
         if len(arguments.all_temperatures) > 1:
             print(f"--- temperature {temperature:g} ---")
@@ -201,12 +200,6 @@ def _generation_options(arguments: GenerateArguments, temperature: float) -> dic
         options |= {"temperature": temperature, "top_k": arguments.top_k, "top_p": arguments.top_p}
         options |= {"min_p": arguments.min_p} if arguments.min_p else {}
     return options
-
-
-def _read_prompt() -> str:
-    if sys.stdin.isatty():
-        print("Type a prompt and end it with Ctrl-D:", file=sys.stderr)
-    return sys.stdin.read().removesuffix("\n")
 
 
 if __name__ == "__main__":

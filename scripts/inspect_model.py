@@ -15,6 +15,7 @@ from trine.generation.expert_routing import expert_maps, experts_by_tag
 from trine.scripts.arguments import parse_arguments
 from trine.scripts.inspection_page import write_page
 from trine.scripts.inspection_pictures import draw_map, file_name, fonts_for, title_of
+from trine.scripts.text_argument import read_standard_input, text_field
 from trine.tokenization.records import BadRecords
 from trine.training.resuming import check_writable
 
@@ -25,7 +26,9 @@ Records = list[tuple[list[str], list[str]]]
 @dataclass
 class InspectArguments:
     model: str = field(metadata={"help": "Folder or Hub id of one of Trine's models, with its tokenizer."})
-    text: str | None = field(default=None, metadata={"help": "What the model reads; for a translator, the source."})
+    text: str | None = text_field(
+        "What the model reads, in place of --tagged or beside it; for a translator, the source.", default=None
+    )
     target: str | None = field(
         default=None, metadata={"help": "What an encoder-decoder writes. By default it writes what it likes."}
     )
@@ -47,9 +50,7 @@ class InspectArguments:
     output_dir: str = field(default="outputs/inspection", metadata={"help": "Folder of the page and the pictures."})
 
     def __post_init__(self):
-        if self.text is None and not self.tagged:
-            raise ValueError("Neither text nor tagged is given: there is nothing to look at.")
-        if self.target is not None and self.text is None:
+        if self.target is not None and self.text is None and self.tagged:
             raise ValueError(f"target='{self.target}' needs a text that it is the target of.")
         for name, least in (("tagged_records", 0), ("max_length", 2)):
             if getattr(self, name) < least:
@@ -58,6 +59,8 @@ class InspectArguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     (arguments,) = parse_arguments([InspectArguments], argv, command="inspect", description=__doc__)
+    if arguments.text is None and not arguments.tagged:
+        arguments.text = read_standard_input("a text")
     folder = Path(arguments.output_dir)
     try:
         check_writable(folder)

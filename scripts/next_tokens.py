@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.generation.next_tokens import NextToken, next_token_probabilities
 from trine.scripts.arguments import parse_arguments
+from trine.scripts.text_argument import read_standard_input, text_field
 
 
 @dataclass
@@ -20,7 +21,7 @@ class NextTokensArguments:
             "help": "Folder or Hub id of a causal language model, or of an encoder-decoder, which reads a source."
         }
     )
-    prompt: list[str] = field(metadata={"help": "One or more texts; each gets a table."})
+    text: list[str] = text_field("One or more texts; each gets a table.")
     k: int = field(default=5, metadata={"help": "Tokens in a table."})
     device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
     dtype: str = field(
@@ -37,6 +38,7 @@ class NextTokensArguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([NextTokensArguments], argv, command="next-tokens", description=__doc__)
+    texts = arguments.text or [read_standard_input("a text")]
     remote = {"trust_remote_code": arguments.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(arguments.model, **remote)
@@ -44,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, **remote)
         model = auto_class.from_pretrained(arguments.model, dtype=arguments.dtype, **remote)
         model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
-        tables = next_token_probabilities(model, tokenizer, arguments.prompt, arguments.k)
+        tables = next_token_probabilities(model, tokenizer, texts, arguments.k)
     except (OSError, ValueError) as error:
         sys.exit(f"trine next-tokens: {error}")
-    for prompt, rows in zip(arguments.prompt, tables, strict=True):
-        print(format_table(prompt, rows))
+    for text, rows in zip(texts, tables, strict=True):
+        print(format_table(text, rows))
 
 
 def format_table(prompt: str, rows: list[NextToken]) -> str:

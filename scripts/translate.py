@@ -10,6 +10,7 @@ from typing import Any
 from trine.generation.post_processing import check_language
 from trine.generation.text_metrics import check_metrics
 from trine.scripts.arguments import RECORDS_HELP, parse_arguments
+from trine.scripts.text_argument import read_standard_input, text_field
 from trine.tokenization.records import BadRecords
 
 
@@ -18,7 +19,7 @@ class TranslateArguments:
     model: list[str] = field(
         metadata={"help": "Folder or Hub id of an encoder-decoder with its tokenizer; several are an ensemble."}
     )
-    text: list[str] = field(default_factory=list, metadata={"help": "Texts to translate."})
+    text: list[str] = text_field("Texts to translate, in place of --files; in standard input each line is one.")
     files: list[str] = field(
         default_factory=list,
         metadata={"help": RECORDS_HELP},
@@ -70,7 +71,7 @@ class TranslateArguments:
     )
 
     def __post_init__(self):
-        if bool(self.text) == bool(self.files):
+        if self.text and self.files:
             raise ValueError("Give either --text or --files: what is to be translated.")
         if self.references is not None and not self.files:
             raise ValueError(f"references='{self.references}' is a field of records: it needs --files.")
@@ -114,8 +115,11 @@ def read_sources(arguments: TranslateArguments) -> tuple[list[str], list[str]]:
     """
     from trine.scripts.text_pairs import read_texts
 
-    if arguments.text:
-        return arguments.text, []
+    if not arguments.files:
+        texts = arguments.text or read_standard_input("texts, one a line,").splitlines()
+        if not texts:
+            raise ValueError("There is no text to translate: give --text, --files or lines in standard input.")
+        return texts, []
     bad = BadRecords(arguments.skip_bad_records)
     names = [arguments.source_field] + ([arguments.references] if arguments.references else [])
     records = read_texts(arguments.files, names, bad)

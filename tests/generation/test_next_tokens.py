@@ -1,5 +1,7 @@
 """The table of next tokens is the softmax of the last logits, in batches too, and is refused where there is none."""
 
+import io
+
 import pytest
 import torch
 from tiny import MIXED, tiny_model
@@ -151,7 +153,7 @@ def folder(request, tmp_path_factory, tokenizer):
 
 
 def test_the_script_prints_a_table_for_each_prompt(folder, tokenizer, capsys):
-    next_tokens.main(["--model", str(folder), "--prompt", "the cat", "a", "--k", "3"])
+    next_tokens.main(["--model", str(folder), "--text", "the cat", "a", "--k", "3"])
     first, second = capsys.readouterr().out.split("\n\n")[:2]
     assert first.startswith("after 'the cat':\n") and second.startswith("after 'a':\n")
     kind = "transformer" if "transformer" in folder.name else "decoder"
@@ -160,13 +162,21 @@ def test_the_script_prints_a_table_for_each_prompt(folder, tokenizer, capsys):
         assert line.startswith(repr(row.token)) and f" {row.id} " in line and f"{row.probability:.3%}" in line
 
 
+def test_the_script_reads_standard_input(folder, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("the cat\n"))
+    next_tokens.main(["--model", str(folder), "--k", "3"])
+    read = capsys.readouterr().out
+    next_tokens.main(["--model", str(folder), "--text", "the cat", "--k", "3"])
+    assert read == capsys.readouterr().out
+
+
 def test_the_script_names_errors(folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match="trine next-tokens: k=999 must be a number from 1 to vocab_size="):
-        next_tokens.main(["--model", str(folder), "--prompt", "a", "--k", "999"])
+        next_tokens.main(["--model", str(folder), "--text", "a", "--k", "999"])
     with pytest.raises(SystemExit, match="trine next-tokens: "):
-        next_tokens.main(["--model", str(tmp_path), "--prompt", "a"])
+        next_tokens.main(["--model", str(tmp_path), "--text", "a"])
     with pytest.raises(SystemExit):
-        next_tokens.main(["--model", str(folder), "--prompt", "a", "--k", "0"])
+        next_tokens.main(["--model", str(folder), "--text", "a", "--k", "0"])
     assert "k=0 must be at least 1." in capsys.readouterr().err
 
 
@@ -176,4 +186,4 @@ def test_the_script_refuses_an_encoder(tmp_path, tokenizer):
     with pytest.raises(
         SystemExit, match="is_causal=False describes an encoder; TrineForCausalLM needs is_causal=True"
     ):
-        next_tokens.main(["--model", str(tmp_path), "--prompt", "a"])
+        next_tokens.main(["--model", str(tmp_path), "--text", "a"])

@@ -94,6 +94,14 @@ def test_misspelt_sub_command(capsys):
     assert "Unknown sub-command 'train-tokeniser'. Did you mean 'train-tokenizer'?" in capsys.readouterr().err
 
 
+def test_an_interrupted_command_ends_without_a_traceback(monkeypatch):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trine.scripts.train_tokenizer.main", interrupted)
+    assert cli.main(["train-tokenizer"]) == 130
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"{trine.__version__}\n"

@@ -12,7 +12,7 @@ from trine.training import callbacks
 
 ARGUMENTS = shlex.split(
     "--max_steps 4 --logging_steps 1 --eval_strategy no --block_length 32 --vocab_size 280 --validation_fraction 0.2 "
-    "--disable_tqdm true --use_cpu --prompt Line --sample_length 4"
+    "--disable_tqdm true --use_cpu --text Line --sample_length 4"
 )
 
 

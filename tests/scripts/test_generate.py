@@ -46,7 +46,7 @@ def test_without_a_preset_the_defaults_stay():
 
 
 def test_a_preset_samples_as_its_numbers_do(folder, capsys):
-    rest = ["--model", str(folder), "--prompt", "the cat", "--max_new_tokens", "12", "--no_stream"]
+    rest = ["--model", str(folder), "--text", "the cat", "--max_new_tokens", "12", "--no_stream"]
     generate.main([*rest, "--preset", "factual"])
     by_name = capsys.readouterr().out
     generate.main([*rest, "--temperature", "0.5", "--top_k", "5"])
@@ -58,7 +58,7 @@ def test_a_preset_samples_as_its_numbers_do(folder, capsys):
 
 def test_what_generate_refuses_is_no_traceback(folder, capsys):
     with pytest.raises(SystemExit):
-        generate.main(["--model", str(folder), "--prompt", "a", "--preset", "cod"])
+        generate.main(["--model", str(folder), "--text", "a", "--preset", "cod"])
     assert "preset='cod' is not one of ['code', " in capsys.readouterr().err
     with pytest.raises(SystemExit, match="trine generate: .*top_p"):
-        generate.main(["--model", str(folder), "--prompt", "a", "--top_p", "1.5"])
+        generate.main(["--model", str(folder), "--text", "a", "--top_p", "1.5"])

@@ -245,7 +245,6 @@ def test_errors(folder, tmp_path, model, argv, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "Neither text nor tagged is given"),
         ({"target": "x", "tagged": ["f"]}, "target='x' needs a text"),
         ({"text": "x", "max_length": 1}, "max_length=1 must be at least 2"),
         ({"text": "x", "tagged_records": -1}, "tagged_records=-1 must be at least 0"),

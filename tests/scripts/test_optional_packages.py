@@ -98,7 +98,7 @@ def test_help_needs_no_package(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(SystemExit) as stop:
         cli.main(["demo", "--help"])
-    assert stop.value.code == 0 and "--prompt" in capsys.readouterr().out
+    assert stop.value.code == 0 and "--text" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

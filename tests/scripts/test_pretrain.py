@@ -197,9 +197,9 @@ def sample(folder, *argv):
 
 
 def test_generate_streams_what_it_returns(folder, capsys):
-    sample(folder, "--prompt", "Line 3:", "--temperature", "0")
+    sample(folder, "--text", "Line 3:", "--temperature", "0")
     streamed = capsys.readouterr().out
-    sample(folder, "--prompt", "Line 3:", "--temperature", "0", "--no_stream")
+    sample(folder, "--text", "Line 3:", "--temperature", "0", "--no_stream")
     assert capsys.readouterr().out == streamed
     model, tokenizer = (auto.from_pretrained(folder / "straight") for auto in (AutoModelForCausalLM, AutoTokenizer))
     ids = tokenizer("Line 3:", return_tensors="pt").input_ids
@@ -230,7 +230,7 @@ def test_a_batch_of_prompts_equals_one_by_one(folder):
 
 
 def test_several_prompts_are_printed_apart(folder, capsys):
-    sample(folder, "--prompt", "Line 1", "Line 2", "--num_beams", "2")
+    sample(folder, "--text", "Line 1", "Line 2", "--num_beams", "2")
     first, second = capsys.readouterr().out.split("\n---\n")
     assert first.startswith("Line 1") and second.startswith("Line 2")
 
@@ -251,7 +251,7 @@ def test_generate_errors(folder, capsys, argv, message):
 
 def test_generate_needs_a_model(tmp_path):
     with pytest.raises(SystemExit, match="trine generate: "):
-        generate.main(["--model", str(tmp_path), "--prompt", "x"])
+        generate.main(["--model", str(tmp_path), "--text", "x"])
 
 
 @pytest.mark.parametrize(

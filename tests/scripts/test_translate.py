@@ -119,7 +119,6 @@ def test_errors(folder, argv, message):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "Give either --text or --files"),
         (["--text", "a", "--files", "b"], "Give either --text or --files"),
         (["--text", "a", "--references", "en"], "references='en' is a field of records: it needs --files."),
         (["--text", "a", "--num_beams", "0"], "num_beams=0 must be at least 1."),

@@ -1,0 +1,43 @@
+"""Commands ask an unreachable Hub once, say so, and go on with what is on this computer."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from trine.scripts.hub_access import make_client
+
+
+@pytest.fixture(scope="module")
+def nowhere():
+    """An address of this computer at which nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen, so that connections are refused
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def test_the_first_failure_turns_the_offline_mode_on(nowhere, monkeypatch, capsys):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    client = make_client()
+    for _ in range(2):
+        with pytest.raises(OfflineModeIsEnabled):
+            client.get(f"{nowhere}/api/models")
+        assert constants.is_offline_mode()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("http://127.0.0.1 cannot be reached") and "HF_HUB_OFFLINE=1" in line
+
+
+@pytest.mark.parametrize(
+    "argv", [["generate", "--model", "nobody/nothing", "--text", "x"], ["convert", "nobody/no", "x"]]
+)
+def test_commands_do_not_retry(argv, nowhere, tmp_path):
+    environment = os.environ | {"HF_ENDPOINT": nowhere, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    program = [sys.executable, "-m", "trine.scripts.cli", *argv]
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("cannot be reached") == 1 and "HF_HUB_OFFLINE=1" in done.stderr
+    assert "Retrying" not in done.stderr and "Traceback" not in done.stderr
