@@ -16,6 +16,7 @@ from transformers import (
 
 from trine.scripts.arguments import unknown_name
 from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
+from trine.scripts.new_heads import describe_new_weights, without_load_report
 from trine.scripts.plots import draw_losses
 from trine.scripts.tokenizer_loading import fit_inputs, load_tokenizer
 from trine.tokenization.records import BadRecords, find_sources, wrong_field
@@ -123,13 +124,18 @@ def load_model(
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     config.problem_type = problem_type
-    return auto_class.from_pretrained(
-        arguments.model,
-        config=config,
-        dtype="float32",
-        ignore_mismatched_sizes=True,  # the head of another set of labels is made anew
-        trust_remote_code=arguments.trust_remote_code,
-    )
+    with without_load_report():
+        model, info = auto_class.from_pretrained(
+            arguments.model,
+            config=config,
+            dtype="float32",
+            ignore_mismatched_sizes=True,  # the head of another set of labels is made anew
+            trust_remote_code=arguments.trust_remote_code,
+            output_loading_info=True,
+        )
+    if news := describe_new_weights(model, info):
+        print(news)
+    return model
 
 
 class FinetuneTrainer(Trainer):

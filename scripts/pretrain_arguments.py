@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
 
 from trine.scripts.recipe_yaml import load_yaml
@@ -104,7 +103,6 @@ class PretrainTrainingArguments(UsualTraining, TrainingArguments):
     adam_beta2: float = trainer_default("adam_beta2", 0.95)
     remove_unused_columns: bool = trainer_default("remove_unused_columns", False)
     include_num_input_tokens_seen: str = trainer_default("include_num_input_tokens_seen", "non_padding")
-    dataloader_pin_memory: bool = trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from trine.scripts.embedding_arguments import (
 )
 from trine.scripts.finetuning import load_parts, read_examples
 from trine.scripts.lora_arguments import ADAPTER, count_parameters, remove_adapter
+from trine.scripts.new_heads import without_load_report
 from trine.scripts.plots import draw_losses
 from trine.scripts.retrieval_scores import Retrieval, check_bm25
 from trine.tokenization.records import BadRecords
@@ -157,7 +158,8 @@ def load_model(arguments: EmbeddingArguments, device: str | None = None) -> Sent
     code: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
     try:
         config, tokenizer = load_parts(arguments)
-        model = SentenceTransformer(arguments.model, device=device, model_kwargs={"dtype": "float32"}, **code)
+        with without_load_report():  # `check_weights` says what matters
+            model = SentenceTransformer(arguments.model, device=device, model_kwargs={"dtype": "float32"}, **code)
     except OSError as error:
         raise OSError(f"model='{arguments.model}' cannot be read: {error}") from error
     transformer: Any = model[0]
@@ -190,7 +192,8 @@ def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
 
     A pooler may be missing: embeddings do not pass through it.
     """
-    _, loading = AutoModel.from_pretrained(model.name_or_path, output_loading_info=True, device_map="meta", **code)
+    with without_load_report():
+        _, loading = AutoModel.from_pretrained(model.name_or_path, output_loading_info=True, device_map="meta", **code)
     lacking = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     lacking = sorted(key for key in lacking if not key.startswith("pooler."))
     if lacking:

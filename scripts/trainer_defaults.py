@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from trine.scripts.training_checks import check_numbers, check_trackers, keep_apart
@@ -29,6 +30,7 @@ class UsualTraining:
     save_strategy: str = trainer_default("save_strategy", "steps")
     save_steps: float = trainer_default("save_steps", 500)
     save_total_limit: int | None = trainer_default("save_total_limit", 2)
+    dataloader_pin_memory: bool = trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
     report_to: str = trainer_default("report_to", "none")
     resume_from_checkpoint: str | None = field(
         default=None,

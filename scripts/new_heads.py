@@ -1,0 +1,36 @@
+"""Loading for a head that is new on purpose: one line in place of transformers' table of what was not loaded."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Holds back transformers' LOAD REPORT, and nothing else, while a model is loaded."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
+
+
+def describe_new_weights(model: Any, info: Mapping[str, Any]) -> str | None:
+    """What of a model was not in its checkpoint: the head, or more than it; None if all was there.
+
+    Args:
+        info: What `from_pretrained(..., output_loading_info=True)` returns beside the model.
+    """
+    names = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
+    if not names:
+        return None
+    trunk = sorted(name for name in names if name.startswith(f"{model.base_model_prefix}."))
+    if trunk:
+        return f"These weights of the trunk are not in the checkpoint, and random: {', '.join(trunk)}."
+    return f"The head is new: {', '.join(sorted(names))}."
