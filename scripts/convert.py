@@ -20,6 +20,9 @@ class ConvertArguments:
         default=None,
         metadata={"help": "Class to read the source as, such as BertForPreTraining; by default what it names itself."},
     )
+    leave_out: list[str] = field(
+        default_factory=list, metadata={"help": "Tensors of the source that are not wanted: 'roberta.pooler.*'."}
+    )
     check: bool = field(default=False, metadata={"help": "Load both, and print the largest difference of outputs."})
     max_shard_size: str = field(default="5GB", metadata={"help": "Largest weight file, such as 500MB."})
 

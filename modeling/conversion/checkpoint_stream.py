@@ -1,5 +1,6 @@
 """Reads and writes safetensors checkpoints a few tensors at a time, so that memory does not grow with their size."""
 
+import glob
 import json
 import shutil
 import struct
@@ -12,6 +13,9 @@ from uuid import uuid4
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
+
+from ...configuration.atomic_saving import locked
+from .inside import check_links, follow, read_fields
 
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -53,12 +57,14 @@ class CheckpointReader:
 
     def list_files(self) -> dict[str, set[str] | None]:
         """The files with weights, and which tensors the index promises in each."""
+        config = self.folder / "config.json"
+        weights = read_fields(config).get("transformers_weights") if config.is_file() else None
+        if weights is not None:  # saving was killed, and these are the current ones
+            return (
+                self.read_index(follow(self.folder, weights, config.name)) if "index" in weights else {weights: None}
+            )
         if (self.folder / INDEX).is_file():
-            try:
-                weight_map = json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise OSError(f"{self.folder / INDEX} is damaged: {error!r}") from error
-            return {file: {name for name in weight_map if weight_map[name] == file} for file in weight_map.values()}
+            return self.read_index(check_links(self.folder, self.folder / INDEX))
         if (self.folder / WEIGHTS).is_file():
             return {WEIGHTS: None}
         if any((self.folder / name).exists() for name in PICKLES):
@@ -68,8 +74,16 @@ class CheckpointReader:
             )
         raise OSError(f"{self.folder} has neither {WEIGHTS} nor {INDEX}.")
 
+    def read_index(self, index: Path) -> dict[str, set[str] | None]:
+        weight_map = read_fields(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise OSError(f"{index} is damaged: it has no weight_map.")
+        for file in weight_map.values():
+            follow(self.folder, file, INDEX)
+        return {file: {name for name in weight_map if weight_map[name] == file} for file in weight_map.values()}
+
     def open_file(self, file: str, expected: set[str] | None) -> None:
-        path = self.folder / file
+        path = follow(self.folder, file, INDEX)
         if not path.is_file():
             raise OSError(f"{self.folder / INDEX} names {file}, which is not there.")
         with open_shard(path) as shard:
@@ -183,10 +197,13 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
         raise FileExistsError(f"target='{target}' is there already. Name another folder, or remove it.")
     new_parents = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_killed(target)
     folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
     folder.mkdir()
     try:
-        yield folder
+        with locked(folder) as lock:
+            lock.take()
+            yield folder
         folder.replace(target)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -194,3 +211,12 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
             with suppress(OSError):
                 parent.rmdir()
         raise
+
+
+def remove_killed(target: Path) -> None:
+    """Removes the folders of earlier attempts whose processes were killed; those that live hold a lock."""
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"):
+        with locked(folder) as lock:
+            is_dead = folder.is_dir() and lock.take()
+        if is_dead:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,6 +1,5 @@
 """What stands beside the weights: tokenizer, chat template, generation config, the parts of a sentence encoder."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,13 +7,15 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, GenerationConfig
 
+from .inside import check_links, follow, read_fields, read_json
 
-GENERATION = "generation_config.json"
+
+GENERATION, TOKENIZER, MODULES = "generation_config.json", "tokenizer_config.json", "modules.json"
 COPIED = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm"),
     *("chat_template*", "additional_chat_templates", "preprocessor_config.json", GENERATION, "LICENSE*"),
     # sentence-transformers reads its own files beside the model's, and a folder for each further module.
-    *("modules.json", "sentence_*_config.json", "config_sentence_transformers.json"),
+    *(MODULES, "sentence_*_config.json", "config_sentence_transformers.json"),
 )
 
 
@@ -43,22 +44,44 @@ def copy_companions(source: Path, target: Path, generates: bool) -> None:
         generates: Whether the model has `generate`, which has its settings from a file of its own.
     """
     for path in companions(source):
-        copy = shutil.copytree if path.is_dir() else shutil.copyfile
-        copy(path, target / path.name)
+        copy = target / path.relative_to(source)
+        if path.is_dir():
+            shutil.copytree(path, copy, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(path, copy)
     if generates and not (target / GENERATION).exists():  # older sources keep the settings in config.json
         GenerationConfig.from_pretrained(source, config_file_name="config.json").save_pretrained(target)
-    tokenizer = target / "tokenizer_config.json"
-    names_class = tokenizer.is_file() and "tokenizer_class" in json.loads(tokenizer.read_text(encoding="utf-8"))
+    names_class = (target / TOKENIZER).is_file() and "tokenizer_class" in read_fields(target / TOKENIZER)
     if not names_class and any(path.name.startswith(("tokenizer", "vocab")) for path in target.iterdir()):
+        check_named_files(source)
         AutoTokenizer.from_pretrained(source).save_pretrained(target)
 
 
 def companions(source: Path) -> Iterator[Path]:
-    """Files and folders to copy."""
+    """Files and folders to copy.
+
+    Raises:
+        OSError: `modules.json` is damaged or names a folder elsewhere, or something is a link that leads elsewhere.
+    """
     for pattern in COPIED:
-        yield from sorted(source.glob(pattern))
-    modules = source / "modules.json"
-    if modules.is_file():
-        for module in json.loads(modules.read_text(encoding="utf-8")):
-            if module["path"] and (source / module["path"]).is_dir():
-                yield source / module["path"]
+        for path in sorted(source.glob(pattern)):
+            yield check_links(source, path)
+    modules = read_json(source / MODULES) if (source / MODULES).is_file() else []
+    if not isinstance(modules, list):
+        raise OSError(f"{source / MODULES} is damaged: it holds {type(modules).__name__}, not a list of modules.")
+    for module in modules:
+        if not isinstance(module, dict) or not isinstance(module.get("path"), str):
+            raise OSError(f"{source / MODULES} is damaged: {module!r} is no module with a path.")
+        if module["path"] in ("", "."):  # the model itself
+            continue
+        path = follow(source, module["path"], MODULES)
+        if path.is_dir() and path.resolve() != source.resolve():
+            yield path
+
+
+def check_named_files(source: Path) -> None:
+    """Refuses files elsewhere that `tokenizer_config.json` names, which a tokenizer would read and save with it."""
+    fields = read_fields(source / TOKENIZER) if (source / TOKENIZER).is_file() else {}
+    for field, name in fields.items():
+        if field.endswith("_file") and isinstance(name, str) and (source / name).is_file():
+            follow(source, name, TOKENIZER)

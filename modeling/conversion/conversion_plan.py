@@ -1,7 +1,9 @@
 """What a conversion will do: every name, shape and config field is checked before the first tensor is read."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +87,11 @@ class Plan:
                     )
 
 
-def plan_import(folder: Path, model_type: str, head_name: str | None) -> Plan:
+class UnfitTensorsError(ValueError):
+    """The names of a checkpoint's tensors are not those of a class."""
+
+
+def plan_import(folder: Path, model_type: str, head_name: str | None, leave_out: Sequence[str] = ()) -> Plan:
     """From the library's naming to ours.
 
     Raises:
@@ -96,7 +102,34 @@ def plan_import(folder: Path, model_type: str, head_name: str | None) -> Plan:
         raise ValueError(f"model_type={model_type!r} of {folder} is not one of {sorted([*FAMILIES, *CONFIGS])}.")
     family, config = FAMILIES[model_type], AutoConfig.from_pretrained(folder)
     head = family.choose_head(head_name or next(iter(config.architectures or []), None))
-    reader = CheckpointReader(folder)
+    try:
+        return plan_head(folder, family, head, leave_out)
+    except UnfitTensorsError as error:
+        others = [other for other in family.heads if other is not head and fits(folder, family, other, leave_out)]
+        if others:
+            advice = f"All of its tensors are read with head='{others[0].source}' (--head {others[0].source})."
+        else:
+            names = [other.source for other in family.heads]
+            advice = (
+                f"If it is of another class, name that as head: one of {names}. Tensors that are not wanted are left "
+                "out by name: leave_out=['PATTERN'] (--leave_out PATTERN)."
+            )
+        raise ValueError(f"{error} {advice}") from error
+
+
+def fits(folder: Path, family: Family, head: Head, leave_out: Sequence[str]) -> bool:
+    """Whether a class has all tensors of a checkpoint, and no others."""
+    try:
+        plan_head(folder, family, head, leave_out)
+    except ValueError:
+        return False
+    return True
+
+
+def plan_head(folder: Path, family: Family, head: Head, leave_out: Sequence[str]) -> Plan:
+    """The plan where the class of the source is settled."""
+    reader, config = CheckpointReader(folder), AutoConfig.from_pretrained(folder)
+    drop_unwanted(reader, leave_out)
     reader.rename(family.new_name(head, reader.places.keys()))
     source_class = getattr(transformers, head.source)
     config.dtype = main_dtype(reader)
@@ -107,11 +140,29 @@ def plan_import(folder: Path, model_type: str, head_name: str | None) -> Plan:
     model = empty_model(trine_class, ours)
     tensors = saved_tensors(model)
     steps = make_steps(tensors, family.rules(config, head), count_experts(ours))
-    advice = f" If it is of another class, name that: one of {[other.source for other in family.heads]}."
-    check_names(reader, {name for step in steps for name in step.source}, head.source, advice)
+    needed = {name for step in steps for name in step.source}
+    drop_ignored(reader, source_class, needed)
+    check_names(reader, needed, head.source)
     plan = Plan(True, reader, steps, tensors, ours, model, source_class)
     plan.check_shapes()
     return plan
+
+
+def drop_unwanted(reader: CheckpointReader, patterns: Sequence[str]) -> None:
+    """Forgets the tensors that are to be left out; a `ValueError` where a pattern names none."""
+    for pattern in patterns:
+        names = {name for name in reader.places if fnmatchcase(name, pattern)}
+        if not names:
+            raise ValueError(f"leave_out={pattern!r} names none of the tensors {shorten(sorted(reader.places))}.")
+        reader.rename(lambda name, unwanted=names: None if name in unwanted else name)
+
+
+def drop_ignored(reader: CheckpointReader, source_class: Any, needed: Collection[str]) -> None:
+    """Forgets what the source's own class ignores when it is loaded, such as buffers of former versions."""
+    patterns = source_class._keys_to_ignore_on_load_unexpected or ()
+    reader.rename(
+        lambda name: None if name not in needed and any(re.search(each, name) for each in patterns) else name
+    )
 
 
 def plan_export(folder: Path, model_type: str, to: str | None, head_name: str | None) -> Plan:
@@ -173,14 +224,14 @@ def drop_copies(reader: CheckpointReader, source_class: Any, config: PreTrainedC
             reader.rename(lambda name, old=copy: None if name == old else name)
 
 
-def check_names(reader: CheckpointReader, needed: Collection[str], class_name: str, advice: str = "") -> None:
-    """Raises a `ValueError` that names tensors which are missing, or which nothing reads."""
+def check_names(reader: CheckpointReader, needed: Collection[str], class_name: str) -> None:
+    """Raises an `UnfitTensorsError` that names tensors which are missing, or which nothing reads."""
     if missing := sorted(set(needed) - reader.places.keys()):
-        raise ValueError(f"{reader.folder} lacks tensors of {class_name}: {shorten(missing)}.{advice}")
+        raise UnfitTensorsError(f"{reader.folder} lacks tensors of {class_name}: {shorten(missing)}.")
     if extra := sorted(reader.places.keys() - set(needed)):
-        raise ValueError(
+        raise UnfitTensorsError(
             f"{reader.folder} has tensors that {class_name} with this config.json has no use for: "
-            f"{shorten([reader.describe(name) for name in extra])}.{advice}"
+            f"{shorten([reader.describe(name) for name in extra])}."
         )
 
 

@@ -1,6 +1,6 @@
 """Converts checkpoints between the library's well-known architectures and Trine, both ways and exactly."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -9,6 +9,7 @@ from .checkpoint_stream import CheckpointWriter, all_or_nothing
 from .companion_files import copy_companions, find_source
 from .conversion_plan import CONFIGS, Plan, plan_export, plan_import
 from .equivalence import check_equivalence
+from .inside import read_fields
 
 
 def convert(
@@ -17,6 +18,7 @@ def convert(
     *,
     to: str | None = None,
     head: str | None = None,
+    leave_out: Sequence[str] = (),
     check: bool = False,
     max_shard_size: int | str = "5GB",
     show_progress: bool = False,
@@ -31,6 +33,8 @@ def convert(
         target: A folder that is not there yet.
         to: The `model_type` to make of a Trine checkpoint. A checkpoint of the library always becomes Trine's.
         head: The class to read the source as. Default: what its `architectures` name.
+        leave_out: Patterns of tensors of the library's that are not wanted, such as "roberta.pooler.*": a checkpoint
+            may have more heads than any class. `check` compares what is left.
         check: Whether to load both and compare their outputs on random tokens in float32.
         max_shard_size: Bytes in a weight file, or a text such as "5GB".
         show_progress: Whether to show a bar.
@@ -48,14 +52,14 @@ def convert(
         >>> convert("minilm-trine", "minilm-again", to="bert")  # doctest: +SKIP
     """
     folder, target = find_source(source), Path(target)
-    model_type = read_model_type(folder)
+    model_type = read_fields(folder / "config.json").get("model_type", "")
     if model_type not in CONFIGS and to not in (None, *CONFIGS):
         raise ValueError(f"to={to!r}, but the source has model_type={model_type!r}, which can become Trine's only.")
     with all_or_nothing(target) as made:
         if model_type in CONFIGS:
             plan = plan_export(folder, model_type, to, head)
         else:
-            plan = plan_import(folder, model_type, head)
+            plan = plan_import(folder, model_type, head, leave_out)
         write_weights(plan, made, max_shard_size, show_progress)
         plan.config.save_pretrained(made)
         target_class = type(plan.model) if plan.to_trine else plan.source_class
@@ -66,19 +70,6 @@ def convert(
             return None
         library, ours = (folder, made) if plan.to_trine else (made, folder)
         return check_equivalence(library, plan.source_class, ours, type(plan.model))
-
-
-def read_model_type(folder: Path) -> str:
-    """What `config.json` calls the family; nothing is an empty text.
-
-    Raises:
-        OSError: It is damaged.
-    """
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")).get("model_type", "")
-    except (ValueError, AttributeError) as error:
-        raise OSError(f"{path} is damaged: {error!r}") from error
 
 
 def write_weights(plan: Plan, folder: Path, max_shard_size: int | str, show_progress: bool) -> None:

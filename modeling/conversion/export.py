@@ -23,6 +23,7 @@ from .companion_files import copy_companions, find_source
 from .conversion_plan import CLASSES
 from .equivalence import random_inputs
 from .export_check import check_generation, check_program
+from .inside import read_fields
 
 
 class Format(NamedTuple):
@@ -137,7 +138,7 @@ def find_class(folder: Path) -> Any:
     Raises:
         ValueError: It is none of Trine's.
     """
-    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    fields = read_fields(folder / "config.json")
     name = next(iter(fields.get("architectures") or []), None)
     if name not in MODELS:
         advice = "" if str(fields.get("model_type")).startswith("trine") else " `trine convert` makes one of others."
@@ -155,7 +156,7 @@ def strip_origins(exported: Any) -> None:
 
 def write_config(source: Path, target: Path) -> None:
     """Copies a config, without what it says about code beside it."""
-    fields = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    fields = read_fields(source / "config.json")
     fields.pop("auto_map", None)
     (target / "config.json").write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
 

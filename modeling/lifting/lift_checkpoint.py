@@ -1,12 +1,12 @@
 """Lifts checkpoints: from a Trine folder to another."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..conversion.checkpoint_stream import all_or_nothing
 from ..conversion.companion_files import copy_companions, find_source
 from ..conversion.conversion_plan import CLASSES, CONFIGS
+from ..conversion.inside import read_fields
 from .lift_base import Lift
 from .lift_checks import check_model
 
@@ -19,7 +19,7 @@ def load_checkpoint(source: str | Path) -> tuple[Path, Any]:
         OSError: There is none, or its files are damaged.
     """
     folder = find_source(source)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_fields(folder / "config.json")
     model_type = config.get("model_type")
     if model_type not in CONFIGS:
         raise ValueError(

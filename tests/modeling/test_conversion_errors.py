@@ -1,5 +1,6 @@
 """What cannot be converted is refused with a reason, and nothing half-written remains."""
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from messages import unseen
 from safetensors.torch import save_file
 
 from trine import TrineConfig, TrineForCausalLM, convert
+from trine.configuration.atomic_saving import locked
 from trine.modeling.conversion.checkpoint_stream import CheckpointWriter
 
 
@@ -183,6 +185,115 @@ def test_the_check_notices_a_difference(tmp_path, monkeypatch, factor):
     assert_refused(
         source, tmp_path, "The outputs of LlamaForCausalLM and TrineForCausalLM differ by up to", check=True
     )
+
+
+# What files name.
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A folder of the user's, beside the checkpoint."""
+    (tmp_path / "home" / "keys").mkdir(parents=True)
+    (tmp_path / "home" / "keys" / "id").write_text("secret")
+    return tmp_path / "home"
+
+
+def refuse(source, tmp_path, message):
+    assert_refused(source, tmp_path, message, OSError)
+    assert not [path for path in tmp_path.rglob("id") if path.parent.name == "keys" and "home" not in path.parts]
+
+
+@pytest.mark.parametrize("name", ["../home", "{home}", "part/../../home", "..", "C:\\home", 7, None])
+def test_modules_may_not_lie_elsewhere(tmp_path, secret, name):
+    source = saved_source(tmp_path)
+    name = name.format(home=secret) if isinstance(name, str) else name
+    (source / "modules.json").write_text(json.dumps([{"path": ""}, {"path": name}]))
+    refuse(source, tmp_path, "lies outside of the folder" if isinstance(name, str) else "is no module with a path")
+
+
+@pytest.mark.parametrize("place", ["1_Pooling", "1_Pooling/inner", "tokenizer", "vocab.txt", "model.safetensors"])
+def test_links_may_not_lead_elsewhere(tmp_path, secret, place):
+    source = saved_source(tmp_path)
+    (source / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}]')
+    (source / place).parent.mkdir(exist_ok=True)
+    (source / place).unlink(missing_ok=True)
+    (source / place).symlink_to(secret / "keys")
+    refuse(source, tmp_path, f"{source / place} is a link that leads out of {source}")
+
+
+def test_shards_may_not_lie_elsewhere(tmp_path):
+    source = saved_source(tmp_path, max_shard_size="20kB")
+    index = source / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    for place in ("../model.safetensors", str(tmp_path / "model.safetensors"), ["x"]):
+        content["weight_map"]["model.norm.weight"] = place
+        index.write_text(json.dumps(content))
+        refuse(source, tmp_path, f"{index} names {place!r}, which lies outside of the folder.")
+    index.write_text('{"weight_map": []}')
+    refuse(source, tmp_path, f"{index} is damaged: it has no weight_map.")
+    edit_config(source, transformers_weights="../model.safetensors")
+    refuse(source, tmp_path, "config.json names '../model.safetensors', which lies outside")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{}", "it holds dict, not a list"), ("{", "is damaged: JSON"), ("[1]", "1 is")]
+)
+def test_damaged_modules_are_named(tmp_path, text, message):
+    source = saved_source(tmp_path)
+    (source / "modules.json").write_text(text)
+    refuse(source, tmp_path, message)
+
+
+def test_a_tokenizer_may_not_read_files_elsewhere(tmp_path, secret):
+    source = saved_source(tmp_path, "bert", "BertModel")
+    (source / "vocab.txt").write_text("[UNK]\n[PAD]\na\n")
+    (source / "tokenizer_config.json").write_text(json.dumps({"vocab_file": str(secret / "keys" / "id")}))
+    refuse(source, tmp_path, "tokenizer_config.json names '/")
+    (source / "tokenizer_config.json").write_text("[]")
+    refuse(source, tmp_path, "tokenizer_config.json is damaged: it holds list, not fields.")
+
+
+# Tensors that no class reads.
+
+
+def test_several_heads_are_told_which_to_name(tmp_path):
+    """As in bert-base-uncased, which calls itself a BertForMaskedLM."""
+    source = saved_source(tmp_path, "bert", "BertForPreTraining")
+    edit_config(source, architectures=["BertForMaskedLM"])
+    message = "All of its tensors are read with head='BertForPreTraining' (--head BertForPreTraining)."
+    assert_refused(source, tmp_path, message)
+    convert(source, tmp_path / "target", head="BertForPreTraining", check=True)
+
+
+def test_what_is_not_wanted_is_left_out_by_name(tmp_path):
+    """A RoBERTa with a head and a pooler, which no class has together."""
+    source = saved_source(tmp_path, "roberta", "RobertaForMaskedLM")
+    pooler = {"roberta.pooler.dense.weight": torch.randn(32, 32), "roberta.pooler.dense.bias": torch.randn(32)}
+    edit_weights(source, lambda weights: weights.update(pooler))
+    assert_refused(source, tmp_path, "left out by name: leave_out=['PATTERN'] (--leave_out PATTERN)")
+    assert_refused(source, tmp_path, "leave_out='pooler' names none of the tensors", leave_out=["pooler"])
+    assert convert(source, tmp_path / "masked", leave_out=["roberta.pooler.*"], check=True) <= 1e-5
+    assert convert(source, tmp_path / "pooled", head="RobertaModel", leave_out=["lm_head.*"], check=True) <= 1e-5
+    kept = weights_of(tmp_path / "pooled")
+    assert torch.equal(kept["pooler.dense.weight"], pooler["roberta.pooler.dense.weight"])
+
+
+def test_what_the_class_itself_ignores_is_no_obstacle(tmp_path):
+    source = saved_source(tmp_path, "bart", "BartForConditionalGeneration")
+    buffers = {f"model.{side}.version": torch.tensor([3.0]) for side in ("encoder", "decoder")}
+    edit_weights(source, lambda weights: weights.update(buffers))
+    assert convert(source, tmp_path / "target", check=True) <= 1e-5
+
+
+def test_what_a_killed_conversion_left_is_removed(tmp_path):
+    """And what one that is at work has made is not."""
+    source = saved_source(tmp_path)
+    for name in (".target.0123abcd", ".target.89abcdef", ".target.other", ".target2.0123abcd"):
+        (tmp_path / name).mkdir()
+    with locked(tmp_path / ".target.89abcdef") as lock:
+        assert lock.take()
+        convert(source, tmp_path / "target")
+    assert {path.name for path in tmp_path.glob(".*")} == {".target.89abcdef", ".target.other", ".target2.0123abcd"}
 
 
 # From ours to others.
