@@ -17,16 +17,18 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
+from trine.configuration.atomic_saving import pointed
 from trine.scripts.arguments import parse_arguments
+from trine.scripts.model_folder import PICKLES, ModelFolder, named_code
 
 
-# What training leaves beside a model, and what no repository should hold. Patterns match a path or a part of it.
+# What training leaves beside a model, and what is hidden. Patterns match a path or a part of it. What is neither this
+# nor of a model (`model_folder.py`) stays as well.
 LEFT_OUT = (
     *("checkpoint-*", "global_step*", "optimizer.*", "scheduler.pt", "scaler.pt", "rng_state*", "trainer_state.json"),
     *("training_args.bin", "events.out.tfevents*", "runs", "logs", "*.log", "wandb", "trackio", "emissions.csv"),
     *(".*", "__pycache__", "*.pyc", "*.tmp", "*.lock"),
 )
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.joblib")
 # What the Hub's first .gitattributes of a model sends to large file storage, apart from files above LFS_SIZE.
 LFS = (
     *("*.safetensors", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.model", "*.npy", "*.npz", "*.parquet", "*.arrow"),
@@ -48,21 +50,23 @@ class PushArguments:
     yes: bool = field(default=False, metadata={"help": "Upload. Without it nothing is sent, and nothing is asked."})
     public: bool = field(default=False, metadata={"help": "Let everybody see a repository that is made now."})
     leave_out: list[str] = field(
-        default_factory=list, metadata={"help": f"Patterns to leave out, besides {', '.join(LEFT_OUT)}."}
+        default_factory=list, metadata={"help": "Patterns to leave out, besides what is of no model or of training."}
     )
     include: list[str] = field(
         default_factory=list,
-        metadata={"help": "Patterns of what goes although it would be left out. Pickles go if named in full."},
+        metadata={
+            "help": "Patterns of what goes although it would be left out. Pickles go if named in full, keys never."
+        },
     )
     message: str = field(default="Upload a Trine checkpoint", metadata={"help": "Message of the commit."})
 
 
 @dataclass
 class Plan:
-    """What would go: sizes in bytes by path; how many files stay, by file or folder; what forbids it; what to know."""
+    """What would go: sizes in bytes by path; what stays, why, and how many; what forbids it; what to know."""
 
     files: dict[str, int]
-    left_out: Counter[str]
+    left_out: Counter[tuple[str, str]]  # by file or folder, and reason
     refused: list[str]
     warnings: list[str]
 
@@ -103,24 +107,27 @@ def make_plan(folder: Path, leave_out: Iterable[str] = (), include: Iterable[str
     """
     if not folder.is_dir():
         raise NotADirectoryError(f"folder='{folder}' is no folder.")
-    paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    unwanted = [*LEFT_OUT, *leave_out]
-    chosen = [path for path in paths if matches(path, include) or not matches(path, unwanted)]
+    holds, unwanted, chosen, left_out = ModelFolder(folder), [*LEFT_OUT, *leave_out], [], Counter()
+    for path in holds.paths:
+        if matches(path, include):
+            chosen.append(path)
+        elif matches(path, unwanted):
+            left_out[outermost(path, unwanted), ""] += 1
+        elif reason := holds.why_not_of_a_model(path):
+            left_out[path, reason] += 1
+        else:
+            chosen.append(path)
     if not chosen:
         raise ValueError(f"folder='{folder}' holds nothing to upload.")
     files = {path: (folder / path).stat().st_size for path in chosen}
-    refused = [
-        f"{path} is a pickle, which can run code when it is loaded: save safetensors, leave it out with --leave_out, "
-        "or name it with --include."
-        for path in chosen
-        if matches(path, PICKLES) and path not in include
-    ]
+    refused = [f"{path} {why}." for path in chosen if (why := holds.why_refused(path, is_named=path in include))]
     refused += [
         f"{path} has {show_size(size)}; the Hub takes at most {show_size(LARGEST_FILE)} a file."
         for path, size in files.items()
         if size > LARGEST_FILE
     ]
-    left_out = Counter(outermost(path, unwanted) for path in paths if path not in files)
+    if killed := pointed(folder):
+        refused.append(f"config.json names weights in {killed}: saving was killed. Load the model and save it again.")
     return Plan(files, left_out, refused, [*find_faults(folder, files)])
 
 
@@ -142,14 +149,12 @@ def find_faults(folder: Path, files: dict[str, int]) -> Iterator[str]:
     if not {"config.json", "adapter_config.json"} & files.keys():
         yield "There is neither a config.json nor an adapter_config.json: nothing could load this as a model."
     for name in ("config.json", "tokenizer_config.json"):
-        missing = sorted(find_code(folder / name) - files.keys()) if name in files else []
+        missing = sorted(named_code(folder / name) - files.keys()) if name in files else []
         if missing:
             yield f"auto_map in {name} names code that does not go: {', '.join(missing)}."
-    for name in files:
-        if name.endswith(".safetensors.index.json"):
-            shards = set(json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values())
-            if missing := sorted(shards - files.keys()):
-                yield f"{name} names weights that do not go: {', '.join(missing)}."
+    for name in (name for name in files if name.endswith(".safetensors.index.json")):
+        if missing := sorted(named_shards(folder / name) - files.keys()):
+            yield f"{name} names weights that do not go: {', '.join(missing)}."
     if empty := [name for name, size in files.items() if size == 0 and name.endswith((".safetensors", ".json"))]:
         yield f"Empty files: {', '.join(empty)}."
     if len(files) > MOST_FILES:
@@ -160,11 +165,13 @@ def find_faults(folder: Path, files: dict[str, int]) -> Iterator[str]:
             yield f"{count:,} files in the folder '{parent}'; the Hub allows {MOST_ENTRIES:,}."
 
 
-def find_code(config: Path) -> set[str]:
-    """The files that `auto_map` names; what begins with another repository's name and `--` lies there."""
-    auto_map = json.loads(config.read_text(encoding="utf-8")).get("auto_map") or {}
-    values = [value for entry in auto_map.values() for value in (entry if isinstance(entry, list) else [entry])]
-    return {f"{value.split('.')[0]}.py" for value in values if value and "--" not in value}
+def named_shards(index: Path) -> set[str]:
+    """The files that an index names, beside it; none of one that is damaged, which is refused elsewhere."""
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {str(file) for file in weight_map.values()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return set()
 
 
 def is_large(path: str, size: int) -> bool:
@@ -184,7 +191,10 @@ def describe(arguments: PushArguments, plan: Plan) -> str:
     lines.append(f"\n{len(plan.files)} files, {show_size(sum(plan.files.values()))} in all")
     if plan.left_out:
         lines.append("\nLeft out (--include names what should go nevertheless):")
-        lines += [f"  {path}{f', {count} files' if count > 1 else ''}" for path, count in plan.left_out.items()]
+        lines += [
+            f"  {path}{f', {count} files' if count > 1 else ''}{f': {reason}' if reason else ''}"
+            for (path, reason), count in plan.left_out.items()
+        ]
     lines += [f"\nWarning: {warning}" for warning in plan.warnings]
     lines += [f"\nRefused: {reason}" for reason in plan.refused]
     return "\n".join(lines)

@@ -1,5 +1,8 @@
 """What would go to the Hub, and that exactly that arrives at a stand-in for it."""
 
+import gzip
+import json
+import pickle
 import re
 
 import pytest
@@ -36,8 +39,9 @@ def checkpoint(tmp_path_factory):
         (folder / name).write_bytes(b"left")
     for name in ("optimizer.pt", "training_args.bin", "trainer_state.json", ".env"):
         (folder / name).write_bytes(b"left")
-    (folder / "odd [name].json").write_text("{}")
-    (folder / "empty.txt").write_text("")
+    (folder / "1_Odd [name]").mkdir()
+    (folder / "1_Odd [name]" / "config.json").write_text("{}")
+    (folder / "vocab.txt").write_text("")
     return folder
 
 
@@ -71,13 +75,14 @@ def test_what_arrives_is_what_was_shown(hub, checkpoint, capsys, tmp_path):
     assert run(checkpoint, "--yes") == 0
     plan = make_plan(checkpoint)
     assert {name: (checkpoint / name).read_bytes() for name in plan.files} == hub.files
-    assert {"odd [name].json", "empty.txt", "modeling_trine.py", "model.safetensors"} <= hub.files.keys()
+    assert {"1_Odd [name]/config.json", "vocab.txt", "modeling_trine.py", "model.safetensors"} <= hub.files.keys()
     assert hub.repositories == {"me/model": True}
     assert hub.objects and hub.verified == hub.objects.keys()
     assert hub.tokens <= {"Bearer hf_for_the_stand_in", None}
     shown = capsys.readouterr().out
     assert f"Uploaded: {hub.url}/me/model" in shown and "hf_for_the_stand_in" not in shown
     for name, content in hub.files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
     sent = AutoModelForSequenceClassification.from_pretrained(tmp_path).state_dict()
     kept = AutoModelForSequenceClassification.from_pretrained(checkpoint).state_dict()
@@ -148,16 +153,104 @@ def test_warnings(tmp_path, files, warning):
 
 
 def test_limits_of_the_hub(tmp_path, monkeypatch):
-    folder = plain(tmp_path, large="12345678901")
+    folder = plain(tmp_path, **{"merges.txt": "12345678901"})
     monkeypatch.setattr(push_to_hub, "LARGEST_FILE", 10)
     monkeypatch.setattr(push_to_hub, "MOST_FILES", 2)
     monkeypatch.setattr(push_to_hub, "MOST_ENTRIES", 2)
     plan = make_plan(folder)
-    assert plan.refused == ["large has 11 B; the Hub takes at most 10 B a file."]
+    assert plan.refused == ["merges.txt has 11 B; the Hub takes at most 10 B a file."]
     assert plan.warnings == [
         "3 files; the Hub recommends fewer than 2.",
         "3 files in the folder '.'; the Hub allows 2.",
     ]
+
+
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n-----END OPENSSH PRIVATE KEY-----\n"
+TOKEN = "hf_" + "aB3" * 12
+NOT_OF_A_MODEL = (
+    *("id_rsa", "key.pem", "credentials.json", "secrets.json", "hf_token.txt", "prod.env", "notes.txt", "data.jsonl"),
+    *("weights.gz", "train.py", "picture.png", "deeper/id_ed25519", "aws_credentials", "other.json"),
+)
+
+
+def test_what_is_not_of_a_model_stays(tmp_path):
+    folder = plain(tmp_path)
+    for name in NOT_OF_A_MODEL:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    plan = make_plan(folder)
+    assert plan.files.keys() == {"README.md", "config.json"} and not plan.refused
+    assert {path for path, _ in plan.left_out} == set(NOT_OF_A_MODEL)
+    assert all(reason for _, reason in plan.left_out)
+    everything = make_plan(folder, include=["*"])
+    keys = {
+        name for name in NOT_OF_A_MODEL if any(word in name for word in ("id_", "key", "cred", "secr", "tok", "env"))
+    }
+    assert {text.split()[0] for text in everything.refused if "holds keys" in text} == keys
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.PT", "weights.th", "weights.dill", "model.safetensors", "spiece.model", "x.gz"]
+)
+def test_pickles_in_disguise_are_refused(tmp_path, name):
+    folder = plain(tmp_path)
+    if name == "x.gz":
+        (folder / name).write_bytes(gzip.compress(pickle.dumps({"a": 1})))
+    else:
+        torch.save({"a": torch.zeros(1)}, folder / name)
+    (reason,) = make_plan(folder, include=["*.gz"]).refused
+    assert reason.startswith(name) and (
+        "pickle" in reason or "no file of safetensors" in reason or "not what" in reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("README.md", f"my token is {TOKEN}", "a token of the Hub"),
+        ("config.json", json.dumps({"token": TOKEN}), "a token of the Hub"),
+        ("vocab.txt", KEY, "a private key"),
+        ("tokenizer_config.json", json.dumps({"key": "AKIA" + "ABCD" * 4}), "a key of AWS"),
+        ("chat_template.jinja", "ghp_" + "aB3x" * 9, "a token of GitHub"),
+    ],
+)
+def test_secrets_in_files_of_a_model_are_refused(tmp_path, capsys, name, content, what):
+    folder = plain(tmp_path, **{name: content})
+    assert run(folder) == 1
+    shown = capsys.readouterr().out
+    assert f"Refused: {name} holds {what}" in shown and TOKEN not in shown
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors.index.json"])
+def test_damaged_json_is_refused(tmp_path, name):
+    assert make_plan(plain(tmp_path, **{name: "{"})).refused == [f"{name} is no JSON."]
+
+
+def test_links_that_leave_the_folder_are_refused(tmp_path):
+    (tmp_path / "home").write_text("secret")
+    (tmp_path / "model").mkdir()
+    folder = plain(tmp_path / "model")
+    (folder / "merges.txt").symlink_to(tmp_path / "home")
+    (folder / "vocab.txt").symlink_to(folder / "README.md")
+    assert make_plan(folder).refused == ["merges.txt is a link that leads out of the folder."]
+
+
+def test_code_and_images_go_where_something_names_them(tmp_path):
+    files = {"config.json": '{"auto_map": {"AutoModel": "model_x.X"}}', "README.md": "![loss](loss.svg)"}
+    files |= {
+        "model_x.py": "from .part import y\n",
+        "part.py": "",
+        "train.py": "",
+        "loss.svg": "<svg/>",
+        "a.svg": "<svg/>",
+    }
+    plan = make_plan(plain(tmp_path, **files))
+    assert plan.files.keys() == files.keys() - {"train.py", "a.svg"} and not plan.refused
+
+
+def test_a_folder_whose_saving_was_killed_is_refused(tmp_path):
+    folder = plain(tmp_path, **{"config.json": '{"transformers_weights": ".saving-1/model.safetensors"}'})
+    assert make_plan(folder).refused[0].startswith("config.json names weights in .saving-1: saving was killed.")
 
 
 @pytest.mark.parametrize(
