@@ -60,9 +60,8 @@ class CheckpointReader:
         config = self.folder / "config.json"
         weights = read_fields(config).get("transformers_weights") if config.is_file() else None
         if weights is not None:  # saving was killed, and these are the current ones
-            return (
-                self.read_index(follow(self.folder, weights, config.name)) if "index" in weights else {weights: None}
-            )
+            path = follow(self.folder, weights, config.name)
+            return self.read_index(path) if path.name.endswith(".index.json") else {weights: None}
         if (self.folder / INDEX).is_file():
             return self.read_index(check_links(self.folder, self.folder / INDEX))
         if (self.folder / WEIGHTS).is_file():
@@ -188,7 +187,9 @@ class CheckpointWriter:
 
 @contextmanager
 def all_or_nothing(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its name at the end; after an error or Ctrl-C nothing remains.
+    """A folder that becomes `target` at the end; after an error or Ctrl-C nothing remains.
+
+    What a process that was killed left of the same `target` is removed.
 
     Raises:
         FileExistsError: Something with that name is there already, other than an empty folder.
@@ -199,12 +200,14 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_killed(target)
     folder = target.with_name(f".{target.name}.{uuid4().hex[:8]}")
-    folder.mkdir()
+    made = folder / target.name  # not what is locked: saving into it takes a lock of its own
+    made.mkdir(parents=True)
     try:
         with locked(folder) as lock:
             lock.take()
-            yield folder
-        folder.replace(target)
+            yield made
+            made.replace(target)
+        folder.rmdir()
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in new_parents:  # the innermost first, as far as nobody else has put something there
