@@ -45,8 +45,10 @@ def tiny_config(**fields) -> TrineConfig:
     return TrineConfig(**{**SIZES, **fields})
 
 
-def tiny_model(model_class=None, *, dtype=torch.float64, attn="eager", experts="eager", scale=4.0, seed=0, **fields):
+def tiny_model(model_class=None, *, dtype=torch.float64, attn=None, experts="eager", scale=4.0, seed=0, **fields):
     """An evaluation-mode model in which every parameter, norms and biases too, is random.
+
+    It has the attention that users get, unless `attn` names another: `eager` alone returns weights.
 
     Projections are `scale` times larger than at initialisation, so that attention is sharp and errors in it show.
     """

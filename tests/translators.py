@@ -18,8 +18,11 @@ PAD, BOS, EOS = 0, 1, 2
 TOKENS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "decoder_start_token_id": BOS}
 
 
-def tiny_translator(kind: str = "transformer", *, vocab_size=61, seed=0, scale=1.5, attn="eager", **fields):
-    """An evaluation-mode model in float64 in which every parameter is random: "transformer" or "recurrent"."""
+def tiny_translator(kind: str = "transformer", *, vocab_size=61, seed=0, scale=1.5, attn=None, **fields):
+    """An evaluation-mode model in float64 in which every parameter is random: "transformer" or "recurrent".
+
+    As `tiny_model`, it has the attention that users get, unless `attn` names another.
+    """
     torch.manual_seed(seed)
     if kind == "recurrent":
         fields = {"hidden_size": 12, "num_hidden_layers": 2, "attention": "dot", **fields}

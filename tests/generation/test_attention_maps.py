@@ -38,7 +38,7 @@ def tiny_translator(attn="eager", **fields):
 
 @pytest.mark.parametrize("head", [TrineForCausalLM, TrineForMaskedLM, TrineModel])
 def test_one_stack(head):
-    model = tiny_model(head, **KINDS, is_causal=head is not TrineForMaskedLM)
+    model = tiny_model(head, attn="eager", **KINDS, is_causal=head is not TrineForMaskedLM)
     ids = random_ids(1, 9)
     outputs = model(ids, output_attentions=True)
     maps = attention_maps(model, reading_of(input_ids=ids))
@@ -90,7 +90,7 @@ def test_recurrent():
 
 def test_layers_without_weights_are_named():
     reading = reading_of(input_ids=random_ids(1, 5))
-    model = tiny_model(**KINDS)
+    model = tiny_model(attn="eager", **KINDS)
     model.model.layers[1].self_attn.register_forward_hook(lambda module, args, output: (output[0], None, None))
     message = (
         r"by self-attention of layer 1 \(simplicial\), self-attention \(second keys\) of layer 1 \(simplicial\): "
@@ -101,13 +101,13 @@ def test_layers_without_weights_are_named():
     with pytest.raises(NoWeights, match="Attention of these kinds never computes any"):
         attention_maps(model, reading, layers=[1])
     with pytest.raises(NoWeights, match=r"layer 0 .* and 2 more. Load .* attn_implementation='eager'; it is 'sdpa'"):
-        attention_maps(tiny_model(num_hidden_layers=6, attn="sdpa"), reading)
+        attention_maps(tiny_model(num_hidden_layers=6), reading)
 
 
 def test_what_cannot_be_looked_at():
     reading = reading_of(input_ids=random_ids(1, 5))
     with pytest.raises(ValueError, match=r"layers=\[1, 4, 9\] has \[4, 9\], but the choices are \[0, 1, 2, 3\]"):
-        attention_maps(tiny_model(**KINDS), reading, layers=[1, 4, 9])
+        attention_maps(tiny_model(attn="eager", **KINDS), reading, layers=[1, 4, 9])
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     with pytest.raises(ValueError, match=r"model_type='bert' is not one of \['trine', "):
         attention_maps(BertModel(BertConfig(vocab_size=61, **small)), reading)
@@ -140,7 +140,7 @@ def tokenizer():
 
 
 def test_what_a_decoder_reads(tokenizer):
-    model = tiny_model(vocab_size=len(tokenizer))
+    model = tiny_model(attn="eager", vocab_size=len(tokenizer))
     reading = read(model, tokenizer, "the cat")
     assert reading.inputs["input_ids"].tolist() == [tokenizer("the cat")["input_ids"]]
     assert reading.source == tokenizer.convert_ids_to_tokens(tokenizer("the cat")["input_ids"])

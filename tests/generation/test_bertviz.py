@@ -29,7 +29,7 @@ def assert_shown(data, weights, left, right):
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("head", [None, TrineForMaskedLM], ids=["decoder", "encoder"])
 def test_one_stack(view, head):
-    model = tiny_model(head, **KINDS, is_causal=head is None)
+    model = tiny_model(head, attn="eager", **KINDS, is_causal=head is None)
     ids, tokens = random_ids(1, 6), list("abcdef")
     outputs = model(ids, output_attentions=True)
     (data,) = shown(view, attention=outputs.attentions, tokens=tokens)

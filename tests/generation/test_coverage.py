@@ -1,15 +1,18 @@
 """Coverage in beam search: the formula over every possible output, beams that move, padding, and its limits."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+import translators
 from tiny import random_ids, tiny_model
-from translators import EOS, every_target, pad_rows, read, tiny_translator
+from translators import EOS, every_target, pad_rows, read
 
 from trine.generation.coverage import CoverageBeamSearch
 
 
+tiny_translator = partial(translators.tiny_translator, attn="eager")  # coverage is counted from weights
 KINDS = pytest.mark.parametrize("kind", ["transformer", "recurrent"])
 VOCABULARY, LENGTH = 5, 4
 # Beams enough for every unfinished sequence and every way to go on with it: then nothing is pruned.
@@ -154,7 +157,7 @@ ERRORS = {
         "num_beams=1 leaves nothing to rank by coverage: choose 2 or more.",
     ),
     "no weights": (
-        lambda: search(tiny_translator(attn="sdpa"), CoverageBeamSearch(0.2), **SOURCE),
+        lambda: search(translators.tiny_translator(), CoverageBeamSearch(0.2), **SOURCE),
         "TrineForConditionalGeneration returns no attention weights, from which coverage is counted. Load it with "
         "attn_implementation='eager' (now it is 'sdpa'); a recurrent model needs attention='dot'.",
     ),

@@ -126,7 +126,8 @@ def test_greedy_takes_the_best_of_the_mean_probability(name, average):
 def test_wide_beams_find_the_best_of_all_sequences(penalty, average):
     """With coverage too: the attention is then the mean of the members'."""
     vocabulary, length, source = 5, 4, torch.tensor([3, 4, 3, 1, 0])
-    members = [tiny_translator(kind, vocab_size=vocabulary, seed=seed) for seed, kind in enumerate(TRANSLATORS)]
+    fields = {"vocab_size": vocabulary, "attn": "eager"}
+    members = [tiny_translator(kind, seed=seed, **fields) for seed, kind in enumerate(TRANSLATORS)]
     weights, targets = [0.6, 0.4], every_target(vocabulary, length)
     outputs = generate(
         Ensemble(members, weights, average),

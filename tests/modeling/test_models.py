@@ -69,7 +69,7 @@ def test_saved_and_loaded_models_are_identical(name, tmp_path):
     model, ids = model_for(name), random_ids(2, 11)
     model.save_pretrained(tmp_path)
     auto_class = AutoModelForCausalLM if model.config.is_causal else AutoModel
-    loaded = auto_class.from_pretrained(tmp_path, attn_implementation="eager", experts_implementation="batched_mm")
+    loaded = auto_class.from_pretrained(tmp_path, experts_implementation="batched_mm")
     assert type(loaded) is type(model)
     assert_equal_tensors(tensors_of(loaded), tensors_of(model), rtol=0, atol=0)
     assert torch.equal(output_of(loaded(ids)), output_of(model(ids)))
@@ -80,11 +80,11 @@ def test_saved_and_loaded_models_are_identical(name, tmp_path):
 def test_the_trunk_of_a_saved_head_loads_and_the_other_way_round(tmp_path):
     model, ids = model_for("full"), random_ids(2, 5)
     model.save_pretrained(tmp_path / "head")
-    trunk = AutoModel.from_pretrained(tmp_path / "head", attn_implementation="eager")
+    trunk = AutoModel.from_pretrained(tmp_path / "head")
     assert type(trunk) is TrineModel
     assert torch.equal(trunk(ids).last_hidden_state, model.model(ids).last_hidden_state)
     trunk.save_pretrained(tmp_path / "trunk")
-    head = AutoModelForCausalLM.from_pretrained(tmp_path / "trunk", attn_implementation="eager")
+    head = AutoModelForCausalLM.from_pretrained(tmp_path / "trunk")
     assert torch.equal(head(ids).logits, model(ids).logits)
 
 
@@ -124,7 +124,7 @@ def test_resized_embeddings_keep_the_old_tokens(size, tied, tmp_path):
     largest = torch.full((1, 4), size - 1)
     model.train()(largest, labels=largest).loss.backward()
     model.save_pretrained(tmp_path)
-    loaded = TrineForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    loaded = TrineForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(loaded(largest).logits, model.eval()(largest).logits)
 
 
@@ -267,7 +267,7 @@ def test_embeddings_may_be_given_in_place_of_ids(name):
 
 
 def test_hidden_states_and_attentions_are_recorded():
-    model, ids = model_for("position_none"), random_ids(2, 7)
+    model, ids = model_for("position_none", attn="eager"), random_ids(2, 7)
     outputs = model(ids, output_hidden_states=True, output_attentions=True)
     assert [state.shape for state in outputs.hidden_states] == [(2, 7, 32)] * 4
     assert torch.equal(outputs.hidden_states[0], model.model.embed_tokens(ids))

@@ -65,7 +65,7 @@ def test_rotary_parameters_of_each_layer_type_equal_the_loop(tmp_path):
     rest = model(tokens[:, 13:], past_key_values=cached.past_key_values).logits[0]
     torch.testing.assert_close(rest, expected[13:], rtol=1e-4, atol=1e-4)
     model.save_pretrained(tmp_path)
-    loaded = TrineForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager")
+    loaded = TrineForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     assert torch.equal(loaded(tokens).logits, model(tokens).logits)
 
 
@@ -130,7 +130,7 @@ def test_scaling_types_load_run_and_use_the_library_frequencies(rope_type, parti
     unscaled = rope_model(**({"partial_rotary_factor": partial} if partial else {}))
     assert not torch.allclose(expected, unscaled(tokens).logits)
     model.save_pretrained(tmp_path)
-    loaded = TrineForCausalLM.from_pretrained(tmp_path, dtype=torch.float64, attn_implementation="eager")
+    loaded = TrineForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     torch.testing.assert_close(loaded(tokens).logits, expected)
 
 

@@ -25,11 +25,11 @@ def check(attentions, second_attentions, length, is_causal):
 @pytest.mark.parametrize("head", [TrineForCausalLM, TrineForMaskedLM])
 def test_one_stack(head):
     is_causal = head is TrineForCausalLM
-    model = tiny_model(head, **FIELDS, is_causal=is_causal, scale=1.0)
+    model = tiny_model(head, attn="eager", **FIELDS, is_causal=is_causal, scale=1.0)
     outputs = model(random_ids(2, 8), output_attentions=True)
     check(outputs.attentions, outputs.second_attentions, 8, is_causal)
     assert "second_attentions" not in model(random_ids(2, 8))
-    plain = tiny_model(head, is_causal=is_causal)
+    plain = tiny_model(head, attn="eager", is_causal=is_causal)
     assert "second_attentions" not in plain(random_ids(2, 8), output_attentions=True)
 
 

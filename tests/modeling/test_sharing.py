@@ -61,7 +61,7 @@ for name in names:
     for step in ("first", "second"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=True)
         assert type(config).__module__.startswith("transformers_modules."), type(config)
-        model = auto_class.from_pretrained(path, trust_remote_code=True, attn_implementation="eager")
+        model = auto_class.from_pretrained(path, trust_remote_code=True)
         outputs = model(ids, labels=ids) if name == "seq2seq" else model(ids)
         output = outputs.logits if hasattr(outputs, "logits") else outputs.last_hidden_state
         save_file({"output": output.detach().contiguous()}, f"{folder}/{name}-{step}.safetensors")
@@ -70,12 +70,12 @@ for name in names:
     if name == "seq2seq":
         encoder, path = model.get_encoder(), f"{folder}/encoder-alone"
         encoder.save_pretrained(path)
-        again = AutoModel.from_pretrained(path, trust_remote_code=True, attn_implementation="eager")
+        again = AutoModel.from_pretrained(path, trust_remote_code=True)
         assert (again(ids).last_hidden_state == encoder(ids).last_hidden_state).all()
     classifier = AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True, num_labels=5)
     assert classifier(ids).logits.shape == (2, 5)
     classifier.save_pretrained(f"{folder}/{name}-classifier")
-    trunk = AutoModel.from_pretrained(f"{folder}/{name}", trust_remote_code=True, attn_implementation="eager")
+    trunk = AutoModel.from_pretrained(f"{folder}/{name}", trust_remote_code=True)
     if name != "seq2seq":
         assert trunk(ids).last_hidden_state.shape == (2, 9, 32)
 assert "trine" not in sys.modules
@@ -93,7 +93,7 @@ def test_a_process_without_the_package_computes_the_same(tmp_path, monkeypatch):
         model.save_pretrained(tmp_path / name)
         expected[name] = output_of(model(ids))
     stack = {**SIZES, "pad_token_id": 0, "bos_token_id": 1}
-    config = TrineSeq2SeqConfig(encoder=stack, decoder=stack, attn_implementation="eager")
+    config = TrineSeq2SeqConfig(encoder=stack, decoder=stack)
     model = TrineForConditionalGeneration(config).eval()
     model.save_pretrained(tmp_path / "seq2seq")
     expected["seq2seq"] = model(ids, labels=ids).logits
