@@ -1,9 +1,11 @@
 """Tokens as people read them, one label a token."""
 
+import json
 from collections.abc import Sequence
 
-from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerBase
+
+from .token_spelling import byte_spelling
 
 
 SPACE = "▁"  # as Unigram tokenizers write it
@@ -15,23 +17,33 @@ LONGEST_CHARACTER = 4  # bytes
 def token_labels(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """The text of each token, with signs for white space.
 
-    Byte-level tokens are decoded. Where several make one character, each is that character and its place in it:
-    "语 1/2", "语 2/2".
+    Tokens that stand for bytes, of byte-level and of Unigram tokenizers, are decoded. Where several make one
+    character, each is that character and its place in it: "语 1/2", "语 2/2".
     """
     pieces = tokenizer.convert_ids_to_tokens(list(ids))
-    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    if isinstance(decoder, ByteLevel):
-        return _decode(pieces, decoder)
-    return [piece.translate(SIGNS) for piece in pieces]
-
-
-def _decode(pieces: Sequence[str], decoder: ByteLevel) -> list[str]:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    spell = None if backend is None else byte_spelling(json.loads(backend.to_str())["decoder"])
+    special = {*tokenizer.all_special_tokens, *(str(token) for token in tokenizer.added_tokens_decoder.values())}
+    spelled = [None if spell is None or piece in special else spell(piece) for piece in pieces]
     labels, start = [], 0
     while start < len(pieces):
-        texts = [decoder.decode([*pieces[start : start + size]]) for size in range(1, LONGEST_CHARACTER + 1)]
-        whole = [size for size, text in enumerate(texts, 1) if INCOMPLETE not in text]
-        size = min(whole[0] if whole else 1, len(pieces) - start)
-        text = texts[size - 1].translate(SIGNS)
+        size, text = _next_label(pieces[start], spelled[start : start + LONGEST_CHARACTER])
+        text = text.translate(SIGNS)
         labels += [text] if size == 1 else [f"{text} {part}/{size}" for part in range(1, size + 1)]
         start += size
     return labels
+
+
+def _next_label(piece: str, spelled: Sequence[bytes | None]) -> tuple[int, str]:
+    """How many of the next tokens make one label, and its text; bytes that are no text stay alone."""
+    if spelled[0] is None:
+        return 1, piece
+    joined = b""
+    for size, part in enumerate(spelled, 1):
+        if part is None:
+            break
+        joined += part
+        text = joined.decode("utf-8", errors="replace")
+        if INCOMPLETE not in text:
+            return size, text
+    return 1, spelled[0].decode("utf-8", errors="replace")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from transformers import PreTrainedTokenizerBase
 
@@ -37,6 +37,19 @@ def spell_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[by
         if id not in silent:
             spelled[id] = token.encode() if id in added else SPELLINGS[known[0]](token, part)
     return spelled
+
+
+def byte_spelling(decoder: dict | None) -> Callable[[str], bytes | None] | None:
+    """What tells the bytes of a token that stands for bytes, and None of another; None where no token does.
+
+    A token of byte-level BPE always stands for bytes. One of byte fallback does where it is a single byte.
+    """
+    kinds = {part["type"] for part in _parts(decoder)}
+    if "ByteLevel" in kinds:
+        return lambda token: _byte_level(token, {}) if all(sign in _BYTES_OF_SIGNS for sign in token) else None
+    if "ByteFallback" in kinds:
+        return lambda token: _byte_fallback(token, {}) if _BYTE_PIECE.fullmatch(token) else None
+    return None
 
 
 def writes_spaces(spelled: Iterable[bytes]) -> bool:

@@ -20,6 +20,7 @@ from trine.tokenization.records import BadRecords
 from trine.training.resuming import check_writable
 
 
+FEWEST_TOKENS = 4
 Records = list[tuple[list[str], list[str]]]
 
 
@@ -120,6 +121,8 @@ def look(model: Any, tokenizer: Any, arguments: InspectArguments) -> tuple[list[
     reading = read(model, tokenizer, arguments.text or "", arguments.target, arguments.max_length)
     layers = arguments.layers or None
     notes = [f"Text, {len(reading.source)} tokens: {arguments.text}"]
+    if len(reading.source) < FEWEST_TOKENS:
+        notes.append(f"Warning: with fewer than {FEWEST_TOKENS} tokens, weights say little. Take a longer text.")
     if reading.predicted:
         origin = "as given" if arguments.target is not None else "as generated"
         spoken = arguments.target or tokenizer.decode(reading.predicted_ids, skip_special_tokens=True)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trine.generation.attention_maps import WeightMap
 
 
@@ -17,6 +19,7 @@ WIDEST = 16.0  # inches, of all panels of a row
 CELL = 0.16  # inches, where there is room
 GAP = 0.12  # inches between panels, and GAP + TITLE above one
 TITLE = 0.2
+LEAST_SCALE = 4  # times 1/n
 LETTERS = 6.0  # points
 FONT_ADVICE = (
     "No installed font has {signs}: pictures show boxes in their place (the page has the fonts of the browser). "
@@ -25,7 +28,11 @@ FONT_ADVICE = (
 
 
 def draw_map(item: WeightMap, path: Path, fonts: Sequence[str] = ()) -> None:
-    """The weights of each head as a heat map, as PNG. Each panel has a scale of its own, up to the weight it names.
+    """The weights of each head as a heat map, as PNG.
+
+    Each panel has a scale of its own, up to its largest weight and to `LEAST_SCALE` / n at least, so that a head that
+    looks evenly at n tokens is pale. Its title names that weight, and how many times 1/n a row looks at a token that
+    sees n of them.
 
     `fonts` are those of signs that matplotlib's own font lacks.
     """
@@ -57,15 +64,20 @@ def draw_map(item: WeightMap, path: Path, fonts: Sequence[str] = ()) -> None:
 
 
 def _draw_head(axes: Any, item: WeightMap, head: int) -> None:
-    weights = item.weights[head].numpy()
+    weights = item.weights[head]
     most = float(weights.max())
-    axes.imshow(weights, cmap="Blues", vmin=0, vmax=most or 1, aspect="auto")
-    axes.set_title(
-        f"head {head}, up to {most:.2f}" if len(item.weights) > 1 else f"up to {most:.2f}", fontsize=7, pad=2
-    )
+    scale = max(most, LEAST_SCALE / weights.shape[1])
+    axes.imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=scale, aspect="auto")
+    name = f"head {head}, " if len(item.weights) > 1 else ""
+    axes.set_title(f"{name}up to {most:.2f} and {times_even(weights):.1f}/n", fontsize=7, pad=2)
     axes.tick_params(length=0, pad=2)
     for spine in axes.spines.values():
         spine.set_color("#bbbbbb")
+
+
+def times_even(weights: torch.Tensor) -> float:
+    """The largest weight (Q, K) in units of 1/n, where n is the number of columns that its row sees: 1 is even."""
+    return float((weights * (weights > 0).sum(-1, keepdim=True)).max())
 
 
 def _name_ticks(axis: Any, labels: Sequence[str], size: float, **options: Any) -> None:

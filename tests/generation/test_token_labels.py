@@ -31,6 +31,19 @@ def test_bytes_that_are_no_text():
     assert token_labels(tokenizer, []) == []
 
 
+def test_bytes_of_unigram_are_put_together():
+    tokenizer = train_unigram(TEXTS, 400, show_progress=False)
+    assert labels(tokenizer, "语a🐈")[:-4] == ["语 1/3", "语 2/3", "语 3/3", "a"]
+    assert labels(tokenizer, "语a🐈")[-4:] == [f"🐈 {part}/4" for part in range(1, 5)]
+    first, *_ = tokenizer("语", add_special_tokens=False)["input_ids"]
+    assert token_labels(tokenizer, [first, *tokenizer("a")["input_ids"]]) == ["\ufffd", "a", "</s>"]
+
+
+def test_special_tokens_are_themselves():
+    tokenizer = train_byte_level_bpe(TEXTS, 300, show_progress=False)
+    assert token_labels(tokenizer, [tokenizer.eos_token_id, tokenizer.pad_token_id]) == ["<|endoftext|>", "<|pad|>"]
+
+
 def test_other_kinds_keep_their_marks():
     wordpiece = train_wordpiece(TEXTS, 120, show_progress=False)
     found = labels(wordpiece, "cats")

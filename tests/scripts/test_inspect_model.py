@@ -269,6 +269,20 @@ def test_a_picture_has_its_weights(tmp_path):
     assert rows[left].max() < rows[right].min()  # the second row of one, the fourth of the other
 
 
+def test_weights_in_units_of_even_ones():
+    """A causal head that looks evenly has a first row of 1, and is even all the same."""
+    even = torch.ones(4, 4).tril() / torch.arange(1, 5)[:, None]
+    assert inspection_pictures.times_even(even) == pytest.approx(1)
+    strong = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.1, 0.8, 0.1, 0], [0.25, 0.25, 0.25, 0.25]])
+    assert inspection_pictures.times_even(strong) == pytest.approx(2.4)
+
+
+def test_short_texts_come_with_a_warning(folder, tmp_path, capsys):
+    for text, warns in {"the": True, "the cat sat on the mat": False}.items():
+        assert inspect(folder, "encoder", tmp_path / text, "--text", text) == 0
+        assert ("Warning: with fewer than 4 tokens" in capsys.readouterr().out) is warns
+
+
 def test_signs_that_no_font_has(monkeypatch):
     assert inspection_pictures.fonts_for(["plain", "é"]) == []
     with pytest.warns(UserWarning, match="No installed font has \U000e0fff: .*fonts-noto-cjk"):
