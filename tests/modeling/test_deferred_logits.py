@@ -116,6 +116,25 @@ def test_nothing_is_computed_that_nobody_reads(name):
     assert products.rows == 18
 
 
+@pytest.mark.parametrize("name", TOKEN_CASES)
+def test_gradients_pass_what_parallel_training_puts_around_outputs(name):
+    """It maps the tensors of the outputs, to learn of the backward pass; so it must of that from the logits alone."""
+    _, outputs = step(name)
+    seen = []
+
+    def around(value):
+        if not (isinstance(value, torch.Tensor) and value.requires_grad):
+            return value
+        value = value * 1
+        value.register_hook(seen.append)
+        return value
+
+    outputs = _pytree.tree_map(around, outputs)
+    assert has_deferred_logits(outputs)
+    getattr(outputs, field_of(name)).sum().backward()
+    assert seen
+
+
 @pytest.mark.parametrize("name", ["causal", "masked", "seq2seq"])
 def test_mixed_precision_is_that_of_the_forward_pass(name):
     """Read outside of autocast; and in float32 where accelerate asks for it, as for any output."""
