@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from trine.generation.attention_maps import WeightMap
 
+
+logger = logging.get_logger(__name__)
 
 OWN_FONT = "DejaVu Sans"
 LONGEST_LABEL = 18  # characters
@@ -128,7 +131,7 @@ def fonts_for(labels: Iterable[str]) -> list[str]:
             names.append(font.family_name)
             missing -= found
     if missing:
-        warnings.warn(FONT_ADVICE.format(signs=_signs(missing)), stacklevel=2)
+        logger.warning_once(FONT_ADVICE.format(signs=_signs(missing)))  # pyright: ignore[reportAttributeAccessIssue] transformers adds it
     return names
 
 
