@@ -22,13 +22,13 @@ from trine.configuration import atomic_saving
 from trine.configuration.atomic_saving import HIDDEN, locked, saving
 
 
-WINDOWS = {1: 5, 2: 6, 3: 7}  # a field of the config for each value of the weights
+LENGTHS = {1: 50, 2: 60, 3: 70}  # a field of the config for each value of the weights
 SHARDS = {"one file": "5GB", "shards": "20kB", "more shards": "10kB"}
 
 
 def model_of(value: int) -> TrineForCausalLM:
     """A model whose every weight is `value`, and whose config says so, too."""
-    model = TrineForCausalLM(tiny_config(sliding_window=WINDOWS[value], export_code=False))
+    model = TrineForCausalLM(tiny_config(max_position_embeddings=LENGTHS[value], export_code=False))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(value)
@@ -42,7 +42,7 @@ def value_in(folder: Path) -> int:
     values = {weight.item() for parameter in model.parameters() for weight in (parameter.min(), parameter.max())}
     assert len(values) == 1, values
     value = int(values.pop())
-    assert model.config.sliding_window == WINDOWS[value]
+    assert model.config.max_position_embeddings == LENGTHS[value]
     return value
 
 
