@@ -21,7 +21,7 @@ def sequence_masks(
     """
     rows, length = hidden_states.shape[:2]
     if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
-        return attention_mask[:, -length:].to(hidden_states.device).long()
+        return attention_mask[:, -length:].to(hidden_states.device).long().expand(rows, -1)  # one row serves all
     packed = find_packed_sequence_indices(position_ids) if rows == 1 and position_ids is not None else None
     if packed is None or torch.compiler.is_compiling():
         return torch.ones((rows, length), dtype=torch.long, device=hidden_states.device)

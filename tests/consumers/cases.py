@@ -25,6 +25,7 @@ class Case:
     works: str  # what the check holds
     contenders: tuple[str, ...]
     special: str = ""  # what a user of Trine does beside what a user of the peer does
+    remote_step: str = ""  # and what beside that as remote code
     refused: dict[str, str] = field(default_factory=dict)  # contender to a pattern of the message
     refusal: str = ""  # why, in a sentence
     fails: tuple[str, ...] = ()  # contenders for which it does not work
@@ -50,7 +51,8 @@ class Case:
             return "does not work"
         if contender.name in self.refused:
             return "refused"
-        return "special step" if self.special and contender.is_trine else "works"
+        steps = self.special or (self.remote_step if os.environ[WAY] == "remote" else "")
+        return "special step" if steps and contender.is_trine else "works"
 
     def check(self, contender: Contender, folder: Path) -> None:
         expected = self.expected(contender)

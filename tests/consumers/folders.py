@@ -40,6 +40,8 @@ SIZES = {
     "max_position_embeddings": 256,
 }
 GROUPED = {**SIZES, "num_key_value_heads": 2}
+UNTIED = {"tie_word_embeddings": False}  # as Llama's, Mixtral's
+DROPOUT = {"hidden_dropout": 0.0, "attention_dropout": 0.0}  # a few steps show the direction without noise
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "mlp_layer_types": "sparse"}
 WINDOWS = {
     "sliding_window": 8,
@@ -51,26 +53,28 @@ WINDOWS = {
     "lsh_chunk_length": 8,
     "lsh_num_buckets": 4,
 }
-T5_SIZES = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4}
+T5_SIZES = {"dropout_rate": 0.0, "d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4}
 
 
 def decoder(**fields):
-    return lambda ids: TrineForCausalLM(TrineConfig(**GROUPED, **WINDOWS, **ids, **fields))
+    return lambda ids: TrineForCausalLM(TrineConfig(**GROUPED, **WINDOWS, **ids, **UNTIED, **fields))
 
 
 def encoder(**fields):
-    return lambda ids: TrineForMaskedLM(TrineConfig.from_preset("bert-base", **{**SIZES, **ids, **fields}))
+    return lambda ids: TrineForMaskedLM(TrineConfig.from_preset("bert-base", **{**SIZES, **DROPOUT, **ids, **fields}))
 
 
 def encoder_decoder(**fields):
-    stack = {**SIZES, "head_dim": 8, **fields}
+    stack = {**SIZES, **DROPOUT, "head_dim": 8, **fields}
     return lambda ids: TrineForConditionalGeneration(TrineSeq2SeqConfig.from_preset("t5-like", **stack, **ids))
 
 
 MAKERS = {
     "Llama": lambda ids: LlamaForCausalLM(LlamaConfig(**GROUPED, **ids)),
     "Mixtral": lambda ids: MixtralForCausalLM(MixtralConfig(**GROUPED, num_local_experts=4, **ids)),
-    "BERT": lambda ids: BertForMaskedLM(BertConfig(**SIZES, **ids)),
+    "BERT": lambda ids: BertForMaskedLM(
+        BertConfig(**SIZES, **ids, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    ),
     "T5": lambda ids: T5ForConditionalGeneration(T5Config(**T5_SIZES, **ids)),
     "dense": decoder(),
     "sparse": decoder(**EXPERTS),

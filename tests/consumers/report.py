@@ -93,7 +93,7 @@ def facts_of(item: pytest.Item) -> dict:
         "library": module.LIBRARY,
         "case": case.name,
         "works": case.works,
-        "special": case.special,
+        "special": " ".join(filter(None, [case.special, case.remote_step])),
         "reason": case.reason,
         "refusal": case.refusal,
         "contender": contender.name,

@@ -158,7 +158,12 @@ CASES = [
     ),
     Case("bitsandbytes, int8", quantise(bits(load_in_8bit=True), 0.2), NEAR.format(20), ALL_DECODERS),
     Case(
-        "bitsandbytes, nf4", quantise(NF4, 0.6, saves=False), "weights are quantised, logits within 60 %", ALL_DECODERS
+        "bitsandbytes, nf4",
+        quantise(NF4, 0.6, saves=False),
+        "quantised, logits within 60 %",
+        ALL_DECODERS,
+        fails=ALL_DECODERS,
+        reason="Its CPU kernel for inference takes no layer of 32 inputs, as these have.",
     ),
     Case("bitsandbytes, QLoRA", train_on_quantised, "gradients reach the adapters, the loss falls", DECODERS),
 ]

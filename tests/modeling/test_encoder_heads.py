@@ -395,3 +395,12 @@ def test_segments_default_to_the_first():
     zeros = torch.zeros_like(ids)
     assert torch.equal(model(ids).last_hidden_state, model(ids, token_type_ids=zeros).last_hidden_state)
     assert not torch.equal(model(ids).last_hidden_state, model(ids, token_type_ids=zeros + 1).last_hidden_state)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_mask_of_one_row_serves_a_batch(pooling):
+    """As captum gives it: a batch of interpolated embeddings with the mask of the one text, which pads nothing."""
+    model = tiny_model(trine.TrineForSequenceClassification, attn="sdpa", is_causal=False, classifier_pooling=pooling)
+    ids = random_ids(3, 7)
+    expected = model(ids).logits
+    torch.testing.assert_close(model(ids, attention_mask=torch.ones(1, 7)).logits, expected)
