@@ -27,7 +27,7 @@ from .modeling.modeling_trine_classification import (
     TrineForSequenceClassification,
     TrineForTokenClassification,
 )
-from .modeling.modeling_trine_masked_lm import TrineForMaskedLM, TrineForPreTraining
+from .modeling.modeling_trine_masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
 from .modeling.modeling_trine_recurrent import (
     RECURRENT_HEADS,
     TrineRecurrentForConditionalGeneration,
@@ -55,10 +55,12 @@ CLASS_NAMES = {
     "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForMaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "AutoModelForMultipleChoice": modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    "AutoModelForNextSentencePrediction": modeling_auto.MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES,
     "AutoModelForPreTraining": modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES,
     "AutoModelForQuestionAnswering": modeling_auto.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForTextEncoding": modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
     "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
 
@@ -70,7 +72,8 @@ def register() -> None:
     """
     for config, base_model, heads in FAMILIES:
         AutoConfig.register(config.model_type, config, exist_ok=True)
-        for auto_class, model in {"AutoModel": base_model, **heads}.items():
+        encodes = {} if config is TrineRecurrentConfig else {"AutoModelForTextEncoding": base_model}
+        for auto_class, model in {"AutoModel": base_model, **encodes, **heads}.items():
             getattr(transformers, auto_class).register(config, model, exist_ok=True)
             CLASS_NAMES[auto_class][config.model_type] = model.__name__
             setattr(transformers, model.__name__, model)  # `transformers serve` looks architectures up as attributes
@@ -85,6 +88,7 @@ __all__ = [
     "TrineForConditionalGeneration",
     "TrineForMaskedLM",
     "TrineForMultipleChoice",
+    "TrineForNextSentencePrediction",
     "TrineForPreTraining",
     "TrineForQuestionAnswering",
     "TrineForSequenceClassification",

@@ -164,6 +164,8 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         "AutoModelForCausalLM": "modeling_trine_causal_lm.TrineForCausalLM",
         "AutoModelForMaskedLM": "modeling_trine_masked_lm.TrineForMaskedLM",
         "AutoModelForPreTraining": "modeling_trine_masked_lm.TrineForPreTraining",
+        "AutoModelForNextSentencePrediction": "modeling_trine_masked_lm.TrineForNextSentencePrediction",
+        "AutoModelForTextEncoding": "modeling_trine.TrineModel",
         "AutoModelForSequenceClassification": "modeling_trine_classification.TrineForSequenceClassification",
         "AutoModelForTokenClassification": "modeling_trine_classification.TrineForTokenClassification",
         "AutoModelForQuestionAnswering": "modeling_trine_classification.TrineForQuestionAnswering",

@@ -71,6 +71,7 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     hub_auto_map = {
         "AutoConfig": "configuration_trine_seq2seq.TrineSeq2SeqConfig",
         "AutoModel": "modeling_trine_seq2seq.TrineSeq2SeqModel",
+        "AutoModelForTextEncoding": "modeling_trine_seq2seq.TrineSeq2SeqModel",
         "AutoModelForSeq2SeqLM": "modeling_trine_seq2seq_heads.TrineForConditionalGeneration",
         "AutoModelForSequenceClassification": "modeling_trine_seq2seq_heads.TrineSeq2SeqForSequenceClassification",
     }

@@ -7,13 +7,14 @@ from .modeling_trine_classification import (
     TrineForSequenceClassification,
     TrineForTokenClassification,
 )
-from .modeling_trine_masked_lm import TrineForMaskedLM, TrineForPreTraining
+from .modeling_trine_masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
 
 
 HEADS = {
     "AutoModelForCausalLM": TrineForCausalLM,
     "AutoModelForMaskedLM": TrineForMaskedLM,
     "AutoModelForPreTraining": TrineForPreTraining,
+    "AutoModelForNextSentencePrediction": TrineForNextSentencePrediction,
     "AutoModelForSequenceClassification": TrineForSequenceClassification,
     "AutoModelForTokenClassification": TrineForTokenClassification,
     "AutoModelForQuestionAnswering": TrineForQuestionAnswering,

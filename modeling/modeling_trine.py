@@ -23,6 +23,7 @@ from .checkpoints import CheckpointedModel
 from .checks import check_ids
 from .feed_forward.experts import grouped_kernel_obstacle
 from .feed_forward.routers import TrineRouter
+from .kernels.exporter_patches import HAS_EXPORTERS  # noqa: F401 registers what ONNX needs
 from .masks import make_masks, make_position_ids, packed_lengths, relative_indices
 from .norms import make_norm
 from .outputs import TrineModelOutput

@@ -12,7 +12,7 @@ from .head_transform import HeadTransform
 from .losses import IGNORE_INDEX, batch_share, chunked_lm_loss, flatten_targets
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
-from .outputs import TrineMaskedLMOutput, TrinePreTrainingOutput
+from .outputs import TrineMaskedLMOutput, TrinePreTrainingOutput, TrineSequenceClassifierOutput
 from .token_head import TokenHead
 
 
@@ -190,4 +190,59 @@ class TrineForPreTraining(TrineMaskedLMHead):
         )
 
 
-__all__ = ["TrineForMaskedLM", "TrineForPreTraining"]
+class TrineForNextSentencePrediction(TrineHead):
+    """An encoder with the second of BERT's heads: whether the second segment follows the first in its text.
+
+    It reads the checkpoints of `TrineForPreTraining`, without the head for masked tokens.
+
+    Args:
+        config: The architecture; `is_causal` must be False. There is a pooler whatever `add_pooling_layer` says.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^transform\.", r"^lm_head\."]
+
+    def __init__(self, config: TrineConfig):
+        require_encoder(config, type(self).__name__)
+        super().__init__(config)
+        self.model = TrineModel(config, add_pooling_layer=True)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+    ) -> TrineSequenceClassifierOutput:
+        """Computes logits (sequences, 2), and the loss if there are labels.
+
+        Args:
+            labels: (sequences,): 0 if the second segment follows the first in its text, 1 if not.
+        """
+        outputs = self.run_trunk(
+            output_router_logits,
+            has_labels=labels is not None,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
+        )
+        logits, loss = self.seq_relationship(outputs.pooler_output), None
+        num_items_in_batch = kwargs.get("num_items_in_batch")
+        if labels is not None:
+            loss = class_loss(logits, labels, num_items_in_batch, "labels", "two classes")
+        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
+        return TrineSequenceClassifierOutput(
+            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
+        )
+
+
+__all__ = ["TrineForMaskedLM", "TrineForNextSentencePrediction", "TrineForPreTraining"]

@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .checkpoints import CheckpointedModel
 from .checks import check_ids
+from .kernels.exporter_patches import HAS_EXPORTERS  # noqa: F401 registers what ONNX needs
 from .recurrent_cache import TrineRecurrentCache
 from .recurrent_layers import CONTEXTS, DotProductAttention, TrineRecurrentLayer, find_tokens, initialize_lstm
 

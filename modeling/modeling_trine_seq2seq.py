@@ -105,12 +105,14 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
         Args:
             input_ids: Source tokens, (batch, source length).
             attention_mask: 1 for a source token, 0 for padding.
-            decoder_input_ids: Target tokens, (batch, target length).
+            decoder_input_ids: Target tokens, (batch, target length). Without them, and without embeddings, nothing is
+                decoded: this is how sentence-transformers and `AutoModelForTextEncoding` use an encoder.
             encoder_outputs: What the encoder returned for the source before, a `ModelOutput` or a tuple, in place of
                 computing it.
 
         Returns:
-            `last_hidden_state` (batch, target length, hidden) and what both trunks record, under the library's names.
+            `last_hidden_state` (batch, target length, hidden), or that of the encoder (batch, source length, hidden)
+            where nothing is decoded; and what both trunks record, under the library's names.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
@@ -123,6 +125,10 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
         elif not isinstance(encoder_outputs, ModelOutput):
             names = ("last_hidden_state", "hidden_states", "attentions")
             encoder_outputs = ModelOutput(zip(names, encoder_outputs, strict=False))
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            return TrineSeq2SeqModelOutput(
+                last_hidden_state=encoder_outputs["last_hidden_state"], **encoder_record(encoder_outputs)
+            )
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -140,14 +146,16 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=encoder_outputs["last_hidden_state"],
-            encoder_hidden_states=encoder_outputs.get("hidden_states"),
-            encoder_attentions=encoder_outputs.get("attentions"),
-            encoder_router_logits=encoder_outputs.get("router_logits"),
             decoder_router_logits=outputs.router_logits,
-            encoder_second_attentions=encoder_outputs.get("second_attentions"),
             decoder_second_attentions=outputs.second_attentions,
+            **encoder_record(encoder_outputs),
         )
+
+
+def encoder_record(outputs: Any) -> dict[str, Any]:
+    """What the encoder returned, under the names that the outputs of both stacks have for it."""
+    names = ("last_hidden_state", "hidden_states", "attentions", "router_logits", "second_attentions")
+    return {f"encoder_{name}": outputs.get(name) for name in names}
 
 
 __all__ = ["TrineSeq2SeqModel", "TrineSeq2SeqPreTrainedModel"]

@@ -150,6 +150,8 @@ class TrineForConditionalGeneration(
                     "it is to predict. Give decoder_input_ids with masked tokens, as MaskedTargetCollator makes them."
                 )
             decoder_input_ids = shift_right(labels, self.config)
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            raise ValueError("One of decoder_input_ids, decoder_inputs_embeds and labels must be given.")
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

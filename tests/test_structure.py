@@ -22,7 +22,7 @@ ROOMS = {
     "training": {"configuration", "modeling", "tokenization"},
     "retrieval": {"configuration", "modeling"},
 }
-EXPORTED_CODE_MAY_TRY = {"fcntl", "triton"}
+EXPORTED_CODE_MAY_TRY = {"fcntl", "transformers", "triton"}  # of transformers what its older versions lack
 EXPORTED_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names
 OPTIONAL = {"codecarbon", "datasets", "matplotlib", "pyarrow", "yaml"}
 LONGEST_FILE = 400

@@ -13,10 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import __version__ as library_version
 
-from ..kernels.listed_blocks import listed_blocks
-from ..kernels.plain_operators import plain_listed_blocks, plain_simplicial
-from ..kernels.simplicial_chunked import simplicial_chunked
-from ..kernels.traced_lstm import onnx_lstm, traced_lstm
+from ..kernels.exporter_patches import ONNX_REPLACEMENTS
 from ..modeling_trine_recurrent import RECURRENT_HEADS, TrineRecurrentModel
 from .checkpoint_stream import all_or_nothing
 from .companion_files import copy_companions, find_source
@@ -47,11 +44,7 @@ FORMATS = {
         "onnx",
         ("onnx", "onnxruntime", "onnxscript"),
         ("full", "sliding", "chunked", "linear"),
-        (
-            (listed_blocks.__module__, "listed_operator", plain_listed_blocks),
-            (simplicial_chunked.__module__, "chunked_operator", plain_simplicial),
-            (traced_lstm.__module__, "lstm_operator", onnx_lstm),
-        ),
+        ONNX_REPLACEMENTS,
     ),
     "torch": Format("dynamo", (), (), ()),  # a file with a cache among its inputs is not loaded again
 }

@@ -8,6 +8,7 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForMultipleChoice,
+    BertForNextSentencePrediction,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
@@ -37,6 +38,7 @@ from trine import (
     TrineForConditionalGeneration,
     TrineForMaskedLM,
     TrineForMultipleChoice,
+    TrineForNextSentencePrediction,
     TrineForPreTraining,
     TrineForQuestionAnswering,
     TrineForSequenceClassification,
@@ -127,7 +129,10 @@ PLAIN = {"norm_type": "layernorm", "gated_mlp": False, "hidden_act": "gelu", "ml
 
 DECODER = (TrineModel, TrineForCausalLM)
 CLASSIFIERS = (TrineForSequenceClassification, TrineForTokenClassification, TrineForQuestionAnswering)
-ENCODER = (TrineModel, TrineForMaskedLM, TrineForPreTraining, *CLASSIFIERS, TrineForMultipleChoice)
+ENCODER = (
+    *(TrineModel, TrineForMaskedLM, TrineForPreTraining, TrineForNextSentencePrediction),
+    *(*CLASSIFIERS, TrineForMultipleChoice),
+)
 RECURRENT = (TrineRecurrentModel, TrineRecurrentForConditionalGeneration)
 SEQ2SEQ = (TrineSeq2SeqModel, TrineForConditionalGeneration, TrineSeq2SeqForSequenceClassification)
 
@@ -135,7 +140,7 @@ LLAMA = (LlamaForSequenceClassification, LlamaForTokenClassification, LlamaForQu
 MIXTRAL = (MixtralForSequenceClassification, MixtralForTokenClassification, MixtralForQuestionAnswering)
 T5_CLASSES = (T5Model, T5ForConditionalGeneration, T5ForSequenceClassification)
 BERT = (
-    *(BertModel, BertForMaskedLM, BertForPreTraining, BertForSequenceClassification),
+    *(BertModel, BertForMaskedLM, BertForPreTraining, BertForNextSentencePrediction, BertForSequenceClassification),
     *(BertForTokenClassification, BertForQuestionAnswering, BertForMultipleChoice),
 )
 T5 = {

@@ -373,6 +373,8 @@ def test_every_head_saves_loads_and_balances_its_experts(auto_class, tmp_path):
         labels = {"labels": ids % 5}
     if auto_class == "AutoModelForMultipleChoice":
         labels = {"labels": torch.tensor([1, 2])}
+    if auto_class == "AutoModelForNextSentencePrediction":
+        labels = {"labels": torch.tensor([1, 0])}
     if auto_class == "AutoModelForQuestionAnswering":
         labels = {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([1, 2])}
     model.train()
