@@ -30,9 +30,9 @@ def seq2seq(**fields):
 
 @torch.no_grad()
 def test_text_encoding(tmp_path):
-    ids, model = random_ids(2, 7), tiny_model(TrineForMaskedLM, is_causal=False, dtype=torch.float32)
+    ids, model = random_ids(2, 7), tiny_model(TrineForMaskedLM, is_causal=False, dtype=torch.float32, attn="sdpa")
     model.save_pretrained(tmp_path)
-    loaded = AutoModelForTextEncoding.from_pretrained(tmp_path, attn_implementation="eager")
+    loaded = AutoModelForTextEncoding.from_pretrained(tmp_path, attn_implementation="sdpa")
     assert type(loaded) is TrineModel
     assert torch.equal(loaded(ids)[0], model.model(ids)[0])
 
@@ -74,10 +74,10 @@ def test_sentence_transformers_on_an_encoder_decoder(tmp_path):
 
 def test_next_sentences(tmp_path):
     """The head of a pretrained encoder goes on by itself."""
-    fields = {"is_causal": False, "type_vocab_size": 2, "dtype": torch.float32}
+    fields = {"is_causal": False, "type_vocab_size": 2, "dtype": torch.float32, "attn": "sdpa"}
     model, ids, labels = tiny_model(TrineForPreTraining, **fields), random_ids(3, 7), torch.tensor([0, 1, 1])
     model.save_pretrained(tmp_path)
-    loaded = AutoModelForNextSentencePrediction.from_pretrained(tmp_path, attn_implementation="eager")
+    loaded = AutoModelForNextSentencePrediction.from_pretrained(tmp_path, attn_implementation="sdpa")
     assert type(loaded) is TrineForNextSentencePrediction
     outputs = loaded(ids, labels=labels)
     expected = model(ids).seq_relationship_logits
