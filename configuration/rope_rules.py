@@ -61,7 +61,7 @@ def check_rope_parameters(place: str, parameters: dict[str, Any], head_dim: int)
     Raises:
         ValueError: With the key, its value and what is allowed.
     """
-    rope_type = parameters.get("rope_type")
+    rope_type: Any = parameters.get("rope_type")
     check_choice(f"{place}['rope_type']", rope_type, ROPE_TYPES)
     for key in NEEDED.get(rope_type, ()):
         if parameters.get(key) is None:

@@ -93,7 +93,13 @@ def read_tokens(folder: Path) -> TokenStore:
         )
     store = TokenStore(**parts)
     borders = torch.cat([torch.zeros(1, dtype=torch.int64), store.ends])
-    if store.ends[-1] != len(store.tokens) or (borders.diff() < 0).any() or store.piece_ends[-1] > store.ends[-1]:
+    is_whole = store.ends[-1] - store.piece_ends[-1] in (0, 1)  # the token that ends a document follows its last piece
+    if (
+        store.ends[-1] != len(store.tokens)
+        or (borders.diff() < 0).any()
+        or not is_whole
+        or (store.piece_ends.diff() < 0).any()
+    ):
         raise ValueError(f"'{folder}' holds {len(store.tokens)} tokens, but 'ends' closes with {int(store.ends[-1])}.")
     return store
 
