@@ -1,5 +1,6 @@
 """Faults of a checkpoint that transformers would load with a warning, and random values in place of what is lost."""
 
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -9,6 +10,21 @@ from safetensors import safe_open
 
 INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def check_json(folder: Path) -> None:
+    """Reads the config and the index of a local checkpoint, of which transformers names none that is damaged.
+
+    Raises:
+        OSError: One of them is no JSON object. The message names it.
+    """
+    for path in [folder / "config.json", *sorted(folder.glob("*.index.json"))]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (ValueError, RecursionError) as error:
+            raise OSError(f"'{path}' is damaged or incomplete ({error}). Copy or download it again.") from error
+        if not isinstance(content, dict):
+            raise OSError(f"'{path}' holds a {type(content).__name__}, but must hold a JSON object.")
 
 
 def check_shards(model: Any, files: Sequence[str] | None, load_config: Any) -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from ..configuration.atomic_saving import saving
 from ..configuration.model_card import model_card
 from .capturing_hooks import make_picklable
-from .checkpoint_faults import check_shards, describe_loss
+from .checkpoint_faults import check_json, check_shards, describe_loss
 
 
 CARD = "README.md"
@@ -44,6 +44,7 @@ class CheckpointedModel(PreTrainedModel):
             OSError: A file is damaged, or lacks a tensor that the saved model had. Who asks for
                 `output_loading_info` is told which tensors are missing instead.
         """
+        check_json(Path(pretrained_model_name_or_path or ""))
         try:
             loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 Damage = Callable[[bytes], bytes | None]  # the new content, or None for a file that is gone
 
 
-def flip(share: float, bit: int, limit: int | None) -> Damage:
-    """Turns one bit over, at a share of the content, or of its first `limit` bytes."""
+def flip(share: float, bit: int) -> Damage:
+    """Turns one bit over, at a share of the content."""
 
     def damaged(content: bytes) -> bytes:
-        place = int(share * (min(len(content), limit or len(content)) - 1))
+        place = int(share * (len(content) - 1))
         return content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
 
     return damaged
@@ -31,10 +31,10 @@ def replace(share: float, new: bytes) -> Damage:
 SHARES = st.floats(0, 1, exclude_max=True, width=16)
 
 
-def damages(limit: int | None = None) -> st.SearchStrategy[tuple[str, Damage]]:
-    """The name and the function of each damage. `limit` bytes at the beginning can have bits turned over."""
+def damages() -> st.SearchStrategy[tuple[str, Damage]]:
+    """The name and the function of each damage."""
     return st.one_of(
-        st.builds(lambda share, bit: (f"bit {bit} at {share}", flip(share, bit, limit)), SHARES, st.integers(0, 7)),
+        st.builds(lambda share, bit: (f"bit {bit} at {share}", flip(share, bit)), SHARES, st.integers(0, 7)),
         st.builds(lambda share: (f"cut at {share}", lambda content: content[: int(share * len(content))]), SHARES),
         st.sampled_from([("gone", lambda content: None), ("empty", lambda content: b"")]),
         st.sampled_from(

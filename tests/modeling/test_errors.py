@@ -393,6 +393,18 @@ def test_a_damaged_shard_is_named(damage, loader, tmp_path):
         loader.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"a": 1', "' is damaged or incomplete .* Copy or"), ("[1]", "' holds a list"), ("null", "' holds a NoneType")],
+)
+def test_a_damaged_json_file_is_named(name, content, message, tmp_path):
+    sharded(tmp_path, lambda path: None)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OSError, match=name + message):
+        TrineForCausalLM.from_pretrained(tmp_path)
+
+
 def test_a_missing_shard_is_named(tmp_path):
     name = sharded(tmp_path, lambda path: path.unlink())
     with pytest.raises(OSError, match=name):
