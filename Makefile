@@ -29,9 +29,11 @@ lint: .venv/dev.stamp  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# TESTS=FOLDER, the tests folder of a checkout of transformers, adds its tests of generation and exporters.
+conformance: export TRANSFORMERS_TESTS := $(TESTS)
 conformance: .venv/test.stamp  ## run the common model tests of transformers on Trine's classes
 	$(BIN)/python tests/conformance/upstream.py
-	$(PYTEST) -rfE -o verbosity_subtests=0 tests/conformance
+	$(PYTEST) -rfE -o verbosity_subtests=0 tests/conformance $(ARGS)
 
 consumers: .venv-consumers/consumers.stamp  ## run Trine beside its peers through other libraries, in docs/consumers.md
 	rm -rf .cache/consumers

@@ -28,7 +28,7 @@ hub_export.flatten = cache(hub_export.flatten)
 if not torch.cuda.is_available():
     torch.cuda.manual_seed_all = lambda seed: None
 # One test formats every weight fourteen times, for messages that are not shown.
-torch.set_printoptions(threshold=0, edgeitems=1)
+torch.set_printoptions(threshold=4, edgeitems=1)
 
 
 def set_epsilons(config) -> None:

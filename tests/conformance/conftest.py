@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from conformance.cases import PEERS, RUNS, Run
-from conformance.known import reason_for
+from conformance.known import row_for
 from conformance.upstream import VERSION
 
 
@@ -19,6 +19,11 @@ MARKERS = (
     "is_tensor_parallel_test",
     "is_expert_parallel_test",
     "is_fsdp_test",
+    "generate",
+    "timeout",
+    "torch_export_test",
+    "onnx_export_test",
+    "executorch_export_test",
 )
 COLUMNS = ("passed", "failed", "skipped", "known")
 TITLES = ("class", "shape", "configurations", "passed", "failed", "skipped", "known exceptions")
@@ -59,7 +64,7 @@ class Summary:
             for peer in RUNS[name].peers:
                 for test, reasons in sorted(tests.items()):
                     comparable = self.is_whole or test in self.outcomes.get(peer, {})
-                    if comparable and reason_for(RUNS[name], test) is None:
+                    if comparable and row_for(RUNS[name], test) is None:
                         for reason in sorted(reasons - self.reasons.get(peer, {}).get(test, set())):
                             yield f"{name}::{test}: {reason} (unlike {peer})"
 
@@ -68,9 +73,9 @@ class Summary:
         explained = {}
         for name, tests in self.outcomes.items():
             for test, outcome in tests.items():
-                reason = reason_for(RUNS[name], test)
-                if outcome in ("known", "skipped") and reason is not None:
-                    names, cases = explained.setdefault(reason, (set(), set()))
+                row = row_for(RUNS[name], test)
+                if outcome in ("known", "skipped") and row is not None:
+                    names, cases = explained.setdefault(row.reason, (set(), set()))
                     names.add(test)
                     cases.add(RUNS[name].case.name)
         return explained

@@ -1,7 +1,8 @@
 """The tests that our models skip or fail although their peer passes, each with its reason.
 
-A row is a pattern of test names, a condition on the run, and the reason. A test that a row names must not pass: a row
-that is no longer needed makes the run fail, and so does a skip without a row.
+A row is a pattern of test names, a condition on the run, the reason, and the exceptions that the test may fail with;
+a row without exceptions is about a skip. A test that a row names must not pass, nor fail in another way: a row that is
+no longer needed makes the run fail, and so does a skip without a row.
 """
 
 from collections.abc import Callable
@@ -15,11 +16,12 @@ from trine.configuration.kinds import ATTENTION_KINDS
 
 @dataclass(frozen=True)
 class Known:
-    """One exception: `test` is a shell pattern."""
+    """One row: `test` is a shell pattern, `raises` the exceptions that it fails with, none if it is skipped."""
 
     test: str
     applies: Callable[[Run], bool]
     reason: str
+    raises: tuple[type[Exception], ...] = ()
 
 
 def kinds_of(run: Run) -> set[str]:
@@ -86,9 +88,9 @@ def of(case: str, role: str) -> Callable[[Run], bool]:
     return lambda run: (run.case.name, run.role) == (case, role)
 
 
-def several(tests: tuple[str, ...], applies: Callable[[Run], bool], reason: str) -> tuple[Known, ...]:
+def several(tests: tuple[str, ...], applies: Callable[[Run], bool], reason: str, *raises: type[Exception]) -> tuple:
     """Rows that differ in their test only."""
-    return tuple(Known(test, applies, reason) for test in tests)
+    return tuple(Known(test, applies, reason, raises) for test in tests)
 
 
 KNOWN = (
@@ -203,6 +205,6 @@ KNOWN = (
 )
 
 
-def reason_for(run: Run, test: str) -> str | None:
-    """Return why `test` may skip or fail for `run`, or None."""
-    return next((known.reason for known in KNOWN if fnmatch(test, known.test) and known.applies(run)), None)
+def row_for(run: Run, test: str) -> Known | None:
+    """Return the row that says why `test` may skip or fail for `run`, or None."""
+    return next((known for known in KNOWN if fnmatch(test, known.test) and known.applies(run)), None)

@@ -8,7 +8,8 @@ import torch
 import transformers
 from conformance.adapted import ADAPTED, DISTRIBUTED, common, configuration, tensor_parallel, training
 from conformance.cases import OURS, PEERS, RUNS, Run
-from conformance.known import reason_for
+from conformance.generation import GENERATION
+from conformance.known import row_for
 from conformance.testers import SIZES, TESTERS
 
 from trine import FAMILIES
@@ -73,7 +74,7 @@ def conformance_class(run: Run) -> type[unittest.TestCase]:
     bases = [
         *((ADAPTED[case.shape],) if case in OURS else ()),
         Common,
-        *((common.GenerationTesterMixin,) if run.model_class.can_generate() else ()),
+        *((GENERATION[case.shape],) if run.model_class.can_generate() else ()),
         *((training.TrainingTesterMixin,) if is_language_model and case in OURS else ()),
         *(DISTRIBUTED[case.shape] if is_language_model and case.distributed else ()),
         unittest.TestCase,
@@ -88,9 +89,10 @@ def conformance_class(run: Run) -> type[unittest.TestCase]:
     }
     cls = type(run.name, tuple(bases), attributes)
     for name in dir(cls):
-        reason = reason_for(run, name) if name.startswith("test_") else None
-        if reason and callable(getattr(cls, name)):
-            setattr(cls, name, pytest.mark.xfail(reason=reason, strict=True)(getattr(cls, name)))
+        row = row_for(run, name) if name.startswith("test_") else None
+        if row and callable(getattr(cls, name)):
+            mark = pytest.mark.xfail(reason=row.reason, raises=row.raises, strict=True)
+            setattr(cls, name, mark(getattr(cls, name)))
     return cls
 
 

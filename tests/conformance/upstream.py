@@ -2,10 +2,12 @@
 
 `python tests/conformance/upstream.py` downloads that archive with pip and unpacks its `tests/*.py` as the package
 `transformers_tests` below `.cache/conformance/<version>/`. The archive leaves out modules that these files import:
-`stubs/` stands in for them. Nothing of the archive is committed.
+`stubs/` stands in for them, so that the tests of generation and of exporters are not run. A checkout of transformers'
+repository has them: `TRANSFORMERS_TESTS=FOLDER`, its `tests` folder, adds them. Nothing of either is committed.
 """
 
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -18,8 +20,10 @@ from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 VERSION = version("transformers")
-CACHE = HERE.parents[1] / ".cache" / "conformance" / VERSION
+CHECKOUT = os.environ.get("TRANSFORMERS_TESTS")  # the tests folder of a checkout, which holds more than the archive
+CACHE = HERE.parents[1] / ".cache" / "conformance" / (f"{VERSION}-checkout" if CHECKOUT else VERSION)
 PACKAGE = CACHE / "transformers_tests"
+FROM_CHECKOUT = ("generation/test_utils.py", "exporters/test_export.py")
 
 
 def download() -> Path:
@@ -34,7 +38,23 @@ def download() -> Path:
         for name, source in {**sources, "__init__.py": b""}.items():
             (PACKAGE / name).write_bytes(source)
     shutil.copytree(HERE / "stubs", PACKAGE, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    if CHECKOUT:
+        copy_tests(Path(CHECKOUT))
     return PACKAGE
+
+
+def copy_tests(folder: Path) -> None:
+    """Put the modules of a checkout that the archive lacks into the package, in place of the stubs.
+
+    Raises:
+        FileNotFoundError: When one of them is not there.
+    """
+    for name in FROM_CHECKOUT:
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"TRANSFORMERS_TESTS={folder} has no {name}: give the tests folder of a checkout")
+        source = path.read_text(encoding="utf-8").replace("from tests.", "from transformers_tests.")
+        (PACKAGE / name).write_text(source, encoding="utf-8")
 
 
 def read_tests(archive: tarfile.TarFile) -> dict[str, bytes]:
