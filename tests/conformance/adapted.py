@@ -6,7 +6,6 @@ from unittest.mock import patch
 import torch
 from conformance.upstream import load
 
-from trine import TrineSeq2SeqConfig
 from trine.configuration import hub_export
 
 
@@ -93,26 +92,6 @@ class AdaptedStack(Adapted):
             super().test_model_rope_scaling_frequencies()
 
 
-class AdaptedSeq2Seq(AdaptedStack):
-    """Tests that change the size of one vocabulary out of two that must agree, which is an error here."""
-
-    def test_resize_tokens_embeddings(self):
-        with patch.object(TrineSeq2SeqConfig, "check", settle_vocabulary):
-            super().test_resize_tokens_embeddings()
-
-    def test_load_with_mismatched_shapes(self):
-        with patch.object(TrineSeq2SeqConfig, "check", settle_vocabulary):
-            super().test_load_with_mismatched_shapes()
-
-
-def settle_vocabulary(config: TrineSeq2SeqConfig) -> None:
-    """Give a config of which a test made one vocabulary smaller that size everywhere."""
-    if config.vocab_size != config.decoder.vocab_size:
-        size = min(config.vocab_size, config.decoder.vocab_size)
-        for changed in (config, config.encoder, config.decoder):
-            changed.vocab_size = size
-
-
 class AdaptedRecurrent(Adapted):
     """An LSTM has no attention kernels to choose, and learns with larger steps."""
 
@@ -123,7 +102,7 @@ class AdaptedRecurrent(Adapted):
 ADAPTED = {
     "decoder": AdaptedStack,
     "encoder": AdaptedStack,
-    "encoder-decoder": AdaptedSeq2Seq,
+    "encoder-decoder": AdaptedStack,
     "recurrent": AdaptedRecurrent,
 }
 
