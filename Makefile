@@ -22,7 +22,7 @@ test: .venv/test.stamp  ## run the tests
 	$(PYTEST)
 
 fuzz: .venv/test.stamp  ## draw thousands of random configs and bad values, and count what fails
-	TRINE_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/pytest --capture=no tests/properties
+	TRINE_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/pytest --capture=no --show-capture=no tests/properties
 
 lint: .venv/dev.stamp  ## check style, format and types
 	$(BIN)/ruff check .

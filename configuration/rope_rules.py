@@ -30,6 +30,7 @@ POSITIVE = (
     "original_max_position_embeddings",
     "partial_rotary_factor",
 )
+SMALLEST = {"dynamic": 4}  # features that are rotated: its exponent is size / (size - 2)
 LARGEST_THETA = 10**12
 
 
@@ -71,11 +72,11 @@ def check_rope_parameters(place: str, parameters: dict[str, Any], head_dim: int)
             check_positive(f"{place}[{key!r}]", parameters.get(key))
     if (parameters.get("factor") or 1) < 1:
         raise ValueError(f"{place}['factor']={parameters['factor']} must be at least 1.")
-    fraction = parameters.get("partial_rotary_factor")
-    if fraction is not None and (fraction > 1 or int(head_dim * fraction) < 2):
+    fraction, least = parameters.get("partial_rotary_factor") or 1, SMALLEST.get(rope_type, 2)
+    if fraction > 1 or int(head_dim * fraction) < least:
         raise ValueError(
-            f"{place}['partial_rotary_factor']={fraction} must be at most 1, and rotate two of the "
-            f"head_dim={head_dim} features at least."
+            f"{place}['partial_rotary_factor']={fraction} must be at most 1, and rotate {least} of the "
+            f"head_dim={head_dim} features at least with rope_type={rope_type!r}."
         )
     if rope_type == "llama3" and parameters["high_freq_factor"] <= parameters["low_freq_factor"]:
         raise ValueError(
@@ -88,7 +89,7 @@ def check_rope_parameters(place: str, parameters: dict[str, Any], head_dim: int)
             f"beta_slow={parameters.get('beta_slow') or 1}."
         )
     if rope_type == "longrope":
-        size = int(head_dim * (1 if fraction is None else fraction)) // 2
+        size = int(head_dim * fraction) // 2
         for key in ("short_factor", "long_factor"):
             check_factors(f"{place}[{key!r}]", parameters[key], size)
 

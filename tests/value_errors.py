@@ -123,11 +123,16 @@ VALUE_ERRORS = {
         f"rotated {fraction}": (
             TrineConfig,
             {ROPE: {"partial_rotary_factor": fraction}},
-            f"rope_parameters['partial_rotary_factor']={fraction} must be at most 1, and rotate two of the "
-            "head_dim=64 features at least.",
+            f"rope_parameters['partial_rotary_factor']={fraction} must be at most 1, and rotate 2 of the "
+            "head_dim=64 features at least with rope_type='default'.",
         )
         for fraction in (1.5, 0.02)
     },
+    "dynamic": (
+        TrineConfig,
+        {"head_dim": 2, ROPE: {"rope_type": "dynamic", "factor": 2.0}},
+        "rope_parameters['partial_rotary_factor']=1 must be at most 1, and rotate 4 of the head_dim=2 features",
+    ),
     "llama3": (
         TrineConfig,
         {ROPE: {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}},
