@@ -127,7 +127,7 @@ def train(model, batch, method, steps: int = 6) -> None:
     """Train on one batch; every trained weight gets a finite gradient in some step, none else is trained."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert trained and len(trained) < len(list(model.parameters()))
-    optimizer = torch.optim.Adam(trained.values(), lr=0.002 if "decoder_input_ids" in batch else 0.02)
+    optimizer = torch.optim.Adam(trained.values(), lr=0.0005 if "decoder_input_ids" in batch else 0.02)
     reached = set()
     model.train()
     for step in range(steps):
