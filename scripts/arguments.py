@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from trine.scripts.hub_access import ask_once
@@ -16,6 +17,8 @@ from trine.scripts.recipe_yaml import load_yaml
 
 
 RECIPES = Path(__file__).parent / "recipes"
+# What a command reports in one line: files and values that cannot be used, configs with a value of the wrong type.
+INPUT_ERRORS = (OSError, ValueError, StrictDataclassError)
 # Of every argument that names records.
 RECORDS_HELP = (
     "Records: .jsonl, .csv (both also .gz), .parquet, .json, folders of them, or a data set, hf:NAME:CONFIG:SPLIT."

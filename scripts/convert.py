@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from trine import convert
 from trine.modeling.conversion.family_table import FAMILIES
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 
 
 @dataclass
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([ConvertArguments], argv, command="convert", description=__doc__)
     try:
         difference = convert(**vars(arguments), show_progress=True)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     print(f"{arguments.source} -> {arguments.target}")
     if difference is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trine.generation.post_processing import check_language
 from trine.generation.text_metrics import check_metrics
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.reports import write_part
 from trine.tokenization.records import BadRecords
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         translators = [Translator.from_pretrained(folder, **options) for folder in arguments.models]
         everyone = Translator.from_pretrained(arguments.models, **options)
         everyone.encode(sources, truncation=True)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     rows = [decode(name, translators, sources, references, arguments) for name in ways(arguments)]
     if len(translators) > 1:

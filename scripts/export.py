@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trine.modeling.conversion.export import FORMATS, export
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.convert import places_first
 
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([ExportArguments], argv, command="export", description=__doc__)
     try:
         difference = export(**vars(arguments), show_progress=True)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     print(f"{arguments.source} -> {arguments.target}")
     print(f"Largest difference of outputs, in float32 on random tokens of other sizes: {difference:.3g}")

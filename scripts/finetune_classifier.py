@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -18,7 +17,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PredictionOutput
 
-from trine.scripts.arguments import parse_arguments, unknown_name
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, unknown_name
 from trine.scripts.finetuning import (
     FinetuneTrainer,
     check_metric,
@@ -97,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_writable(Path(training.output_dir))
         task = prepare(arguments, training)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     problem = task.problem
     trainer = train(

@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.chat_template_argument import set_chat_template
 from trine.scripts.finetuning import load_parts, read_examples
 from trine.scripts.instruction_arguments import FORMATS, InstructionArguments, InstructionTrainingArguments
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, lora, training = parse_arguments(types, argv, command="finetune-lora", description=__doc__)
     try:
         task = prepare(arguments, lora, training)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     use_cache = task.model.config.use_cache  # the trainer turns it off for training
     interrupt = InterruptCallback()

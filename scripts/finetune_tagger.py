@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
@@ -19,7 +18,7 @@ from transformers import (
     set_seed,
 )
 
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.finetuning import (
     FinetuneTrainer,
     check_metric,
@@ -86,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_writable(Path(training.output_dir))
         task = prepare(arguments, training)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     trainer = train(
         arguments,

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.configuration.patterns import check_choice
 from trine.generation.sampling_presets import SAMPLING_PRESETS, SamplingPreset
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.text_argument import read_standard_input, text_field
 
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(
             arguments.model, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine generate: {error}")
     model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
     prompts = arguments.text or [read_standard_input("a text")]

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.generation.attention_maps import NoWeights, WeightMap, alignment, attention_maps, read
 from trine.generation.expert_routing import expert_maps, experts_by_tag
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.inspection_page import write_page
 from trine.scripts.inspection_pictures import draw_map, file_name, fonts_for, title_of
 from trine.scripts.text_argument import read_standard_input, text_field
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             maps, notes = look(model, tokenizer, arguments)
         if records:
             maps += tabulate(model, tokenizer, records, arguments)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     print(*notes, sep="\n")
     draw(maps, folder)

@@ -18,7 +18,7 @@ from trine.modeling.lifting.lift_encoder_decoder import EncoderDecoderLift
 from trine.modeling.lifting.lift_model import check_option, option_names
 from trine.modeling.lifting.lift_table import LIFTS
 from trine.modeling.modeling_trine import TrineModel
-from trine.scripts.arguments import parse_arguments, read_recipe
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, read_recipe
 from trine.scripts.convert import places_first
 from trine.tokenization.text_files import PLAIN, iterate_text_files
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{arguments.source} -> {arguments.target}")
         for line in describe_change(model, lifted, made, sample):
             print(line)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
 
 

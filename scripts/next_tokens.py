@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.generation.next_tokens import NextToken, next_token_probabilities
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.text_argument import read_standard_input, text_field
 
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = auto_class.from_pretrained(arguments.model, dtype=arguments.dtype, **remote)
         model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
         tables = next_token_probabilities(model, tokenizer, texts, arguments.k)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine next-tokens: {error}")
     for text, rows in zip(texts, tables, strict=True):
         print(format_table(text, rows))

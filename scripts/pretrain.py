@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
@@ -16,7 +15,7 @@ from transformers import (
     set_seed,
 )
 
-from trine.scripts.arguments import parse_arguments, unknown_name
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, unknown_name
 from trine.scripts.objectives import OBJECTIVES, CausalObjective
 from trine.scripts.parallel_arguments import ParallelArguments
 from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
@@ -72,7 +71,7 @@ def pretrain(
     parallel = parallel or Parallelism()
     try:
         task = prepare(arguments, training, parallel)
-    except (ImportError, OSError, ValueError, StrictDataclassError) as error:
+    except (ImportError, *INPUT_ERRORS) as error:
         sys.exit(f"trine: {error}")
     interrupt = InterruptCallback()
     # A step of two stacks is no multiple of one number of tokens.

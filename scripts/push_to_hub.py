@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from trine.configuration.atomic_saving import pointed
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.model_folder import PICKLES, ModelFolder, named_code
 
 
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         validate_repo_id(arguments.repository)
         plan = make_plan(Path(arguments.folder), arguments.leave_out, arguments.include)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     print(describe(arguments, plan))
     if not arguments.yes:

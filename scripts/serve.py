@@ -15,7 +15,7 @@ from transformers.utils import logging
 import trine
 from trine.configuration.patterns import check_choice
 from trine.modeling.continuous_batching import check_continuous_batching
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.chat_template_argument import CHAT_TEMPLATE, set_chat_template
 
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_model(arguments)
         check_address(arguments.host, arguments.port)
         model, tokenizer = load(arguments)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine serve: {error}")
     with contextlib.suppress(KeyboardInterrupt):
         serve(arguments, model, tokenizer)

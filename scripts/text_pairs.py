@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedConfig,
@@ -21,6 +20,7 @@ from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigr
 from trine.generation.mask_predict import MaskPredict, keep_settings
 from trine.generation.text_metrics import describe_scores, score_texts
 from trine.generation.translator import Translator, find_tag
+from trine.scripts.arguments import INPUT_ERRORS
 from trine.scripts.finetuning import read_examples
 from trine.scripts.plots import draw_losses
 from trine.scripts.pretrain_arguments import parse_overrides
@@ -70,7 +70,7 @@ def train_on_pairs(
     try:
         check_writable(Path(str(training.output_dir)))
         task = prepare(arguments, training)
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     interrupt = InterruptCallback()
     callbacks: list[TrainerCallback] = [RandomFeatureCallback(), interrupt]

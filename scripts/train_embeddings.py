@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.embedding_arguments import (
     LOSSES,
     EmbeddingArguments,
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, lora, training = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
     try:
         task = prepare(arguments, lora, training)
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     retrieval = Retrieval.from_pairs(task.validation_pairs)
     batch_size = training.per_device_eval_batch_size

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trine.scripts.arguments import parse_arguments, unknown_name
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, unknown_name
 
 
 @dataclass
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             chat_template=_read_chat_template(arguments),
             **_options_of_kind(arguments, TOKENIZERS[arguments.kind]),
         )
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine train-tokenizer: {error}")
     tokenizer.save_pretrained(arguments.output_dir)
     print(f"Saved a tokenizer of {len(tokenizer)} tokens to '{arguments.output_dir}'.")

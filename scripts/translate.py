@@ -9,7 +9,7 @@ from typing import Any
 
 from trine.generation.post_processing import check_language
 from trine.generation.text_metrics import check_metrics
-from trine.scripts.arguments import RECORDS_HELP, parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.text_argument import read_standard_input, text_field
 from trine.tokenization.records import BadRecords
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.output_file:
             Path(arguments.output_file).touch()  # to know now whether it can be written
         texts = load_translator(arguments)(sources, show_progress=sys.stderr.isatty(), **decoding_options(arguments))
-    except (OSError, ValueError) as error:
+    except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     if arguments.output_file:
         write_texts(Path(arguments.output_file), sources, references, texts)
