@@ -1,10 +1,9 @@
 """Exports models as programs: ONNX graphs, or what `torch.export` makes. Transformers' own exporters trace them."""
 
-import io
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from .companion_files import copy_companions, find_source
 from .conversion_plan import CLASSES
 from .equivalence import random_inputs
 from .export_check import check_generation, check_program
+from .export_noise import without_export_noise
 from .inside import read_fields
 
 
@@ -71,7 +71,7 @@ def export(
         target: A folder that is not there yet.
         format: "onnx" or "torch".
         cache: Whether a decoder becomes two ONNX graphs, `prefill` and `decode`, which pass a cache on.
-        show_progress: Whether to show a bar, and what the exporters say.
+        show_progress: Whether to show a bar.
 
     Returns:
         The largest difference between the outputs.
@@ -90,14 +90,15 @@ def export(
     config = model_class.config_class.from_pretrained(folder)
     if cache:
         check_cache(config, model_class, format)
-    with all_or_nothing(target) as made, tqdm(total=4, disable=not show_progress) as bar:
+    bar = tqdm(total=4, disable=not show_progress)
+    with all_or_nothing(target) as made, bar, without_export_noise():
         bar.set_description("load")
         options = {"attn_implementation": "sdpa"} if model_class._supports_sdpa else {}
         options |= {"dtype": torch.float32, "experts_implementation": "eager"}
         model = model_class.from_pretrained(folder, **options).eval()
         bar.update()
         bar.set_description("trace")
-        with redirect_stdout(sys.stderr if show_progress else io.StringIO()), plain_operators(model, format):
+        with plain_operators(model, format):
             exported = trace_generation(model, format) if cache else trace(model, format)
         bar.update()
         bar.set_description("write")

@@ -1,6 +1,11 @@
 """`trine export SOURCE TARGET`."""
 
+import importlib
 import logging
+import re
+import subprocess
+import sys
+import warnings
 
 import pytest
 import torch
@@ -8,7 +13,11 @@ from tiny import SIZES, random_ids
 from transformers.exporters import ExportedModel
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig
+from trine.modeling.conversion.export_noise import LOGGED, without_export_noise
 from trine.scripts import export
+
+
+BAR = r"((load|trace|write|check): |Loading weights: )? *\d+%\|.*\| \d+/\d+ \[.*\]"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,6 +37,7 @@ def source(tmp_path_factory):
     return folder
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 @torch.no_grad()
 def test_an_encoder_decoder_becomes_a_program_of_torch(source, tmp_path, capsys):
     export.main([str(source), str(tmp_path / "program"), "--format", "torch"])
@@ -40,6 +50,39 @@ def test_an_encoder_decoder_becomes_a_program_of_torch(source, tmp_path, capsys)
     actual = ExportedModel.from_pretrained(tmp_path / "program")(**inputs)
     expected = TrineForConditionalGeneration.from_pretrained(source).eval()(**inputs)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_the_command_prints_its_own_lines_only(source, tmp_path):
+    program = [sys.executable, "-m", "trine.scripts.cli", "export", str(source), str(tmp_path / "program")]
+    result = subprocess.run(program, capture_output=True, text=True, check=True)
+    first, second = result.stdout.splitlines()
+    assert first == f"{source} -> {tmp_path / 'program'}" and second.startswith("Largest difference of outputs, ")
+    bars = re.sub(r"\x1b\[A", "", result.stderr)  # the bar within the bar moves up
+    lines = [line for line in re.split(r"[\r\n]+", bars) if line.strip()]
+    assert lines and [line for line in lines if not re.fullmatch(BAR, line.strip())] == []
+
+
+def test_what_is_no_noise_is_shown(quiet, monkeypatch, capsys):
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    seen = []
+    for module, texts in LOGGED.items():
+        logger = importlib.import_module(module).logger
+        monkeypatch.setattr(logger, "handlers", [handler := logging.Handler()])
+        handler.emit = lambda record: seen.append(record.getMessage())
+        with without_export_noise():
+            for text in (*texts, "an operator is missing"):
+                logger.warning("%s, and so on", text)
+        logger.warning(texts[0])
+        assert seen == ["an operator is missing, and so on", texts[0]]
+        seen.clear()
+    with pytest.warns(FutureWarning) as warned, without_export_noise():
+        warnings.warn("`treespec.children_specs` is deprecated", FutureWarning, stacklevel=1)
+        warnings.warn("the model is wrong", FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in warned] == ["the model is wrong"]
+    with pytest.raises(ValueError, match="no graph"), without_export_noise():
+        print("[torch.onnx] Run decompositions...\nreason")
+        raise ValueError("no graph")
+    assert capsys.readouterr() == ("", "reason\n")
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,9 @@ def test_names_are_sorted_integers_by_size():
 def test_errors(folder, tmp_path, argv, message):
     write(folder / "other.jsonl", [{"text": "a", "mood": "new"}])
     write(folder / "one.jsonl", [record for record in RECORDS if record["mood"] == "good"])
-    (folder / "used" / "checkpoint-1").mkdir(parents=True, exist_ok=True)
+    used = folder / "used" / "checkpoint-1"
+    used.mkdir(parents=True, exist_ok=True)
+    (used / "trainer_state.json").write_text("{}", encoding="utf-8")  # what is written last: it was finished
     with pytest.raises(SystemExit, match=re.escape(message)):
         run(folder, tmp_path, *(text.format(folder=folder) for text in argv))
 
