@@ -48,3 +48,15 @@ def check_labels(labels: torch.Tensor | None, limit: int, name: str, classes: st
             f"{name} hold values from {low} to {high}; with {classes} they are 0 to {limit - 1}, or {IGNORE_INDEX} "
             "where nothing is predicted."
         )
+
+
+def check_shares(labels: torch.Tensor) -> None:
+    """Raises a `ValueError` for labels of yes or no that lie outside 0 to 1, where `can_look` allows a look."""
+    if not can_look(labels):
+        return
+    low, high = torch.aminmax(labels)
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"labels hold values from {low} to {high}; with problem_type='multi_label_classification' each is a "
+            "number from 0 (no) to 1 (yes), and none is ignored."
+        )

@@ -5,7 +5,7 @@
 import torch
 from torch import nn
 
-from .checks import check_labels
+from .checks import check_labels, check_shares
 from .losses import IGNORE_INDEX, number_of_items
 
 
@@ -53,12 +53,14 @@ def value_loss(
         num_items_in_batch: Number of values in all micro-batches of an optimizer step. Default: those of this batch.
 
     Raises:
-        ValueError: There are more labels than logits, or fewer.
+        ValueError: There are more labels than logits, or fewer; or one is neither yes (1) nor no (0), nor between.
     """
     if labels.numel() != logits.numel():
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}, but problem_type={problem_type!r} needs {tuple(logits.shape)}."
         )
+    if problem_type == "multi_label_classification":
+        check_shares(labels)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = labels.to(logits).reshape(logits.shape)
     total = PROBLEM_TYPES[problem_type](logits, labels, reduction="sum")

@@ -99,6 +99,15 @@ def test_values_of_another_number():
     assert message == "labels have shape (2, 2), but problem_type='multi_label_classification' needs (2, 3)."
 
 
+@pytest.mark.parametrize("value", [-100.0, 1.5, float("nan")])
+@pytest.mark.parametrize("training", [True, False])
+def test_labels_of_yes_or_no_lie_between(value, training):
+    model = CASES["sequences"].make(problem_type="multi_label_classification").train(training)
+    labels = torch.tensor([[0.0, 1.0, 0.5], [1.0, value, 0.0]])
+    with pytest.raises(ValueError, match="labels hold values from .* each is a number from 0"):
+        model(random_ids(2, 5), labels=labels)
+
+
 def test_positions_beyond_the_text_are_ignored():
     case, model = CASES["spans"], make("spans").eval()
     inputs = case.batch()
