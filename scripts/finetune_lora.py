@@ -4,6 +4,7 @@ import json
 import random
 import shlex
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,9 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
     )
     stop_at_ends(model, tokenizer, train_data)
     if not arguments.full:
-        model = get_peft_model(model, lora.make_config(model, task_type="CAUSAL_LM"))
+        with warnings.catch_warnings():  # PEFT asks by a name that transformers is about to drop
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            model = get_peft_model(model, lora.make_config(model, task_type="CAUSAL_LM"))
     return Task(tokenizer, model, train_data, validation_data, checkpoint, {**metrics, **count_parameters(model)})
 
 

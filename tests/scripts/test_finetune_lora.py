@@ -157,6 +157,7 @@ def test_the_next_command_takes_the_merged_model(folder, capsys, monkeypatch):
     torch.testing.assert_close(model(ids).logits, adapted(ids).logits)
 
 
+@pytest.mark.filterwarnings("error:`is_gradient_checkpointing`")
 def test_accumulation_changes_nothing(folder):
     constant = ["--lr_scheduler_type", "constant"]
     assert run(folder, "dense", "whole", *constant) == 0
