@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from .hub_export import HubExportMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
+from .layer_fields import LayerFieldsMixin
 from .model_card import architecture_rows, length_limit
 from .patterns import expand_pattern
 from .plans import expert_parallel_plan, tensor_parallel_plan
@@ -33,7 +34,7 @@ DERIVED: Any = None
 
 
 @strict
-class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
+class TrineConfig(HubExportMixin, StrictKeywordsMixin, LayerFieldsMixin, PreTrainedConfig):
     """Configuration of a `TrineModel` and of every head on it.
 
     Sizes are in units (features, layers, heads), windows and lengths in tokens. Unknown keywords are errors.
@@ -129,9 +130,9 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         eos_token_id: Id, or ids, of the token that ends a text.
         loss_chunk_size: Tokens whose logits exist at a time while a training loss is computed, or None for ordinary
             logits. With chunks, the logits of a training forward pass with labels are computed when they are read.
-        num_experts: Number of routed experts of a sparse layer. Default: 8, but None without sparse layers.
-        num_experts_per_tok: Experts that a token visits. Equal to `num_experts` is dense soft gating. Default: 2, but
-            None without sparse layers.
+        num_experts: Number of routed experts of a sparse layer. Default: 8; always None without sparse layers.
+        num_experts_per_tok: Experts that a token visits. Equal to `num_experts` is dense soft gating. Default: 2;
+            always None without sparse layers.
         moe_intermediate_size: Width of an expert. Default: `intermediate_size`.
         num_shared_experts: Experts that every token visits, computed as one feed-forward of their joint width.
         router_type: `softmax`, or `sigmoid` with a balancing bias.
@@ -332,9 +333,13 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
     def derive_experts(self) -> None:
         """Fills what sparse layers need. Without them nothing makes the config look like one of experts.
 
-        Trainers (TRL) and servers tell a mixture of experts by these fields, and then ask the model for its load.
+        Trainers (TRL) and servers (vLLM) tell a mixture of experts by these fields, and then ask the model for its
+        load. A number that no config may have stays, for `check` to refuse.
         """
         if "sparse" not in self.mlp_layer_types:
+            for name in ("num_experts", "num_experts_per_tok"):
+                if (getattr(self, name) or 0) > 0:
+                    setattr(self, name, DERIVED)
             if self.router_aux_loss_coef is None or self.router_aux_loss_coef > 0:
                 self.router_aux_loss_coef = 0.0
             return
@@ -365,24 +370,6 @@ class TrineConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
 
     def validate_layer_type(self) -> None:
         """Replaced by the rule `check_layers`: the library's closed list does not hold our kinds."""
-
-    @property
-    def layer_types(self) -> list[str]:
-        """transformers' name of each layer's attention, which keys its caches and masks. Derived, never serialised.
-
-        Only of the first `num_hidden_layers`: `generate(assistant_early_exit=...)` lowers that for a while.
-        """
-        return [ATTENTION_KINDS[kind].layer_type for kind in self.attention_types[: self.num_hidden_layers]]
-
-    @property
-    def has_layered_rope(self) -> bool:
-        """Whether `rope_parameters` holds parameters for each layer type."""
-        return any(isinstance(value, dict) for value in (self.rope_parameters or {}).values())
-
-    def rope_parameters_of(self, layer_type: str) -> dict[str, Any]:
-        """The rotary parameters of the layers of one type."""
-        parameters = self.rope_parameters or {}
-        return parameters[layer_type] if self.has_layered_rope else parameters
 
     @property
     def base_model_ep_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -12,9 +12,15 @@ def check_cache(past_key_values: Cache, config: TrineConfig) -> None:
     """Refuses a cache that cannot hold the states of a stack, or would lose some of them.
 
     Raises:
-        ValueError: A layer with states of its own has no place for them, as the cache was made without the config; or
-            cross-attention has no cache, or one with the windows of the decoder, which do not hold the whole source.
+        ValueError: The stack is no decoder; a layer with states of its own has no place for them, as the cache was
+            made without the config; or cross-attention has no cache, or one with the windows of the decoder, which do
+            not hold the whole source.
     """
+    if not config.is_causal:
+        raise ValueError(
+            "past_key_values are given, but is_causal=False: only a decoder reads a cache. Methods that put keys and "
+            "values before a text, as PEFT's prefix tuning, do not suit this model; prompt tuning does."
+        )
     self_cache = past_key_values
     if isinstance(past_key_values, EncoderDecoderCache):
         self_cache = past_key_values.self_attention_cache
@@ -24,7 +30,8 @@ def check_cache(past_key_values: Cache, config: TrineConfig) -> None:
             if getattr(layer, "_layer_type", None) != layer_type:
                 raise ValueError(
                     f"past_key_values has {describe(layer)} for layer {index}, which is "
-                    f"'{config.attention_types[index]}'. Make the cache for this model: {advice(config)}."
+                    f"'{config.attention_types[index]}'. Make the cache for this model: {advice(config)}. Keys and "
+                    "values alone, as PEFT's prefix tuning makes them, are not its states; prompt tuning suits it."
                 )
     if config.add_cross_attention:
         check_cross_attention_cache(past_key_values, config)

@@ -18,6 +18,7 @@ from .outputs import (
     TrineSequenceClassifierOutput,
     TrineTokenClassifierOutput,
 )
+from .paged_serving import check_vllm_classifier
 from .pooling import pool
 
 
@@ -57,6 +58,7 @@ class TrineForSequenceClassification(TrinePooledHead):
     """
 
     def __init__(self, config: TrineConfig):
+        check_vllm_classifier(config)
         super().__init__(config)
         self.model = TrineModel(config, add_pooling_layer=reads_pooler(config))
         self.transform = make_transform(config)

@@ -45,19 +45,43 @@ def check_paged(config: Any, server: str) -> None:
             )
 
 
+def is_for_vllm(config: Any) -> bool:
+    """Whether it is vLLM that makes the model."""
+    return str(config._attn_implementation).startswith(VLLM)
+
+
 def check_vllm(config: Any) -> None:
     """Refuses, before any weight is read, what vLLM would serve wrongly; it makes the model with its own attention.
 
     Its kernel of experts was seen to write other tokens for other activations than SiLU, without a word.
 
     Raises:
-        ValueError: As `check_paged`, or for other experts than gated ones with SiLU.
+        ValueError: As `check_paged`, for windows of an encoder, or for other experts than gated ones with SiLU.
     """
-    if not str(config._attn_implementation).startswith(VLLM):
+    if not is_for_vllm(config):
         return
     check_paged(config, "vLLM")
+    if not config.is_causal and "sliding" in config.attention_types:
+        raise ValueError(
+            f"attention_types={config.attention_types} with is_causal=False: to each side vLLM's window reaches "
+            f"{config.sliding_window - 1} tokens, one less than sliding_window={config.sliding_window}; use AutoModel."
+        )
     if "sparse" in config.mlp_layer_types and not (config.gated_mlp and config.hidden_act == "silu"):
         raise ValueError(
             f"hidden_act='{config.hidden_act}', gated_mlp={config.gated_mlp}: vLLM serves experts with 'silu' and "
             "gated_mlp=True; use generate."
+        )
+
+
+def check_vllm_classifier(config: Any) -> None:
+    """Refuses a classifier of sequences, out of which vLLM takes the linear layer, and nothing that stands before it.
+
+    Raises:
+        ValueError: It is vLLM that makes the model.
+    """
+    if is_for_vllm(config):
+        raise ValueError(
+            f"num_labels={config.num_labels}: vLLM reads the classifier's linear layer alone, without "
+            f"classifier_pooling='{config.classifier_pooling}', pooler and transform, and serves no classifiers of "
+            "Trine; use transformers' pipelines."
         )

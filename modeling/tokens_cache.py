@@ -1,6 +1,7 @@
 """The cache of a layer that may look back at any token: states of all tokens."""
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers.utils.import_utils import is_tracing
@@ -9,6 +10,9 @@ from .states_cache import StatesCacheLayer
 
 
 MIN_ROOM = 64  # tokens that a new buffer has room for
+# Of each layer the buffers by name, whose first tokens its states are, until those are replaced. No attribute of the
+# layer: transformers' exporters take those for outputs, and a traced step has none.
+BUFFERS: WeakKeyDictionary["BigBirdCacheLayer", dict[str, torch.Tensor]] = WeakKeyDictionary()
 
 
 class BigBirdCacheLayer(StatesCacheLayer):
@@ -17,17 +21,13 @@ class BigBirdCacheLayer(StatesCacheLayer):
     _layer_type = "bigbird_attention"
     holds_keys_alone = True
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.buffers: dict[str, torch.Tensor] = {}  # whose first tokens the states are, until those are replaced
-
     def reset(self) -> None:
         super().reset()
-        self.buffers.clear()
+        BUFFERS.pop(self, None)
 
     def offload(self) -> None:
         super().offload()
-        self.buffers.clear()  # which would keep the memory that is to be free
+        BUFFERS.pop(self, None)  # which would keep the memory that is to be free
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple:
         """Appends the states (batch, heads, tokens, ...) of new tokens; `kwargs` hold those of further names.
@@ -52,12 +52,13 @@ class BigBirdCacheLayer(StatesCacheLayer):
         if added.requires_grad or states.requires_grad or is_tracing(added):
             return torch.cat([states, added], dim=2)
         length = states.shape[2] + added.shape[2]
-        buffer = self.buffers.get(name)
+        buffers = BUFFERS.setdefault(self, {})
+        buffer = buffers.get(name)
         if buffer is None or not is_beginning(states, buffer) or length > buffer.shape[2]:
             capacity = length + max(MIN_ROOM, length // 4)
             buffer = states.new_empty(*states.shape[:2], capacity, *states.shape[3:])
             buffer[:, :, : states.shape[2]] = states
-            self.buffers[name] = buffer
+            buffers[name] = buffer
         buffer[:, :, states.shape[2] : length] = added
         return buffer[:, :, :length]
 

@@ -1,5 +1,6 @@
 """Caches, and ways of generating, that a model refuses: what is done, and how the message begins."""
 
+import torch
 from tiny import random_ids, tiny_model
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from translators import tiny_translator
@@ -14,6 +15,11 @@ def translate(cache_of, **fields):
     model = tiny_translator(**fields)
     ids = {"input_ids": random_ids(1, 5), "decoder_input_ids": random_ids(1, 4)}
     return model(**ids, past_key_values=cache_of(model.config), use_cache=True)
+
+
+def prefix() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What prefix tuning gives: keys and values (batch, heads, tokens, head size) of each layer."""
+    return [(torch.zeros(1, 2, 3, 8), torch.zeros(1, 2, 3, 8))] * 2
 
 
 def without_config(kind: str) -> tuple:
@@ -36,6 +42,17 @@ CACHE_ERRORS = {
             random_ids(1, 4), past_key_values=DynamicCache(config=tiny_model().config)
         ),
         "past_key_values has a DynamicLayer for layer 0, which is 'simplicial'. Make the cache for this model",
+    ),
+    "keys and values before a text": (
+        lambda: tiny_model(attention_types="linear")(random_ids(1, 4), past_key_values=DynamicCache(prefix())),
+        "past_key_values has a DynamicLayer for layer 0, which is 'linear'. Make the cache for this model: "
+        "DynamicCache(config=model.config). Keys and values alone, as PEFT's prefix tuning makes them, are not its "
+        "states; prompt tuning suits it.",
+    ),
+    "a cache for an encoder": (
+        lambda: tiny_model(is_causal=False)(random_ids(1, 4), past_key_values=DynamicCache(prefix())),
+        "past_key_values are given, but is_causal=False: only a decoder reads a cache. Methods that put keys and "
+        "values before a text, as PEFT's prefix tuning, do not suit this model; prompt tuning does.",
     ),
     "two caches without a config": (
         lambda: translate(lambda config: EncoderDecoderCache(DynamicCache(), DynamicCache()), attention_types="lsh"),

@@ -33,6 +33,7 @@ PUBLIC = [
     "TrineForConditionalGeneration",
     "TrineForMaskedLM",
     "TrineForMultipleChoice",
+    "TrineForNextSentencePrediction",
     "TrineForPreTraining",
     "TrineForQuestionAnswering",
     "TrineForSequenceClassification",

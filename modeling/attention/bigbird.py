@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
-from ..kernels.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout
+from ..kernels.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout, traceable
 from ..kernels.bigbird_step import bigbird_step, step_tokens
 from ..kernels.listed_blocks import listed_blocks
 from ..tokens_cache import BigBirdCacheLayer
@@ -67,7 +67,7 @@ class BigBirdAttention(SoftmaxAttention):
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        query, key = query.to(value.dtype), key.to(value.dtype)
+        query, key, attention_mask = query.to(value.dtype), key.to(value.dtype), traceable(attention_mask)
         draws, lengths = self.own_draws(query.shape[1]), (query.shape[2], key.shape[2])
         if past_key_values is not None and lengths[0] == 1:
             tokens = step_tokens(self.pattern, draws, attention_mask, lengths[1], query.device)

@@ -12,6 +12,13 @@ from ...configuration.configuration_trine import TrineConfig
 from .traced_lengths import block_count, block_width
 
 
+NOT_TRACED = (
+    "position_ids of packed sequences cannot be traced by a 'bigbird' layer: its blocks are counted from the "
+    "beginning of each sequence, so their number depends on the lengths. Run it without compilation, or give "
+    "sequences as rows with an attention_mask."
+)
+
+
 class BigBirdPattern(NamedTuple):
     """What a block sees beside its sequence's length, as in the config."""
 
@@ -81,9 +88,6 @@ def make_layout(
             follow each other.
         num_queries: Q, the last tokens of a text.
         num_keys: K.
-
-    Raises:
-        ValueError: For packed sequences while tracing, whose lengths would have to be known.
     """
     packed = segments is not None and segments.dtype != torch.bool
     if segments is not None and packed:
@@ -103,6 +107,19 @@ def make_layout(
     numbers = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
     places = places.scatter(1, torch.where(tokens < 0, num_queries, tokens), numbers)
     return BigBirdLayout(key_blocks[:, None], calls, places[:, :num_queries])
+
+
+def traceable(segments: torch.Tensor | None) -> torch.Tensor | None:
+    """`segments`, but None in place of packed sequences while tracing.
+
+    Each of those begins a block, so that the number of blocks depends on values. Positions that are given may pack
+    nothing, which tracing cannot tell: the program checks it whenever it runs, unless an exporter drops
+    its checks, as that to ONNX does.
+    """
+    if segments is None or segments.dtype == torch.bool or not is_tracing(segments):
+        return segments
+    torch.ops.aten._assert_async.msg((segments == 1).all(), NOT_TRACED)
+    return None
 
 
 def cut_rows(
@@ -142,12 +159,6 @@ def cut_rows(
 
 def cut_packed(pattern: BigBirdPattern, segments: torch.Tensor) -> tuple[torch.Tensor, Blocks]:
     """The same where rows hold several sequences, numbered in `segments` (B, K): one row with all of them."""
-    if is_tracing(segments):
-        raise ValueError(
-            "position_ids of packed sequences cannot be traced by a 'bigbird' layer: its blocks are counted from the "
-            "beginning of each sequence, so their number depends on the lengths. Run it without compilation, or give "
-            "sequences as rows with an attention_mask."
-        )
     size, device = pattern.block_size, segments.device
     begins = torch.ones_like(segments, dtype=torch.bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]

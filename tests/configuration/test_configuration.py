@@ -45,7 +45,8 @@ def test_defaults_are_silent_and_complete(caplog):
 
 def test_a_dense_model_does_not_look_like_experts():
     """Trainers and servers tell by these fields; TRL asks for router logits where the coefficient is not 0."""
-    for fields in ({}, {"router_aux_loss_coef": 0.3}):
+    first_version = {"num_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.01}  # which saved them
+    for fields in ({}, {"router_aux_loss_coef": 0.3}, first_version):
         config = TrineConfig(**fields)
         assert (config.num_experts, config.num_local_experts, config.num_experts_per_tok) == (None, None, None)
         assert config.router_aux_loss_coef == 0 and not config.output_router_logits
@@ -83,8 +84,15 @@ def test_layer_types_are_the_librarys_names_and_never_saved():
     config = TrineConfig(num_hidden_layers=3, attention_types="full, sliding, chunked")
     assert config.layer_types == ["full_attention", "sliding_attention", "chunked_attention"]
     assert "layer_types" not in json.loads(config.to_json_string(use_diff=False))
-    with pytest.raises(AttributeError):
-        config.layer_types = ["full_attention"] * 3
+
+
+def test_layer_types_of_the_first_layers_take_them():
+    """As PEFT's SHADOW makes a small copy: with fewer layers, and their types."""
+    config = TrineConfig(num_hidden_layers=3, attention_types="full, sliding, chunked", mlp_layer_types="dense")
+    config.num_hidden_layers = 2
+    config.layer_types = ["full_attention", "sliding_attention"]
+    config.check()
+    assert (config.attention_types, config.mlp_layer_types) == (["full", "sliding"], ["dense", "dense"])
 
 
 def test_the_window_is_a_number_exactly_where_a_layer_slides():

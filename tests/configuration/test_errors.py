@@ -217,6 +217,12 @@ CHANGES = {
         {"attention_types": ["full", "sliding"]},
         "sliding_window=None, but attention_types=['full', 'sliding'] has sliding layers: set it.",
     ),
+    "layer types": (
+        {"num_hidden_layers": 2},
+        {"layer_types": ["sliding_attention"] * 2},
+        "layer_types=['sliding_attention', 'sliding_attention'] follows from attention_types=['full', 'full']: set "
+        "attention_types.",
+    ),
 }
 
 
@@ -224,9 +230,9 @@ CHANGES = {
 def test_a_bad_change_is_named(case):
     fields, changes, message = CHANGES[case]
     config = TrineConfig(**fields)
-    for name, value in changes.items():
-        setattr(config, name, value)
     with pytest.raises(ValueError) as caught:
+        for name, value in changes.items():
+            setattr(config, name, value)
         config.check()
     assert str(caught.value) == message
 

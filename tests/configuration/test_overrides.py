@@ -77,7 +77,7 @@ def test_more_layers_than_were_saved_need_their_kinds(decoder):
 
 def test_what_was_derived_when_it_was_saved_stays(decoder):
     saved = TrineConfig.from_pretrained(decoder)
-    config = TrineConfig.from_pretrained(decoder, hidden_size=64, num_local_experts=3)
+    config = TrineConfig.from_pretrained(decoder, hidden_size=64, mlp_layer_types="sparse", num_local_experts=3)
     assert (config.hidden_size, config.num_experts) == (64, 3)
     kept = ("head_dim", "intermediate_size", "moe_intermediate_size", "lsh_num_buckets")
     assert [getattr(config, name) for name in kept] == [getattr(saved, name) for name in kept]
@@ -92,7 +92,7 @@ def test_what_was_derived_in_both_stacks_stays(tmp_path):
 
 def test_a_dense_checkpoint_with_experts_balances_them(decoder):
     config = AutoConfig.from_pretrained(decoder, mlp_layer_types="sparse")
-    assert (config.num_experts, config.router_aux_loss_coef) == (4, 0.01)
+    assert (config.num_experts, config.router_aux_loss_coef) == (8, 0.01)
     assert (
         AutoConfig.from_pretrained(decoder, mlp_layer_types="sparse", router_aux_loss_coef=0).router_aux_loss_coef == 0
     )

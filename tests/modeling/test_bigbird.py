@@ -401,13 +401,18 @@ def test_it_is_exported_and_then_reads_other_masks(is_causal):
     torch.testing.assert_close(actual[real], output_of(model(other, attention_mask=mask))[real])
 
 
-def test_packed_sequences_are_not_traced():
+def test_positions_are_traced_but_packed_sequences_are_refused():
     model, ids = tiny_model(attention_types="bigbird", use_cache=False), random_ids(1, 8)
-    positions = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]])
-    with pytest.raises(ValueError, match="position_ids of packed sequences cannot be traced by a 'bigbird' layer"):
-        torch.export.export(model, (), {"input_ids": ids, "position_ids": positions}, strict=False)
+    positions = torch.arange(8)[None]
+    program = torch.export.export(model, (), {"input_ids": ids, "position_ids": positions}, strict=False).module()
+    other = random_ids(1, 8, seed=5)
+    actual = program(input_ids=other, position_ids=positions).logits[0]
+    torch.testing.assert_close(actual, expected_output(model, other[0].tolist()), rtol=1e-3, atol=1e-4)
+    packed = torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]])
+    with pytest.raises(RuntimeError, match="position_ids of packed sequences cannot be traced by a 'bigbird' layer"):
+        program(input_ids=ids, position_ids=packed)
     expected = expected_output(model, ids[0, :5].tolist())
-    actual = model(ids, position_ids=positions).logits[0, :5]
+    actual = model(ids, position_ids=packed).logits[0, :5]
     torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
 
 

@@ -20,7 +20,6 @@ from trine import (
 )
 from trine.modeling.classification_losses import sequence_loss
 from trine.modeling.feed_forward.balancing import flatten_mask
-from trine.modeling.kernels import bigbird_layout
 from trine.modeling.kernels.simplicial_forms import Reach
 from trine.modeling.kernels.simplicial_triton import simplicial_triton
 from trine.modeling.simplicial_cache import SimplicialCacheLayer
@@ -429,15 +428,7 @@ def test_missing_weights_are_reported_and_begin_anew(tmp_path):
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def packed_while_tracing(monkeypatch) -> str:
-    """What a bigbird layer says of packed sequences in a traced forward pass."""
-    monkeypatch.setattr(bigbird_layout, "is_tracing", lambda tensor: True)
-    with pytest.raises(ValueError) as refused:
-        tiny_model(attention_types="bigbird")(random_ids(1, 4), position_ids=torch.tensor([[0, 1, 0, 1]]))
-    return str(refused.value)
-
-
-def test_every_error_of_the_models_is_tested(tmp_path, monkeypatch):
+def test_every_error_of_the_models_is_tested(tmp_path):
     sharded(tmp_path, truncate)
     with pytest.raises(OSError) as caught:
         TrineForCausalLM.from_pretrained(tmp_path)
@@ -453,7 +444,6 @@ def test_every_error_of_the_models_is_tested(tmp_path, monkeypatch):
     messages = [
         str(read_too_late.value),
         str(not_recorded.value),
-        packed_while_tracing(monkeypatch),
         str(caught.value),
         str(too_late.value),
         *map(message_of, CASES),

@@ -1,12 +1,15 @@
-"""Transformers' own exporter to ONNX serves our models, with the package and as remote code."""
+"""Transformers' own exporters serve our models, with the package and as remote code."""
 
 import logging
+from copy import deepcopy
 
 import pytest
 import torch
 from tiny import random_ids, tiny_model
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+from transformers.exporters.utils import decompose_for_generation, get_leaf_tensors
 
 from trine import TrineForCausalLM, TrineRecurrentConfig, TrineRecurrentForConditionalGeneration
 
@@ -47,6 +50,19 @@ def test_operators_of_trine_are_written_out(name):
 @pytest.mark.parametrize("kind", ["full", "sliding", "chunked", "linear", "performer", "bigbird"])
 def test_every_other_kind(kind):
     check(decoder(kind))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["bigbird", "lsh"])
+def test_the_passes_of_generate_return_the_same_cache(kind):
+    """Of layers that keep all tokens: positions are given, and the cache holds no tensor that tracing lacks."""
+    prompt = {"input_ids": random_ids(2, 9), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    for model, inputs in decompose_for_generation(decoder(kind), prompt).values():
+        expected = get_leaf_tensors(model(**deepcopy(inputs)))
+        program = DynamoExporter().export(model, deepcopy(inputs), config=DynamoConfig(dynamic=False))
+        actual = get_leaf_tensors(program(**inputs))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+        assert expected.keys() > {"logits", "past_key_values.layers.0.keys"}
 
 
 def test_remote_code_registers_its_own(tmp_path):

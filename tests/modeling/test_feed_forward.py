@@ -32,6 +32,10 @@ def randomised(module: nn.Module, dtype: torch.dtype = torch.float64) -> nn.Modu
     return module
 
 
+def sparse_config(**fields):
+    return tiny_config(mlp_layer_types="sparse", **fields)
+
+
 def weights_of(module: nn.Module) -> tuple[dict, reference.Weights]:
     """The oracle's own copy of a module's tensors."""
     tensors = {name: p.detach().clone().double().requires_grad_() for name, p in module.named_parameters()}
@@ -89,7 +93,7 @@ SPARSE_VARIANTS = {
 @pytest.mark.parametrize("experts", DTYPES)
 @pytest.mark.parametrize("variant", SPARSE_VARIANTS)
 def test_sparse_equals_the_loop(variant, experts, gated, router_type):
-    config = tiny_config(
+    config = sparse_config(
         gated_mlp=gated, router_type=router_type, experts_implementation=experts, **SPARSE_VARIANTS[variant]
     )
     check_against_the_oracle(randomised(SparseMLP(config), DTYPES[experts]), reference.mixture, config)
@@ -147,7 +151,7 @@ def test_equal_experts_make_a_dense_feed_forward(router_type, gated):
 
 def test_all_experts_are_dense_soft_gating():
     """Every expert's output, weighted by the softmax of the router: an explicit sum without any choice."""
-    config = tiny_config(num_experts_per_tok=4)
+    config = sparse_config(num_experts_per_tok=4)
     moe = randomised(SparseMLP(config))
     x = torch.randn(6, 32, dtype=torch.float64)
     gates = torch.softmax(x @ moe.gate.weight.T, dim=-1)
@@ -157,7 +161,7 @@ def test_all_experts_are_dense_soft_gating():
 
 
 def test_shared_experts_are_the_sum_of_separate_ones():
-    config = tiny_config(num_shared_experts=2)
+    config = sparse_config(num_shared_experts=2)
     moe = randomised(SparseMLP(config))
     x = torch.randn(6, 32, dtype=torch.float64)
     joint = moe.shared_experts
@@ -172,7 +176,7 @@ def test_shared_experts_are_the_sum_of_separate_ones():
 
 @GATED
 def test_indices_beyond_the_experts_add_nothing(gated):
-    config = tiny_config(gated_mlp=gated, experts_implementation="eager")
+    config = sparse_config(gated_mlp=gated, experts_implementation="eager")
     experts = randomised(EXPERTS[gated](config))
     x, weights = torch.randn(3, 32, dtype=torch.float64), torch.rand(3, 2, dtype=torch.float64)
     partly = experts(x, torch.tensor([[0, 4], [4, 4], [2, 1]]), weights)
@@ -181,7 +185,7 @@ def test_indices_beyond_the_experts_add_nothing(gated):
 
 
 def test_the_balancing_bias_shifts_the_choice_but_not_the_weights():
-    config = tiny_config(router_type="sigmoid", norm_topk_prob=False)
+    config = sparse_config(router_type="sigmoid", norm_topk_prob=False)
     router = randomised(ROUTERS["sigmoid"](config))
     x = torch.randn(40, 32, dtype=torch.float64)
     router.e_score_correction_bias.zero_()
@@ -199,7 +203,7 @@ def test_the_balancing_bias_shifts_the_choice_but_not_the_weights():
 
 @ROUTER
 def test_routing_in_half_precision_scores_in_float32(router_type):
-    router = randomised(ROUTERS[router_type](tiny_config())).to(torch.bfloat16)
+    router = randomised(ROUTERS[router_type](sparse_config())).to(torch.bfloat16)
     logits, weights, _ = router(torch.randn(5, 32, dtype=torch.bfloat16))
     assert router.scores(logits).dtype == torch.float32 and weights.dtype == torch.bfloat16
 
@@ -214,7 +218,7 @@ def load_balancing_loss(router, router_logits: torch.Tensor, mask: torch.Tensor)
 
 def test_balancing_loss_of_a_case_by_hand():
     """Three tokens, two experts, one expert each. Chosen 2:1, mean scores 0.6:0.4, so 2 * (2/3 * 0.6 + 1/3 * 0.4)."""
-    router = ROUTERS["softmax"](tiny_config(num_experts=2, num_experts_per_tok=1))
+    router = ROUTERS["softmax"](sparse_config(num_experts=2, num_experts_per_tok=1))
     logits = torch.tensor([[0.7, 0.3], [0.8, 0.2], [0.3, 0.7]], dtype=torch.float64).log()
     loss = load_balancing_loss(router, logits, torch.ones(3))
     assert loss.item() == pytest.approx(2 * (2 / 3 * 0.6 + 1 / 3 * 0.4))
@@ -223,7 +227,7 @@ def test_balancing_loss_of_a_case_by_hand():
 @ROUTER
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 def test_router_losses_equal_the_loops(top_k, router_type):
-    config = tiny_config(router_type=router_type, num_experts_per_tok=top_k)
+    config = sparse_config(router_type=router_type, num_experts_per_tok=top_k)
     router = randomised(ROUTERS[router_type](config))
     logits = torch.randn(11, 4, dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([1.0] * 8 + [0.0] * 3)
@@ -241,7 +245,7 @@ def test_router_losses_equal_the_loops(top_k, router_type):
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_balancing_loss_of_a_layer_equals_mixtral(top_k, masked):
-    router = ROUTERS["softmax"](tiny_config(num_experts_per_tok=top_k))
+    router = ROUTERS["softmax"](sparse_config(num_experts_per_tok=top_k))
     logits = torch.randn(2 * 9, 4)
     mask = torch.ones(2, 9)
     mask[1, :4] = 0
@@ -253,7 +257,7 @@ def test_balancing_loss_of_a_layer_equals_mixtral(top_k, masked):
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_the_pooled_balancing_loss_equals_mixtral(top_k, masked):
-    router, logits = ROUTERS["softmax"](tiny_config(num_experts_per_tok=top_k)), torch.randn(3, 2 * 9, 4)
+    router, logits = ROUTERS["softmax"](sparse_config(num_experts_per_tok=top_k)), torch.randn(3, 2 * 9, 4)
     mask = torch.ones(2, 9)
     mask[1, :4] = 0
     mask = mask if masked else None
@@ -271,7 +275,7 @@ def test_layers_make_up_for_each_other_in_the_pooled_loss_only():
 
 
 def test_balancing_loss_is_smallest_when_the_load_is_even():
-    router = ROUTERS["softmax"](tiny_config(num_experts_per_tok=2))
+    router = ROUTERS["softmax"](sparse_config(num_experts_per_tok=2))
     even = torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]) * 20
     skewed = torch.tensor([[1.0, 1.0, 0.0, 0.0]]).repeat(2, 1) * 20
     assert load_balancing_loss(router, even, torch.ones(2)).item() == pytest.approx(2)

@@ -276,7 +276,7 @@ ERRORS = {
     "too many": (
         tiny_model,
         "sparse",
-        {"num_experts_per_tok": 9},
+        {"num_experts": 4, "num_experts_per_tok": 9},
         "num_experts_per_tok=9 must be at most num_experts=4.",
     ),
     "post-norm": (

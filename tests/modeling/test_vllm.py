@@ -17,11 +17,13 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from tiny import GPT2, SPARSE, random_ids, tiny_config, tiny_model
+from tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedTokenizerFast
 
-from trine import HEADS, TrineForCausalLM, TrineModel
+from trine import HEADS, TrineForCausalLM, TrineForSequenceClassification, TrineModel
 from trine.configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from trine.modeling.attention.attention_table import ATTENTIONS
 
@@ -110,6 +112,10 @@ REFUSED = {
         "hidden_act='gelu', gated_mlp=True: vLLM serves experts with 'silu'",
     ),
     "plain experts": ({**SPARSE, "gated_mlp": False}, "hidden_act='silu', gated_mlp=False: vLLM serves experts with"),
+    "windows of an encoder": (
+        {"is_causal": False, "attention_types": "sliding, full", "sliding_window": 3},
+        "attention_types=['sliding', 'full'] with is_causal=False: to each side vLLM's window reaches 2",
+    ),
     "cross-attention": ({"add_cross_attention": True}, "add_cross_attention=True, but vLLM serves single stacks"),
 }
 
@@ -123,6 +129,14 @@ def test_what_vllm_would_serve_wrongly_is_refused_before_weights_load(name):
         config._attn_implementation = "vllm"
         with pytest.raises(ValueError, match=re.escape(message)):
             TrineModel(config)
+
+
+def test_classifiers_are_refused_before_weights_load():
+    config = tiny_config(num_labels=3, is_causal=False)
+    TrineForSequenceClassification(config)
+    config._attn_implementation = "vllm"
+    with pytest.raises(ValueError, match="num_labels=3: vLLM reads the classifier's linear layer alone"):
+        TrineForSequenceClassification(config)
 
 
 @pytest.mark.parametrize("auto_class", HEADS)
@@ -144,7 +158,7 @@ import json, sys
 from vllm import LLM, SamplingParams
 
 folder, pooling = sys.argv[1:]
-options = dict(dtype="float32", enforce_eager=True, max_model_len=64, max_num_seqs=4, skip_tokenizer_init=True)
+options = dict(dtype="float32", enforce_eager=True, max_model_len=64, max_num_seqs=4)
 if pooling == "generate":
     model, prompts = LLM(folder, **options), json.loads(sys.stdin.read())
     settings = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, detokenize=False)
@@ -163,6 +177,8 @@ KERNEL = {"hidden_size": 64, "intermediate_size": 64, "moe_intermediate_size": 3
 def serve(model, folder, task: str) -> subprocess.CompletedProcess:
     """Runs vLLM on a saved model in a process of its own: it changes the classes that it serves."""
     model.save_pretrained(folder)
+    words = {str(index): index for index in range(SIZES["vocab_size"])}  # vLLM wants a tokenizer for embeddings
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="0"))).save_pretrained(folder)
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "HF_HUB_OFFLINE": "1"}
     settings |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
     command = [sys.executable, "-c", SERVE, str(folder), task]
@@ -193,9 +209,8 @@ def test_vllm_writes_what_generate_writes(name, tmp_path):
 
 @needs_vllm
 @pytest.mark.slow
-@pytest.mark.parametrize("attention_types", ["full", "sliding"])
-def test_vllm_embeds_as_an_encoder_does(attention_types, tmp_path):
-    fields = {"is_causal": False, "attention_types": attention_types, "num_key_value_heads": 4, "sliding_window": 3}
+def test_vllm_embeds_as_an_encoder_does(tmp_path):
+    fields = {"is_causal": False, "num_key_value_heads": 4}
     model = tiny_model(TrineModel, dtype=torch.float32, attn="sdpa", scale=2.0, **KERNEL, **fields, **GPT2)
     for prompt, vector in zip(PROMPTS, result_of(serve(model, tmp_path, "embed")), strict=True):
         expected = model(torch.tensor([prompt])).last_hidden_state[0].mean(dim=0)
@@ -205,6 +220,12 @@ def test_vllm_embeds_as_an_encoder_does(attention_types, tmp_path):
 
 @needs_vllm
 @pytest.mark.slow
-def test_vllm_shows_why_it_refuses(tmp_path):
-    model = tiny_model(dtype=torch.float32, position_type="relative", **KERNEL)
-    assert "position_type='relative' is not one of" in serve(model, tmp_path, "generate").stderr
+@pytest.mark.parametrize("name", ["positions", "classifier"])
+def test_vllm_shows_why_it_refuses(name, tmp_path):
+    if name == "positions":
+        model, task = tiny_model(dtype=torch.float32, position_type="relative", **KERNEL), "generate"
+        message = "position_type='relative' is not one of"
+    else:
+        model = tiny_model(TrineForSequenceClassification, dtype=torch.float32, is_causal=False, **KERNEL)
+        task, message = "embed", "vLLM reads the classifier's linear layer alone"
+    assert message in serve(model, tmp_path, task).stderr

@@ -1,0 +1,42 @@
+"""What the fields of a stack's config say of each of its layers."""
+
+from typing import Any
+
+from .kinds import ATTENTION_KINDS
+
+
+class LayerFieldsMixin:
+    """For config classes with `attention_types` and `mlp_layer_types`."""
+
+    num_hidden_layers: int
+    attention_types: Any
+    mlp_layer_types: Any
+    rope_parameters: Any
+
+    @property
+    def layer_types(self) -> list[str]:
+        """transformers' name of each layer's attention, which keys its caches and masks. Derived, never serialised.
+
+        Only of the first `num_hidden_layers`: `generate(assistant_early_exit=...)` lowers that for a while. To lower
+        it and then set these types, as PEFT's SHADOW does, is to take the first layers for good.
+        """
+        return [ATTENTION_KINDS[kind].layer_type for kind in self.attention_types[: self.num_hidden_layers]]
+
+    @layer_types.setter
+    def layer_types(self, layer_types: list[str]) -> None:
+        if list(layer_types) != self.layer_types:
+            raise ValueError(
+                f"layer_types={layer_types} follows from attention_types={self.attention_types}: set attention_types."
+            )
+        self.attention_types = self.attention_types[: self.num_hidden_layers]
+        self.mlp_layer_types = self.mlp_layer_types[: self.num_hidden_layers]
+
+    @property
+    def has_layered_rope(self) -> bool:
+        """Whether `rope_parameters` holds parameters for each layer type."""
+        return any(isinstance(value, dict) for value in (self.rope_parameters or {}).values())
+
+    def rope_parameters_of(self, layer_type: str) -> dict[str, Any]:
+        """The rotary parameters of the layers of one type."""
+        parameters = self.rope_parameters or {}
+        return parameters[layer_type] if self.has_layered_rope else parameters
