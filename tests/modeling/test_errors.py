@@ -15,6 +15,7 @@ from trine import (
     TrineForCausalLM,
     TrineForConditionalGeneration,
     TrineForMaskedLM,
+    TrineForSequenceClassification,
     TrineModel,
     TrineSeq2SeqConfig,
 )
@@ -63,6 +64,12 @@ def triton_on(query: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def generate(model, ids=None, **settings):
     settings = {"max_new_tokens": 4, "pad_token_id": 0, **settings}
     return model.generate(random_ids(1, 5) if ids is None else ids, **settings)
+
+
+def make_for_vllm(model_class=TrineModel, **fields):
+    config = tiny_config(**fields)
+    config._attn_implementation = "vllm"
+    model_class(config)
 
 
 # Every class that generates, as each has the checks of its own.
@@ -182,6 +189,24 @@ CASES = {
         ).generate_batch([[3]]),
         "model_type='trine_seq2seq' has is_encoder_decoder=True, add_cross_attention=None, but continuous batching "
         "serves single stacks; use generate.",
+    ),
+    "experts in vLLM": (
+        lambda: make_for_vllm(hidden_act="gelu", **SPARSE),
+        "hidden_act='gelu', gated_mlp=True: vLLM serves experts with 'silu' and gated_mlp=True; use generate.",
+    ),
+    "windows of an encoder in vLLM": (
+        lambda: make_for_vllm(is_causal=False, attention_types="sliding"),
+        "attention_types=['sliding', 'sliding'] with is_causal=False: to each side vLLM's window reaches 7 tokens, "
+        "one less than sliding_window=8; use AutoModel.",
+    ),
+    "a classifier in vLLM": (
+        lambda: make_for_vllm(TrineForSequenceClassification, is_causal=False, num_labels=3),
+        "num_labels=3: vLLM reads the classifier's linear layer alone, without classifier_pooling='cls', pooler and "
+        "transform, and serves no classifiers of Trine; use transformers' pipelines.",
+    ),
+    "nothing to write": (
+        lambda: tiny_translator()(random_ids(1, 3)),
+        "One of decoder_input_ids, decoder_inputs_embeds and labels must be given.",
     ),
     "a decoder of both sides, token by token": (
         lambda: both_sided().generate(torch.tensor([[3]])),

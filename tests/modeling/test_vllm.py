@@ -131,14 +131,6 @@ def test_what_vllm_would_serve_wrongly_is_refused_before_weights_load(name):
             TrineModel(config)
 
 
-def test_classifiers_are_refused_before_weights_load():
-    config = tiny_config(num_labels=3, is_causal=False)
-    TrineForSequenceClassification(config)
-    config._attn_implementation = "vllm"
-    with pytest.raises(ValueError, match="num_labels=3: vLLM reads the classifier's linear layer alone"):
-        TrineForSequenceClassification(config)
-
-
 @pytest.mark.parametrize("auto_class", HEADS)
 def test_heads_name_the_options_of_their_trunk(auto_class):
     """vLLM checks what it is given by position against the types of other arguments."""
