@@ -67,6 +67,7 @@ METHODS = {
     "WAVEFT": {"n_frequency": 50},
     "XLORA": {},
 }
+STATES = ("simplicial", "linear", "performer", "lsh")  # the kinds whose layers keep no plain keys and values
 NEED_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 assert set(METHODS) == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}, "the table is not that of this PEFT"
 # Methods whose result is no model of the base class.
@@ -238,11 +239,21 @@ PROMISE = "gradients reach all it trains, the loss falls, reloaded equals adapte
 MERGED = f"{PROMISE}, merged and saved equals adapted"
 
 
+# Prefixes are keys and values, which neither the states of these layers nor an encoder's are.
+NO_PREFIX = {
+    "refused": {
+        **dict.fromkeys(STATES, "PEFT's prefix tuning makes them, are not its states"),
+        **{name: "is_causal=False: only a decoder reads a cache" for name in ENCODERS if name != "BERT"},
+    },
+    "refusal": "Keys and values before a text are no states of such a layer, nor is there a cache in an encoder.",
+}
 REFUSED = {
     "ADAPTION_PROMPT": {
         "refused": {"dense": "Unsupported model type for adaption prompt"},
         "refusal": "PEFT's table of this method names Llama, Mistral and GPT-2, and nothing else.",
-    }
+    },
+    "PREFIX_TUNING": NO_PREFIX,
+    "CARTRIDGE": NO_PREFIX,
 }
 
 
@@ -292,7 +303,13 @@ CASES = [
         **REMOTELY,
     ),
     Case("PROMPT_TUNING, encoders", adapt("PROMPT_TUNING", AutoModelForSequenceClassification), PROMISE, ENCODERS),
-    Case("PREFIX_TUNING, encoders", adapt("PREFIX_TUNING", AutoModelForSequenceClassification), PROMISE, ENCODERS),
+    Case(
+        "PREFIX_TUNING, encoders",
+        adapt("PREFIX_TUNING", AutoModelForSequenceClassification),
+        PROMISE,
+        ENCODERS,
+        **NO_PREFIX,
+    ),
     *(
         Case(
             f"{method}, encoder-decoders",

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from peft import IA3Config, LNTuningConfig, LoraConfig, PeftModel, get_peft_model
+from peft import CPTConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, ShadowConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from tiny import SIZES, SPARSE, random_ids, tiny_model
@@ -109,6 +109,39 @@ def test_norms_are_tuned(make):
     adapted = get_peft_model(make(), LNTuningConfig())
     step(adapted, input_ids=ids, labels=ids)
     assert {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names} >= {"input_layernorm"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings"),
+    [
+        ({}, {"target_modules": ["input_layernorm", "norm"]}),
+        ({"first_attention_norm": False}, {"exclude_modules": ["layers.0.input_layernorm"]}),
+    ],
+    ids=["the final one", "without the first"],
+)
+def test_norms_are_tuned_as_the_readme_says(fields, settings):
+    ids = random_ids(2, 9)
+    step(get_peft_model(decoder(**fields), LNTuningConfig(**settings)), input_ids=ids, labels=ids)
+
+
+def test_cpt_computes_a_loss_from_the_logits():
+    """It asks for them in training, with labels."""
+    mask = {"cpt_token_ids": [5, 6, 7, 8], "cpt_mask": [1] * 4, "cpt_tokens_type_mask": [1, 2, 3, 4]}
+    config = CPTConfig(task_type="CAUSAL_LM", tokenizer_name_or_path="none", **mask)
+    ids = random_ids(2, 9)
+    adapted = get_peft_model(decoder(), config).train()
+    adapted(input_ids=ids, labels=ids, input_type_mask=torch.full_like(ids, 4)).loss.backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in adapted.parameters())
+
+
+@pytest.mark.parametrize("kind", ["full", "linear"])
+def test_shadow_makes_a_copy_of_the_first_layer(kind):
+    ids = random_ids(2, 9)
+    adapted = get_peft_model(decoder(attention_types=kind), ShadowConfig(task_type="CAUSAL_LM", r=4)).train()
+    outputs = adapted(input_ids=ids, labels=ids)
+    outputs.loss.backward()
+    assert outputs.logits.shape == (2, 9, SIZES["vocab_size"])
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in adapted.parameters())
 
 
 @pytest.mark.parametrize(
