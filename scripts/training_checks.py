@@ -23,7 +23,9 @@ def check_numbers(training: Any) -> None:
         value = getattr(training, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}={value} must be a finite number, at least 0.")
-    if training.max_steps <= 0 and training.num_train_epochs == 0:
+    if training.max_steps == 0:
+        raise ValueError("max_steps=0 would train nothing. Give at least 1, or leave it out for num_train_epochs.")
+    if training.max_steps < 0 and training.num_train_epochs == 0:
         raise ValueError("num_train_epochs=0 and no max_steps: nothing would be trained.")
 
 

@@ -24,6 +24,7 @@ def parse(*argv, kind=PretrainTrainingArguments):
         (["--weight_decay", "inf"], "weight_decay=inf must be a finite number"),
         (["--num_train_epochs", "-1"], "num_train_epochs=-1.0 must be a finite number, at least 0."),
         (["--num_train_epochs", "0"], "num_train_epochs=0 and no max_steps: nothing would be trained."),
+        (["--max_steps", "0"], "max_steps=0 would train nothing."),
         (["--report_to", "wandb"], "report_to='wandb' needs the package of that tracker, which is not installed."),
         (["--report_to", "wandbb"], "report_to='wandbb' is not one of ['none', 'all', "),
     ],
