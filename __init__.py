@@ -34,11 +34,13 @@ from .modeling.modeling_trine_recurrent import (
     TrineRecurrentModel,
 )
 from .modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
-from .modeling.modeling_trine_seq2seq_heads import (
-    SEQ2SEQ_HEADS,
-    TrineForConditionalGeneration,
+from .modeling.modeling_trine_seq2seq_classification import (
+    TrineSeq2SeqForQuestionAnswering,
     TrineSeq2SeqForSequenceClassification,
+    TrineSeq2SeqForTokenClassification,
 )
+from .modeling.modeling_trine_seq2seq_heads import TrineForConditionalGeneration
+from .modeling.seq2seq_head_table import SEQ2SEQ_HEADS
 from .tokenization.training import train_byte_level_bpe, train_unigram, train_wordpiece
 from .training.adapter_targets import register_targets
 
@@ -99,7 +101,9 @@ __all__ = [
     "TrineRecurrentForConditionalGeneration",
     "TrineRecurrentModel",
     "TrineSeq2SeqConfig",
+    "TrineSeq2SeqForQuestionAnswering",
     "TrineSeq2SeqForSequenceClassification",
+    "TrineSeq2SeqForTokenClassification",
     "TrineSeq2SeqModel",
     "__version__",
     "convert",

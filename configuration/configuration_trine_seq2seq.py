@@ -73,11 +73,14 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
         "AutoModel": "modeling_trine_seq2seq.TrineSeq2SeqModel",
         "AutoModelForTextEncoding": "modeling_trine_seq2seq.TrineSeq2SeqModel",
         "AutoModelForSeq2SeqLM": "modeling_trine_seq2seq_heads.TrineForConditionalGeneration",
-        "AutoModelForSequenceClassification": "modeling_trine_seq2seq_heads.TrineSeq2SeqForSequenceClassification",
+        **{
+            f"AutoModelFor{task}": f"modeling_trine_seq2seq_classification.TrineSeq2SeqFor{task}"
+            for task in ("SequenceClassification", "TokenClassification", "QuestionAnswering")
+        },
     }
     hub_entry_modules = (
         "trine.configuration.configuration_trine_seq2seq",
-        "trine.modeling.modeling_trine_seq2seq_heads",
+        "trine.modeling.seq2seq_head_table",
         "trine.modeling.head_table",  # of the encoder, when it is saved by itself
     )
 

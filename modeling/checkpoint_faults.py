@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 INTEGERS = ("I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL")
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WITHOUT_DECODER = "TrineSeq2SeqForTokenClassification"
 
 
 def check_json(folder: Path) -> None:
@@ -83,8 +84,8 @@ def spellings(name: str, prefix: str) -> tuple[str, ...]:
 def describe_loss(model: Any, load_config: Any, missing: Collection[str]) -> str | None:
     """What a checkpoint of ours lacks of what the class that wrote it has, as a message that names tensors and file.
 
-    A new head is no loss, and neither is a pooler, which only some classes have. `ignore_mismatched_sizes=True` lets
-    everything pass.
+    A new head is no loss, and neither is a pooler or a decoder, which only some classes have.
+    `ignore_mismatched_sizes=True` lets everything pass.
     """
     quantizer, source = load_config.hf_quantizer, load_config.pretrained_model_name_or_path
     if load_config.ignore_mismatched_sizes or source is None or getattr(quantizer, "pre_quantized", False):
@@ -111,4 +112,5 @@ def lost_tensors(model: Any, missing: Collection[str]) -> Collection[str]:
     if written == type(model).__name__:
         return missing
     prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
-    return [name for name in missing if name.startswith(prefix) and "pooler" not in name.split(".")]
+    absent = {"pooler", "decoder"} if written == WITHOUT_DECODER else {"pooler"}
+    return [name for name in missing if name.startswith(prefix) and absent.isdisjoint(name.split("."))]

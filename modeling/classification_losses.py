@@ -98,3 +98,22 @@ def span_targets(positions: torch.Tensor, length: int, name: str) -> torch.Tenso
     positions = positions.reshape(-1)
     check_labels(positions.clamp(max=length - 1), length, name, f"texts of {length} tokens")
     return positions.masked_fill(positions >= length, IGNORE_INDEX)
+
+
+def span_loss(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    start_positions: torch.Tensor,
+    end_positions: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of the losses of both ends, and the targets of the first, (N,).
+
+    Args:
+        start_logits: (N, length), as are `end_logits`.
+        start_positions: What `span_targets` takes, as are `end_positions`.
+    """
+    starts = span_targets(start_positions, start_logits.shape[1], "start_positions")
+    ends = span_targets(end_positions, end_logits.shape[1], "end_positions")
+    start_loss = class_loss(start_logits, starts, num_items_in_batch)
+    return (start_loss + class_loss(end_logits, ends, num_items_in_batch)) / 2, starts

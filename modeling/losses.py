@@ -130,6 +130,30 @@ def shift_right(labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
     return shifted.masked_fill(shifted == IGNORE_INDEX, padding)
 
 
+def shift_source(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, config: PreTrainedConfig
+) -> torch.Tensor:
+    """What a decoder reads to answer at each token of `input_ids` (batch, length): the token before it.
+
+    The first token that is no padding has the start token before it, so that padding at the left changes nothing.
+
+    Args:
+        attention_mask: 1 for a token, 0 for padding, (batch, length); any other form says nothing about padding.
+
+    Raises:
+        ValueError: When the config does not tell the start token.
+    """
+    start = config.decoder_start_token_id
+    if start is None:
+        raise ValueError(
+            "decoder_start_token_id=None is needed to make decoder_input_ids from input_ids; set it in the config."
+        )
+    is_padding_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
+    is_token = attention_mask != 0 if is_padding_mask else torch.ones_like(input_ids, dtype=torch.bool)
+    is_first = is_token & (is_token.cumsum(dim=-1) == 1)
+    return input_ids.roll(1, dims=-1).masked_fill(is_first, start)
+
+
 def flatten_targets(targets: torch.Tensor, predictions: torch.Tensor) -> torch.Tensor:
     """`targets` (...) as (N,), for `predictions` (..., features) of the same N tokens.
 

@@ -7,7 +7,7 @@ from torch import nn
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
-from .classification_losses import class_loss, sequence_loss, span_targets
+from .classification_losses import class_loss, sequence_loss, span_loss
 from .head_transform import make_transform
 from .modeling_trine import TrineModel
 from .modeling_trine_heads import TrineHead
@@ -267,10 +267,7 @@ class TrineForQuestionAnswering(TrineHead):
         start_logits, end_logits = self.qa_outputs(self.transform(outputs.last_hidden_state)).unbind(dim=-1)
         loss, starts, num_items_in_batch = None, None, kwargs.get("num_items_in_batch")
         if start_positions is not None and end_positions is not None:
-            starts = span_targets(start_positions, start_logits.shape[1], "start_positions")
-            ends = span_targets(end_positions, end_logits.shape[1], "end_positions")
-            start_loss = class_loss(start_logits, starts, num_items_in_batch)
-            loss = (start_loss + class_loss(end_logits, ends, num_items_in_batch)) / 2
+            loss, starts = span_loss(start_logits, end_logits, start_positions, end_positions, num_items_in_batch)
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, starts, num_items_in_batch)
         return TrineQuestionAnsweringOutput(
             loss=loss,

@@ -47,8 +47,9 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
     ) -> nn.Module:
         """Gives both stacks and the head `new_num_tokens` rows. The library would resize the encoder's alone."""
         arguments = (new_num_tokens, pad_to_multiple_of, mean_resizing)
-        if not self.config.share_embeddings:
-            self.get_decoder().resize_token_embeddings(*arguments)
+        decoder = self.get_decoder()
+        if not self.config.share_embeddings and isinstance(decoder, TrineModel):
+            decoder.resize_token_embeddings(*arguments)
         embeddings = super().resize_token_embeddings(*arguments)
         if new_num_tokens is not None or pad_to_multiple_of is not None:
             for config in (self.config.encoder, self.config.decoder, self.config):
@@ -63,14 +64,16 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
 
     Args:
         config: Both stacks.
+        add_decoder: Whether there is a decoder. Without one, only the embeddings that it shares are left of it,
+            because a checkpoint has them under its name.
     """
 
     _tied_weights_keys = {"encoder.embed_tokens.weight": "decoder.embed_tokens.weight"}
 
-    def __init__(self, config: TrineSeq2SeqConfig):
+    def __init__(self, config: TrineSeq2SeqConfig, add_decoder: bool = True):
         super().__init__(config)
         self.encoder = TrineModel(config.encoder)
-        self.decoder = TrineModel(config.decoder)
+        self.decoder = TrineModel(config.decoder) if add_decoder else shared_embeddings(config)
         self.post_init()
 
     def ties(self) -> dict[str, str]:
@@ -129,6 +132,8 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
             return TrineSeq2SeqModelOutput(
                 last_hidden_state=encoder_outputs["last_hidden_state"], **encoder_record(encoder_outputs)
             )
+        if not isinstance(self.decoder, TrineModel):
+            raise ValueError("There is no decoder: decoder_input_ids and decoder_inputs_embeds cannot be given.")
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -150,6 +155,12 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
             decoder_second_attentions=outputs.second_attentions,
             **encoder_record(encoder_outputs),
         )
+
+
+def shared_embeddings(config: TrineSeq2SeqConfig) -> nn.ModuleDict:
+    """What is left of a decoder that is not wanted: the table that `ties` makes one with the encoder's."""
+    table = nn.Embedding(config.decoder.vocab_size, config.decoder.hidden_size, config.decoder.pad_token_id)
+    return nn.ModuleDict({"embed_tokens": table} if config.share_embeddings else {})
 
 
 def encoder_record(outputs: Any) -> dict[str, Any]:

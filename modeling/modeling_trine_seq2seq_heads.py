@@ -1,4 +1,4 @@
-"""The heads on an encoder-decoder: target tokens, and classes of sequences."""
+"""What the heads on an encoder-decoder share, and the head that predicts target tokens."""
 
 from typing import Any, Unpack
 
@@ -9,16 +9,13 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from .classification_losses import sequence_loss
 from .continuous_batching import CheckedContinuousBatching
 from .generation_checks import CheckedGeneration
-from .head_transform import make_transform
 from .losses import batch_share, shift_right
 from .masks import make_masks, make_position_ids
 from .modeling_trine_heads import balancing_losses, wants_router_logits
 from .modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
-from .outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput, TrineSeq2SeqSequenceClassifierOutput
-from .pooling import pool
+from .outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
 from .token_head import TokenHead, select_positions
 
 
@@ -63,7 +60,7 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
             (self.model.encoder, outputs.encoder_router_logits, attention_mask),
             (self.model.decoder, outputs.decoder_router_logits, decoder_attention_mask),
         )
-        losses = [balancing_losses(trunk, logits, mask) for trunk, logits, mask in sides if logits]
+        losses = [balancing_losses(trunk, logits, mask) for trunk, logits, mask in sides if logits]  # pyright: ignore[reportArgumentType] what has router logits is a trunk
         if not losses:
             return loss, None
         if loss is not None and self.training:
@@ -206,81 +203,4 @@ class TrineForConditionalGeneration(
             model_kwargs["past_key_values"] = EncoderDecoderCache(cache.self_attention_cache, DynamicCache())
 
 
-class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
-    """Classes, many labels, or values of whole texts, read by both stacks; the decoder's last token answers.
-
-    Source: Lewis et al. 2019, BART, arXiv 1910.13461, section 3.1.
-
-    Args:
-        config: Both stacks, and `num_labels` or `id2label`.
-    """
-
-    def __init__(self, config: TrineSeq2SeqConfig):
-        super().__init__(config)
-        self.model = TrineSeq2SeqModel(config)
-        self.transform = make_transform(config.decoder)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.decoder.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        decoder_position_ids: torch.Tensor | None = None,
-        encoder_outputs: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> TrineSeq2SeqSequenceClassifierOutput:
-        """Computes logits (batch, labels), and the loss if there are labels.
-
-        Args:
-            decoder_input_ids: Default: the source itself, with the source's mask.
-            labels: As `TrineForSequenceClassification` takes them.
-        """
-        if decoder_input_ids is None and decoder_inputs_embeds is None:
-            decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
-            decoder_attention_mask = attention_mask if decoder_attention_mask is None else decoder_attention_mask
-        kwargs["use_cache"] = False  # pyright: ignore[reportGeneralTypeIssues] the typed keywords leave it out
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            decoder_position_ids=decoder_position_ids,
-            encoder_outputs=encoder_outputs,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-            **self.router_logits_options(output_router_logits, labels is not None),
-        )
-        pooled = pool(outputs.last_hidden_state, "last", decoder_attention_mask)
-        logits, loss, share = self.classifier(self.dropout(self.transform(pooled))), None, 1.0
-        num_items_in_batch = kwargs.get("num_items_in_batch")
-        if labels is not None:
-            loss = sequence_loss(self.config, logits, labels, num_items_in_batch)
-            share = batch_share(labels, num_items_in_batch)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, decoder_attention_mask, share)
-        return TrineSeq2SeqSequenceClassifierOutput(
-            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
-        )
-
-
-# Auto class to head class, as in `head_table.py`.
-SEQ2SEQ_HEADS = {
-    "AutoModelForSeq2SeqLM": TrineForConditionalGeneration,
-    "AutoModelForSequenceClassification": TrineSeq2SeqForSequenceClassification,
-}
-
-__all__ = [
-    "TrineForConditionalGeneration",
-    "TrineSeq2SeqForSequenceClassification",
-]
+__all__ = ["TrineForConditionalGeneration", "TrineSeq2SeqHead"]

@@ -11,6 +11,7 @@ from transformers.modeling_outputs import (
     QuestionAnsweringModelOutput,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
+    Seq2SeqQuestionAnsweringModelOutput,
     Seq2SeqSequenceClassifierOutput,
     SequenceClassifierOutputWithPast,
     TokenClassifierOutput,
@@ -125,4 +126,9 @@ class TrineRecurrentLMOutput(DeferringOutput, Seq2SeqLMOutput):
 
 @dataclass
 class TrineSeq2SeqSequenceClassifierOutput(TrineSeq2SeqHeadOutput, Seq2SeqSequenceClassifierOutput):
+    pass
+
+
+@dataclass
+class TrineSeq2SeqQuestionAnsweringOutput(TrineSeq2SeqHeadOutput, Seq2SeqQuestionAnsweringModelOutput):
     pass

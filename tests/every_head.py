@@ -18,7 +18,9 @@ from trine import (
     TrineForSequenceClassification,
     TrineForTokenClassification,
     TrineSeq2SeqConfig,
+    TrineSeq2SeqForQuestionAnswering,
     TrineSeq2SeqForSequenceClassification,
+    TrineSeq2SeqForTokenClassification,
 )
 
 
@@ -63,6 +65,8 @@ TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 IDS = {"input_ids": random_ids(3, 6)}
 TARGETS = {"labels": random_ids(3, 6, seed=1).masked_fill(torch.eye(3, 6) == 1, -100)}
 CLASSES = {"labels": torch.tensor([2, 0, 1])}
+TOKEN_CLASSES = {"labels": IDS["input_ids"] % 3}
+SPANS = {"start_positions": torch.tensor([0, 2, 3]), "end_positions": torch.tensor([1, 5, 3])}
 CASES = {
     "causal": HeadCase(lambda **fields: TrineForCausalLM(tiny_config(**fields)), TARGETS, IDS, 61),
     "masked": HeadCase(encoder(TrineForMaskedLM), TARGETS, IDS, 61),
@@ -77,10 +81,10 @@ CASES = {
     "sentences": HeadCase(
         encoder(TrineForPreTraining), {"next_sentence_label": torch.tensor([0, 1, 1])}, IDS, 2, False
     ),
-    "tokens": HeadCase(
-        encoder(TrineForTokenClassification, num_labels=3), {"labels": IDS["input_ids"] % 3}, IDS, 3, False
-    ),
+    "tokens": HeadCase(encoder(TrineForTokenClassification, num_labels=3), TOKEN_CLASSES, IDS, 3, False),
     "sequences": HeadCase(encoder(TrineForSequenceClassification, num_labels=3), CLASSES, IDS, 3, False),
+    "encoded tokens": HeadCase(seq2seq(TrineSeq2SeqForTokenClassification), TOKEN_CLASSES, IDS, 3, False),
+    "decoded spans": HeadCase(seq2seq(TrineSeq2SeqForQuestionAnswering), SPANS, IDS, 6, False),
     "decoded sequences": HeadCase(seq2seq(TrineSeq2SeqForSequenceClassification), CLASSES, IDS, 3, False),
     "choices": HeadCase(
         encoder(TrineForMultipleChoice),
@@ -89,13 +93,7 @@ CASES = {
         2,
         False,
     ),
-    "spans": HeadCase(
-        encoder(TrineForQuestionAnswering),
-        {"start_positions": torch.tensor([0, 2, 3]), "end_positions": torch.tensor([1, 5, 3])},
-        IDS,
-        6,
-        False,
-    ),
+    "spans": HeadCase(encoder(TrineForQuestionAnswering), SPANS, IDS, 6, False),
 }
 TOKEN_CASES = {name: case for name, case in CASES.items() if case.predicts_tokens}
 SPARSE_EXPERTS = {"router_aux_loss_coef": 0.5, "router_z_loss_coef": 0.5, **SPARSE}

@@ -31,6 +31,8 @@ HEADS = {
         "TrineForConditionalGeneration",
         "TrineSeq2SeqModel",
         "TrineSeq2SeqForSequenceClassification",
+        "TrineSeq2SeqForTokenClassification",
+        "TrineSeq2SeqForQuestionAnswering",
     ),
     "lstm": ("TrineRecurrentForConditionalGeneration", "TrineRecurrentModel"),
 }
@@ -63,7 +65,7 @@ def inputs_of(model: PreTrainedModel, length: int, rows: int = 2) -> dict[str, t
     if name.endswith("ForMultipleChoice"):
         ids, mask = ids[:, None].expand(-1, 3, -1), mask[:, None].expand(-1, 3, -1)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if config.is_encoder_decoder and not name.endswith("ForSequenceClassification"):
+    if config.is_encoder_decoder and not name.endswith(("Classification", "ForQuestionAnswering")):
         inputs["decoder_input_ids"] = torch.randint(0, config.vocab_size, (rows, max(1, length - 2)))
     return inputs
 

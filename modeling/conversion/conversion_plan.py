@@ -17,7 +17,7 @@ from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from ..head_table import HEADS
 from ..modeling_trine import TrineModel
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel
-from ..modeling_trine_seq2seq_heads import SEQ2SEQ_HEADS
+from ..seq2seq_head_table import SEQ2SEQ_HEADS
 from .checkpoint_stream import CheckpointReader
 from .config_rules import differences
 from .family_table import FAMILIES

@@ -103,6 +103,7 @@ ADAPTED = {
     "decoder": AdaptedStack,
     "encoder": AdaptedStack,
     "encoder-decoder": AdaptedStack,
+    "encoder of two": AdaptedStack,
     "recurrent": AdaptedRecurrent,
 }
 

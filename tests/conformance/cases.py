@@ -28,7 +28,9 @@ from transformers import (
     MixtralModel,
     T5Config,
     T5ForConditionalGeneration,
+    T5ForQuestionAnswering,
     T5ForSequenceClassification,
+    T5ForTokenClassification,
     T5Model,
 )
 
@@ -48,7 +50,9 @@ from trine import (
     TrineRecurrentForConditionalGeneration,
     TrineRecurrentModel,
     TrineSeq2SeqConfig,
+    TrineSeq2SeqForQuestionAnswering,
     TrineSeq2SeqForSequenceClassification,
+    TrineSeq2SeqForTokenClassification,
     TrineSeq2SeqModel,
 )
 
@@ -134,11 +138,12 @@ ENCODER = (
     *(*CLASSIFIERS, TrineForMultipleChoice),
 )
 RECURRENT = (TrineRecurrentModel, TrineRecurrentForConditionalGeneration)
+WITH_SPANS = ("T5Like", "SparseStacks")
 SEQ2SEQ = (TrineSeq2SeqModel, TrineForConditionalGeneration, TrineSeq2SeqForSequenceClassification)
 
 LLAMA = (LlamaForSequenceClassification, LlamaForTokenClassification, LlamaForQuestionAnswering)
 MIXTRAL = (MixtralForSequenceClassification, MixtralForTokenClassification, MixtralForQuestionAnswering)
-T5_CLASSES = (T5Model, T5ForConditionalGeneration, T5ForSequenceClassification)
+T5_CLASSES = (T5Model, T5ForConditionalGeneration, T5ForSequenceClassification, T5ForQuestionAnswering)
 BERT = (
     *(BertModel, BertForMaskedLM, BertForPreTraining, BertForNextSentencePrediction, BertForSequenceClassification),
     *(BertForTokenClassification, BertForQuestionAnswering, BertForMultipleChoice),
@@ -159,9 +164,8 @@ PEERS = {
             GROUPED | {"intermediate_size": 32, "num_local_experts": 4},
         ),
         Case("Bert", "encoder", BertConfig, BERT, SMALL | {"type_vocab_size": 2}),
-        Case(
-            "T5", "encoder-decoder", T5Config, (T5Model, T5ForConditionalGeneration, T5ForSequenceClassification), T5
-        ),
+        Case("T5", "encoder-decoder", T5Config, T5_CLASSES, T5),
+        Case("T5Encoder", "encoder of two", T5Config, (T5ForTokenClassification,), T5 | {"is_encoder_decoder": False}),
     )
 }
 
@@ -315,8 +319,17 @@ def encoder(name: str, fields: dict[str, Any], peers: tuple[str, ...]) -> Case:
 
 
 def seq2seq(name: str, shared: dict, encoder: dict, decoder: dict, peers: tuple[str, ...]) -> Case:
+    """An encoder-decoder. One dense and the sparse case have the head that finds spans, too."""
+    classes = (*SEQ2SEQ, TrineSeq2SeqForQuestionAnswering) if name in WITH_SPANS else SEQ2SEQ
     fields = shared | {"encoder": TRINE | encoder, "decoder": TRINE | decoder}
-    return Case(name, "encoder-decoder", TrineSeq2SeqConfig, SEQ2SEQ, fields, peers)
+    return Case(name, "encoder-decoder", TrineSeq2SeqConfig, classes, fields, peers)
+
+
+def encoder_of_two(name: str, shared: dict, encoder: dict, decoder: dict) -> Case:
+    """An encoder-decoder whose head reads the encoder alone."""
+    fields = shared | {"encoder": TRINE | encoder, "decoder": TRINE | decoder}
+    classes = (TrineSeq2SeqForTokenClassification,)
+    return Case(f"{name}Encoder", "encoder of two", TrineSeq2SeqConfig, classes, fields, ("T5Encoder",))
 
 
 OURS = (
@@ -326,6 +339,8 @@ OURS = (
     *(encoder(name, TRINE | EXPERTS | fields, ("Bert", "Mixtral")) for name, fields in SPARSE_ENCODERS.items()),
     *(seq2seq(name, *fields, ("T5",)) for name, fields in DENSE_SEQ2SEQ.items()),
     *(seq2seq(name, *fields, ("T5", "Mixtral")) for name, fields in SPARSE_SEQ2SEQ.items()),
+    *(encoder_of_two(name, *DENSE_SEQ2SEQ[name]) for name in ("T5Like", "TwoSizes")),
+    encoder_of_two("SparseStacks", *SPARSE_SEQ2SEQ["SparseStacks"]),
     *(
         Case(name, "recurrent", TrineRecurrentConfig, RECURRENT, LSTM | fields, ("T5",))
         for name, fields in RECURRENT_BASELINES.items()

@@ -81,9 +81,20 @@ class Seq2SeqTester(StackTester):
         }
 
 
+class EncoderOfTwoTester(Seq2SeqTester):
+    """Makes the configuration of an encoder-decoder, and the inputs of its encoder."""
+
+    def stacks(self) -> list:
+        return super().stacks()[:1]
+
+    def prepare_config_and_inputs_for_common(self):
+        return self.get_config(), {"input_ids": tokens(self.vocab_size), "attention_mask": padding_mask()}
+
+
 TESTERS = {
     "decoder": StackTester,
     "encoder": StackTester,
     "encoder-decoder": Seq2SeqTester,
+    "encoder of two": EncoderOfTwoTester,
     "recurrent": Seq2SeqTester,
 }

@@ -22,7 +22,9 @@ def refused(model, inputs) -> str:
 def test_a_label_that_is_no_class(name, is_training):
     case = CASES[name]
     for label in case.labels:
-        limits = [-1, -101] if name == "spans" else [-1, -101, case.limit]  # positions beyond a text are ignored
+        limits = (
+            [-1, -101] if name.endswith("spans") else [-1, -101, case.limit]
+        )  # positions beyond a text are ignored
         for wrong in limits:
             inputs = case.batch()
             inputs[label].view(-1)[1] = wrong
@@ -108,8 +110,9 @@ def test_labels_of_yes_or_no_lie_between(value, training):
         model(random_ids(2, 5), labels=labels)
 
 
-def test_positions_beyond_the_text_are_ignored():
-    case, model = CASES["spans"], make("spans").eval()
+@pytest.mark.parametrize("name", ["spans", "decoded spans"])
+def test_positions_beyond_the_text_are_ignored(name):
+    case, model = CASES[name], make(name).eval()
     inputs = case.batch()
     inputs["start_positions"], inputs["end_positions"] = torch.tensor([6, 2, -100]), torch.tensor([[1], [99], [3]])
     outputs = model(**inputs)

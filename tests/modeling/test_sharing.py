@@ -20,6 +20,7 @@ from trine import (
     TrineForCausalLM,
     TrineForConditionalGeneration,
     TrineForMaskedLM,
+    TrineRecurrentConfig,
     TrineSeq2SeqConfig,
 )
 from trine.configuration.hub_export import flatten
@@ -142,7 +143,8 @@ def test_without_export_code_there_is_no_code(tmp_path):
 
 def test_every_head_is_in_the_map_and_registered():
     for config, base_model, heads in FAMILIES:
-        models = {"AutoModel": base_model, **heads}
+        encodes = {} if config is TrineRecurrentConfig else {"AutoModelForTextEncoding": base_model}
+        models = {"AutoModel": base_model, **encodes, **heads}
         assert set(config.hub_auto_map) == {"AutoConfig", *models}
         for auto_class, model in models.items():
             assert config.hub_auto_map[auto_class].split(".") == [model.__module__.rsplit(".", 1)[-1], model.__name__]
