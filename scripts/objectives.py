@@ -197,6 +197,12 @@ class NextSentenceObjective(MaskedObjective):
     def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
         store, length = self.tokenize(part, corpus, tokenizer, show_progress), self.arguments.block_length
         whole_words = self.arguments.whole_words is not None
+        if (documents := len(store.ends.unique())) < 2:
+            raise ValueError(
+                f"The {part} text has {documents} document; objective='masked_next_sentence' takes segments from "
+                "others, too, so that 2 are needed: give more texts, or change validation_fraction="
+                f"{self.arguments.validation_fraction}."
+            )
         return MaskedPairs(store, tokenizer, length, whole_words=whole_words, seed=self.seed)
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:

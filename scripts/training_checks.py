@@ -59,6 +59,7 @@ def keep_apart(training: TrainingArguments) -> None:
         steps = unit * math.ceil(max(asked, apart) / unit)
         if steps != asked:
             setattr(training, name, steps)
-            print(f"{name}={share:g} of max_steps={training.max_steps} is every {asked} steps: {steps} are taken.")
+            if training.should_log:  # one process of each machine
+                print(f"{name}={share:g} of max_steps={training.max_steps} is every {asked} steps: {steps} are taken.")
         if training.load_best_model_at_end:
             unit = steps

@@ -178,12 +178,17 @@ def test_interrupt(folder, monkeypatch, capsys):
         (["--config_overrides", "hidden_size"], "is not key=value"),
         (["--config_overrides", "hidden_size=many"], "hidden_size"),
         (["--validation_fraction", "2"], "validation_fraction=2.0 must"),
+        (
+            ["--objective", "masked_next_sentence", "--files", "{folder}/five.jsonl"],
+            r"The validation text has 1 document; objective='masked_next_sentence' .* validation_fraction=0\.2",
+        ),
         (["--vocab_size", "20"], "vocab_size=20 is below 258"),
     ],
 )
 def test_errors(folder, tmp_path, argv, message):
     (folder / "empty.txt").write_text("")
     (folder / "short.txt").write_text("a line\n" * 40)
+    (folder / "five.jsonl").write_text('{"text": "One line. Two lines."}\n' * 5)
     output = ["--output_dir", str(tmp_path)]
     with pytest.raises(SystemExit, match=message) as stop:
         pretrain.main(

@@ -41,7 +41,7 @@ def test_trackers_that_are_there(monkeypatch):
     assert parse("--report_to", "wandb").report_to == ["wandb"] and parse("--report_to", "none").report_to == []
 
 
-def test_evaluations_of_a_short_run_are_apart(capsys):
+def test_evaluations_of_a_short_run_are_apart(capsys, monkeypatch):
     training = parse("--max_steps", "40", "--eval_steps", "0.05", "--save_steps", "0.5")
     assert (training.eval_steps, training.save_steps) == (10, 0.5)
     assert capsys.readouterr().out == "eval_steps=0.05 of max_steps=40 is every 2 steps: 10 are taken.\n"
@@ -52,6 +52,8 @@ def test_evaluations_of_a_short_run_are_apart(capsys):
     assert parse("--eval_steps", "0.05").eval_steps == 0.05  # epochs: how many steps is not known yet
     assert parse("--max_steps", "40", "--eval_strategy", "no").eval_steps == 0.1
     assert capsys.readouterr().out == ""
+    monkeypatch.setattr(PretrainTrainingArguments, "should_log", False)  # the second of two processes
+    assert parse("--max_steps", "4").eval_steps == 4 and capsys.readouterr().out == ""
 
 
 def test_the_best_checkpoint_can_still_be_kept():
