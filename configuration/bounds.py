@@ -56,10 +56,6 @@ def check_fields(config) -> None:
         raise ValueError(f"problem_type={config.problem_type!r} is not one of {list(PROBLEM_TYPES)}, nor None.")
     if config.id2label == {} or not all(str(key).isdecimal() for key in config.id2label or ()):
         raise ValueError(f"id2label={config.id2label!r} must map the number of each label to its name, or be None.")
-    if config.chunk_size_feed_forward:
-        raise ValueError(
-            f"chunk_size_feed_forward={config.chunk_size_feed_forward} must be 0: the feed-forwards are not chunked."
-        )
 
 
 def check_dtype(name: str, dtype: Any) -> None:

@@ -124,10 +124,18 @@ class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
 
     @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-        """See the mixin. What both stacks have is changed in both; what one is to have is given as its fields."""
+        """See the mixin. What both stacks have is changed in both; what one is to have is given as its fields.
+
+        The decoder's vocabulary is that of the model, and of an encoder that shares it.
+        """
         own = {field.name for field in fields(cls)}
         both = {key: value for key, value in changes.items() if key not in own or key in SHARED}
         merged = {**saved, **{key: value for key, value in changes.items() if key in own}}
+        decoder = changes.get("decoder")
+        if isinstance(decoder, dict) and "vocab_size" in decoder and "vocab_size" not in changes:
+            merged["vocab_size"] = decoder["vocab_size"]
+            if merged.get("share_embeddings", True):
+                both["vocab_size"] = decoder["vocab_size"]
         for side in SIDES:
             change = changes.get(side)
             if change is None or isinstance(change, dict):

@@ -77,8 +77,8 @@ class CheckpointedModel(PreTrainedModel):
     def render_card(self) -> str:
         """The card of this model, as Markdown."""
         name = type(self).__name__
-        auto_classes = {path.rsplit(".", 1)[-1]: auto_class for auto_class, path in self.config.hub_auto_map.items()}
-        return model_card(self.config, name, auto_classes.get(name, "AutoModel"), self.num_parameters())
+        auto_classes = [key for key, path in self.config.hub_auto_map.items() if path.rsplit(".", 1)[-1] == name]
+        return model_card(self.config, name, next(iter(auto_classes), "AutoModel"), self.num_parameters())
 
     def save_pretrained(
         self, save_directory, is_main_process=True, state_dict=None, push_to_hub=False, *args, **kwargs

@@ -23,7 +23,7 @@ from .checkpoints import CheckpointedModel
 from .checks import check_ids
 from .feed_forward.experts import grouped_kernel_obstacle
 from .feed_forward.routers import TrineRouter
-from .kernels.exporter_patches import HAS_EXPORTERS  # noqa: F401 registers what ONNX needs
+from .kernels.exporter_patches import register_onnx_patches
 from .masks import make_masks, make_position_ids, packed_lengths, relative_indices
 from .norms import make_norm
 from .outputs import TrineModelOutput
@@ -33,6 +33,9 @@ from .positions.position_table import POSITIONS
 
 
 logger = logging.get_logger(__name__)
+
+
+register_onnx_patches()  # the exporter may meet a model that was loaded as remote code
 
 
 class TrinePreTrainedModel(CheckpointedModel):

@@ -15,9 +15,12 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .checkpoints import CheckpointedModel
 from .checks import check_ids
-from .kernels.exporter_patches import HAS_EXPORTERS  # noqa: F401 registers what ONNX needs
+from .kernels.exporter_patches import register_onnx_patches
 from .recurrent_cache import TrineRecurrentCache
 from .recurrent_layers import CONTEXTS, DotProductAttention, TrineRecurrentLayer, find_tokens, initialize_lstm
+
+
+register_onnx_patches()  # the exporter may meet a model that was loaded as remote code
 
 
 @dataclass

@@ -49,7 +49,7 @@ COMMON = {
     "output_hidden_states": st.booleans(),
     "return_dict": st.just(True),
     "dtype": st.sampled_from([None, "float32", "bfloat16"]),
-    "chunk_size_feed_forward": st.just(0),
+    "chunk_size_feed_forward": st.sampled_from([0, 2]),
     "is_encoder_decoder": st.just(False),
     "id2label": st.sampled_from([None, {0: "no", 1: "yes"}, {"0": "a", "1": "b", "2": "c"}]),
     "label2id": st.just(None),

@@ -10,6 +10,7 @@ from trine import FAMILIES
 
 # Rules whose findings are accepted, each with the reason.
 ACCEPTED = {
+    "TRF013": "the base class of the encoder-decoders settles their vocabularies; each model calls post_init itself",
     "TRF029": "a feed-forward serves dense layers, experts and shared experts, which differ in width",
     "TRF041": "wants each branch on the config to name the published checkpoints that take it; there are none yet",
     "TRF051": "a row that packs sequences is cut into them for sdpa only, which would pay for the whole row squared",

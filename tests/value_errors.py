@@ -55,11 +55,6 @@ VALUE_ERRORS = {
         {"problem_type": "classification"},
         "problem_type='classification' is not one of ['regression', 'single_label_classification', ",
     ),
-    "chunks": (
-        TrineRecurrentConfig,
-        {"chunk_size_feed_forward": 8},
-        "chunk_size_feed_forward=8 must be 0: the feed-forwards are not chunked.",
-    ),
     "two stacks": (
         TrineConfig,
         {"is_encoder_decoder": True},

@@ -1,5 +1,7 @@
 """Lets transformers' own exporter to ONNX trace Trine's operators, of which the format knows none."""
 
+from functools import cache
+
 from .listed_blocks import listed_blocks
 from .plain_operators import plain_listed_blocks, plain_simplicial
 from .simplicial_chunked import simplicial_chunked
@@ -19,13 +21,9 @@ ONNX_REPLACEMENTS = (
 )
 
 
-def register_onnx_patches() -> bool:
-    """Registers the replacements, which act while the exporter runs. False where transformers has no exporters."""
-    if register_patch is None:
-        return False
-    for module, name, plain in ONNX_REPLACEMENTS:
-        register_patch("onnx", f"{module}.{name}")(lambda original, plain=plain: plain)
-    return True
-
-
-HAS_EXPORTERS = register_onnx_patches()
+@cache
+def register_onnx_patches() -> None:
+    """Registers the replacements, which act while the exporter runs, once; nothing where transformers has none."""
+    if register_patch is not None:
+        for module, name, plain in ONNX_REPLACEMENTS:
+            register_patch("onnx", f"{module}.{name}")(lambda original, plain=plain: plain)

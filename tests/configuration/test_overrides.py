@@ -145,6 +145,14 @@ def test_what_the_whole_and_its_stacks_have_changes_everywhere(pair):
 GIVEN = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_vocabulary_of_the_decoder_is_that_of_the_model(shared):
+    config = TrineSeq2SeqConfig(encoder=STACK, decoder=STACK, share_embeddings=shared)
+    config = TrineSeq2SeqConfig.from_dict(config.to_dict(), decoder={"vocab_size": 20})
+    sizes = config.vocab_size, config.decoder.vocab_size, config.encoder.vocab_size
+    assert sizes == (20, 20, 20 if shared else STACK["vocab_size"])
+
+
 def test_the_special_tokens_that_are_given_are_taken(tmp_path):
     """The preset has others: padding 0 and end 1."""
     config = TrineSeq2SeqConfig.from_preset("tiny", **GIVEN, **NO_CODE)

@@ -45,8 +45,9 @@ class StackTester:
         return [self.get_config()]
 
     def config_fields(self) -> dict[str, Any]:
-        """What the tests of the configuration set, save and expect again."""
-        return self.run.case.fields
+        """What the tests of the configuration set, save and expect again: not what no layer of the case reads."""
+        settled = self.get_config()
+        return {name: value for name, value in self.run.case.fields.items() if getattr(settled, name) is not None}
 
     def prepare_config_and_inputs_for_common(self):
         inputs = {"input_ids": tokens(self.vocab_size), "attention_mask": padding_mask()}

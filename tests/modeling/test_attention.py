@@ -132,7 +132,7 @@ def test_grouped_heads_equal_multi_head_attention_with_repeated_weights(attn):
 
 @pytest.mark.parametrize("kind", reference.SEES)
 def test_returned_weights_are_the_distribution_over_seen_keys(kind):
-    model = tiny_model(attention_types=kind, num_hidden_layers=1)
+    model = tiny_model(attention_types=kind, num_hidden_layers=1, attn="eager")
     weights = model(random_ids(1, 12), output_attentions=True).attentions[0][0]
     torch.testing.assert_close(weights.sum(-1), torch.ones(4, 12, dtype=torch.float64))
     for query in range(12):

@@ -18,6 +18,8 @@ from trine import (
     TrineForSequenceClassification,
     TrineModel,
     TrineSeq2SeqConfig,
+    TrineSeq2SeqForQuestionAnswering,
+    TrineSeq2SeqForTokenClassification,
 )
 from trine.modeling.classification_losses import sequence_loss
 from trine.modeling.feed_forward.balancing import flatten_mask
@@ -70,6 +72,12 @@ def make_for_vllm(model_class=TrineModel, **fields):
     config = tiny_config(**fields)
     config._attn_implementation = "vllm"
     model_class(config)
+
+
+def two_stacks(model_class, start=1):
+    config = TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES, decoder_start_token_id=1)
+    config.decoder_start_token_id = start
+    return model_class(config)
 
 
 # Every class that generates, as each has the checks of its own.
@@ -203,6 +211,24 @@ CASES = {
         lambda: make_for_vllm(TrineForSequenceClassification, is_causal=False, num_labels=3),
         "num_labels=3: vLLM reads the classifier's linear layer alone, without classifier_pooling='cls', pooler and "
         "transform, and serves no classifiers of Trine; use transformers' pipelines.",
+    ),
+    "neither yes nor no": (
+        lambda: sequence_loss(
+            tiny_config(problem_type="multi_label_classification"), torch.zeros(1, 2), torch.tensor([[1.0, 2.0]]), None
+        ),
+        "labels hold values from 1.0 to 2.0; with problem_type='multi_label_classification' each is a number from 0 ",
+    ),
+    "a target without a decoder": (
+        lambda: two_stacks(TrineSeq2SeqForTokenClassification)(random_ids(1, 3), decoder_input_ids=random_ids(1, 3)),
+        "There is no decoder: decoder_input_ids and decoder_inputs_embeds cannot be given.",
+    ),
+    "no ids to shift": (
+        lambda: two_stacks(TrineSeq2SeqForQuestionAnswering)(inputs_embeds=torch.zeros(1, 3, 32)),
+        "One of decoder_input_ids, decoder_inputs_embeds and input_ids must be given.",
+    ),
+    "no start to shift to": (
+        lambda: two_stacks(TrineSeq2SeqForQuestionAnswering, None)(random_ids(1, 3)),
+        "decoder_start_token_id=None is needed to make decoder_input_ids from input_ids; set it in the config.",
     ),
     "nothing to write": (
         lambda: tiny_translator()(random_ids(1, 3)),
