@@ -1,6 +1,6 @@
 """What PEFT adapts in a Trine model unless it is told: for `LoraConfig()`, `IA3Config()` and all other methods."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 
 from peft.utils import constants
 
@@ -17,7 +17,7 @@ def target_tables() -> dict[str, MutableMapping[str, list[str]]]:
     """PEFT's tables of targets by their names, each from model type to names of modules; those that have Llama."""
     names = [name for name in vars(constants) if name.startswith("TRANSFORMERS_MODELS_TO_")]
     tables = {name: getattr(constants, name) for name in names if name.endswith("_MODULES_MAPPING")}
-    return {name: table for name, table in tables.items() if isinstance(table, Mapping) and "llama" in table}
+    return {name: table for name, table in tables.items() if isinstance(table, MutableMapping) and "llama" in table}
 
 
 def register_targets() -> None:

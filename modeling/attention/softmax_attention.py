@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -140,7 +141,7 @@ class SoftmaxAttention(nn.Module):
             kwargs["position_bias"] = position_bias.expand(query.shape[0], -1, -1, -1)
         # vLLM reads this source: it serves a layer whose forward calls one local of ALL_ATTENTION_FUNCTIONS, once.
         implementation = str(self.config._attn_implementation)
-        attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         if isinstance(attention_mask, FoldedMask):
             attend = folded_attention_forward
         elif sequence_lengths is not None:
