@@ -157,6 +157,7 @@ def test_sigmoid_routing_equals_deepseek():
     ours = SparseMLP(
         TrineConfig(
             router_type="sigmoid",
+            mlp_layer_types="sparse",
             num_experts=4,
             num_shared_experts=2,
             routed_scaling_factor=2.5,

@@ -28,6 +28,13 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
+@pytest.fixture
+def loud():
+    logging.disable(logging.NOTSET)
+    yield
+    logging.disable(logging.CRITICAL)
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export") / "source"
@@ -37,10 +44,11 @@ def source(tmp_path_factory):
     return folder
 
 
-@pytest.mark.filterwarnings("error::FutureWarning")
 @torch.no_grad()
 def test_an_encoder_decoder_becomes_a_program_of_torch(source, tmp_path, capsys):
-    export.main([str(source), str(tmp_path / "program"), "--format", "torch"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        export.main([str(source), str(tmp_path / "program"), "--format", "torch"])
     shown = capsys.readouterr()
     assert f"{source} -> {tmp_path / 'program'}" in shown.out and "check: 100%" in shown.err
     assert float(shown.out.rsplit(": ", 1)[1]) <= 1e-5
@@ -62,8 +70,7 @@ def test_the_command_prints_its_own_lines_only(source, tmp_path):
     assert lines and [line for line in lines if not re.fullmatch(BAR, line.strip())] == []
 
 
-def test_what_is_no_noise_is_shown(quiet, monkeypatch, capsys):
-    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+def test_what_is_no_noise_is_shown(loud, monkeypatch, capsys):
     seen = []
     for module, texts in LOGGED.items():
         logger = importlib.import_module(module).logger
