@@ -2,6 +2,7 @@
 
 import logging
 
+import pytest
 import torch
 from tiny import tiny_model
 from transformers import AutoModelForSequenceClassification
@@ -22,7 +23,17 @@ class Lines(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def test_the_report_is_held_back_and_the_head_is_named(tmp_path):
+@pytest.fixture
+def warns():
+    """Warnings are logged, whatever the tests before have made of the loggers."""
+    logging.disable(logging.NOTSET)
+    level = LOGGER.level
+    LOGGER.setLevel(logging.WARNING)
+    yield
+    LOGGER.setLevel(level)
+
+
+def test_the_report_is_held_back_and_the_head_is_named(tmp_path, warns):
     tiny_model(TrineForMaskedLM, dtype=torch.float32, is_causal=False).save_pretrained(tmp_path)
     lines = Lines()
     LOGGER.addHandler(lines)
