@@ -156,10 +156,11 @@ def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], li
 def load_model(arguments: EmbeddingArguments, device: str | None = None) -> SentenceTransformer:
     """The model with its pooling; all of its weights come from the checkpoint, or none with `random_weights`."""
     code: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
+    options = {"dtype": "float32", "ignore_mismatched_sizes": arguments.random_weights}
     try:
         config, tokenizer = load_parts(arguments)
         with without_load_report():  # `check_weights` says what matters
-            model = SentenceTransformer(arguments.model, device=device, model_kwargs={"dtype": "float32"}, **code)
+            model = SentenceTransformer(arguments.model, device=device, model_kwargs=options, **code)
     except OSError as error:
         raise OSError(f"model='{arguments.model}' cannot be read: {error}") from error
     transformer: Any = model[0]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tiny import SIZES
-from transformers import AutoModel, BertConfig, BertForMaskedLM, GPT2Config
+from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, GPT2Config
 
 from trine import (
     TrineConfig,
@@ -104,6 +104,18 @@ def test_the_base_is_loaded_as_it_was_saved(folder):
         torch.testing.assert_close(tensor, saved[f"model.{name}"], rtol=0, atol=0)
 
 
+def test_weights_that_another_model_lacks_are_an_error(tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 40}
+    BertModel(BertConfig(vocab_size=61, **sizes)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    changed = {name: tensor for name, tensor in weights.items() if "attention.output" not in name}
+    save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"model='mine' lacks 4 of the weights of BertModel, such as \['encoder.layer.0"
+    ):
+        train_embeddings.check_weights("mine", AutoModel.from_pretrained(tmp_path), {})
+
+
 @pytest.mark.parametrize("rename", [lambda name: name.replace("model.", "trunk."), lambda name: None])
 def test_weights_that_are_missing_are_an_error(folder, tmp_path, rename):
     AutoModel.from_pretrained(folder / "encoder")  # as it is, it loads
@@ -113,7 +125,7 @@ def test_weights_that_are_missing_are_an_error(folder, tmp_path, rename):
     changed = {rename(name) if "layers.1" in name else name: tensor for name, tensor in weights.items()}
     changed.pop(None, None)
     save_file(changed, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(SystemExit, match=r"lacks 9 of the weights of TrineModel, such as \['layers.1"):
+    with pytest.raises(SystemExit, match=r"lacks the tensor 'layers.1.input_layernorm.weight' and 8 more"):
         run(folder, tmp_path, "unused", "--output_dir", str(tmp_path / "output"))
     assert run(folder, tmp_path, "unused", "--output_dir", str(tmp_path / "output"), "--random_weights") == 0
 
