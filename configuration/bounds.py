@@ -56,6 +56,9 @@ def check_fields(config) -> None:
         raise ValueError(f"problem_type={config.problem_type!r} is not one of {list(PROBLEM_TYPES)}, nor None.")
     if config.id2label == {} or not all(str(key).isdecimal() for key in config.id2label or ()):
         raise ValueError(f"id2label={config.id2label!r} must map the number of each label to its name, or be None.")
+    size = config.chunk_size_feed_forward  # which changes no result
+    if isinstance(size, bool) or size < 0:
+        raise ValueError(f"chunk_size_feed_forward={size} must be an integer of at least 0.")
 
 
 def check_dtype(name: str, dtype: Any) -> None:

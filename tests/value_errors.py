@@ -55,6 +55,11 @@ VALUE_ERRORS = {
         {"problem_type": "classification"},
         "problem_type='classification' is not one of ['regression', 'single_label_classification', ",
     ),
+    "chunks": (
+        TrineRecurrentConfig,
+        {"chunk_size_feed_forward": -1},
+        "chunk_size_feed_forward=-1 must be an integer of at least 0.",
+    ),
     "two stacks": (
         TrineConfig,
         {"is_encoder_decoder": True},
