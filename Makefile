@@ -35,20 +35,20 @@ conformance: .venv/test.stamp  ## run the common model tests of transformers on 
 	$(BIN)/python tests/conformance/upstream.py
 	$(PYTEST) -rfE -o verbosity_subtests=0 tests/conformance $(ARGS)
 
-consumers: .venv-consumers/consumers.stamp  ## run Trine beside its peers through other libraries, in docs/consumers.md
+consumers: .venv-consumers/consumers.stamp  ## run Trine beside its peers through other libraries, in docs/measurements/consumers.md
 	rm -rf .cache/consumers
 	@status=0; for way in package remote; do \
 		OMP_NUM_THREADS=1 .venv-consumers/bin/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile \
 			--way $$way tests/consumers || status=1; \
 	done; exit $$status
 
-bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in docs/benchmarks.md
+bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark-models
 
-bench-simplicial: .venv/test.stamp  ## compare 2-simplicial attention with other ways to compute it, in docs/benchmarks.md
+bench-simplicial: .venv/test.stamp  ## compare 2-simplicial attention with other ways to compute it, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark-simplicial
 
-bench-attention: .venv/test.stamp  ## time and memory of every attention kind against length, in docs/benchmarks.md
+bench-attention: .venv/test.stamp  ## time and memory of every attention kind against length, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark-attention
 
 wheel: .venv/test.stamp  ## build the source distribution and the wheel into dist/

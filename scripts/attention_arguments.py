@@ -29,7 +29,9 @@ class AttentionBenchmarkArguments:
     longest_eager: int = field(default=4096, metadata={"help": f"Longest text of '{EAGER}', which writes all pairs."})
     peer_length: int = field(default=2048, metadata={"help": "Tokens beside other implementations; 0: no such rows."})
     output_dir: str = field(default="outputs/attention", metadata={"help": "Folder of plots and raw numbers."})
-    report: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."})
+    report: str = field(
+        default="docs/measurements/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."}
+    )
 
     def __post_init__(self):
         unknown = [name for name in self.kinds if name not in WAYS]

@@ -37,7 +37,9 @@ class DataBenchmarkArguments:
     sizes: list[int] = field(
         default_factory=lambda: [100, 1000], metadata={"help": "Megabytes of text; the first is that of the peer."}
     )
-    report: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."})
+    report: str = field(
+        default="docs/measurements/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."}
+    )
 
     def __post_init__(self):
         if not self.sizes or min(self.sizes) < 1:

@@ -39,7 +39,9 @@ class BenchmarkArguments:
         default_factory=lambda: [2, 4], metadata={"help": "Sequences in the training steps whose memory is measured."}
     )
     new_tokens: int = field(default=64, metadata={"help": "Tokens that decoding adds to a prompt of 32."})
-    output: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."})
+    output: str = field(
+        default="docs/measurements/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."}
+    )
     peers: list[str] = field(
         default_factory=lambda: list(PEERS), metadata={"help": f"Which of {', '.join(PEERS)} to compare with."}
     )

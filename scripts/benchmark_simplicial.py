@@ -42,7 +42,9 @@ class SimplicialBenchmarkArguments:
         metadata={"help": "Tokens, and contexts of decoding; the first is that of most comparisons."},
     )
     windows: list[int] = field(default_factory=lambda: [512, 32], metadata={"help": "Tokens of both windows."})
-    report: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."})
+    report: str = field(
+        default="docs/measurements/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."}
+    )
 
     def __post_init__(self):
         if len(self.windows) != 2:

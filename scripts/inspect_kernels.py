@@ -38,7 +38,9 @@ class InspectArguments:
     form: str = field(default="hadamard", metadata={"help": f"Trilinear form: one of {', '.join(FORMS)}."})
     dtype: str = field(default="bfloat16", metadata={"help": f"Type of the inputs: one of {', '.join(DTYPES)}."})
     segments: bool = field(default=False, metadata={"help": "Compile for sequences that are packed or padded."})
-    report: str = field(default="docs/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."})
+    report: str = field(
+        default="docs/measurements/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."}
+    )
 
     def __post_init__(self):
         for name, choices in (("form", FORMS), ("dtype", DTYPES)):

@@ -49,7 +49,7 @@ def arguments_of(study: Study) -> type:
             default=study.output_dir, metadata={"help": "Folder of the finished runs, which are kept."}
         )
         report: str = field(
-            default="docs/results.md",
+            default="docs/measurements/results.md",
             metadata={"help": "Markdown file that gets the tables; the parts of other studies stay in it."},
         )
         experiments: list[str] = field(

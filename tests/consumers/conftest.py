@@ -2,7 +2,7 @@
 
 `--way package` (with transformers' own models) loads Trine's folders with `import trine`; `--way remote` loads them
 with `trust_remote_code=True` in processes that cannot import trine. Each run leaves its part of the table beside the
-other's, and writes docs/consumers.md when both are there.
+other's, and writes docs/measurements/consumers.md when both are there.
 """
 
 import os

@@ -11,7 +11,7 @@ from consumers.contenders import CONTENDERS, KINDS, PEERS, WAYS
 
 ROOT = Path(__file__).parents[2]
 PARTS = ROOT / ".cache" / "consumers"
-PAGE = ROOT / "docs" / "consumers.md"
+PAGE = ROOT / "docs" / "measurements" / "consumers.md"
 LIBRARIES = (
     "torch",
     "transformers",

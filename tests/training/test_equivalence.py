@@ -108,7 +108,7 @@ def folder(tmp_path_factory):
         sliding_window=8,
         simplicial_window=8,
         simplicial_second_window=3,
-        tie_word_embeddings=False,  # the library's FSDP2 trains tied ones otherwise (docs/log.md)
+        tie_word_embeddings=False,  # the library's FSDP2 trains tied ones otherwise (docs/measurements/log.md)
         use_cache=False,
     )
     TrineForCausalLM(config).save_pretrained(folder / "model")
