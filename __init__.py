@@ -42,7 +42,6 @@ from .modeling.modeling_trine_seq2seq_classification import (
 from .modeling.modeling_trine_seq2seq_heads import TrineForConditionalGeneration
 from .modeling.seq2seq_head_table import SEQ2SEQ_HEADS
 from .tokenization.training import train_byte_level_bpe, train_unigram, train_wordpiece
-from .training.adapter_targets import register_targets
 
 
 FAMILIES = (
@@ -68,7 +67,7 @@ CLASS_NAMES = {
 
 
 def register() -> None:
-    """Makes the Auto classes, `Trainer`, `transformers serve` and PEFT know Trine. Calling it again changes nothing.
+    """Makes the Auto classes, `Trainer` and `transformers serve` know Trine. Calling it again changes nothing.
 
     It runs on `import trine`, and is the entry point of vLLM's plugin group `vllm.general_plugins`.
     """
@@ -79,7 +78,6 @@ def register() -> None:
             getattr(transformers, auto_class).register(config, model, exist_ok=True)
             CLASS_NAMES[auto_class][config.model_type] = model.__name__
             setattr(transformers, model.__name__, model)  # `transformers serve` looks architectures up as attributes
-    register_targets()
 
 
 register()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .adapter_targets import AdapterTargetsMixin
 from .hub_export import HubExportMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .layer_fields import LayerFieldsMixin
@@ -34,7 +35,7 @@ DERIVED: Any = None
 
 
 @strict
-class TrineConfig(HubExportMixin, StrictKeywordsMixin, LayerFieldsMixin, PreTrainedConfig):
+class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, LayerFieldsMixin, PreTrainedConfig):
     """Configuration of a `TrineModel` and of every head on it.
 
     Sizes are in units (features, layers, heads), windows and lengths in tokens. Unknown keywords are errors.

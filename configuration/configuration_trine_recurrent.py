@@ -3,6 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .adapter_targets import AdapterTargetsMixin
 from .bounds import check_fields, check_weights
 from .hub_export import HubExportMixin
 from .patterns import check_choice
@@ -19,7 +20,7 @@ RECURRENT_ATTENTIONS = {
 
 
 @strict
-class TrineRecurrentConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
+class TrineRecurrentConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, PreTrainedConfig):
     """Configuration of a `TrineRecurrentModel` and of the head on it.
 
     Encoder and decoder share one vocabulary and its embeddings, and have the same number of layers, because the

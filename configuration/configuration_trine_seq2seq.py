@@ -8,6 +8,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
+from .adapter_targets import AdapterTargetsMixin
 from .bounds import check_fields
 from .configuration_trine import TrineConfig
 from .hub_export import HubExportMixin
@@ -32,7 +33,7 @@ SIDES = ("encoder", "decoder")
 
 
 @strict
-class TrineSeq2SeqConfig(HubExportMixin, StrictKeywordsMixin, PreTrainedConfig):
+class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, PreTrainedConfig):
     """Configuration of a `TrineSeq2SeqModel` and of the heads on it.
 
     Encoder and decoder are complete configurations, so that they may differ in every part; what makes them an encoder

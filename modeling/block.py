@@ -1,5 +1,7 @@
 """One layer: a token mixer, in a decoder perhaps cross-attention, and a feed-forward, each with norm and residual."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
@@ -23,7 +25,8 @@ class TrineLayer(GradientCheckpointingLayer):
         self.self_attn = ATTENTIONS[config.attention_types[layer_idx]](config, layer_idx)
         self.mlp = FEED_FORWARDS[config.mlp_layer_types[layer_idx]](config)
         has_norm = layer_idx > 0 or config.first_attention_norm
-        self.input_layernorm = make_norm(config, config.hidden_size) if has_norm else nn.Identity()
+        # None, not `nn.Identity`: PEFT's layer-norm tuning fails where what has a norm's name has no weights.
+        self.input_layernorm = make_norm(config, config.hidden_size) if has_norm else None
         self.post_attention_layernorm = make_norm(config, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
         self.cross_attn: CrossAttention | None = None
@@ -31,9 +34,9 @@ class TrineLayer(GradientCheckpointingLayer):
             self.cross_attn = CrossAttention(config, layer_idx)
             self.cross_attention_layernorm = make_norm(config, config.hidden_size)
 
-    def enter(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    def enter(self, norm: nn.Module | None, hidden_states: torch.Tensor) -> torch.Tensor:
         """What a sub-layer reads."""
-        return norm(hidden_states)
+        return hidden_states if norm is None else norm(hidden_states)
 
     def leave(self, norm: nn.Module, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """The residual stream after a sub-layer that returned `output`."""
@@ -59,7 +62,7 @@ class TrineLayer(GradientCheckpointingLayer):
         if isinstance(past_key_values, EncoderDecoderCache):
             self_cache = past_key_values.self_attention_cache
         kwargs |= {"position_embeddings": position_embeddings, "past_key_values": self_cache}
-        norm = self.input_layernorm
+        norm: Any = self.input_layernorm
         mixed, *_ = self.self_attn(
             self.enter(norm, hidden_states), attention_mask, position_bias=position_bias, **kwargs
         )
@@ -80,7 +83,7 @@ class TrinePostNormLayer(TrineLayer):
     Source: Vaswani et al. 2017, arXiv 1706.03762, section 3.1.
     """
 
-    def enter(self, norm: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+    def enter(self, norm: nn.Module | None, hidden_states: torch.Tensor) -> torch.Tensor:
         return hidden_states
 
     def leave(self, norm: nn.Module, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

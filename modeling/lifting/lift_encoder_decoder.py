@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from ...configuration.configuration_trine import TrineConfig
@@ -140,7 +139,7 @@ def begin_decoder(encoder: Any, decoder: Any, beginning: str, is_own: bool) -> N
         if beginning == "self":
             for name in COPIED:
                 copy_tensors(getattr(layer.self_attn, name), getattr(layer.cross_attn, name))
-            if not isinstance(layer.input_layernorm, nn.Identity):
+            if layer.input_layernorm is not None:
                 copy_tensors(layer.input_layernorm, layer.cross_attention_layernorm)
         else:
             for parameter in layer.cross_attn.o_proj.parameters():

@@ -86,14 +86,7 @@ NOT_MERGED = {
     "SHADOW",
     "XLORA",
 }
-# What a user names where PEFT's tables have no row: Trine as remote code, since it is `import trine` that adds them.
-NAMED = {
-    "IA3": {"target_modules": ["k_proj", "v_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
-    "LN_TUNING": {"target_modules": ["input_layernorm", "post_attention_layernorm"]},
-}
-PROJECTIONS = {"target_modules": ["q_proj", "v_proj"]}
 UNTARGETED = {*NOT_MERGED - {"BEFT", "LILY", "PEANUT", "POLY", "XLORA"}, "TRAINABLE_TOKENS"}
-NAME_TARGETS = "As remote code: name `target_modules`; `import trine` tells PEFT's tables of them."
 # What PEFT reads of a flat config, and an encoder-decoder's has in its two stacks.
 STACK = {"num_layers": 2, "token_dim": 32, "num_attention_heads": 4, "num_transformer_submodules": 2}
 STACK_STEP = "Give `num_layers`, `token_dim`, `num_attention_heads` and `num_transformer_submodules`."
@@ -168,8 +161,6 @@ def adapt(method, auto_class=AutoModelForCausalLM, **changes):
         base.save_pretrained(folder / "base")  # with its new head, where it has one
         batch = batch_of(contender, auto_class, method)
         settings = {**METHODS[method], **changes}
-        if contender.trust and method not in UNTARGETED and "target_modules" not in changes:
-            settings = {**NAMED.get(method, PROJECTIONS), **settings}
         if contender.is_trine and auto_class is AutoModelForSeq2SeqLM and method in UNTARGETED:
             settings |= STACK
         if method == "XLORA":
@@ -264,11 +255,9 @@ def promise_of(method: str) -> str:
 
 
 def method_case(method, **fields) -> Case:
-    step = "" if method in UNTARGETED else NAME_TARGETS
-    return Case(method, adapt(method), promise_of(method), remote_step=step, **fields, **REFUSED.get(method, {}))
+    return Case(method, adapt(method), promise_of(method), **fields, **REFUSED.get(method, {}))
 
 
-REMOTELY = {"remote_step": NAME_TARGETS}
 SMALL = ("Llama", "dense")
 WIDE = {
     "LORA": ("Llama", "dense", "sparse", *KINDS),
@@ -279,20 +268,18 @@ WIDE = {
 CASES = [
     *(method_case(method, contenders=WIDE.get(method, SMALL)) for method in METHODS),
     Case("LORA, all linear layers", adapt("LORA", **TARGETED), MERGED, ALL_DECODERS),
-    Case("LORA, DoRA", adapt("LORA", use_dora=True), MERGED, SMALL, **REMOTELY),
+    Case("LORA, DoRA", adapt("LORA", use_dora=True), MERGED, SMALL),
     Case("LORA on experts", adapt("LORA", **EXPERTS), MERGED, ("Mixtral", "sparse")),
     Case("LORA on embeddings", adapt("LORA", target_modules=["embed_tokens", "q_proj"]), MERGED, SMALL),
-    Case(
-        "LORA with new tokens", adapt("LORA", trainable_token_indices=list(range(260, 300))), MERGED, SMALL, **REMOTELY
-    ),
+    Case("LORA with new tokens", adapt("LORA", trainable_token_indices=list(range(260, 300))), MERGED, SMALL),
     Case(
         "LORA, head saved",
         adapt("LORA", AutoModelForSequenceClassification, **PROJECTED),
         MERGED,
         (*DECODERS, *ENCODERS),
     ),
-    Case("LORA, token labels", adapt("LORA", AutoModelForTokenClassification), MERGED, ENCODERS, **REMOTELY),
-    Case("IA3, encoders", adapt("IA3", AutoModelForSequenceClassification), MERGED, ENCODERS, **REMOTELY),
+    Case("LORA, token labels", adapt("LORA", AutoModelForTokenClassification), MERGED, ENCODERS),
+    Case("IA3, encoders", adapt("IA3", AutoModelForSequenceClassification), MERGED, ENCODERS),
     Case(
         "LN_TUNING, encoders",
         adapt("LN_TUNING", AutoModelForSequenceClassification),
@@ -300,7 +287,6 @@ CASES = [
         ENCODERS,
         fails=("BERT",),
         reason="PEFT has no targets for BERT.",
-        **REMOTELY,
     ),
     Case("PROMPT_TUNING, encoders", adapt("PROMPT_TUNING", AutoModelForSequenceClassification), PROMISE, ENCODERS),
     Case(
@@ -317,7 +303,6 @@ CASES = [
             promise_of(method),
             ENCODER_DECODERS,
             special=STACK_STEP if method in UNTARGETED else "",
-            remote_step="" if method in UNTARGETED else NAME_TARGETS,
         )
         for method in ("LORA", "IA3", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
     ),

@@ -1,6 +1,9 @@
 """PEFT's methods without targets do on our models what they do on Llama, and the folders load again."""
 
 import copy
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,17 +11,18 @@ from peft import CPTConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, Sh
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from tiny import SIZES, SPARSE, random_ids, tiny_model
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trine import (
+    TrineForCausalLM,
     TrineForConditionalGeneration,
     TrineForMaskedLM,
     TrineRecurrentConfig,
     TrineRecurrentForConditionalGeneration,
     TrineSeq2SeqConfig,
-    register,
 )
-from trine.training.adapter_targets import LIKE_LLAMA, target_tables
+from trine.configuration.adapter_targets import LIKE_LLAMA, target_tables
 
 
 OPTIONS = {  # what a method needs, or what makes it small enough for a tiny model
@@ -111,17 +115,31 @@ def test_norms_are_tuned(make):
     assert {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names} >= {"input_layernorm"}
 
 
-@pytest.mark.parametrize(
-    ("fields", "settings"),
-    [
-        ({}, {"target_modules": ["input_layernorm", "norm"]}),
-        ({"first_attention_norm": False}, {"exclude_modules": ["layers.0.input_layernorm"]}),
-    ],
-    ids=["the final one", "without the first"],
-)
-def test_norms_are_tuned_as_the_readme_says(fields, settings):
+def test_the_final_norm_is_tuned_where_it_is_named():
     ids = random_ids(2, 9)
-    step(get_peft_model(decoder(**fields), LNTuningConfig(**settings)), input_ids=ids, labels=ids)
+    step(
+        get_peft_model(decoder(), LNTuningConfig(target_modules=["input_layernorm", "norm"])),
+        input_ids=ids,
+        labels=ids,
+    )
+
+
+@pytest.mark.parametrize("targets", [None, ["input_layernorm"]], ids=["by default", "named"])
+@pytest.mark.parametrize("model_class", [TrineForCausalLM, TrineForMaskedLM], ids=["decoder", "encoder"])
+def test_a_norm_that_a_model_lacks_is_not_tuned(model_class, targets, tmp_path):
+    is_causal = model_class is TrineForCausalLM
+    model = tiny_model(model_class, dtype=torch.float32, is_causal=is_causal, first_attention_norm=False)
+    fresh, ids = copy.deepcopy(model), random_ids(2, 9)
+    adapted = get_peft_model(model, LNTuningConfig(target_modules=targets))
+    tuned = [name for name in adapted.base_model.targeted_module_names if name.endswith("input_layernorm")]
+    norms = [name for name, module in fresh.named_modules() if isinstance(module, nn.RMSNorm)]
+    assert tuned == [name for name in norms if name.endswith("input_layernorm")] == ["model.layers.1.input_layernorm"]
+    inputs = {"input_ids": ids, "labels": ids}
+    expected = step(adapted, **inputs)
+    adapted.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(fresh, tmp_path)
+    torch.testing.assert_close(logits_of(again, **inputs), expected)
+    torch.testing.assert_close(logits_of(again.merge_and_unload(), **inputs), expected)
 
 
 def test_cpt_computes_a_loss_from_the_logits():
@@ -172,6 +190,45 @@ def test_embeddings_are_adapted(kind, settings):
 def test_rows_that_are_there_stay(monkeypatch):
     table = target_tables()["TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"]
     monkeypatch.setitem(table, "trine", ["o_proj"])
-    register()
-    assert table["trine"] == ["o_proj"]
+    adapted = get_peft_model(decoder(), LoraConfig())
+    assert {name.rpartition(".")[2] for name in adapted.base_model.targeted_module_names} == {"o_proj"}
     assert all(set(LIKE_LLAMA) <= table.keys() for table in target_tables().values())
+
+
+# A process in which `import trine` fails, and that imports PEFT when the models are there already.
+STRANGER = """
+import json, sys
+sys.modules["trine"] = None
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+folder, *names = sys.argv[1:]
+classes = {name: AutoModelForCausalLM if name == "decoder" else AutoModelForSeq2SeqLM for name in names}
+models = {name: classes[name].from_pretrained(f"{folder}/{name}", trust_remote_code=True) for name in names}
+assert "peft" not in sys.modules
+
+import peft
+
+found = {name: {} for name in names}
+for name in names:
+    for method in ("LoraConfig", "IA3Config", "LNTuningConfig")[: 2 if name == "recurrent" else 3]:
+        adapted = peft.get_peft_model(models[name], getattr(peft, method)())
+        found[name][method] = sorted(adapted.base_model.targeted_module_names)
+        models[name] = adapted.unload()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_remote_code_has_the_same_targets(tmp_path, monkeypatch):
+    expected = {}
+    for name, make in {"decoder": decoder, "encoder-decoder": encoder_decoder, "recurrent": recurrent}.items():
+        make().save_pretrained(tmp_path / name)
+        configs = [LoraConfig(), IA3Config(), *([] if name == "recurrent" else [LNTuningConfig()])]
+        targeted = [get_peft_model(make(), config).base_model.targeted_module_names for config in configs]
+        names = [type(config).__name__ for config in configs]
+        expected[name] = {key: sorted(value) for key, value in zip(names, targeted, strict=True)}
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    command = [sys.executable, "-c", STRANGER, str(tmp_path), *expected]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == expected

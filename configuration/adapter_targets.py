@@ -1,8 +1,8 @@
 """What PEFT adapts in a Trine model unless it is told: for `LoraConfig()`, `IA3Config()` and all other methods."""
 
+import sys
 from collections.abc import MutableMapping
-
-from peft.utils import constants
+from typing import Any
 
 
 # Trine's layers are named as Llama's are; an LSTM has one projection outside of it.
@@ -14,9 +14,13 @@ OWN_NORMS = ["input_layernorm", "post_attention_layernorm", "cross_attention_lay
 
 
 def target_tables() -> dict[str, MutableMapping[str, list[str]]]:
-    """PEFT's tables of targets by their names, each from model type to names of modules; those that have Llama."""
-    names = [name for name in vars(constants) if name.startswith("TRANSFORMERS_MODELS_TO_")]
-    tables = {name: getattr(constants, name) for name in names if name.endswith("_MODULES_MAPPING")}
+    """PEFT's tables of targets by their names, each from model type to names of modules; those that have Llama.
+
+    None of them as long as nobody has imported PEFT.
+    """
+    constants = vars(sys.modules.get("peft.utils.constants", object))
+    tables = {name: table for name, table in constants.items() if name.startswith("TRANSFORMERS_MODELS_TO_")}
+    tables = {name: table for name, table in tables.items() if name.endswith("_MODULES_MAPPING")}
     return {name: table for name, table in tables.items() if isinstance(table, MutableMapping) and "llama" in table}
 
 
@@ -28,3 +32,14 @@ def register_targets() -> None:
             rows |= RECURRENT
         for model_type, targets in rows.items():
             table.setdefault(model_type, list(targets))
+
+
+class AdapterTargetsMixin:
+    """For config classes: tells PEFT of the targets when it asks for the config, which it does before it looks.
+
+    So it is no matter which is imported first, and neither imports the other; nor whether this is remote code.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        register_targets()
+        return super().to_dict()  # pyright: ignore[reportAttributeAccessIssue] the next base has it
