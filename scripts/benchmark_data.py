@@ -104,11 +104,9 @@ def with_trine(path: str, tokenizer_path: str) -> Measurement:
     peak.start()
     corpus = Corpus([path], validation_fraction=0.01)
     with tempfile.TemporaryDirectory(dir=Path(path).parent) as folder:
+        write_tokens(Path(folder), corpus.pieces(), TokenEncoder(tokenizer), ends_with=tokenizer.eos_token_id)
         for part in PARTS:
-            target = Path(folder, part)
-            target.mkdir()
-            write_tokens(target, corpus.pieces(part), TokenEncoder(tokenizer), ends_with=tokenizer.eos_token_id)
-            blocks = PackedBlocks(read_tokens(target).tokens, BLOCK_LENGTH)
+            blocks = PackedBlocks(read_tokens(Path(folder, part)).tokens, BLOCK_LENGTH)
             tokens += sum(blocks[index]["input_ids"].numel() for index in range(len(blocks)))
     return Measurement(tokens, time.perf_counter() - start, peak.stop())
 

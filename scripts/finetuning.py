@@ -36,7 +36,7 @@ def read_examples(
 ) -> list[Example]:
     """What `read` makes of each record with these fields; it raises a ValueError for one that is bad."""
     examples = []
-    for source, records in find_sources(files):
+    for source, records in find_sources(files, fields):
         for number, record in records:
             try:
                 if isinstance(record, str):

@@ -22,7 +22,7 @@ from trine import (
 from trine.scripts.pretrain_arguments import PretrainArguments
 from trine.training.baselines import ngram_losses
 from trine.training.cache_folders import DEFAULT_CACHE, find_or_make
-from trine.training.corpus import Corpus, Part
+from trine.training.corpus import PARTS, Corpus, Part
 from trine.training.masked_text import MaskedPairs, MaskedSequences, MaskedText, sentence_pieces
 from trine.training.packing import PackedBlocks
 from trine.training.padding_free import PaddingFreeCollator
@@ -90,19 +90,19 @@ class CausalObjective:
         return AutoTokenizer.from_pretrained(find_or_make(self.cache, key, make))
 
     def tokenize(
-        self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool
-    ) -> TokenStore:
-        """The tokens of a part; those of an earlier run, where nothing has changed since.
+        self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool
+    ) -> dict[Part, TokenStore]:
+        """The tokens of each part; those of an earlier run, where nothing has changed since.
 
         Raises:
             ValueError: there is no text.
         """
         end: Any = tokenizer.eos_token_id if self.ends_documents else None
-        description = f"Tokenising the {part} text" if show_progress else None
+        description = "Tokenising the text" if show_progress else None
         words = self.arguments.whole_words
         encode = WordEncoder(tokenizer, words) if words else TokenEncoder(tokenizer)
-        pieces = sentence_pieces(corpus.pieces(part)) if self.splits_sentences else corpus.pieces(part)
-        how = {"part": part, "end": end, "words": words, "sentences": self.splits_sentences}
+        pieces = sentence_pieces(corpus.pieces()) if self.splits_sentences else corpus.pieces()
+        how = {"end": end, "words": words, "sentences": self.splits_sentences}
         key = {**how, "by": tokenizer_identity(tokenizer), **corpus.identity}
         write: Any = partial(
             write_tokens,
@@ -112,16 +112,17 @@ class CausalObjective:
             description=description,
             processes=self.arguments.preprocessing_num_workers,
         )
-        return read_tokens(find_or_make(self.cache, key, write))
+        folder = find_or_make(self.cache, key, write)
+        return {part: read_tokens(folder / part) for part in PARTS}
 
-    def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
+    def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
         """The training or validation data.
 
         Raises:
             ValueError: there is too little text.
         """
         separator: Any = tokenizer.eos_token_id if self.arguments.document_boundaries else None
-        return self.make_blocks(part, self.tokenize(part, corpus, tokenizer, show_progress), separator)
+        return self.make_blocks(part, store, separator)
 
     def make_blocks(self, part: Part, store: TokenStore, separator: int | None) -> PackedBlocks:
         length = self.text_length()
@@ -169,9 +170,9 @@ class MaskedObjective(CausalObjective):
                 "document_boundaries=True says nothing new: masked sequences never reach beyond a document."
             )
 
-    def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
-        store, length = self.tokenize(part, corpus, tokenizer, show_progress), self.arguments.block_length
-        return MaskedSequences(store, tokenizer, length, whole_words=self.arguments.whole_words is not None)
+    def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
+        whole_words = self.arguments.whole_words is not None
+        return MaskedSequences(store, tokenizer, self.arguments.block_length, whole_words=whole_words)
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
         probability = self.arguments.mlm_probability
@@ -194,8 +195,8 @@ class NextSentenceObjective(MaskedObjective):
     fields: ClassVar[dict[str, Any]] = {"type_vocab_size": 2}
     splits_sentences = True
 
-    def make_data(self, part: Part, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool) -> Sized:
-        store, length = self.tokenize(part, corpus, tokenizer, show_progress), self.arguments.block_length
+    def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
+        length = self.arguments.block_length
         whole_words = self.arguments.whole_words is not None
         if (documents := len(store.ends.unique())) < 2:
             raise ValueError(

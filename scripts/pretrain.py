@@ -123,6 +123,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
             validation_fraction=arguments.validation_fraction,
             seed=training.seed,
             skip_bad_records=arguments.skip_bad_records,
+            cache=objective.cache,
         )
         if source := checkpoint or arguments.tokenizer:
             tokenizer = load_tokenizer(source, writes=objective.ends_documents)
@@ -131,7 +132,8 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
         config = objective.make_config(**{"vocab_size": len(tokenizer), **end_ids(tokenizer), **overrides})
         fit_inputs(tokenizer, config)
         check_sizes(config, tokenizer, arguments.block_length)
-        train_data, validation_data = (objective.make_data(part, corpus, tokenizer, show_progress) for part in PARTS)
+        stores = objective.tokenize(corpus, tokenizer, show_progress)
+        train_data, validation_data = (objective.make_data(part, stores[part], tokenizer) for part in PARTS)
     set_seed(training.seed)
     return Task(
         objective=objective,

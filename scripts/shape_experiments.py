@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import starmap
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -133,7 +134,7 @@ class Pretraining:
         return [f"{row['short']}\n{row['long']}" for row in self.rows[split]]
 
     def pairs(self, split: str, seed: int) -> MaskedPairs:
-        pieces = sentence_pieces(map(Piece._make, enumerate(self.texts(split))))
+        pieces = sentence_pieces(starmap(Piece, enumerate(self.texts(split))))
         with TemporaryDirectory(dir=self.output, ignore_cleanup_errors=True) as folder:
             write_tokens(Path(folder), pieces, TokenEncoder(self.tokenizer))
             return MaskedPairs(read_tokens(Path(folder)), self.tokenizer, self.longest, seed=seed)

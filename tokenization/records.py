@@ -1,11 +1,11 @@
 """Records from files and data sets of Hugging Face; bad ones are counted, with their place."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .hub_data import HUB_PREFIX, HubData
+from .hub_data import HUB_PREFIX, HubData, iterate_rows
 from .record_files import READERS, Numbered, read_records
 from .source_files import find_files
 
@@ -61,7 +61,7 @@ def iterate_records(
         FileNotFoundError: A source does not exist, or a folder holds nothing that can be read.
         ValueError: A file of another kind, or one that cannot be read at all.
     """
-    for source, records in find_sources(sources):
+    for source, records in find_sources(sources, fields):
         for number, record in records:
             if isinstance(record, str):
                 bad.add(source, number, record)
@@ -100,7 +100,7 @@ def lone_surrogate(value: Any) -> str | None:
     return None
 
 
-def find_sources(sources: Iterable[Source]) -> Iterator[tuple[str, Numbered]]:
+def find_sources(sources: Iterable[Source], fields: Collection[str]) -> Iterator[tuple[str, Numbered]]:
     """The name of each source, and its numbered records; a text in place of a record says why there is none."""
     if isinstance(sources, (str, Path)):
         raise TypeError(f"sources={str(sources)!r} is one source; pass a list.")
@@ -108,16 +108,16 @@ def find_sources(sources: Iterable[Source]) -> Iterator[tuple[str, Numbered]]:
         if not isinstance(source, HubData) and str(source).startswith(HUB_PREFIX):
             source = HubData(str(source))
         if isinstance(source, HubData):
-            yield str(source), source.records()
+            yield str(source), source.records(fields)
             continue
         for file in find_files([source], READERS):
-            yield f"'{file}'", (_read_saved if file.is_dir() else read_records)(file)
+            yield f"'{file}'", _read_saved(file, fields) if file.is_dir() else read_records(file)
 
 
-def _read_saved(folder: Path) -> Numbered:
+def _read_saved(folder: Path, fields: Collection[str]) -> Numbered:
     from datasets import load_from_disk
 
     try:
-        yield from enumerate(load_from_disk(str(folder)), 1)
+        yield from iterate_rows(load_from_disk(str(folder)), fields)
     except Exception as error:  # of many classes
         raise ValueError(f"The data set in '{folder}' cannot be read: {error}") from error

@@ -17,10 +17,11 @@ PIECE_SIZE = 2**20
 
 
 class Piece(NamedTuple):
-    """A part of a document, and the number of that document among all."""
+    """A piece of a document, the number of that document among all, and the part of a corpus that it is in."""
 
     document: int
     text: str
+    part: str = ""
 
 
 def iterate_text_files(

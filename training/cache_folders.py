@@ -27,7 +27,7 @@ logger = logging.get_logger(__name__)
 
 DEFAULT_CACHE = Path(HF_HOME) / "trine"
 # Part of each key: what is stored has another layout or meaning after a change.
-VERSION = 3
+VERSION = 4
 # The sizes and checksums of the files of a whole folder, written last.
 INDEX = "index.json"
 # Held, by the system's file locks, for as long as the process lives that makes the folder it is in.
@@ -54,7 +54,7 @@ def find_or_make(cache: Path, key: dict[str, Any], make: Callable[[Path], object
     if folder.exists():
         if (reason := damage(folder)) is None:
             return folder
-        logger.warning(f"The tokens or the tokenizer in '{folder}' are damaged: {reason}. They are made anew.")
+        logger.warning(f"What is kept in '{folder}' is damaged: {reason}. It is made anew.")
         _discard(folder)
     part = _open_part(cache)
     try:

@@ -28,7 +28,7 @@ def split_sentences(text: str) -> list[str]:
 
 def sentence_pieces(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Yields the sentences of the pieces, as pieces."""
-    return (Piece(piece.document, sentence) for piece in pieces for sentence in split_sentences(piece.text))
+    return (piece._replace(text=sentence) for piece in pieces for sentence in split_sentences(piece.text))
 
 
 class MaskedText(Dataset):

@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,34 @@ class TokenStore(NamedTuple):
     piece_ends: Tensor
 
 
+class _Writer:
+    """Writes a `TokenStore`, piece by piece."""
+
+    def __init__(self, folder: Path, separator: bytes):
+        folder.mkdir(exist_ok=True)
+        self.folder, self.separator = folder, separator
+        self.file = (folder / "tokens").open("wb")
+        self.document, self.size = None, 0
+        self.ends, self.piece_ends = array("q"), array("q")
+
+    def add(self, document: int, tokens: bytes) -> None:
+        if self.document not in (None, document):
+            self._end_document()
+        self.document = document
+        self.size += self.file.write(tokens)
+        self.piece_ends.append(self.size // 4)
+
+    def finish(self) -> None:
+        self._end_document()
+        for name in ("ends", "piece_ends"):
+            with (self.folder / name).open("wb") as file:
+                getattr(self, name).tofile(file)
+
+    def _end_document(self) -> None:
+        self.size += self.file.write(self.separator)
+        self.ends.append(self.size // 4)
+
+
 def write_tokens(
     folder: Path,
     pieces: Iterable[Piece],
@@ -43,6 +72,8 @@ def write_tokens(
 ) -> None:
     """Writes a `TokenStore` of the pieces' documents into the folder, in memory that does not grow with the text.
 
+    The text is read once: pieces that have a `part` go to the store in the folder of that name within `folder`.
+
     Args:
         encode: `TokenEncoder`, or what else makes bytes of 32-bit integers of texts.
         ends_with: Id of a token that follows each document, or None.
@@ -52,29 +83,21 @@ def write_tokens(
     Raises:
         ValueError: There is no document, or fewer than one process.
     """
-    current, size, ends, piece_ends = None, 0, array("q"), array("q")
     separator = b"" if ends_with is None else array("i", [ends_with]).tobytes()
+    writers: dict[str, _Writer] = {}
     characters = {"unit": "char", "unit_scale": True}
-    with (
-        (folder / "tokens").open("wb") as file,
-        tqdm(desc=description, disable=description is None, **characters) as progress,
-    ):
+    with ExitStack() as files, tqdm(desc=description, disable=description is None, **characters) as progress:
         for batch, encoded in encode_batches(_batches(pieces), encode, processes):
             for piece, tokens in zip(batch, encoded, strict=True):
-                if current not in (None, piece.document):
-                    size += file.write(separator)
-                    ends.append(size // 4)
-                current = piece.document
-                size += file.write(tokens)
-                piece_ends.append(size // 4)
+                if piece.part not in writers:
+                    writers[piece.part] = _Writer(folder / piece.part, separator)
+                    files.enter_context(writers[piece.part].file)
+                writers[piece.part].add(piece.document, tokens)
             progress.update(sum(len(piece.text) for piece in batch))
-        if current is None:
+        if not writers:
             raise ValueError("There is no document to tokenise.")
-        size += file.write(separator)
-        ends.append(size // 4)
-    for name, values in (("ends", ends), ("piece_ends", piece_ends)):
-        with (folder / name).open("wb") as file:
-            values.tofile(file)
+        for writer in writers.values():
+            writer.finish()
 
 
 def read_tokens(folder: Path) -> TokenStore:

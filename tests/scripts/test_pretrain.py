@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trine.scripts import generate, objectives, pretrain, train_tokenizer
+from trine.tokenization.hub_data import HubData
 from trine.training.baselines import ngram_losses
 from trine.training.corpus import Corpus
 from trine.training.packing import PackedBlocks
@@ -57,16 +58,19 @@ def run(folder, output, *argv):
 
 
 def test_a_data_set_by_name_is_tokenised_once(folder, tmp_path, monkeypatch):
-    """A tokenizer and the tokens of two parts are made, and a later run finds them."""
+    """It is read to be counted, for the tokenizer and for the tokens of both parts; a later run reads nothing."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    read, records = [], HubData.records
+    monkeypatch.setattr(HubData, "records", lambda self, fields: read.append(fields) or records(self, fields))
     (tmp_path / "data").mkdir()
     shutil.copy(folder / "corpus.jsonl", tmp_path / "data" / "train.jsonl")
     words = ["--cache_dir", str(tmp_path / "cache"), "--max_steps", "1", "--save_strategy", "no", "--files"]
     words += [f"hf:{tmp_path / 'data'}:default:train"]
     assert run(folder, "unused", "--output_dir", str(tmp_path / "first"), *words) == 0
+    assert len(read) == 3 and all(set(fields) == {"text"} for fields in read)
     monkeypatch.setattr(objectives, "write_tokens", lambda *_, **__: pytest.fail("they are there"))
     assert run(folder, "unused", "--output_dir", str(tmp_path / "second"), *words) == 0
-    assert len([*(tmp_path / "cache").iterdir()]) == 3
+    assert len(read) == 3 and len([*(tmp_path / "cache").iterdir()]) == 3
     assert losses(tmp_path, "first") == losses(tmp_path, "second") != []
 
 

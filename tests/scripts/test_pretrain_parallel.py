@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trine.scripts import pretrain
+from trine.scripts import objectives, pretrain
+from trine.tokenization.hub_data import HubData
 
 
 OPTIONS = """
@@ -53,9 +56,9 @@ def argv(folder, output):
     return ["--recipe", str(folder / "recipe.yaml"), "--output_dir", str(folder / output)]
 
 
-def torchrun(folder, output, *options):
+def torchrun(folder, output, *options, script=("-m", "trine.scripts.cli")):
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "trine.scripts.cli", "pretrain", *argv(folder, output), "--ddp_backend", "gloo", *options]
+    command += [*script, "pretrain", *argv(folder, output), "--ddp_backend", "gloo", *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300)
 
@@ -90,6 +93,49 @@ def test_two_processes_do_what_one_does(folder, way):
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
     assert (folder / way / "checkpoint-2" / "model.safetensors").is_file()
     assert not (folder / way / "checkpoint-2" / "optimizer.pt").exists()
+
+
+# Runs the command in each process, and writes a line for each time that it reads the data set or makes tokens.
+COUNTED = """
+import os, sys
+from trine.scripts import cli, objectives
+from trine.tokenization.hub_data import HubData
+
+def counted(name, function):
+    def count(*args, **kwargs):
+        with open(os.environ["COUNTS"], "a") as file:
+            file.write(f"{name} {os.environ['RANK']}\\n")
+        return function(*args, **kwargs)
+    return count
+
+HubData.records = counted("read", HubData.records)
+objectives.write_tokens = counted("tokens", objectives.write_tokens)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_tokenise_a_named_data_set_once(folder, tmp_path, monkeypatch):
+    """One of them reads it, and both train; a later run finds what was made."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(folder / "corpus.jsonl", tmp_path / "data" / "train.jsonl")
+    (tmp_path / "counted.py").write_text(COUNTED)
+    monkeypatch.setenv("COUNTS", str(tmp_path / "counts"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    options = ["--per_device_train_batch_size", "2", "--cache_dir", str(tmp_path / "cache"), "--files"]
+    options.append(f"hf:{tmp_path / 'data'}")
+    done = torchrun(folder, "named", *options, script=[str(tmp_path / "counted.py")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts = (tmp_path / "counts").read_text().splitlines()
+    assert sorted(counts) == ["read 0"] * 3 + ["tokens 0"]
+    assert len([*(tmp_path / "cache").iterdir()]) == 3  # what was counted, the tokenizer and the tokens
+    # The data of one file, whose training with 4 rows in one process is that of 2 rows in each of two.
+    torch.testing.assert_close(history(folder, "named", "loss"), history(folder, "one", "loss"), rtol=1e-5, atol=1e-5)
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    for place, name in ((HubData, "records"), (objectives, "write_tokens")):
+        monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("it is there"))
+    assert pretrain.main([*argv(folder, "named again"), *options]) == 0
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 import datasets
 import pytest
 
-from trine.tokenization.hub_data import HubData
+from trine.tokenization.hub_data import ROWS, HubData, iterate_rows
 from trine.tokenization.text_files import iterate_text_files
 
 
@@ -76,9 +76,9 @@ def test_it_is_prepared_once_and_known_again(folder, tmp_path, cache, monkeypatc
     first = HubData(f"hf:{folder}:en:train")
     assert first.identity == HubData(f"hf:{folder}:en:train").identity
     assert len({first.identity, *(HubData(f"hf:{folder}:{name}").identity for name in ("zh:train", "en:test"))}) == 3
-    assert [*first.records()] == [(number + 1, {"text": f"en train {number}"}) for number in range(4)]
+    assert [*first.records(["text"])] == [(number + 1, {"text": f"en train {number}"}) for number in range(4)]
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("it is there"))
-    assert len([*first.records()]) == 4
+    assert len([*first.records(["text"])]) == 4
 
 
 def test_other_files_have_another_identity(tmp_path):
@@ -88,6 +88,14 @@ def test_other_files_have_another_identity(tmp_path):
         (tmp_path / "data" / "train.jsonl").write_text(json.dumps({"text": f"{text} {'x' * len(identities)}"}) + "\n")
         identities.append(HubData(f"hf:{tmp_path / 'data'}").identity)
     assert identities[0] != identities[1]
+
+
+def test_only_the_fields_that_are_asked_for_are_read():
+    """Any number of rows, not only whole batches; where a field is missing, all are read, so that they are named."""
+    data = datasets.Dataset.from_dict({"text": [str(n) for n in range(ROWS + 3)], "other": [0] * (ROWS + 3)})
+    assert [*iterate_rows(data, ["text"])] == [(n + 1, {"text": str(n)}) for n in range(ROWS + 3)]
+    assert [*iterate_rows(data.select([]), ["text"])] == []
+    assert next(iterate_rows(data, ["text", "label"])) == (1, {"text": "0", "other": 0})
 
 
 def test_without_datasets(folder, monkeypatch):

@@ -73,7 +73,7 @@ def test_what_is_damaged_is_made_anew(tmp_path, caplog, damage):
     with caplog.at_level(logging.WARNING):
         assert find_or_make(tmp_path, {"a": 1}, fill) == folder
     (message,) = [record.getMessage() for record in caplog.records]
-    assert str(folder) in message and message.endswith("They are made anew.") and "\n" not in message
+    assert str(folder) in message and message.endswith("It is made anew.") and "\n" not in message
     assert (folder / "file").read_bytes() == b"whole" and [*tmp_path.iterdir()] == [folder]
     caplog.clear()
     find_or_make(tmp_path, {"a": 1}, lambda _: pytest.fail("it is whole"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from trine.tokenization import text_files
+from trine.training import corpus as corpus_module
 from trine.training.corpus import Corpus, Part
 
 
@@ -16,7 +17,9 @@ def write(folder: Path, documents: list[str]) -> list[Path]:
 
 def documents_of(corpus: Corpus, part: Part) -> list[str]:
     documents: dict[int, str] = {}
-    for piece in corpus.pieces(part):
+    for piece in corpus.pieces():
+        if piece.part != part:
+            continue
         documents[piece.document] = documents.get(piece.document, "") + piece.text
     return list(documents.values())
 
@@ -61,6 +64,39 @@ def test_the_identity_changes_with_what_the_parts_depend_on(tmp_path):
     assert named == Corpus([f"hf:{tmp_path}"], validation_fraction=0.3).identity
     write(tmp_path, ["one", "ten"] * 12)
     assert named != Corpus([f"hf:{tmp_path}"], validation_fraction=0.3).identity
+
+
+@pytest.mark.parametrize("documents", [["one", "two", "six"] * 10, ["line\n" * 100]])
+def test_what_was_counted_is_found_again(tmp_path, monkeypatch, documents):
+    """Where documents are held out, and where the end of one is cut off. A change of the files is seen."""
+    read, iterate = [], corpus_module.iterate_pieces
+    monkeypatch.setattr(corpus_module, "iterate_pieces", lambda *args: read.append(1) or iterate(*args))
+    files, options = write(tmp_path, documents), {"validation_fraction": 0.2, "cache": tmp_path / "cache"}
+    first, times = Corpus(files, **options), len(read)
+    again = Corpus(files, **options)
+    assert len(read) == times and list(again.pieces()) == list(first.pieces())
+    assert list(again.lengths) == [len(document) for document in documents]
+    assert list(again.pieces()) == list(Corpus(files, validation_fraction=0.2).pieces())
+    read.clear()
+    assert list(Corpus(write(tmp_path, [*documents, "more"]), **options).lengths)[-1] == 4 and read
+
+
+def test_bad_records_are_told_of_again(tmp_path):
+    (file,) = write(tmp_path, ["one", "two"] * 10)
+    with file.open("a") as lines:
+        lines.write('{"text": 1}\n')
+    options = {"validation_fraction": 0.3, "cache": tmp_path / "cache"}
+    for _ in range(2):
+        with pytest.raises(ValueError, match="1 records cannot be used:\n  '.*a.jsonl', record 21: the field 'text'"):
+            Corpus([file], **options)
+        with pytest.warns(UserWarning, match="1 records cannot be used:\n  '.*a.jsonl', record 21: the field 'text'"):
+            assert Corpus([file], skip_bad_records=True, **options).bad_records == 1
+
+
+def test_an_empty_document_does_not_stand_for_the_validation_part(tmp_path):
+    for seed in range(4):
+        corpus = Corpus(write(tmp_path, ["line\n" * 20, "", "line\n" * 20]), validation_fraction=0.1, seed=seed)
+        assert "".join(documents_of(corpus, "validation"))
 
 
 def test_bad_records(tmp_path):

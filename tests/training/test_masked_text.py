@@ -1,6 +1,7 @@
 """Sequences and pairs hold the documents' tokens; words are masked whole, each as often as asked."""
 
 import sys
+from itertools import starmap
 from types import SimpleNamespace
 
 import pytest
@@ -39,7 +40,7 @@ def words(tokenizer, tmp_path):
 
 def make_store(folder, encode, texts=tuple(DOCUMENTS)):
     folder.mkdir()
-    write_tokens(folder, map(Piece._make, enumerate(texts)), encode)
+    write_tokens(folder, starmap(Piece, enumerate(texts)), encode)
     return read_tokens(folder)
 
 
@@ -87,7 +88,7 @@ def test_words_are_numbered_as_their_tokens_say(tokenizer, words):
 
 
 def test_pairs_are_those_that_the_tokenizer_writes(tokenizer, tmp_path):
-    pieces = sentence_pieces(map(Piece._make, enumerate(DOCUMENTS * 5)))
+    pieces = sentence_pieces(starmap(Piece, enumerate(DOCUMENTS * 5)))
     write_tokens(tmp_path, pieces, TokenEncoder(tokenizer))
     data = MaskedPairs(read_tokens(tmp_path), tokenizer, 30)
     rows = list_of(data)
