@@ -1,4 +1,7 @@
-"""What every test runs with: a fixed seed, one thread, no network, and no meaning in uninitialised memory."""
+"""What every test runs with: a fixed seed, one thread, no network, and no meaning in uninitialised memory.
+
+What a test does to the logger of transformers ends with it.
+"""
 
 import os
 
@@ -7,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are impo
 
 import pytest
 import torch
+from transformers.utils import logging
 
 
 torch.set_num_threads(1)
@@ -19,6 +23,16 @@ with torch.device("meta"):
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def logger_settings():
+    """Put transformers' level of messages back, and whether they reach the root logger, which `caplog` listens at."""
+    logger = logging.get_logger("transformers")
+    level, propagates = logger.level, logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.propagate = propagates
 
 
 @pytest.fixture(autouse=True)

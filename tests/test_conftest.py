@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers.utils import logging
 
 
 MAKERS = {
@@ -51,3 +52,10 @@ def test_compiled_code_can_make_tensors():
 
 def test_every_test_starts_from_the_same_seed():
     assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_no_test_finds_the_logger_as_another_left_it(turn):
+    assert logging.get_verbosity() != logging.CRITICAL and not logging.get_logger("transformers").propagate
+    logging.set_verbosity(logging.CRITICAL)
+    logging.enable_propagation()

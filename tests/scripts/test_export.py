@@ -70,10 +70,11 @@ def test_the_command_prints_its_own_lines_only(source, tmp_path):
     assert lines and [line for line in lines if not re.fullmatch(BAR, line.strip())] == []
 
 
-def test_what_is_no_noise_is_shown(loud, monkeypatch, capsys):
+def test_what_is_no_noise_is_shown(loud, monkeypatch, capsys, caplog):
     seen = []
     for module, texts in LOGGED.items():
         logger = importlib.import_module(module).logger
+        caplog.set_level(logging.WARNING, logger=logger.name)  # whatever it is
         monkeypatch.setattr(logger, "handlers", [handler := logging.Handler()])
         handler.emit = lambda record: seen.append(record.getMessage())
         with without_export_noise():
