@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from .operator_names import free_name
+
 
 # Scores that exist at a time, by type of device.
 BLOCK_SCORES = {"cpu": 2**18}
@@ -165,7 +167,7 @@ def take(states: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     return states.view(-1, states.shape[-1]).index_select(0, rows.flatten()).view(*rows.shape, states.shape[-1])
 
 
-@torch.library.custom_op("trine::listed_blocks", mutates_args=())
+@torch.library.custom_op(free_name("listed_blocks"), mutates_args=())
 def listed_operator(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -190,7 +192,7 @@ def listed_operator(
     return output, normalizer
 
 
-@torch.library.custom_op("trine::listed_blocks_backward", mutates_args=())
+@torch.library.custom_op(free_name("listed_blocks_backward"), mutates_args=())
 def listed_backward_operator(
     output_grad: torch.Tensor,
     normalizer_grad: torch.Tensor,

@@ -4,6 +4,7 @@
 
 import torch
 
+from .operator_names import free_name
 from .simplicial_chunks import Chunk, ChunkedProblem
 from .simplicial_forms import Reach
 
@@ -52,7 +53,7 @@ def simplicial_chunked(
     return chunked_operator(query, key, value, second_key, second_value, offset_bias, segments, reaches, form, scale)
 
 
-@torch.library.custom_op("trine::simplicial_chunked", mutates_args=())
+@torch.library.custom_op(free_name("simplicial_chunked"), mutates_args=())
 def chunked_operator(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -75,7 +76,7 @@ def chunked_operator(
     return problem.clear_padding(output).view(query.shape)
 
 
-@torch.library.custom_op("trine::simplicial_chunked_backward", mutates_args=())
+@torch.library.custom_op(free_name("simplicial_chunked_backward"), mutates_args=())
 def chunked_backward_operator(
     grad: torch.Tensor,
     query: torch.Tensor,

@@ -10,6 +10,7 @@ forward and 16 Q w1 w2 D backward.
 import torch
 from torch import Tensor
 
+from .operator_names import free_name
 from .simplicial_forms import Reach
 from .simplicial_triton_launch import (
     LARGEST_SECOND_WINDOW,
@@ -112,24 +113,15 @@ def save_for_backward(ctx, inputs, output) -> None:
 def differentiate(ctx, output_grad, log_sum_grad):
     output, log_sum, *tensors = ctx.saved_tensors
     delta = (output.float() * output_grad.float()).sum(dim=-1) - log_sum_grad
-    *gradients, bias_grad = torch.ops.trine.simplicial_triton_backward(
-        output_grad, log_sum, delta, *tensors, *ctx.options
-    )
+    *gradients, bias_grad = backward_operator(output_grad, log_sum, delta, *tensors, *ctx.options)
     return *gradients, None if tensors[5] is None else bias_grad, None, *[None] * len(ctx.options)
 
 
-def define_operators() -> None:
-    """Registers the operators, unless another copy of this file in the process has (one that a checkpoint carries)."""
-    if hasattr(torch.ops.trine, "simplicial_triton_forward"):
-        return
-    operator = torch.library.custom_op("trine::simplicial_triton_forward", forward, mutates_args=())
-    operator.register_fake(fake_forward)
-    operator.register_autograd(differentiate, setup_context=save_for_backward)
-    operator = torch.library.custom_op("trine::simplicial_triton_backward", backward, mutates_args=())
-    operator.register_fake(fake_backward)
-
-
-define_operators()
+forward_operator = torch.library.custom_op(free_name("simplicial_triton_forward"), forward, mutates_args=())
+forward_operator.register_fake(fake_forward)
+forward_operator.register_autograd(differentiate, setup_context=save_for_backward)
+backward_operator = torch.library.custom_op(free_name("simplicial_triton_backward"), backward, mutates_args=())
+backward_operator.register_fake(fake_backward)
 
 
 def simplicial_triton(
@@ -164,7 +156,7 @@ def simplicial_triton(
     reason = triton_unavailable(query, second)
     if reason is not None:
         raise ValueError(f"The Triton path cannot serve this call: {reason}.")
-    output, _ = torch.ops.trine.simplicial_triton_forward(
+    output, _ = forward_operator(
         *inputs, offset_bias, segments, first.left, first.right, second.left, second.right, form, scale
     )
     return output

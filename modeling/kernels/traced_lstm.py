@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .operator_names import free_name
+
 
 def traced_lstm(
     lstm: nn.LSTM,
@@ -40,7 +42,7 @@ def traced_lstm(
     return outputs.gather(1, places[..., None].expand_as(outputs)), hidden, cell
 
 
-@torch.library.custom_op("trine::lstm", mutates_args=())
+@torch.library.custom_op(free_name("lstm"), mutates_args=())
 def lstm_operator(
     inputs: torch.Tensor,
     lengths: torch.Tensor,

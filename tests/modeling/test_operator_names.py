@@ -1,0 +1,57 @@
+"""Copies of the code, which checkpoints bring along, live in one process without taking each other's operators."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from trine import FAMILIES
+from trine.configuration.hub_export import flatten
+from trine.modeling.kernels.listed_blocks import listed_blocks
+
+
+OPERATORS = {
+    "listed_blocks": ("listed_operator", "listed_backward_operator"),
+    "simplicial_chunked": ("chunked_operator", "chunked_backward_operator"),
+    "simplicial_triton": ("forward_operator", "backward_operator"),
+    "traced_lstm": ("lstm_operator",),
+}
+
+
+@pytest.fixture
+def copies(tmp_path, monkeypatch) -> Iterator[list[str]]:
+    """Names of packages that hold the code as checkpoints do, in the folder of each."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["first_copy", "second_copy"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        for config, *_ in FAMILIES:
+            for file, text in flatten(config.hub_entry_modules).items():
+                (tmp_path / name / file).write_text(text)
+    yield names
+    for module in [module for module in sys.modules if module.split(".")[0] in names]:
+        del sys.modules[module]
+
+
+def test_every_copy_has_operators_of_its_own(copies):
+    for file, operators in OPERATORS.items():
+        modules = [importlib.import_module(f"{copy}.{file}") for copy in copies]
+        for operator in operators:
+            made = [getattr(module, operator)._opoverload for module in modules]
+            assert made[0] is not made[1]
+            for each in made:  # PyTorch still knows it
+                namespace, name = each._schema.name.split("::")
+                assert getattr(getattr(torch.ops, namespace), name).default is each
+
+
+def test_an_older_copy_computes_after_a_newer_one_came(copies):
+    query, key, value = torch.randn(3, 1, 2, 4, 8).unbind()
+    places = torch.arange(4).view(1, 1, 2, 2).expand(1, 2, -1, -1)
+    lists = torch.tensor([[0, -1], [0, 1]]).expand(1, 2, -1, -1)
+    arguments, options = (query, key, value, places, places, lists), {"is_causal": True, "scale": 0.5}
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.5)
+    modules = [importlib.import_module(f"{copy}.listed_blocks") for copy in copies]
+    for compute in (listed_blocks, *(module.listed_blocks for module in modules)):
+        torch.testing.assert_close(compute(*arguments, **options)[0].flatten(2, 3), expected)
