@@ -5,6 +5,7 @@ with the fields of the dataclass, so that a new field without a strategy fails.
 """
 
 from hypothesis import strategies as st
+from random_outputs import NEW_TOKENS
 from transformers.activations import ACT2FN
 
 from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
@@ -24,7 +25,7 @@ from trine.configuration.kinds import (
 )
 
 
-PROMPT, NEW_TOKENS = 9, 5  # the longest source, prompt or target of a draw, and what is generated behind it
+PROMPT = 9  # the longest source, prompt or target of a draw
 
 
 def names(choices) -> st.SearchStrategy:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from random_configs import CONFIG_CLASSES, NEW_TOKENS
+from random_configs import CONFIG_CLASSES
+from random_outputs import first_output, generation_settings, source_of
 from tally import Refused
 from transformers import PreTrainedModel
 
@@ -114,22 +115,9 @@ def sharpen(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-@torch.no_grad()
-def first_output(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    outputs = model(**inputs, return_dict=True)
-    names = ("logits", "start_logits", "prediction_logits", "last_hidden_state")
-    output = next(outputs[name] for name in names if name in outputs)
-    assert output.isfinite().all(), "outputs that are not finite"
-    return output
-
-
 def check_generation(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> None:
     """Greedy generation gives the same tokens and logits without a cache, with one, and with a static one."""
-    inputs = {name: value for name, value in inputs.items() if not name.startswith("decoder")}
-    settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "output_logits": True, "eos_token_id": None}
-    settings |= {"return_dict_in_generate": True, "pad_token_id": model.config.pad_token_id or 0}
-    if model.config.is_encoder_decoder and model.config.decoder_start_token_id is None:
-        settings["decoder_start_token_id"] = 0
+    inputs, settings = source_of(inputs), generation_settings(model)
     expected = model.generate(**inputs, **settings, use_cache=False)
     modes = {"dynamic": {}, "static": {"cache_implementation": "static"}}
     if model.config.model_type == "trine_recurrent":
