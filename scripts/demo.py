@@ -78,6 +78,7 @@ def write_corpus(folder: Path) -> Path:
         documents = collect_python_documents()
     except OSError as error:
         sys.exit(f"trine demo: {error}")
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "corpus.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents), encoding="utf-8")
     print(f"{len(documents):,} documents of {sum(map(len, documents)):,} characters.", flush=True)

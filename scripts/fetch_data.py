@@ -33,14 +33,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown:
         sys.exit(f"trine fetch-data: {unknown_name('data set', unknown[0], DATA_SETS)}")
     output = Path(arguments.output_dir).resolve()
+    is_new = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
     fetched: dict[str, Fetched] = {}
-    with tempfile.TemporaryDirectory(dir=output, prefix=".fetching-") as folder:
-        for name in dict.fromkeys(arguments.sets):
-            try:
+    try:
+        with tempfile.TemporaryDirectory(dir=output, prefix=".fetching-") as folder:
+            for name in dict.fromkeys(arguments.sets):
                 build_data_set(name, output, Path(folder), fetched)
-            except FetchError as error:
-                sys.exit(f"trine fetch-data: {error}")
+    except FetchError as error:
+        if is_new and not any(output.iterdir()):
+            output.rmdir()
+        sys.exit(f"trine fetch-data: {error}")
 
 
 def build_data_set(name: str, output: Path, folder: Path, fetched: dict[str, Fetched]) -> None:

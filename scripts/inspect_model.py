@@ -74,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     print(*notes, sep="\n")
+    folder.mkdir(parents=True, exist_ok=True)
     draw(maps, folder)
     page = folder / "inspection.html"
     write_page(maps, f"{arguments.model}: {type(model).__name__}", notes, page)

@@ -4,13 +4,14 @@ import json
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.reports import write_part
 
 
@@ -86,10 +87,13 @@ def run_study(study: Study, argv: Sequence[str] | None = None, *, description: s
     (arguments,) = parse_arguments([arguments_of(study)], argv, command=study.command, description=description)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     output = Path(arguments.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "runs.jsonl"
     for name in arguments.experiments:
-        experiment = study.experiments[name](Path(arguments.data_dir), output, arguments.scale)
+        try:
+            experiment = study.experiments[name](Path(arguments.data_dir), output, arguments.scale)
+        except INPUT_ERRORS as error:
+            sys.exit(f"trine {study.command}: {error}")
+        output.mkdir(parents=True, exist_ok=True)
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             for model in (model for model in experiment.models if model in arguments.models):
                 done = {(run["experiment"], run["model"], run["seed"]) for run in read_runs(path)}

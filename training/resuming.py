@@ -1,6 +1,7 @@
 """Checkpoints that training can go on from: found, checked for being whole, and never lost to a full disk."""
 
 import json
+import os
 import shutil
 import tempfile
 import warnings
@@ -18,13 +19,25 @@ WEIGHTS = ("*.safetensors", "pytorch_model*", "adapter_model.bin", "**/*.distcp"
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder if need be; raise an OSError that names it if no file can be written there."""
+    """Raises an OSError that names the folder if no file can be written there, or it cannot be made.
+
+    It is not made yet: a run that something else stops before its first step leaves nothing behind.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        nearest = next(place for place in (folder, *folder.parents) if is_there(place))
+        tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
-        reason = "it is a file, not a folder" if folder.is_file() else error.strerror
+        reason = "it is a file, not a folder" if os.path.isfile(folder) else error.strerror
         raise OSError(f"output_dir='{folder}' cannot be written: {reason}.") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file, a folder or a link has this name. Raises an OSError for a name that none can have."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
