@@ -10,7 +10,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint conformance consumers bench bench-simplicial bench-attention wheel clean
+.PHONY: help demo test fuzz lint conformance consumers docs bench bench-simplicial bench-attention wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ consumers: .venv-consumers/consumers.stamp  ## run Trine beside its peers throug
 		OMP_NUM_THREADS=1 .venv-consumers/bin/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile \
 			--way $$way tests/consumers || status=1; \
 	done; exit $$status
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/docs.stamp  ## build the documentation into build/site, and look at it in a browser where there is one
+	$(BIN)/python docs/builder/tables.py
+	OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/site
 
 bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark-models

@@ -209,6 +209,20 @@ SEQ2SEQ_PRESETS = {
     },
 }
 
+# What each preset is, for the documentation; a name that both tables have is described once.
+PRESET_SUMMARIES = {
+    "tiny": "a decoder, or an encoder-decoder, for a laptop and for tests",
+    "gpt2": "GPT-2, 124 M parameters",
+    "llama-like": "Llama's recipe, at a size that one GPU trains",
+    "mixtral-like": "Mixtral's recipe, at a size that one GPU trains",
+    "bert-base": "BERT-base, with its parameter count, to the unit",
+    "bert-large": "BERT-large, likewise",
+    "roberta-base": "RoBERTa-base, likewise",
+    "modernbert-like": "ModernBERT: local and global layers, GeGLU, two rotary speeds",
+    "transformer-base": "the encoder-decoder of 2017: 6 + 6 layers, post-norm, sinusoidal, one scaled embedding",
+    "t5-like": "an encoder-decoder with relative positions and RMSNorm",
+}
+
 
 def check_preset(name: object, presets: Collection[str], other_class: str, other_presets: Collection[str]) -> None:
     """Raises a `ValueError` unless `name` is one of `presets`.

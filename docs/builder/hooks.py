@@ -1,0 +1,75 @@
+"""What mkdocs calls while it builds the site: it fills in tables, and adds the pages that are made from the code."""
+
+import re
+import shutil
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import commands
+import public_names
+import tables
+from mkdocs.structure.files import File
+
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "build" / "package" / "trine"
+# Files of the repository that are pages of the site as well.
+ROOT_PAGES = {
+    "CONTRIBUTING.md": "project/contributing.md",
+    "CHANGELOG.md": "project/changelog.md",
+    "SECURITY.md": "project/security.md",
+}
+API = {f"reference/api/{name}": text for name, text in public_names.api_pages().items()}
+LINK = re.compile(r"\]\(((?:\.\./)*)([\w./-]+\.md)(#[\w-]+)?\)")
+
+
+def on_startup(**kwargs: Any) -> None:
+    """Copy the package's code, and nothing else of the repository, to where mkdocstrings reads it."""
+    shutil.rmtree(PACKAGE, ignore_errors=True)
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    for package in packages:
+        folder = Path(*package.split(".")[1:])
+        (PACKAGE / folder).mkdir(parents=True, exist_ok=True)
+        for file in (ROOT / folder).glob("*.py"):
+            shutil.copy(file, PACKAGE / folder)
+
+
+def on_config(config: Any) -> Any:
+    complete(config.nav, API)
+    return config
+
+
+def complete(nav: list[dict[str, Any]], made: Iterable[str]) -> None:
+    """Add the pages that are made, and those that measurements write, to the sections of their folders."""
+    sections = {title: pages for part in nav for title, pages in part.items() if isinstance(pages, list)}
+    sections["Reference"] += made
+    written = {f"measurements/{path.name}" for path in (ROOT / "docs" / "measurements").glob("*.md")}
+    sections["Measurements"] += sorted(written - {*sections["Measurements"]})
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the pages of the public names, and those files of the repository that are pages as well."""
+    pages = dict(API)
+    for name, place in ROOT_PAGES.items():
+        pages[place] = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](../")
+    for place, text in pages.items():
+        files.append(File.generated(config, place, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Fill in what a page asks for, and lead links to files of the repository to their pages."""
+    depth = page.file.src_uri.count("/")
+
+    def lead(match: re.Match) -> str:
+        ups, name, anchor = match[1], match[2], match[3] or ""
+        if ups.count("../") == depth + 1 and name in ROOT_PAGES:
+            return f"]({'../' * depth}{ROOT_PAGES[name]}{anchor})"
+        return match[0]
+
+    text = tables.expand(markdown + "\n")
+    if "<!-- commands -->" in text:
+        text = text.replace("<!-- commands -->", commands.command_sections())
+    return LINK.sub(lead, text)

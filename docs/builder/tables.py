@@ -1,0 +1,194 @@
+"""The tables of README and documentation, made from the rows of what can be chosen.
+
+A page asks for a table by a comment, `<!-- table: NAME -->`, which the site replaces when it is built. The README is
+read as it is and holds its table, between that comment and `<!-- end -->`; `python docs/builder/tables.py` renews it.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
+from trine.configuration import kinds
+from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
+from trine.scripts.cli import find_scripts
+
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+MARK = re.compile(r"<!-- table: ([\w-]+) -->\n(?:(?!<!-- ).*\n)*?<!-- end -->\n")
+REQUEST = re.compile(r"<!-- table: ([\w-]+) -->\n")
+ARXIV = re.compile(r"([^\s;:][^;:]*?), arXiv (\d{4}\.\d{5})")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def linked(source: str) -> str:
+    """A source with links in place of the numbers of arXiv."""
+    return ARXIV.sub(lambda match: f"[{match[1].strip()}](https://arxiv.org/abs/{match[2]})", source).replace(
+        ")](", "]("
+    )
+
+
+def brief(source: str) -> str:
+    """The first work that a source names, with its link, without its section."""
+    found = ARXIV.search(source)
+    return linked(found[0]) if found else source.partition(",")[0]
+
+
+def code(name: object) -> str:
+    return f"`{name}`"
+
+
+def attention() -> str:
+    header = ("kind", "a token sees", "cost", "cache", "kernels", "source")
+    return table(
+        header,
+        (
+            (code(name), row.sees, row.cost, row.cache, _kernels(row), linked(row.source))
+            for name, row in kinds.ATTENTION_KINDS.items()
+        ),
+    )
+
+
+def _kernels(row: kinds.AttentionKind) -> str:
+    return f"eager, sdpa, flex{', flash' * row.flash}" if row.has_pair_scores else "its own"
+
+
+def positions() -> str:
+    rows = kinds.POSITION_KINDS.items()
+    return table(
+        ("kind", "what it does", "beyond the trained length", "source"),
+        ((code(name), row.description, row.beyond, linked(row.source)) for name, row in rows),
+    )
+
+
+def routers() -> str:
+    rows = kinds.ROUTER_KINDS.items()
+    return table(
+        ("`router_type`", "weights", "balance", "source"),
+        ((code(name), row.weights, row.balance, linked(row.source)) for name, row in rows),
+    )
+
+
+def simplicial_forms() -> str:
+    rows = kinds.TRILINEAR_KINDS.items()
+    return table(
+        ("`simplicial_form`", "logit, over features", "positions it may have", "source"),
+        ((code(name), row.logit, row.positions, linked(row.source)) for name, row in rows),
+    )
+
+
+def feature_maps() -> str:
+    rows = kinds.LINEAR_FEATURE_MAPS.items()
+    return table(
+        ("`linear_feature_map`", "features, in head sizes", "what"),
+        ((code(name), str(row.expansion), linked(row.source)) for name, row in rows),
+    )
+
+
+def presets() -> str:
+    """Every preset with the config that has it; `PRESET_SUMMARIES` says what it is."""
+    owners = {"TrineConfig": PRESETS, "TrineSeq2SeqConfig": SEQ2SEQ_PRESETS}
+    return table(
+        ("preset", "of", "what"),
+        (
+            (f'`"{name}"`', ", ".join(code(owner) for owner, known in owners.items() if name in known), summary)
+            for name, summary in PRESET_SUMMARIES.items()
+        ),
+    )
+
+
+def choices() -> str:
+    """All that can be chosen by name: the README's table. A kind with a row of its own says what it is."""
+    rows: list[Sequence[str]] = []
+    for field, kinds_of_field, describe in DESCRIBED:
+        for number, (name, row) in enumerate(kinds_of_field.items()):
+            rows.append((code(field) if number == 0 else "", code(name), describe(row), brief(row.source)))
+    rows += [(code(field), ", ".join(map(code, names)), "", "") for field, names in NAMED.items()]
+    return table(("field", "choice", "what it is", "source"), rows)
+
+
+DESCRIBED: tuple[tuple[str, dict[str, Any], Callable[[Any], str]], ...] = (
+    ("attention_types", kinds.ATTENTION_KINDS, lambda row: f"sees {row.sees}; {row.cost}"),
+    ("simplicial_form", kinds.TRILINEAR_KINDS, lambda row: row.logit),
+    ("position_type", kinds.POSITION_KINDS, lambda row: row.description),
+    ("mlp_layer_types", kinds.FEED_FORWARD_KINDS, lambda row: row.description),
+    ("router_type", kinds.ROUTER_KINDS, lambda row: row.weights),
+)
+NAMED = {
+    "linear_feature_map": kinds.LINEAR_FEATURE_MAPS,
+    "norm_type": kinds.NORM_TYPES,
+    "norm_position": kinds.NORM_POSITIONS,
+    "initializer": kinds.INITIALIZERS,
+    "classifier_pooling": kinds.POOLINGS,
+}
+
+
+def commands() -> str:
+    """The sub-commands of `trine`, with links to their options."""
+    return table(
+        ("command", "what it does"),
+        ((f"[`trine {name}`](#trine-{name})", summary) for name, summary in find_scripts().items()),
+    )
+
+
+def described_fields(config: type) -> dict[str, str]:
+    """What the docstring of a config class says of each field, on one line."""
+    arguments = (config.__doc__ or "").split("Args:\n")[1].split("\n\n")[0]
+    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", arguments, flags=re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for name, text in entries}
+
+
+def own_fields(config: type) -> dict[str, object]:
+    """The default of each field that a config class itself declares."""
+    return {field.name: field.default for field in fields(config) if field.name in config.__annotations__}
+
+
+def field_table(config: type) -> str:
+    """The fields of a config class, their defaults and what its docstring says of them."""
+    defaults = own_fields(config)
+    return table(
+        ("field", "default", "meaning"),
+        ((code(name), code(defaults[name]), text) for name, text in described_fields(config).items()),
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "attention": attention,
+    "positions": positions,
+    "routers": routers,
+    "simplicial-forms": simplicial_forms,
+    "feature-maps": feature_maps,
+    "presets": presets,
+    "choices": choices,
+    "commands": commands,
+    **{
+        f"fields-{config.__name__}": lambda config=config: field_table(config)
+        for config in (TrineConfig, TrineSeq2SeqConfig, TrineRecurrentConfig)
+    },
+}
+
+
+def expand(text: str) -> str:
+    """A page with its tables in place of the comments that ask for them.
+
+    Raises:
+        KeyError: There is no table of that name.
+    """
+    return REQUEST.sub(lambda match: TABLES[match[1]](), text)
+
+
+def renew(text: str) -> str:
+    """The README with its tables made anew, between the comments that stand around them."""
+    return MARK.sub(lambda match: f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}<!-- end -->\n", text)
+
+
+if __name__ == "__main__":
+    README.write_text(renew(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,101 @@
+"""The built site in a headless browser: every page opens, and loads nothing from elsewhere. `make docs` runs this."""
+
+import functools
+import html
+import json
+import re
+import shutil
+import subprocess
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+
+SITE = Path(__file__).parents[2] / "build" / "site"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+# Opens each page in a frame, one after the other, and writes down what is wrong with it.
+DRIVER = """<!doctype html><title>driver</title>
+<iframe id="page" width="1200" height="900"></iframe><pre id="report"></pre>
+<script>
+const pages = PAGES, found = {}, frame = document.getElementById("page");
+function look(page) {
+  const inside = frame.contentDocument, faults = [];
+  const loaded = frame.contentWindow.performance.getEntriesByType("resource").map(entry => entry.name);
+  loaded.filter(name => !name.startsWith(location.origin)).forEach(name => faults.push("loads " + name));
+  [...inside.images].filter(image => !image.naturalWidth).forEach(image => faults.push("shows no " + image.src));
+  if (!inside.querySelector("h1")) faults.push("has no heading");
+  if (inside.body.innerText.includes("<!-- ")) faults.push("shows a comment");
+  if (inside.documentElement.scrollWidth > 1200) faults.push("is wider than the window");
+  for (const link of inside.querySelectorAll("article a[href]")) {
+    const target = new URL(link.href), known = [...pages, "404.html"].some(name => target.pathname === "/" + name);
+    if (target.origin === location.origin && !known) faults.push("links to " + target.pathname);
+    const id = target.pathname === "/" + page && decodeURIComponent(target.hash.slice(1));
+    if (id && !inside.getElementById(id)) faults.push("has no #" + id);
+  }
+  return faults;
+}
+function next(number) {
+  if (number === pages.length) {
+    document.getElementById("report").textContent = JSON.stringify(found);
+    return;
+  }
+  frame.onload = () => { found[pages[number]] = look(pages[number]); next(number + 1); };
+  frame.src = "/" + pages[number];
+}
+next(0);
+</script>
+"""
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Serves the site and the driver, and writes down what is not there."""
+
+    missing: list[str] = []
+
+    def do_GET(self):
+        if self.path != "/driver":
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(DRIVER.replace("PAGES", json.dumps(names())).encode())
+
+    def log_message(self, format, *arguments):
+        pass
+
+    def send_error(self, code, message=None, explain=None):
+        self.missing.append(f"{code} {self.path}")
+        super().send_error(code, message, explain)
+
+
+def names() -> list[str]:
+    return sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if path.name != "404.html")
+
+
+def test_every_page_opens_and_loads_nothing_from_elsewhere(tmp_path):
+    if not (SITE / "index.html").exists():
+        pytest.skip("the site is not built: make docs")
+    if BROWSER is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    Handler.missing.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(SITE)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    options = [
+        *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+        *("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--virtual-time-budget=120000"),
+        *(f"--user-data-dir={tmp_path}", "--enable-logging=stderr", "--dump-dom"),
+    ]
+    command = [BROWSER, *options, f"http://127.0.0.1:{server.server_port}/driver"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    server.shutdown()
+    report = re.search(r'<pre id="report">(.*?)</pre>', result.stdout, flags=re.DOTALL)
+    assert report and report[1], result.stderr[-2000:]
+    found = json.loads(html.unescape(report[1]))
+    assert sorted(found) == names()
+    assert {page: faults for page, faults in found.items() if faults} == {}
+    assert [name for name in Handler.missing if "favicon" not in name] == []
+    assert re.findall(r"CONSOLE.*", result.stderr) == []
