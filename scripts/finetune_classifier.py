@@ -18,6 +18,7 @@ from transformers import (
 from transformers.trainer_utils import PredictionOutput
 
 from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, unknown_name
+from trine.scripts.cut_texts import encode_cut
 from trine.scripts.finetuning import (
     FinetuneTrainer,
     check_metric,
@@ -140,7 +141,9 @@ def prepare(arguments: ClassifierArguments, training: ClassifierTrainingArgument
     strata = [problem.stratum(label) for _, label in examples]
     parts = (examples, others) if others else hold_out(examples, strata, [texts for texts, _ in examples], *split)
     config, tokenizer = load_parts(arguments)
-    train_data, validation_data = (encode(part, problem, tokenizer, arguments.max_length) for part in parts)
+    (train_data, cut), (validation_data, others_cut) = (
+        encode(part, problem, tokenizer, arguments.max_length) for part in parts
+    )
     validation_data.sort(key=lambda example: len(example["input_ids"]))  # evaluation pads
     set_seed(training.seed)
     return Task(
@@ -149,7 +152,9 @@ def prepare(arguments: ClassifierArguments, training: ClassifierTrainingArgument
         tokenizer,
         train_data,
         validation_data,
-        count_records(len(examples) + len(others), (train_data, validation_data), bad, arguments.max_length),
+        count_records(
+            len(examples) + len(others), (train_data, validation_data), bad, cut + others_cut, arguments.max_length
+        ),
         checkpoint,
     )
 
@@ -173,13 +178,14 @@ def read_labelled(arguments: ClassifierArguments, files: Sequence[str], bad: Bad
 
 def encode(
     examples: Sequence[Labelled], problem: Any, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> list[dict[str, Any]]:
-    """The tokens of each text or pair, at most `max_length`, with its label as the model takes it."""
+) -> tuple[list[dict[str, Any]], int]:
+    """The tokens of each text or pair, at most `max_length`, with its label; and how many were longer."""
     first, last = ([texts[side] for texts, _ in examples] for side in (0, -1))
     second = last if len(examples[0].texts) > 1 else None
-    inputs = tokenizer(first, second, truncation=True, max_length=max_length)
+    inputs, cut = encode_cut(tokenizer, first, second, max_length=max_length)
     labels = [problem.target(label) for _, label in examples]
-    return [{**{key: rows[i] for key, rows in inputs.items()}, "labels": label} for i, label in enumerate(labels)]
+    rows = [{**{key: ids[i] for key, ids in inputs.items()}, "labels": label} for i, label in enumerate(labels)]
+    return rows, len(cut)
 
 
 def logits_of(result: EvalPrediction | PredictionOutput) -> np.ndarray:

@@ -25,6 +25,7 @@ from transformers import (
 
 from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
 from trine.scripts.chat_template_argument import set_chat_template
+from trine.scripts.cut_texts import say_cut
 from trine.scripts.finetuning import load_parts, read_examples
 from trine.scripts.instruction_arguments import FORMATS, InstructionArguments, InstructionTrainingArguments
 from trine.scripts.lora_arguments import ADAPTER, LoraArguments, count_parameters, remove_adapter
@@ -133,17 +134,18 @@ def read_data(
 
     def read(record: Mapping[str, Any]) -> Example:
         nonlocal truncated
-        example = encode(record)
-        truncated += len(example["input_ids"]) > arguments.max_length
-        example = {name: values[: arguments.max_length] for name, values in example.items()}
+        whole = encode(record)
+        example = {name: values[: arguments.max_length] for name, values in whole.items()}
         if all(label < 0 for label in example["labels"][1:]):
             raise ValueError(f"its first max_length={arguments.max_length} tokens hold nothing to learn")
+        truncated += len(whole["input_ids"]) > arguments.max_length
         return example
 
     bad = BadRecords(arguments.skip_bad_records)
     examples = read_examples(arguments.files, types, read, bad)
     validation_data = read_examples(arguments.validation_files, types, read, bad) if arguments.validation_files else []
     bad.check()
+    read_records = len(examples) + len(validation_data)
     if not arguments.validation_files:
         random.Random(seed).shuffle(examples)
         number = max(1, round(arguments.validation_fraction * len(examples)))
@@ -155,8 +157,7 @@ def read_data(
     counts = {"training_records": len(train_data), "validation_records": len(validation_data)}
     if not all(counts.values()):
         raise ValueError(f"files={arguments.files} leave too little: {counts}.")
-    if truncated:
-        print(f"{truncated} records are cut off after max_length={arguments.max_length} tokens.")
+    say_cut(truncated, read_records, "records", arguments.max_length)
     return train_data, validation_data, {**counts, "truncated_records": truncated, "bad_records": bad.count}
 
 

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
+from trine.scripts.cut_texts import encode_cut
 from trine.scripts.finetuning import (
     FinetuneTrainer,
     check_metric,
@@ -135,7 +136,7 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
             f"The tokenizer of model='{arguments.model}' cannot tell words from pieces: it is not 'fast'."
         )
     label_all = (arguments.label_all_pieces, False)  # what is judged is the first piece
-    train_data, validation_data = (
+    (train_data, cut), (validation_data, others_cut) = (
         encode(part, names, tokenizer, arguments.max_length, every)
         for part, every in zip(parts, label_all, strict=True)
     )
@@ -147,7 +148,9 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
         tokenizer,
         train_data,
         validation_data,
-        count_records(len(examples) + len(others), (train_data, validation_data), bad, arguments.max_length),
+        count_records(
+            len(examples) + len(others), (train_data, validation_data), bad, cut + others_cut, arguments.max_length
+        ),
         checkpoint,
     )
 
@@ -176,17 +179,17 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     label_all: bool,
-) -> list[dict[str, Any]]:
-    """The pieces of each record's words, at most `max_length`, with their labels."""
-    inputs = tokenizer(
-        [words for words, _ in examples], is_split_into_words=True, truncation=True, max_length=max_length
-    )
+) -> tuple[list[dict[str, Any]], int]:
+    """The pieces of each record's words, at most `max_length`, with their labels; how many records were longer."""
+    words = [words for words, _ in examples]
+    inputs, cut = encode_cut(tokenizer, words, max_length=max_length, is_split_into_words=True)
     index = {name: number for number, name in enumerate(names)}
-    return [
-        {**{key: rows[row] for key, rows in inputs.items()}, "labels": labels}
+    rows = [
+        {**{key: ids[row] for key, ids in inputs.items()}, "labels": labels}
         for row, (_, tags) in enumerate(examples)
         for labels in [label_pieces(inputs.word_ids(row), tags, index, label_all)]
     ]
+    return rows, len(cut)
 
 
 def are_entities(names: Sequence[str]) -> bool:

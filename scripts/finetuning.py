@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from trine.scripts.arguments import unknown_name
+from trine.scripts.cut_texts import say_cut
 from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.new_heads import describe_new_weights, without_load_report
 from trine.scripts.plots import draw_losses
@@ -203,21 +204,19 @@ def finish(trainer: FinetuneTrainer, metrics: dict[str, Any], loss_unit: str) ->
     return metrics
 
 
-def count_records(read: int, data: tuple[list, list], bad: BadRecords, max_length: int) -> dict[str, int]:
-    """How many records serve for what; those that have `max_length` tokens are cut off, or as long by chance."""
+def count_records(read: int, data: tuple[list, list], bad: BadRecords, cut: int, max_length: int) -> dict[str, int]:
+    """How many records serve for what, and how many of them are cut off."""
     training, validation = data
     left_out = read - len(training) - len(validation)
     if left_out:
         print(f"{left_out:,} records are left out of training: their texts are held out for validation.")
-    long = sum(len(example["input_ids"]) >= max_length for part in data for example in part)
-    if long:
-        print(f"{long:,} records have max_length={max_length} tokens or are cut off there.")
+    say_cut(cut, len(training) + len(validation), "records", max_length)
     return {
         "training_records": len(training),
         "validation_records": len(validation),
         "bad_records": bad.count,
         "duplicates_left_out": left_out,
-        "records_at_max_length": long,
+        "truncated_records": cut,
     }
 
 

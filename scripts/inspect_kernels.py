@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([InspectArguments], words, command="inspect-kernels", description=__doc__)
     if triton is None or is_interpreted:
         reason = "TRITON_INTERPRET=1 is set" if is_interpreted else "Triton is not installed: pip install triton"
-        raise RuntimeError(f"The kernels cannot be compiled: {reason}.")
+        sys.exit(f"trine: The kernels cannot be compiled: {reason}.")
     write_part(Path(arguments.report), section(arguments, shlex.join(["trine", "inspect-kernels", *words])))
 
 

@@ -21,6 +21,7 @@ from trine.generation.mask_predict import MaskPredict, keep_settings
 from trine.generation.text_metrics import describe_scores, score_texts
 from trine.generation.translator import Translator, find_tag
 from trine.scripts.arguments import INPUT_ERRORS
+from trine.scripts.cut_texts import encode_cut, say_cut
 from trine.scripts.finetuning import read_examples
 from trine.scripts.plots import draw_losses
 from trine.scripts.pretrain_arguments import parse_overrides
@@ -61,6 +62,7 @@ class Task:
     model: TrineForConditionalGeneration
     collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]]
     checkpoint: str | None
+    truncated_pairs: int = 0
 
 
 def train_on_pairs(
@@ -76,8 +78,12 @@ def train_on_pairs(
     callbacks: list[TrainerCallback] = [RandomFeatureCallback(), interrupt]
     if arguments.early_stopping_patience:
         callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
-    examples = encode(task.train_pairs, task.tokenizer, task.model.config, arguments.max_length)
-    validation = encode(task.validation_pairs, task.tokenizer, task.model.config, arguments.max_length)
+    (examples, cut), (validation, others_cut) = (
+        encode(pairs, task.tokenizer, task.model.config, arguments.max_length)
+        for pairs in (task.train_pairs, task.validation_pairs)
+    )
+    task.truncated_pairs = cut + others_cut
+    say_cut(task.truncated_pairs, len(examples) + len(validation), "pairs", arguments.max_length)
     if arguments.objective == "masked":
         keep_settings(task.model, **settings_of_mask_predict(examples, task.tokenizer.mask_token_id))
     trainer = ScheduledSamplingTrainer(
@@ -206,12 +212,17 @@ def settings_of_mask_predict(rows: Sequence[dict[str, list[int]]], mask_token_id
 
 def encode(
     pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int
-) -> list[dict[str, list[int]]]:
-    """What the encoder reads of each pair, and what the decoder is to write."""
-    sources: Any = tokenizer([pair.source for pair in pairs], truncation=True, max_length=max_length)["input_ids"]
+) -> tuple[list[dict[str, list[int]]], int]:
+    """What the encoder reads of each pair, and what the decoder is to write; how many pairs have a longer text."""
+    inputs, cut = encode_cut(tokenizer, [pair.source for pair in pairs], max_length=max_length)
+    sources: Any = inputs["input_ids"]
     ends = config.decoder_start_token_id, config.eos_token_id
     targets = encode_targets(tokenizer, [pair.target for pair in pairs], *ends, max_length)
-    return [{"input_ids": source, "labels": target} for source, target in zip(sources, targets, strict=True)]
+    if long := [place for place, target in enumerate(targets) if len(target) >= max_length]:
+        whole = encode_targets(tokenizer, [pairs[place].target for place in long], *ends, sys.maxsize)
+        cut |= {place for place, target in zip(long, whole, strict=True) if len(target) > len(targets[place])}
+    rows = [{"input_ids": source, "labels": target} for source, target in zip(sources, targets, strict=True)]
+    return rows, len(cut)
 
 
 def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArguments, baselines: Baselines) -> None:
@@ -221,6 +232,7 @@ def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArgumen
     metrics: dict[str, Any] = {"loss": trainer.evaluate()["eval_loss"], "parameters": model.num_parameters()}
     metrics |= {"steps": trainer.state.global_step, "training_pairs": len(task.train_pairs)}
     metrics |= {"validation_pairs": len(task.validation_pairs), "bad_records": task.bad_records}
+    metrics["truncated_pairs"] = task.truncated_pairs
     trainer.save_model()
     trainer.save_state()
     if not trainer.is_world_process_zero():

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
+from trine.scripts.cut_texts import encode_cut, say_cut
 from trine.scripts.embedding_arguments import (
     LOSSES,
     EmbeddingArguments,
@@ -116,6 +117,7 @@ def prepare(arguments: EmbeddingArguments, lora: EmbeddingLoraArguments, trainin
     size = int(model.get_embedding_dimension() or 0)
     if any(not 0 < each <= size for each in arguments.matryoshka_dims):
         raise ValueError(f"matryoshka_dims={arguments.matryoshka_dims} are not all from 1 to the model's {size}.")
+    metrics["truncated_pairs"] = count_cut(model, [*train_pairs, *validation_pairs], arguments.max_length)
     if lora.lora:
         backbone: Any = model.transformers_model
         model.add_adapter(lora.make_config(backbone, task_type="FEATURE_EXTRACTION"))
@@ -151,6 +153,14 @@ def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], li
     if not all(counts.values()):
         raise ValueError(f"files={arguments.files} leave too little: {counts}.")
     return train_pairs, validation_pairs, {**counts, "bad_records": bad.count}
+
+
+def count_cut(model: SentenceTransformer, pairs: Sequence[Pair], max_length: int) -> int:
+    """How many pairs have a text that is cut off, which is printed; the library cuts as it reads them."""
+    columns = [encode_cut(model.tokenizer, texts, max_length=max_length)[1] for texts in zip(*pairs, strict=True)]
+    cut = len(set().union(*columns))
+    say_cut(cut, len(pairs), "pairs", max_length)
+    return cut
 
 
 def load_model(arguments: EmbeddingArguments, device: str | None = None) -> SentenceTransformer:

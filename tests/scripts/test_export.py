@@ -93,6 +93,16 @@ def test_what_is_no_noise_is_shown(loud, monkeypatch, capsys, caplog):
     assert capsys.readouterr() == ("", "reason\n")
 
 
+def test_without_the_packages_of_onnx_there_is_less_to_hold_back(monkeypatch):
+    """Where they are missing, torch's part for ONNX cannot be imported; a program of torch needs none of it."""
+    monkeypatch.setitem(sys.modules, "torch.onnx._internal.exporter._registration", None)
+    logger = importlib.import_module("transformers.exporters.utils").logger
+    with without_export_noise():
+        assert any(
+            not each(logging.LogRecord("", 0, "", 0, "Version drift detected", None, None)) for each in logger.filters
+        )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -138,7 +138,8 @@ def test_scores_by_hand():
 def test_words_that_are_cut_off_have_no_label(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder / "encoder")
     example = Tagged(["anna"] * 9, ["B-PER"] * 9)
-    (encoded,) = encode([example], ["B-PER", "I-PER", "O"], tokenizer, 4, label_all=True)
+    (encoded,), cut = encode([example], ["B-PER", "I-PER", "O"], tokenizer, 4, label_all=True)
+    assert cut == 1
     assert len(encoded["input_ids"]) == len(encoded["labels"]) == 4
     assert encoded["labels"][0] == encoded["labels"][-1] == -100
 

@@ -64,7 +64,7 @@ def test_the_report_keeps_its_other_sections(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(("name", "reason"), [("is_interpreted", "TRITON_INTERPRET=1"), ("triton", "not installed")])
 def test_what_cannot_compile_says_why(name, reason, monkeypatch, tmp_path):
     monkeypatch.setattr(inspect_kernels, name, True if name == "is_interpreted" else None)
-    with pytest.raises(RuntimeError, match=f"The kernels cannot be compiled: .*{reason}"):
+    with pytest.raises(SystemExit, match=f"trine: The kernels cannot be compiled: .*{reason}"):
         main(["--report", str(tmp_path / "report.md")])
 
 

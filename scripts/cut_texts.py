@@ -1,0 +1,34 @@
+"""Texts that have more tokens than a job reads: which are cut off, told in one line."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+
+def encode_cut(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[Any],
+    seconds: Sequence[Any] | None = None,
+    *,
+    max_length: int,
+    **options: Any,
+) -> tuple[BatchEncoding, set[int]]:
+    """The encodings of texts, or of pairs, each of at most `max_length` tokens, and the places of those cut off.
+
+    What is as long by chance is told by its encoding without a limit.
+    """
+    inputs = tokenizer(list(texts), seconds, truncation=True, max_length=max_length, **options)
+    rows: Any = inputs["input_ids"]
+    long = [place for place, row in enumerate(rows) if len(row) >= max_length]
+    if not long:
+        return inputs, set()
+    parts = [side and [side[place] for place in long] for side in (texts, seconds)]
+    whole: Any = tokenizer(*parts, verbose=False, **options)["input_ids"]
+    return inputs, {place for place, row in zip(long, whole, strict=True) if len(row) > len(rows[place])}
+
+
+def say_cut(cut: int, read: int, what: str, max_length: int) -> None:
+    """Prints how many of the `read` records were cut off, if any was."""
+    if cut:
+        print(f"{cut:,} of {read:,} {what} are cut off after max_length={max_length} tokens.")
