@@ -60,3 +60,16 @@ def check_shares(labels: torch.Tensor) -> None:
             f"labels hold values from {low} to {high}; with problem_type='multi_label_classification' each is a "
             "number from 0 (no) to 1 (yes), and none is ignored."
         )
+
+
+def check_router_request(config, output_router_logits: bool | None) -> None:
+    """Raises a `ValueError` where router logits are asked of a decoder without experts.
+
+    Trainers add a loss of them, which would fail at their absence. In an encoder-decoder one side may have none.
+    """
+    is_decoder = config.is_causal and not config.add_cross_attention
+    if output_router_logits and is_decoder and "sparse" not in config.mlp_layer_types:
+        raise ValueError(
+            "output_router_logits=True, but no layer has experts: mlp_layer_types are all 'dense'. TRL asks for "
+            "router logits where its router_aux_loss_coef is set: leave that out, or set it to 0."
+        )

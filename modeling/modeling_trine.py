@@ -20,7 +20,7 @@ from .attention.softmax_attention import SoftmaxAttention
 from .block import LAYERS, TrineLayer
 from .cache_checks import check_cache, compiles
 from .checkpoints import CheckpointedModel
-from .checks import check_ids
+from .checks import check_ids, check_router_request
 from .feed_forward.experts import grouped_kernel_obstacle
 from .feed_forward.routers import TrineRouter
 from .kernels.exporter_patches import register_onnx_patches
@@ -200,9 +200,11 @@ class TrineModel(TrinePreTrainedModel):
             queries, second keys), summed over the first; router logits (batch * length, experts) a sparse layer.
 
         Raises:
-            ValueError: If ids lie outside the vocabulary, not exactly one of ids and embeddings is given, or encoder
-                states are given to a model without a use for them, or missing.
+            ValueError: If ids lie outside the vocabulary, not exactly one of ids and embeddings is given, encoder
+                states are given to a model without a use for them, or missing, or router logits are asked of a decoder
+                without experts.
         """
+        check_router_request(self.config, kwargs.get("output_router_logits"))
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         if self.config.add_cross_attention != (encoder_hidden_states is not None):
             raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from .checks import check_router_request
 from .feed_forward.balancing import router_losses
 from .feed_forward.routers import TrineRouter
 from .losses import batch_share
@@ -55,6 +56,7 @@ class TrineHead(TrinePreTrainedModel):
 
     def run_trunk(self, output_router_logits: bool | None, has_labels: bool, **inputs) -> TrineModelOutput:
         """The trunk's outputs, with router logits if they are asked for or if training needs them for its losses."""
+        check_router_request(self.config, output_router_logits)
         is_sparse = "sparse" in self.config.mlp_layer_types
         needed = wants_router_logits(self.config, output_router_logits) or (self.training and has_labels)
         return self.model(**inputs, output_router_logits=is_sparse and needed)

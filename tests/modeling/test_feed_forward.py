@@ -8,6 +8,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
+from trine import TrineForCausalLM, TrineModel
 from trine.configuration.kinds import ROUTER_KINDS
 from trine.modeling.feed_forward.balancing import BALANCING_LOSSES, router_losses, router_z_loss
 from trine.modeling.feed_forward.experts import EXPERTS, SparseMLP
@@ -322,6 +323,14 @@ def test_router_logits_are_returned_when_asked_for(router_type):
     assert len(model(tokens).router_logits) == 2
     assert model(tokens, output_router_logits=False).router_logits is None
     assert len(model.model(tokens, output_router_logits=True).router_logits) == 2
+
+
+@pytest.mark.parametrize("model_class", [TrineModel, TrineForCausalLM])
+def test_a_decoder_without_experts_has_no_router_logits(model_class):
+    """TRL asks for them where its `router_aux_loss_coef` is set, and refuses a dense Llama then."""
+    model = tiny_model(model_class)
+    with pytest.raises(ValueError, match="but no layer has experts: .* router_aux_loss_coef is set"):
+        model(random_ids(1, 4), output_router_logits=True)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 5])
