@@ -115,6 +115,43 @@ def test_a_process_without_the_package_computes_the_same(tmp_path, monkeypatch):
     assert map_of(tmp_path / "encoder-alone") == TrineConfig.hub_auto_map
 
 
+# Loads several folders in a process in which `import trine` fails, and then trains each.
+NEIGHBOURS = """
+import sys
+sys.modules["trine"] = None
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+folder, *names = sys.argv[1:]
+ids = load_file(f"{folder}/ids.safetensors")["ids"]
+models = {name: AutoModelForCausalLM.from_pretrained(f"{folder}/{name}", trust_remote_code=True) for name in names}
+for name, model in models.items():
+    loss = model.train()(ids, labels=ids).loss
+    loss.backward()
+    save_file({"loss": loss.detach(), "gradient": model.lm_head.weight.grad}, f"{folder}/{name}.safetensors")
+"""
+
+
+@pytest.mark.slow
+def test_several_checkpoints_in_one_process(tmp_path, monkeypatch):
+    """Each brings its copy of the operators, and an operator that is defined twice is freed under its first users."""
+    ids, expected = random_ids(1, 20), {}
+    save_file({"ids": ids}, tmp_path / "ids.safetensors")
+    for seed, kind in enumerate(("simplicial", "simplicial", "bigbird", "lsh")):
+        model, name = tiny_model(dtype=torch.float32, attn="sdpa", seed=seed, attention_types=kind), f"{kind}-{seed}"
+        model.save_pretrained(tmp_path / name)
+        loss = model.train()(ids, labels=ids).loss
+        loss.backward()
+        expected[name] = {"loss": loss.detach(), "gradient": model.lm_head.weight.grad}
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, "-c", NEIGHBOURS, str(tmp_path), *expected]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name, tensors in expected.items():
+        torch.testing.assert_close(load_file(tmp_path / f"{name}.safetensors"), tensors)
+
+
 def code_of(folder) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.py")}
 
