@@ -38,7 +38,7 @@ conformance: .venv/test.stamp  ## run the common model tests of transformers on 
 consumers: .venv-consumers/consumers.stamp  ## run Trine beside its peers through other libraries, in docs/measurements/consumers.md
 	rm -rf .cache/consumers
 	@status=0; for way in package remote; do \
-		OMP_NUM_THREADS=1 .venv-consumers/bin/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist loadfile \
+		OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-consumers/bin/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal \
 			--way $$way tests/consumers || status=1; \
 	done; exit $$status
 
