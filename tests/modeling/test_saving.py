@@ -147,6 +147,19 @@ def test_a_full_disk_leaves_the_old_one(tmp_path, way):
     assert value_in(tmp_path) == 1
 
 
+def test_a_folder_that_is_read_only_keeps_its_model(tmp_path):
+    model_of(1).save_pretrained(tmp_path)
+    os.chmod(tmp_path, 0o555)
+    try:
+        if os.access(tmp_path, os.W_OK):
+            pytest.skip("whoever runs this may write everywhere")
+        with pytest.raises(OSError, match=f"{tmp_path}: the model was not saved: .*Permission denied"):
+            model_of(2).save_pretrained(tmp_path)
+    finally:
+        os.chmod(tmp_path, 0o755)
+    assert value_in(tmp_path) == 1
+
+
 def test_a_file_is_no_folder_to_save_to(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file: the model was not saved: .*File exists"):
