@@ -18,13 +18,14 @@ def encode_cut(
 
     What is as long by chance is told by its encoding without a limit.
     """
-    inputs = tokenizer(list(texts), seconds, truncation=True, max_length=max_length, **options)
-    rows: Any = inputs["input_ids"]
+    encode: Any = tokenizer  # its annotations know one of the many kinds of texts
+    inputs = encode(list(texts), seconds, truncation=True, max_length=max_length, **options)
+    rows = inputs["input_ids"]
     long = [place for place, row in enumerate(rows) if len(row) >= max_length]
     if not long:
         return inputs, set()
     parts = [side and [side[place] for place in long] for side in (texts, seconds)]
-    whole: Any = tokenizer(*parts, verbose=False, **options)["input_ids"]
+    whole = encode(*parts, verbose=False, **options)["input_ids"]
     return inputs, {place for place, row in zip(long, whole, strict=True) if len(row) > len(rows[place])}
 
 
