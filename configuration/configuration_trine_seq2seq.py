@@ -48,7 +48,8 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
         logit_scale: Factor on the states that the head reads. T5's first version has `1 / sqrt(hidden_size)`.
         decoder_is_causal: Whether a target token sees only those before it. False is for mask-predict, which writes
             all tokens at once and again: `generate(custom_generate=MaskPredict())`.
-        vocab_size: Number of target tokens. Default: that of the decoder.
+        vocab_size: Number of target tokens, and of source tokens where the encoder names no number. Default: that of
+            the decoder.
         pad_token_id: Id of the padding token. Default: that of the decoder, as for the next two.
         bos_token_id: Id of the token that begins a text.
         eos_token_id: Id, or ids, of the token that ends a text.
@@ -145,14 +146,15 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
 
     def __post_init__(self, **kwargs):
         self.check_given(kwargs)
-        self.encoder = as_stack("encoder", self.encoder, is_causal=False, use_cache=False)
-        size = self.encoder.hidden_size
+        size = {} if self.vocab_size is None else {"vocab_size": self.vocab_size}
+        self.encoder = as_stack("encoder", self.encoder, size, is_causal=False, use_cache=False)
         self.decoder = as_stack(
             "decoder",
             self.decoder,
+            size,
             is_causal=self.decoder_is_causal,
             add_cross_attention=True,
-            cross_attention_hidden_size=size,
+            cross_attention_hidden_size=self.encoder.hidden_size,
             **({} if self.decoder_is_causal else {"use_cache": False}),
         )
         if self.vocab_size is None:
@@ -227,15 +229,17 @@ def check_family(side: str, stack: object) -> None:
         raise ValueError(f"{side} is a {type(stack).__name__}, but must be a TrineConfig.")
 
 
-def as_stack(side: str, stack: TrineConfig | dict | None, **role) -> TrineConfig:
+def as_stack(side: str, stack: TrineConfig | dict | None, defaults: dict[str, Any], **role) -> TrineConfig:
     """The config of one side, from a config or its fields, with the fields that its role sets.
+
+    What its fields do not name is taken from `defaults`.
 
     Raises:
         ValueError: For what `TrineConfig` refuses, after the name of the side, or a config of another family.
     """
     if stack is None or isinstance(stack, dict):
         try:
-            return TrineConfig(**{**(stack or {}), **role})
+            return TrineConfig(**{**defaults, **(stack or {}), **role})
         except (ValueError, StrictDataclassError) as error:
             raise ValueError(f"{side}: {error}") from error
     check_family(side, stack)

@@ -142,6 +142,17 @@ def test_what_the_whole_and_its_stacks_have_changes_everywhere(pair):
         assert (part.pad_token_id, part.vocab_size) == (5, 40)
 
 
+@pytest.mark.parametrize("stack", [None, {}, {"hidden_size": 64}])
+def test_a_vocabulary_at_the_top_is_that_of_the_sides_which_name_none(stack):
+    config = TrineSeq2SeqConfig(encoder=stack, decoder=stack, vocab_size=40)
+    assert [part.vocab_size for part in (config, config.encoder, config.decoder)] == [40, 40, 40]
+    config = TrineSeq2SeqConfig(encoder={"vocab_size": 50}, decoder=stack, vocab_size=40, share_embeddings=False)
+    again = TrineSeq2SeqConfig.from_dict(json.loads(config.to_json_string()))
+    assert [part.vocab_size for part in (again, again.encoder, again.decoder)] == [40, 50, 40]
+    with pytest.raises(ValueError, match="vocab_size=40 is the decoder's, but decoder.vocab_size=50"):
+        TrineSeq2SeqConfig(encoder=stack, decoder={"vocab_size": 50}, vocab_size=40)
+
+
 GIVEN = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}
 
 
