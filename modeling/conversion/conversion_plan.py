@@ -44,6 +44,7 @@ class Plan:
         model: Of ours, without content.
         source_class: The library's class.
         outputs: The tensors that will be written, without content. `check_shapes` fills it.
+        ignored: Names of the source's tensors that its class leaves out when it is loaded.
     """
 
     to_trine: bool
@@ -54,6 +55,7 @@ class Plan:
     model: Any
     source_class: Any
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
 
     def inputs(self, step: Step) -> tuple[str, ...]:
         return step.source if self.to_trine else step.trine
@@ -141,9 +143,9 @@ def plan_head(folder: Path, family: Family, head: Head, leave_out: Sequence[str]
     tensors = saved_tensors(model)
     steps = make_steps(tensors, family.rules(config, head), count_experts(ours))
     needed = {name for step in steps for name in step.source}
-    drop_ignored(reader, source_class, needed)
+    ignored = drop_ignored(reader, source_class, needed)
     check_names(reader, needed, head.source)
-    plan = Plan(True, reader, steps, tensors, ours, model, source_class)
+    plan = Plan(True, reader, steps, tensors, ours, model, source_class, ignored=ignored)
     plan.check_shapes()
     return plan
 
@@ -157,12 +159,13 @@ def drop_unwanted(reader: CheckpointReader, patterns: Sequence[str]) -> None:
         reader.rename(lambda name, unwanted=names: None if name in unwanted else name)
 
 
-def drop_ignored(reader: CheckpointReader, source_class: Any, needed: Collection[str]) -> None:
-    """Forgets what the source's own class ignores when it is loaded, such as buffers of former versions."""
+def drop_ignored(reader: CheckpointReader, source_class: Any, needed: Collection[str]) -> list[str]:
+    """Forgets what the source's own class ignores when it is loaded, such as a decoder; returns the names."""
     patterns = source_class._keys_to_ignore_on_load_unexpected or ()
-    reader.rename(
-        lambda name: None if name not in needed and any(re.search(each, name) for each in patterns) else name
-    )
+    others = sorted(reader.places.keys() - set(needed))
+    ignored = [name for name in others if any(re.search(pattern, name) for pattern in patterns)]
+    reader.rename(lambda name: None if name in ignored else name)
+    return ignored
 
 
 def plan_export(folder: Path, model_type: str, to: str | None, head_name: str | None) -> Plan:

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from .checkpoint_stream import CheckpointWriter, all_or_nothing
 from .companion_files import copy_companions, find_source
-from .conversion_plan import CONFIGS, Plan, plan_export, plan_import
+from .conversion_plan import CONFIGS, Plan, plan_export, plan_import, shorten
 from .equivalence import check_equivalence
 from .inside import read_fields
+
+
+logger = logging.get_logger(__name__)
 
 
 def convert(
@@ -60,6 +64,7 @@ def convert(
             plan = plan_export(folder, model_type, to, head)
         else:
             plan = plan_import(folder, model_type, head, leave_out)
+            tell_ignored(plan)
         write_weights(plan, made, max_shard_size, show_progress)
         plan.config.save_pretrained(made)
         target_class = type(plan.model) if plan.to_trine else plan.source_class
@@ -70,6 +75,15 @@ def convert(
             return None
         library, ours = (folder, made) if plan.to_trine else (made, folder)
         return check_equivalence(library, plan.source_class, ours, type(plan.model))
+
+
+def tell_ignored(plan: Plan) -> None:
+    """Warns of what the class that the source is read as leaves out of it."""
+    if plan.ignored:
+        logger.warning(
+            f"{plan.source_class.__name__} ignores {len(plan.ignored)} tensors of {plan.reader.folder}, which are "
+            f"left out: {shorten(plan.ignored)}."
+        )
 
 
 def write_weights(plan: Plan, folder: Path, max_shard_size: int | str, show_progress: bool) -> None:

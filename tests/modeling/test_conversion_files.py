@@ -29,6 +29,19 @@ from trine.modeling.conversion.checkpoint_stream import CheckpointReader, Checkp
 # Names.
 
 
+def test_a_decoder_that_is_left_out_is_said(tmp_path, caplog):
+    """T5's encoder alone ignores the decoder's tensors, as its class in transformers does."""
+    source = saved_source(tmp_path, "t5", "T5ForConditionalGeneration")
+    number = sum(name.startswith("decoder.") for name in weights_of(source))
+    convert(source, tmp_path / "encoder", head="T5EncoderModel")
+    (message,) = [record.message for record in caplog.records if "left out" in record.message]
+    assert message.startswith(f"T5EncoderModel ignores {number} tensors of {source}, which are left out: decoder.")
+    assert number > 5 and message.endswith(f" and {number - 5} more.")
+    caplog.clear()
+    convert(source, tmp_path / "whole")
+    assert "left out" not in caplog.text
+
+
 def test_a_mixed_checkpoint_needs_the_name_of_a_class(tmp_path):
     """As bert-base is published: both heads of pretraining under the name of one."""
     source = saved_source(tmp_path, "bert", "BertForPreTraining")
