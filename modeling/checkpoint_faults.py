@@ -14,12 +14,14 @@ WITHOUT_DECODER = "TrineSeq2SeqForTokenClassification"
 
 
 def check_json(folder: Path) -> None:
-    """Reads the config and the index of a local checkpoint, of which transformers names none that is damaged.
+    """Reads the configs and the index of a local checkpoint, of which transformers names none that is damaged.
+
+    Without a generation config that can be read it would generate with other settings, and not say so.
 
     Raises:
         OSError: One of them is no JSON object. The message names it.
     """
-    for path in [folder / "config.json", *sorted(folder.glob("*.index.json"))]:
+    for path in [folder / "config.json", folder / "generation_config.json", *sorted(folder.glob("*.index.json"))]:
         try:
             content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except (ValueError, RecursionError) as error:
