@@ -1,9 +1,12 @@
 """Checks of input values that would otherwise surface as an index error deep in a kernel."""
 
+from collections.abc import Sequence
+
 import torch
 from transformers.utils.import_utils import is_torchdynamo_compiling
 
-from .losses import IGNORE_INDEX
+
+IGNORE_INDEX = -100
 
 
 def can_look(values: torch.Tensor) -> bool:
@@ -31,16 +34,58 @@ def check_ids(ids: torch.Tensor, limit: int, name: str, field: str) -> None:
         raise ValueError(f"{name} hold values from {low} to {high}, but {field}={limit} allows 0 to {limit - 1}.")
 
 
+def check_dtype(labels: torch.Tensor, name: str) -> None:
+    """Raises a `ValueError` for labels that are no numbers of classes: PyTorch takes int64 alone for an index."""
+    if labels.dtype != torch.int64:
+        raise ValueError(
+            f"{name} are of {labels.dtype}, but must be of torch.int64: each is the number of a class or a token, or "
+            f"{IGNORE_INDEX} where nothing is predicted."
+        )
+
+
+def has_shape(tensor: torch.Tensor, shape: Sequence[int]) -> bool:
+    """Whether it does, size by size, which compiled code can ask about lengths that vary, too."""
+    return tensor.ndim == len(shape) and all(size == other for size, other in zip(tensor.shape, shape, strict=True))
+
+
+def check_shape(labels: torch.Tensor, shape: Sequence[int], name: str) -> None:
+    """Raises a `ValueError` unless labels have the shape of what predicts them, perhaps with a last dimension of 1."""
+    if not (has_shape(labels, shape) or has_shape(labels, (*shape, 1))):
+        raise ValueError(
+            f"{name} have shape {tuple(labels.shape)}, but must have {tuple(shape)}: each prediction needs its own, "
+            f"{IGNORE_INDEX} where there is none."
+        )
+
+
+def check_items(num_items_in_batch: torch.Tensor | float | None) -> None:
+    """Raises a `ValueError` for a number of targets below 0, or that is no number, where `can_look` allows a look."""
+    if torch.is_tensor(num_items_in_batch):
+        if not can_look(num_items_in_batch):
+            return
+        is_number = bool(((num_items_in_batch >= 0) & (num_items_in_batch < torch.inf)).all())
+    else:
+        is_number = num_items_in_batch is None or 0 <= num_items_in_batch < float("inf")
+    if not is_number:
+        raise ValueError(
+            f"num_items_in_batch={num_items_in_batch} must be the number of targets in all micro-batches of an "
+            "optimizer step, 0 or more."
+        )
+
+
 def check_labels(labels: torch.Tensor | None, limit: int, name: str, classes: str) -> None:
-    """Raises a `ValueError` for labels that are neither a class nor `IGNORE_INDEX`, where `can_look` allows a look.
+    """Raises a `ValueError` for labels of another type than int64, or, where `can_look` allows a look, that are
+    neither a class nor `IGNORE_INDEX`.
 
     Args:
-        labels: Integer tensor of any shape.
+        labels: Tensor of any shape.
         limit: Number of classes.
         name: What the labels are called in the message.
         classes: What sets `limit`, as the message says it: "vocab_size=61".
     """
-    if labels is None or not can_look(labels):
+    if labels is None:
+        return
+    check_dtype(labels, name)
+    if not can_look(labels):
         return
     low, high = torch.aminmax(labels.masked_fill(labels == IGNORE_INDEX, 0))
     if low < 0 or high >= limit:

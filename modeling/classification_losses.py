@@ -5,7 +5,7 @@
 import torch
 from torch import nn
 
-from .checks import check_labels, check_shares
+from .checks import check_labels, check_shape, check_shares, has_shape
 from .losses import IGNORE_INDEX, number_of_items
 
 
@@ -23,20 +23,21 @@ def class_loss(
     name: str = "labels",
     classes: str | None = None,
 ) -> torch.Tensor:
-    """Cross-entropy of N classifications, a mean over labels, exact under gradient accumulation; 0 without labels.
+    """Cross-entropy of classifications, a mean over labels, exact under gradient accumulation; 0 without labels.
 
     Args:
-        logits: (N, number of classes).
-        labels: Class indices, N of them in any shape, `IGNORE_INDEX` where there is none.
+        logits: (..., number of classes).
+        labels: Class indices (...) or (..., 1), `IGNORE_INDEX` where there is none.
         num_items_in_batch: Number of labels in all micro-batches of an optimizer step. Default: those of this batch.
         name: What the labels are called in an error message.
         classes: And the classes.
 
     Raises:
-        ValueError: A label is none of the classes.
+        ValueError: Labels have another type or shape, or one is none of the classes.
     """
-    labels = labels.reshape(-1)
     check_labels(labels, logits.shape[-1], name, classes or f"num_labels={logits.shape[-1]}")
+    check_shape(labels, logits.shape[:-1], name)
+    logits, labels = logits.flatten(0, -2), labels.reshape(-1)
     logits, labels = logits.to(torch.promote_types(logits.dtype, torch.float32)), labels.to(logits.device)
     return nn.functional.cross_entropy(logits, labels, reduction="sum") / number_of_items(labels, num_items_in_batch)
 
@@ -53,9 +54,10 @@ def value_loss(
         num_items_in_batch: Number of values in all micro-batches of an optimizer step. Default: those of this batch.
 
     Raises:
-        ValueError: There are more labels than logits, or fewer; or one is neither yes (1) nor no (0), nor between.
+        ValueError: Labels have another shape; or one is neither yes (1) nor no (0), nor between.
     """
-    if labels.numel() != logits.numel():
+    is_single = logits.shape[-1] == 1 and has_shape(labels, logits.shape[:1])
+    if not (is_single or has_shape(labels, logits.shape)):
         raise ValueError(
             f"labels have shape {tuple(labels.shape)}, but problem_type={problem_type!r} needs {tuple(logits.shape)}."
         )
@@ -73,29 +75,34 @@ def sequence_loss(
     """The loss of the problem that `config.problem_type` names.
 
     If it names none, the labels tell, by transformers' rule: one output is regression, floats are many labels. The
-    config remembers it, because pipelines read it to choose between softmax and sigmoid.
+    config remembers it, unless the labels are refused, because pipelines read it to choose between softmax and
+    sigmoid.
     """
-    if config.problem_type is None:
+    problem_type = config.problem_type
+    if problem_type is None:
         if config.num_labels == 1:
-            config.problem_type = "regression"
+            problem_type = "regression"
         elif labels.is_floating_point():
-            config.problem_type = "multi_label_classification"
+            problem_type = "multi_label_classification"
         else:
-            config.problem_type = "single_label_classification"
-    if config.problem_type not in PROBLEM_TYPES:
-        raise ValueError(f"problem_type={config.problem_type!r} is not one of {list(PROBLEM_TYPES)}.")
-    if config.problem_type == "single_label_classification":
-        return class_loss(logits, labels, num_items_in_batch)
-    return value_loss(logits, labels, config.problem_type, num_items_in_batch)
+            problem_type = "single_label_classification"
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type={problem_type!r} is not one of {list(PROBLEM_TYPES)}.")
+    if problem_type == "single_label_classification":
+        loss = class_loss(logits, labels, num_items_in_batch)
+    else:
+        loss = value_loss(logits, labels, problem_type, num_items_in_batch)
+    if config.problem_type is None:
+        config.problem_type = problem_type
+    return loss
 
 
 def span_targets(positions: torch.Tensor, length: int, name: str) -> torch.Tensor:
-    """Positions (N,) or (N, 1) of a span's end as targets (N,): those beyond a text's tokens are ignored.
+    """Positions (N,) or (N, 1) of a span's end as targets: those beyond a text's tokens are ignored.
 
     Raises:
-        ValueError: A position is negative, and not `IGNORE_INDEX`.
+        ValueError: Positions have another type, or one is negative, and not `IGNORE_INDEX`.
     """
-    positions = positions.reshape(-1)
     check_labels(positions.clamp(max=length - 1), length, name, f"texts of {length} tokens")
     return positions.masked_fill(positions >= length, IGNORE_INDEX)
 
@@ -107,7 +114,7 @@ def span_loss(
     end_positions: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of the losses of both ends, and the targets of the first, (N,).
+    """The mean of the losses of both ends, and the targets of the first.
 
     Args:
         start_logits: (N, length), as are `end_logits`.
@@ -115,5 +122,5 @@ def span_loss(
     """
     starts = span_targets(start_positions, start_logits.shape[1], "start_positions")
     ends = span_targets(end_positions, end_logits.shape[1], "end_positions")
-    start_loss = class_loss(start_logits, starts, num_items_in_batch)
-    return (start_loss + class_loss(end_logits, ends, num_items_in_batch)) / 2, starts
+    start_loss = class_loss(start_logits, starts, num_items_in_batch, "start_positions")
+    return (start_loss + class_loss(end_logits, ends, num_items_in_batch, "end_positions")) / 2, starts

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-
-IGNORE_INDEX = -100
+from .checks import IGNORE_INDEX, check_items, check_shape
 
 
 def is_plain_head(head: nn.Module) -> bool:
@@ -158,15 +157,12 @@ def flatten_targets(targets: torch.Tensor, predictions: torch.Tensor) -> torch.T
     """`targets` (...) as (N,), for `predictions` (..., features) of the same N tokens.
 
     Raises:
-        ValueError: There are more predictions than targets, or fewer.
+        ValueError: Targets have another shape than predictions.
     """
-    targets = targets.reshape(-1).to(predictions.device)
-    if targets.shape[0] != predictions.shape[:-1].numel():
-        raise ValueError(
-            f"There are {targets.shape[0]} labels for predictions of shape {tuple(predictions.shape[:-1])}: each "
-            f"needs its own, {IGNORE_INDEX} where nothing is predicted."
-        )
-    return targets
+    is_chosen = predictions.ndim == 2 and targets.numel() == predictions.shape[0]  # `logits_to_keep` was a mask
+    if not is_chosen:
+        check_shape(targets, predictions.shape[:-1], "labels")
+    return targets.reshape(-1).to(predictions.device)
 
 
 def chunked_lm_loss(
@@ -224,7 +220,11 @@ def number_of_items(targets: torch.Tensor, num_items_in_batch: torch.Tensor | in
 
     Where there is no target it is 1, so that a batch without any adds nothing: its loss is 0 and not 0 / 0, which
     would make every weight NaN, or hide in the mean that a trainer logs.
+
+    Raises:
+        ValueError: The given number is below 0 or none.
     """
+    check_items(num_items_in_batch)
     items = count_targets(targets) if num_items_in_batch is None else num_items_in_batch
     if torch.is_tensor(items):
         items = items.to(targets.device)

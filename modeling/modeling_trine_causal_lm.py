@@ -72,8 +72,9 @@ class TrineForCausalLM(TrineHead, TokenHead, CheckedGeneration, CheckedContinuou
         Raises:
             ValueError: Labels lie outside the vocabulary, or what the trunk raises.
         """
+        shifted = kwargs.get("shift_labels")
+        self.check_labels(labels if shifted is None else shifted)
         targets = None if labels is None else causal_targets(labels, **kwargs)
-        self.check_labels(kwargs.get("shift_labels", labels))
         outputs = self.run_trunk(
             output_router_logits,
             has_labels=labels is not None,

@@ -214,7 +214,7 @@ class TrineForTokenClassification(TrineHead):
         logits, loss = self.classifier(self.dropout(self.transform(outputs.last_hidden_state))), None
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
-            loss = class_loss(logits.flatten(0, 1), labels, num_items_in_batch)
+            loss = class_loss(logits, labels, num_items_in_batch)
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
         return TrineTokenClassifierOutput(
             loss=loss,

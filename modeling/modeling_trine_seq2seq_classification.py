@@ -140,7 +140,7 @@ class TrineSeq2SeqForTokenClassification(TrineSeq2SeqHead):
         logits, loss, share = self.classifier(self.dropout(self.transform(outputs.last_hidden_state))), None, 1.0
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
-            loss = class_loss(logits.flatten(0, 1), labels, num_items_in_batch)
+            loss = class_loss(logits, labels, num_items_in_batch)
             share = batch_share(labels, num_items_in_batch)
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, None, share)
         wanted = wants_router_logits(self.config, output_router_logits)

@@ -139,7 +139,8 @@ class TrineForConditionalGeneration(
         Raises:
             ValueError: Labels lie outside the vocabulary, or what the stacks raise.
         """
-        self.check_labels(labels)
+        sources = (input_ids, inputs_embeds, encoder_outputs and encoder_outputs[0])
+        self.check_labels(labels, next((source for source in sources if source is not None), None))
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             if not self.config.decoder_is_causal:
                 raise ValueError(

@@ -21,8 +21,16 @@ class TokenHead:
         """Maps hidden states (..., hidden) to logits (..., vocabulary)."""
         return self.lm_head(hidden_states)
 
-    def check_labels(self, labels: torch.Tensor | None) -> None:
-        """Raises a `ValueError` for labels outside the vocabulary, before the trunk is asked."""
+    def check_labels(self, labels: torch.Tensor | None, source: torch.Tensor | None = None) -> None:
+        """Raises a `ValueError` for labels that are no rows of tokens of the vocabulary, before the trunk is asked.
+
+        Args:
+            labels: (batch, length).
+            source: What an encoder reads or has read, (batch, ...), where another length is for the labels.
+        """
+        if labels is not None and (labels.ndim != 2 or source is not None and len(labels) != len(source)):
+            batch = "batch" if source is None else len(source)
+            raise ValueError(f"labels have shape {tuple(labels.shape)}, but must have ({batch}, length).")
         size = self.config.vocab_size
         check_labels(labels, size, "labels", f"vocab_size={size}")
 

@@ -305,7 +305,19 @@ CASES = {
     ),
     "number of labels": (
         lambda: tiny_model()(random_ids(1, 2), labels=random_ids(1, 3)),
-        "There are 3 labels for predictions of shape (1, 2): each needs its own, -100 where nothing is predicted.",
+        "labels have shape (1, 3), but must have (1, 2): each prediction needs its own, -100 where there is none.",
+    ),
+    "rows of labels": (
+        lambda: tiny_model()(random_ids(1, 2), labels=random_ids(2)),
+        "labels have shape (2,), but must have (batch, length).",
+    ),
+    "type of labels": (
+        lambda: tiny_model()(random_ids(1, 2), labels=torch.rand(1, 2)),
+        "labels are of torch.float32, but must be of torch.int64: each is the number of a class or a token, or -100",
+    ),
+    "number of targets": (
+        lambda: tiny_model()(random_ids(1, 2), labels=random_ids(1, 2), num_items_in_batch=-1),
+        "num_items_in_batch=-1 must be the number of targets in all micro-batches of an optimizer step, 0 or more.",
     ),
     "ready mask": (
         lambda: tiny_model(attention_types="simplicial")(random_ids(1, 4), attention_mask=torch.ones(1, 1, 4, 4)),
@@ -443,7 +455,7 @@ def test_a_damaged_shard_is_named(damage, loader, tmp_path):
         loader.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors.index.json"])
 @pytest.mark.parametrize(
     ("content", "message"),
     [('{"a": 1', "' is damaged or incomplete .* Copy or"), ("[1]", "' holds a list"), ("null", "' holds a NoneType")],

@@ -79,7 +79,7 @@ def test_more_or_fewer_labels_than_tokens(name, is_training):
     """By chunks they would be trained in the wrong rows."""
     ids = random_ids(2, 5)
     for length in (4, 7):
-        with pytest.raises(ValueError, match=rf"There are {2 * length} labels for predictions of shape \(2, 5\)"):
+        with pytest.raises(ValueError, match=rf"labels have shape \(2, {length}\), but must have \(2, 5\)"):
             make(name).train(is_training)(ids, labels=random_ids(2, length))
 
 
