@@ -1,4 +1,4 @@
-"""What the README says holds: its code runs, and its tables name every command, kind and field."""
+"""What README and documentation say holds: their code runs, their links lead somewhere, their tables are current."""
 
 import json
 import os
@@ -6,66 +6,81 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
-from pathlib import Path
 
 import pytest
+import yaml
+from tables import README, REQUEST, ROOT, TABLES, described_fields, own_fields, renew
 
 from trine import TrineConfig
-from trine.configuration.kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS, POSITION_KINDS, ROUTER_KINDS
-from trine.configuration.presets import PRESETS, SEQ2SEQ_PRESETS
-from trine.scripts.cli import find_scripts
+from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
+from trine.modeling.lifting.lift_table import LIFTS
 
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+LONGEST_README = 12 * 1024
+DOCS = ROOT / "docs"
+BLOCKS = 22  # Python blocks of all pages
+COMMANDS = 12
+# Pages of the site that are made when it is built, or are files of the root.
+MADE = {"project/contributing.md", "project/changelog.md", "project/security.md"}
 
 
-def described_fields() -> dict[str, str]:
-    """What the docstring of `TrineConfig` says of each field, on one line."""
-    arguments = TrineConfig.__doc__.split("Args:\n")[1].split("\n\n")[0]
-    entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", arguments, flags=re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text) for name, text in entries}
+def listed_pages() -> list[str]:
+    """The pages in the order of the site."""
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    return [page for part in nav for pages in part.values() for page in pages]
 
 
-def own_fields() -> dict[str, object]:
-    """The default of each field that `TrineConfig` itself declares."""
-    return {field.name: field.default for field in fields(TrineConfig) if field.name in TrineConfig.__annotations__}
+PAGES = [README, *(DOCS / page for page in listed_pages() if page not in MADE)]
+WRITTEN = [*PAGES, *ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *DOCS.rglob("*.md")]
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in WRITTEN}
+SHOWN = [path.relative_to(ROOT).as_posix() for path in PAGES]
 
 
-def field_table() -> str:
-    """The README's table of fields."""
-    descriptions = described_fields()
-    rows = [f"| `{name}` | `{default}` | {descriptions[name]} |" for name, default in own_fields().items()]
-    return "\n".join(["| field | default | meaning |", "|---|---|---|", *rows])
+def test_the_readme_is_short_and_its_tables_are_current():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.encode()) <= LONGEST_README
+    assert renew(text) == text, "python docs/builder/tables.py renews them"
+
+
+def test_every_page_is_listed():
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if path.parent.name != "measurements"}
+    assert pages <= {*listed_pages()}
+
+
+def test_every_table_that_a_page_asks_for_is_there():
+    asked = {name for page in SHOWN for name in REQUEST.findall(TEXTS[page])}
+    assert asked == TABLES.keys()
 
 
 def test_every_field_is_described():
-    assert list(described_fields()) == list(own_fields())
+    assert list(described_fields(TrineConfig)) == list(own_fields(TrineConfig))
 
 
-def test_the_field_table_is_that_of_the_config():
-    assert field_table() in README, f"The README should hold this table:\n{field_table()}"
+def test_every_preset_and_lift_is_described():
+    assert PRESET_SUMMARIES.keys() == PRESETS.keys() | SEQ2SEQ_PRESETS.keys()
+    assert all(f"| `{lift}` |" in TEXTS["docs/how-to/lift.md"] for lift in LIFTS)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *ATTENTION_KINDS,
-        *POSITION_KINDS,
-        *FEED_FORWARD_KINDS,
-        *ROUTER_KINDS,
-        *map(json.dumps, [*PRESETS, *SEQ2SEQ_PRESETS]),
-    ],
-)
-def test_every_kind_is_named(name):
-    assert f"`{name}`" in README
+def anchors(text: str) -> set[str]:
+    """What a link to a heading of the page may name."""
+    headings = re.findall(r"^#+ (.*)", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-def test_the_commands_are_the_scripts():
-    assert set(re.findall(r"^\| `trine ([\w-]+)` \|", README, flags=re.MULTILINE)) == set(find_scripts())
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", TEXTS[page], flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+        assert target.is_file(), f"{page} links to {link}"
+        if anchor:
+            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page} links to {link}"
 
 
-# The data that the README's commands read, made small.
+# The data that the commands of the pages read, made small.
 RECORDS = {
     "reviews.jsonl": lambda n: {
         "text": f"The book of {n} pages is {'good' if n % 2 else 'bad'}.",
@@ -76,18 +91,19 @@ RECORDS = {
     "sentences.jsonl": lambda n: {"tokens": ["Anna", "saw", str(n)], "tags": ["B-PER", "O", "O"]},
     "translations.jsonl": lambda n: {"zh": f"第{n}页。", "en": f"Page {n}."},
 }
-COMMANDS = 12
 
 
 def test_the_trine_commands_run(tmp_path):
+    """All of them in one folder, in the order of the pages: what one writes, a later one reads."""
     (tmp_path / "my-text").mkdir()
+    text = "".join(TEXTS[page] for page in SHOWN)[:60_000]
     for number in range(6):
-        (tmp_path / "my-text" / f"{number}.md").write_text(README[number * 100 :], encoding="utf-8")
+        (tmp_path / "my-text" / f"{number}.md").write_text(text[number * 100 :], encoding="utf-8")
     for name, row in RECORDS.items():
         (tmp_path / name).write_text("".join(json.dumps(row(number)) + "\n" for number in range(60)), encoding="utf-8")
-    commands = re.findall(r"^trine (.*)", README, flags=re.MULTILINE)
+    commands = [command for page in SHOWN for command in re.findall(r"^trine (.*)", TEXTS[page], flags=re.MULTILINE)]
     assert len(commands) == COMMANDS
-    outputs, environment = [], os.environ | {"HF_HOME": str(tmp_path / "home")}
+    outputs, environment = {}, os.environ | {"HF_HOME": str(tmp_path / "home")}
     for command in commands:
         arguments = shlex.split(command.replace("--max_steps 200", "--max_steps 2"))
         if command.startswith(("finetune", "train")):
@@ -95,17 +111,48 @@ def test_the_trine_commands_run(tmp_path):
         program = [sys.executable, "-m", "trine.scripts.cli", *arguments]
         result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
-        outputs.append(result.stdout)
-    assert "--- temperature 1.2 ---\nOnce upon a time" in outputs[1]
+        outputs[arguments[0]] = result.stdout
+    assert "--- temperature 1.2 ---\nOnce upon a time" in outputs["generate"]
     assert (tmp_path / "my-model" / "loss.png").exists() and (tmp_path / "my-encoder" / "loss.png").exists()
 
 
+# Runs the blocks of each page in a folder and with names of its own; a traceback tells page and line.
+RUNNER = """
+import os, sys
+from pathlib import Path
+for name in sys.argv[1:]:
+    folder = Path(name.replace("/", "-") + ".run")
+    folder.mkdir()
+    source = Path(name).read_text(encoding="utf-8")
+    print("#", name)
+    os.chdir(folder)
+    exec(compile(source, name, "exec"), {"__name__": "__main__"})
+    os.chdir("..")
+"""
+
+
+def only_python(text: str) -> tuple[str, int]:
+    """The Python blocks of a page, each on its own lines, and their number."""
+    lines, inside, blocks = [], False, 0
+    for line in text.splitlines():
+        starts, ends = line == "```python", line == "```"
+        blocks += starts
+        inside = (inside or starts) and not ends
+        lines.append(line if inside and not starts else "")
+    return "\n".join(lines), blocks
+
+
 def test_the_python_blocks_run(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) >= 5
-    script = tmp_path / "readme.py"
-    script.write_text("\n".join(blocks), encoding="utf-8")
-    result = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    found = {page: only_python(TEXTS[page]) for page in SHOWN}
+    assert sum(blocks for _, blocks in found.values()) == BLOCKS
+    names = [page for page, (_, blocks) in found.items() if blocks]
+    for page in names:
+        path = tmp_path / page
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(found[page][0], encoding="utf-8")
+    command = [sys.executable, "-c", RUNNER, *(name for name in names)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "['sliding', 'sliding', 'sliding', 'full']" in result.stdout
     assert "torch.Size([1, 24])" in result.stdout
+    assert "['sparse', 'sparse', 'dense', 'sparse']" in result.stdout
