@@ -34,7 +34,7 @@ def eager_attention_forward(
     Args:
         query: (B, H, Q, D).
         key: (B, G, K, D), as is `value`.
-        attention_mask: (B, 1, Q, K), added to the scores.
+        attention_mask: (B, 1, Q, K), added to the scores; a boolean one is True where a query may look.
         position_bias: (1, H, Q, K), added to the scores.
 
     Returns:
@@ -46,7 +46,9 @@ def eager_attention_forward(
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if position_bias is not None:
         scores = scores + position_bias
-    if attention_mask is not None:
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
         scores = scores + attention_mask
     dtype = torch.promote_types(query.dtype, torch.float32)
     weights = nn.functional.softmax(scores, dim=-1, dtype=dtype).to(query.dtype)

@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+from conformance.adapted import common
 from conformance.cases import PEERS, RUNS, Run
 from conformance.known import row_for
 from conformance.upstream import VERSION
@@ -36,6 +37,14 @@ def pytest_configure(config):
         config.option.tbstyle = "native"  # the other styles parse the library's long test files for every exception
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Summary(is_whole=not config.option.keyword), "conformance-summary")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects by mark
+def pytest_collection_modifyitems(items):
+    """Marks every test of generation: transformers marks most, so that `-m generate` would leave some out."""
+    for item in items:
+        if getattr(item, "originalname", "") in vars(common.GenerationTesterMixin):
+            item.add_marker("generate")
 
 
 class Summary:

@@ -3,6 +3,7 @@
 import unittest
 from contextlib import nullcontext
 
+import conformance.exporting  # noqa: F401  adapts the tests of exporters
 import pytest
 import torch
 import transformers

@@ -11,6 +11,7 @@ CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "en
 KIND = pytest.mark.parametrize("kind", sorted(ATTENTION_KINDS))
 EVERY_POSITION = pytest.mark.parametrize("position_type", sorted(POSITION_KINDS))
 LENGTHS = (5, 12, 9)
+LONG_WINDOWS = {"sliding_window": 20, "attention_chunk_size": 20}
 
 
 def tolerances(model) -> dict:
@@ -166,6 +167,36 @@ def test_positions_go_on_after_the_cache(masked, position_type):
     actual = torch.cat(parts, dim=1)
     real = mask == 1 if masked else torch.ones_like(ids).bool()
     torch.testing.assert_close(actual[real], expected[real], rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", sorted(set(ATTENTION_KINDS) - {"simplicial"}))
+@torch.no_grad()
+def test_padding_between_a_text_and_its_continuation(kind):
+    """A conversation: the shorter second turn is padded on its left, behind what the cache holds.
+
+    Windows, longer than the texts here, count places, as Mistral's do.
+    """
+    model = tiny_model(attention_types=kind, **LONG_WINDOWS)
+    ids, mask = random_ids(2, 20), torch.ones(2, 20, dtype=torch.long)
+    mask[1, 9:14] = 0
+    cache = model(ids[:, :9], use_cache=True).past_key_values
+    actual = model(ids[:, 9:], attention_mask=mask, past_key_values=cache, use_cache=True).logits
+    expected = expected_output(model, ids[1][mask[1] == 1].tolist())
+    torch.testing.assert_close(actual[1, 5:], expected[9:], **tolerances(model))
+
+
+@pytest.mark.parametrize("attn", ["eager", "sdpa"])
+@torch.no_grad()
+def test_texts_share_a_prefix_under_a_mask_of_pairs(attn):
+    """Three last tokens in one row, each of which sees the prefix and itself; `eager` reads booleans, too."""
+    model = tiny_model(attn=attn)
+    ids, positions = random_ids(1, 7), torch.tensor([[0, 1, 2, 3, 4, 4, 4]])
+    allowed = torch.ones(7, 7).tril().bool()
+    allowed[4:, 4:] = torch.eye(3).bool()
+    logits = model(ids, attention_mask=allowed[None, None], position_ids=positions).logits[0]
+    for last in (4, 5, 6):
+        expected = expected_output(model, [*ids[0, :4].tolist(), int(ids[0, last])])
+        torch.testing.assert_close(logits[last], expected[-1], **tolerances(model))
 
 
 @pytest.mark.parametrize("attn", ["eager", "sdpa"])
