@@ -80,6 +80,16 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page} links to {link}"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.name)
+def test_workflows_call_targets_that_exist(path):
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    steps = [step for job in content.get("jobs", {}).values() for step in job["steps"]]
+    called = [step["run"].split()[1] for step in steps if step.get("run", "").startswith("make ")]
+    assert {*called} <= {*targets}
+    assert called or path.parent.name != "workflows"
+
+
 # The data that the commands of the pages read, made small.
 RECORDS = {
     "reviews.jsonl": lambda n: {

@@ -39,7 +39,7 @@ def linked(source: str) -> str:
 def brief(source: str) -> str:
     """The first work that a source names, with its link, without its section."""
     found = ARXIV.search(source)
-    return linked(found[0]) if found else source.partition(",")[0]
+    return linked(found[0]) if found else re.split("[,:]", source)[0]
 
 
 def code(name: object) -> str:
