@@ -1,9 +1,11 @@
 """The options of every command, read from its parser when the site is built."""
 
 import contextlib
+import inspect
 import io
 import re
 from argparse import Action, ArgumentParser
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 from unittest.mock import patch
@@ -11,14 +13,15 @@ from unittest.mock import patch
 from tables import code, table
 from transformers import Seq2SeqTrainingArguments
 
+from trine.modeling.lifting.lift_table import LIFTS
 from trine.scripts import arguments, cli
 
 
 TRAINING = {field.name: field for field in fields(Seq2SeqTrainingArguments)}
 
 
-def parser_of(command: str) -> ArgumentParser:
-    """The parser of a sub-command, with all of its options. Nothing is run."""
+def parser_of(*words: str) -> ArgumentParser:
+    """The parser of a sub-command with these first arguments, with all of its options. Nothing is run."""
     made = []
 
     class Recorded(arguments.HfArgumentParser):
@@ -28,27 +31,41 @@ def parser_of(command: str) -> ArgumentParser:
 
     silence = contextlib.redirect_stdout(io.StringIO())
     with patch.object(arguments, "HfArgumentParser", Recorded), silence, contextlib.suppress(SystemExit):
-        cli.main([command, "--help"])
+        cli.main([*words, "--help"])
     return made[0]
 
 
 def command_sections() -> str:
     """A section for each sub-command: what it does, its own options, and which defaults of training it changes."""
-    return "\n".join(command_section(name, parser_of(name)) for name in cli.find_scripts())
+    return "\n".join(section for name in cli.find_scripts() for section in sections_of(name))
 
 
-def command_section(name: str, parser: ArgumentParser) -> str:
-    actions = [action for action in parser._actions if action.option_strings and action.dest != "help"]
+def sections_of(name: str) -> Iterator[str]:
+    parser = parser_of(name)
+    yield f"## trine {name}\n\n{one_line(parser.description)}\n"
+    yield options_of(parser)
+    if name == "lift":
+        for kind, lift in LIFTS.items():
+            summary = (inspect.getdoc(lift) or "").partition("\n\n")[0]
+            yield f"### --to {kind}\n\n{one_line(summary)}\n"
+            yield options_of(parser_of(name, "--to", kind), without=parser)
+
+
+def options_of(parser: ArgumentParser, without: ArgumentParser | None = None) -> str:
+    """The options of a parser, as a table, but for those of another; those of all training are summed up."""
+    known = {"help", *(action.dest for action in without._actions)} if without else {"help"}
+    actions = [action for action in parser._actions if action.option_strings and action.dest not in known]
     actions = [action for action in actions if not action.option_strings[0].startswith("--no_")]
     inherited = [action for action in actions if is_inherited(action)]
     own = [action for action in actions if action not in inherited]
-    rows = ((code(first(action)), default_of(action), one_line(action.help)) for action in own)
-    lines = [f"## trine {name}\n", f"{one_line(parser.description)}\n", table(("option", "default", "what"), rows)]
+    rows = ((code(action.option_strings[0]), default_of(action), one_line(action.help)) for action in own)
+    lines = [table(("option", "default", "what"), rows)]
+    changed = [action for action in inherited if action.default not in (None, usual(action.dest))]
     if inherited:
-        changed = {action.dest: action.default for action in inherited if action.default != usual(action.dest)}
-        values = ", ".join(f"`{key}` {value!r}" for key, value in changed.items())
         lines.append("Every argument of transformers' `TrainingArguments` is an option, too.")
-        lines.append(f"Other defaults here: {values}.\n" if changed else "")
+    if changed:
+        values = ", ".join(f"`{action.dest}` {action.default!r}" for action in changed)
+        lines.append(f"Other defaults here: {values}.\n")
     return "\n".join(lines)
 
 
@@ -61,10 +78,6 @@ def is_inherited(action: Action) -> bool:
 def usual(name: str) -> Any:
     field = TRAINING[name]
     return field.default_factory() if callable(field.default_factory) else field.default
-
-
-def first(action: Action) -> str:
-    return max(action.option_strings, key=len) if "_" in "".join(action.option_strings) else action.option_strings[0]
 
 
 def default_of(action: Action) -> str:
