@@ -8,7 +8,7 @@ from typing import Any
 # Trine's layers are named as Llama's are; an LSTM has one projection outside of it.
 LIKE_LLAMA = ("trine", "trine_seq2seq")
 RECURRENT = {"trine_recurrent": ["combine"]}
-NORMS = "TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING"
+NORM_TUNING = "TRANSFORMERS_MODELS_TO_LNTUNING_TARGET_MODULES_MAPPING"
 # Not the final one, which post-norm stacks do not have: PEFT fails where a target is none.
 OWN_NORMS = ["input_layernorm", "post_attention_layernorm", "cross_attention_layernorm"]
 
@@ -27,8 +27,8 @@ def target_tables() -> dict[str, MutableMapping[str, list[str]]]:
 def register_targets() -> None:
     """Adds Trine's rows to all of them. Rows that somebody wrote stay."""
     for name, table in target_tables().items():
-        rows = dict.fromkeys(LIKE_LLAMA, OWN_NORMS if name == NORMS else table["llama"])
-        if name != NORMS:  # an LSTM has no norms
+        rows = dict.fromkeys(LIKE_LLAMA, OWN_NORMS if name == NORM_TUNING else table["llama"])
+        if name != NORM_TUNING:  # an LSTM has no norms
             rows |= RECURRENT
         for model_type, targets in rows.items():
             table.setdefault(model_type, list(targets))

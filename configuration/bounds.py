@@ -9,10 +9,11 @@ from dataclasses import fields
 from types import NoneType
 from typing import Any
 
+from .patterns import MOST_LAYERS
+
 
 LARGEST_INTEGER = 10**9
 LARGEST_NUMBER = 10**6  # of a factor or a standard deviation: above it, single precision overflows within a few layers
-MOST_LAYERS = 10_000
 MOST_LABELS = 10**6
 MOST_WEIGHTS = 10**14
 DTYPES = ("float32", "float16", "bfloat16", "float64", "float", "half", "double", "float8_e4m3fn", "float8_e5m2")

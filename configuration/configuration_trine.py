@@ -1,6 +1,5 @@
 """The configuration of one Trine stack: an encoder or a decoder whose every part can be chosen."""
 
-from copy import deepcopy
 from math import log
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +7,12 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .adapter_targets import AdapterTargetsMixin
+from .choices import in_package
 from .hub_export import HubExportMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .layer_fields import LayerFieldsMixin
-from .model_card import architecture_rows, length_limit
 from .patterns import expand_pattern
 from .plans import expert_parallel_plan, tensor_parallel_plan
-from .presets import PRESETS, SEQ2SEQ_PRESETS, check_preset
 from .rope_rules import check_rope_form
 from .strict_keywords import StrictKeywordsMixin
 from .validation import RULES
@@ -32,6 +30,7 @@ else:
     DerivedString = str | None
     DerivedDict = dict[str, Any] | None
 DERIVED: Any = None
+FIRST_CHECKS = in_package((check_rope_form,))  # before the base class reads it
 
 
 @strict
@@ -161,17 +160,20 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
     keys_to_ignore_at_inference = ["past_key_values"]
     attribute_map = {"num_local_experts": "num_experts"}
     hub_auto_map = {
-        "AutoConfig": "configuration_trine.TrineConfig",
-        "AutoModel": "modeling_trine.TrineModel",
-        "AutoModelForCausalLM": "modeling_trine_causal_lm.TrineForCausalLM",
-        "AutoModelForMaskedLM": "modeling_trine_masked_lm.TrineForMaskedLM",
-        "AutoModelForPreTraining": "modeling_trine_masked_lm.TrineForPreTraining",
-        "AutoModelForNextSentencePrediction": "modeling_trine_masked_lm.TrineForNextSentencePrediction",
-        "AutoModelForTextEncoding": "modeling_trine.TrineModel",
-        "AutoModelForSequenceClassification": "modeling_trine_classification.TrineForSequenceClassification",
-        "AutoModelForTokenClassification": "modeling_trine_classification.TrineForTokenClassification",
-        "AutoModelForQuestionAnswering": "modeling_trine_classification.TrineForQuestionAnswering",
-        "AutoModelForMultipleChoice": "modeling_trine_classification.TrineForMultipleChoice",
+        "AutoModel": "TrineModel",
+        "AutoModelForCausalLM": "TrineForCausalLM",
+        "AutoModelForMaskedLM": "TrineForMaskedLM",
+        "AutoModelForPreTraining": "TrineForPreTraining",
+        "AutoModelForNextSentencePrediction": "TrineForNextSentencePrediction",
+        "AutoModelForTextEncoding": "TrineModel",
+        "AutoModelForSequenceClassification": "TrineForSequenceClassification",
+        "AutoModelForTokenClassification": "TrineForTokenClassification",
+        "AutoModelForQuestionAnswering": "TrineForQuestionAnswering",
+        "AutoModelForMultipleChoice": "TrineForMultipleChoice",
+    }
+    hub_roles = {
+        True: {"TrineForCausalLM"},
+        False: {"TrineForMaskedLM", "TrineForPreTraining", "TrineForNextSentencePrediction"},
     }
     hub_entry_modules = ("trine.configuration.configuration_trine", "trine.modeling.head_table")
     base_model_pp_plan = {
@@ -266,8 +268,9 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
         Raises:
             ValueError: When there is no such preset; the message lists them.
         """
-        check_preset(name, PRESETS, "TrineSeq2SeqConfig", SEQ2SEQ_PRESETS)
-        return cls(**{**deepcopy(PRESETS[name]), **overrides})
+        from .presets import stack_preset
+
+        return cls(**{**stack_preset(name), **overrides})
 
     @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -294,7 +297,8 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
 
     def __post_init__(self, **kwargs):
         self.check_given(kwargs)
-        check_rope_form(self.rope_parameters)
+        for check in FIRST_CHECKS:
+            check(self.rope_parameters)
         layers = self.num_hidden_layers
         self.attention_types = expand_pattern("attention_types", self.attention_types, layers, ATTENTION_KINDS)
         self.mlp_layer_types = expand_pattern("mlp_layer_types", self.mlp_layer_types, layers, FEED_FORWARD_KINDS)
@@ -357,14 +361,6 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
         """Applies every rule of `validation.py`; raises a `ValueError` at the first that fails."""
         for rule in RULES:
             rule(self)
-
-    def describe(self) -> list[tuple[str, str]]:
-        """Part and choice of the architecture, for the model card."""
-        return architecture_rows(self)
-
-    def length_limits(self) -> list[str]:
-        """What there is to say of long input, for the model card."""
-        return [length_limit(self)]
 
     def validate_architecture(self) -> None:
         self.check()

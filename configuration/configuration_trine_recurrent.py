@@ -62,9 +62,8 @@ class TrineRecurrentConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMi
     model_type = "trine_recurrent"
     keys_to_ignore_at_inference = ["past_key_values"]
     hub_auto_map = {
-        "AutoConfig": "configuration_trine_recurrent.TrineRecurrentConfig",
-        "AutoModel": "modeling_trine_recurrent.TrineRecurrentModel",
-        "AutoModelForSeq2SeqLM": "modeling_trine_recurrent.TrineRecurrentForConditionalGeneration",
+        "AutoModel": "TrineRecurrentModel",
+        "AutoModelForSeq2SeqLM": "TrineRecurrentForConditionalGeneration",
     }
     hub_entry_modules = (
         "trine.configuration.configuration_trine_recurrent",
@@ -99,20 +98,6 @@ class TrineRecurrentConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMi
         """Applies every rule; raises a `ValueError` at the first that fails."""
         for rule in RULES:
             rule(self)
-
-    def describe(self) -> list[tuple[str, str]]:
-        """Part and choice of the architecture, for the model card."""
-        directions = "both directions" if self.bidirectional_encoder else "one direction"
-        return [
-            ("shape", f"LSTM encoder, which reads in {directions}, and LSTM decoder"),
-            ("layers", f"{self.num_hidden_layers} each, {self.hidden_size} wide"),
-            ("attention", f"{self.attention} ({RECURRENT_ATTENTIONS[self.attention]})"),
-            ("vocabulary", f"{self.vocab_size:,}"),
-        ]
-
-    def length_limits(self) -> list[str]:
-        """What there is to say of long input, for the model card."""
-        return ["It reads texts of any length; quality falls on longer ones than it was trained on."]
 
     def validate_architecture(self) -> None:
         self.check()

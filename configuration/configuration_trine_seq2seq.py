@@ -10,23 +10,17 @@ from transformers import PreTrainedConfig
 
 from .adapter_targets import AdapterTargetsMixin
 from .bounds import check_fields
-from .configuration_trine import TrineConfig
+from .configuration_trine import DERIVED, DerivedFloat, DerivedInt, TrineConfig
 from .hub_export import HubExportMixin
-from .presets import PRESETS, SEQ2SEQ_PRESETS, check_preset
 from .strict_keywords import StrictKeywordsMixin
 from .validation import check_dropout, check_start_token, check_token_ids
 
 
-# Fields that are None only until `__post_init__` derives them. The strict dataclass checks annotations at run time.
+# None only until `__post_init__` derives it. The strict dataclass checks annotations at run time.
 if TYPE_CHECKING:
-    DerivedInt = int
-    DerivedFloat = float
     Stack = TrineConfig
 else:
-    DerivedInt = int | None
-    DerivedFloat = float | int | None
     Stack = PreTrainedConfig | dict[str, Any] | None
-DERIVED: Any = None
 SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 SHARED = ("vocab_size", *SPECIAL_TOKENS)  # which the whole has as well as each stack
 SIDES = ("encoder", "decoder")
@@ -71,14 +65,12 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
     keys_to_ignore_at_inference = ["past_key_values"]
     sub_configs_defaults = {"encoder": TrineConfig, "decoder": TrineConfig}  # pyright: ignore[reportAssignmentType] as in the library
     hub_auto_map = {
-        "AutoConfig": "configuration_trine_seq2seq.TrineSeq2SeqConfig",
-        "AutoModel": "modeling_trine_seq2seq.TrineSeq2SeqModel",
-        "AutoModelForTextEncoding": "modeling_trine_seq2seq.TrineSeq2SeqModel",
-        "AutoModelForSeq2SeqLM": "modeling_trine_seq2seq_heads.TrineForConditionalGeneration",
-        **{
-            f"AutoModelFor{task}": f"modeling_trine_seq2seq_classification.TrineSeq2SeqFor{task}"
-            for task in ("SequenceClassification", "TokenClassification", "QuestionAnswering")
-        },
+        "AutoModel": "TrineSeq2SeqModel",
+        "AutoModelForTextEncoding": "TrineSeq2SeqModel",
+        "AutoModelForSeq2SeqLM": "TrineForConditionalGeneration",
+        "AutoModelForSequenceClassification": "TrineSeq2SeqForSequenceClassification",
+        "AutoModelForTokenClassification": "TrineSeq2SeqForTokenClassification",
+        "AutoModelForQuestionAnswering": "TrineSeq2SeqForQuestionAnswering",
     }
     hub_entry_modules = (
         "trine.configuration.configuration_trine_seq2seq",
@@ -115,6 +107,8 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
         Raises:
             ValueError: When there is no such preset; the message lists them.
         """
+        from .presets import PRESETS, SEQ2SEQ_PRESETS, check_preset
+
         check_preset(name, SEQ2SEQ_PRESETS, "TrineConfig", PRESETS)
         preset = SEQ2SEQ_PRESETS[name]
         return cls(**cls.override(preset, {**overrides, "encoder": encoder or {}, "decoder": decoder or {}}))
@@ -206,18 +200,6 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
                     )
         check_token_ids(self)
         check_start_token(self)
-
-    def describe(self) -> list[tuple[str, str]]:
-        """Part and choice of the architecture, for the model card."""
-        stacks = {"encoder": self.encoder, "decoder": self.decoder}
-        rows = [(f"{name}: {part}", choice) for name, stack in stacks.items() for part, choice in stack.describe()]
-        rows = [row for row in rows if not row[0].endswith(": shape")]
-        return rows if self.decoder_is_causal else [*rows, ("decoder: order", "all tokens at once, by mask-predict")]
-
-    def length_limits(self) -> list[str]:
-        """What there is to say of long input, for the model card."""
-        stacks = {"encoder": self.encoder, "decoder": self.decoder}
-        return [f"Of the {name}: {limit}" for name, stack in stacks.items() for limit in stack.length_limits()]
 
     def validate_architecture(self) -> None:
         self.check()

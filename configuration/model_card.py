@@ -2,6 +2,8 @@
 
 from itertools import groupby
 
+from .configuration_trine_recurrent import RECURRENT_ATTENTIONS
+
 
 CARD = """\
 ---
@@ -89,6 +91,39 @@ def length_limit(config) -> str:
     return f"It is meant for up to {config.max_position_embeddings} tokens; beyond them quality may fall."
 
 
+def pair_rows(config) -> list[tuple[str, str]]:
+    """The same of an encoder-decoder."""
+    stacks = {"encoder": config.encoder, "decoder": config.decoder}
+    rows = [(f"{name}: {part}", choice) for name, stack in stacks.items() for part, choice in architecture_rows(stack)]
+    rows = [row for row in rows if not row[0].endswith(": shape")]
+    return rows if config.decoder_is_causal else [*rows, ("decoder: order", "all tokens at once, by mask-predict")]
+
+
+def recurrent_rows(config) -> list[tuple[str, str]]:
+    """The same of a recurrent model."""
+    directions = "both directions" if config.bidirectional_encoder else "one direction"
+    return [
+        ("shape", f"LSTM encoder, which reads in {directions}, and LSTM decoder"),
+        ("layers", f"{config.num_hidden_layers} each, {config.hidden_size} wide"),
+        ("attention", f"{config.attention} ({RECURRENT_ATTENTIONS[config.attention]})"),
+        ("vocabulary", f"{config.vocab_size:,}"),
+    ]
+
+
+def pair_limits(config) -> list[str]:
+    return [f"Of the {name}: {length_limit(getattr(config, name))}" for name in ("encoder", "decoder")]
+
+
+def recurrent_limits(config) -> list[str]:
+    return ["It reads texts of any length; quality falls on longer ones than it was trained on."]
+
+
+# Of each model type the rows of the table, and what there is to say of long input.
+DESCRIPTIONS = {
+    "trine": (architecture_rows, lambda config: [length_limit(config)]),
+    "trine_seq2seq": (pair_rows, pair_limits),
+    "trine_recurrent": (recurrent_rows, recurrent_limits),
+}
 # The `pipeline_tag` of what a model of an Auto class does. The Hub has none for encoder-decoders: where one translates
 # or summarises, its author may write `translation` or `summarization`.
 TASKS = {
@@ -104,13 +139,14 @@ TASKS = {
 
 
 def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:
-    """Renders the card as Markdown with the Hub's metadata block, from what `config` describes of itself."""
+    """Renders the card as Markdown with the Hub's metadata block."""
+    describe, limit = DESCRIPTIONS[config.model_type]
     return CARD.format(
         task=TASKS.get(auto_class, "feature-extraction"),
         title=class_name,
         class_name=class_name,
         auto_class=auto_class,
         num_parameters=num_parameters,
-        rows="\n".join(f"| {part} | {choice} |" for part, choice in config.describe()),
-        length_limits="\n".join(f"* {limit}" for limit in config.length_limits()),
+        rows="\n".join(f"| {part} | {choice} |" for part, choice in describe(config)),
+        length_limits="\n".join(f"* {line}" for line in limit(config)),
     )

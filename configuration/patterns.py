@@ -4,7 +4,10 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from .bounds import MOST_LAYERS
+from .choices import Choices
+
+
+MOST_LAYERS = 10_000
 
 
 def suggest(value: object, choices: Iterable[str]) -> str:
@@ -16,9 +19,10 @@ def suggest(value: object, choices: Iterable[str]) -> str:
 
 def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     """Raises a `ValueError` that names field, value and choices unless `value` is one of `choices`."""
-    choices = list(choices)
-    if value not in choices:
-        raise ValueError(f"{field}={value!r} is not one of {choices}.{suggest(value, choices)}")
+    names = list(choices)
+    if value not in names:
+        advice = choices.advice(value) if isinstance(choices, Choices) else ""
+        raise ValueError(f"{field}={value!r} is not one of {names}.{advice or suggest(value, names)}")
 
 
 def expand_pattern(field: str, value: str | list[str], num_layers: int, choices: Iterable[str]) -> list[str]:
@@ -48,7 +52,7 @@ def expand_pattern(field: str, value: str | list[str], num_layers: int, choices:
 
 def read_pattern(field: str, value: str, num_layers: int, choices: Iterable[str]) -> list[str]:
     """The names in a pattern, each as often as its count says, but never more often than there are layers."""
-    names, choices = [], list(choices)
+    names = []
     for part in value.split(",", MOST_LAYERS):
         match = re.fullmatch(r"\s*([\w-]+)\s*(?:\*\s*([1-9]\d*)\s*)?", part)
         if match is None:

@@ -1,4 +1,13 @@
-"""How the modules of a config are spread over processes: plans in the library's words."""
+"""How the modules of a config are spread over processes: plans in transformers' words."""
+
+from .choices import Choices
+
+
+def dense_plan(config, prefix: str = "") -> dict[str, str]:
+    """The plan of dense feed-forwards at a place within `mlp`."""
+    names = ("gate_proj", "up_proj") if config.gated_mlp else ("up_proj",)
+    plan = {f"layers.*.mlp.{prefix}{name}": "colwise" for name in names}
+    return {**plan, f"layers.*.mlp.{prefix}down_proj": "rowwise"}
 
 
 def expert_weight(config) -> str:
@@ -6,11 +15,46 @@ def expert_weight(config) -> str:
     return "gate_up_proj" if config.gated_mlp else "up_proj"
 
 
-def dense_prefixes(config) -> list[str]:
-    """Where, within `mlp`, the config has dense feed-forwards."""
-    prefixes = [""] if "dense" in config.mlp_layer_types else []
-    has_shared = "sparse" in config.mlp_layer_types and config.num_shared_experts > 0
-    return [*prefixes, "shared_experts."] if has_shared else prefixes
+def sparse_plan(config) -> dict[str, str]:
+    plan = dense_plan(config, "shared_experts.") if config.num_shared_experts > 0 else {}
+    if not config.mlp_bias:  # a split sum would add the biases more than once
+        plan[f"layers.*.mlp.experts.{expert_weight(config)}"] = "packed_colwise" if config.gated_mlp else "colwise"
+        plan["layers.*.mlp.experts.down_proj"] = "rowwise"
+        plan["layers.*.mlp.experts"] = "moe_tp_experts"
+    return plan
+
+
+def key_plan(config) -> dict[str, str]:
+    """The plan of key projections, which `lsh` has none of: its keys are the queries."""
+    plan = {"layers.*.self_attn.k_proj": "colwise"}
+    if config.qk_norm:
+        plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
+    return plan
+
+
+def simplicial_plan(config) -> dict[str, str]:
+    """The plan of both key projections."""
+    plan = {
+        **key_plan(config),
+        "layers.*.self_attn.second_k_proj": "colwise",
+        "layers.*.self_attn.second_v_proj": "colwise",
+    }
+    if config.simplicial_offset_bias:
+        plan["layers.*.self_attn.offset_bias"] = "colwise"  # by heads
+    if config.qk_norm:
+        plan["layers.*.self_attn.second_k_norm"] = "replicated_with_grad_allreduce"
+    return plan
+
+
+# Of the kinds whose keys have other projections.
+KEY_PLANS = Choices(
+    "attention_types",
+    {
+        "simplicial": simplicial_plan,
+        "lsh": lambda config: {},
+    },
+)
+MLP_PLANS = Choices("mlp_layer_types", {"dense": dense_plan, "sparse": sparse_plan})
 
 
 def tensor_parallel_plan(config) -> dict[str, str] | None:
@@ -28,34 +72,25 @@ def tensor_parallel_plan(config) -> dict[str, str] | None:
     }
     if config.qk_norm:
         plan["layers.*.self_attn.q_norm"] = "replicated_with_grad_allreduce"
-    if set(config.attention_types) != {"lsh"}:  # whose keys are the queries
-        plan["layers.*.self_attn.k_proj"] = "colwise"
-        if config.qk_norm:
-            plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
-    if "simplicial" in config.attention_types:
-        plan["layers.*.self_attn.second_k_proj"] = "colwise"
-        plan["layers.*.self_attn.second_v_proj"] = "colwise"
-        if config.simplicial_offset_bias:
-            plan["layers.*.self_attn.offset_bias"] = "colwise"  # by heads
-        if config.qk_norm:
-            plan["layers.*.self_attn.second_k_norm"] = "replicated_with_grad_allreduce"
-    for prefix in dense_prefixes(config):
-        for name in ("gate_proj", "up_proj") if config.gated_mlp else ("up_proj",):
-            plan[f"layers.*.mlp.{prefix}{name}"] = "colwise"
-        plan[f"layers.*.mlp.{prefix}down_proj"] = "rowwise"
-    if "sparse" in config.mlp_layer_types and not config.mlp_bias:  # a split sum would add the biases more than once
-        plan[f"layers.*.mlp.experts.{expert_weight(config)}"] = "packed_colwise" if config.gated_mlp else "colwise"
-        plan["layers.*.mlp.experts.down_proj"] = "rowwise"
-        plan["layers.*.mlp.experts"] = "moe_tp_experts"
+    for kind in dict.fromkeys(config.attention_types):
+        plan |= KEY_PLANS.get(kind, key_plan)(config)
+    for kind in dict.fromkeys(config.mlp_layer_types):
+        plan |= MLP_PLANS[kind](config)
     return plan
 
 
-def expert_parallel_plan(config) -> dict[str, str] | None:
-    """Module pattern to style for spreading experts, or None where there are none."""
-    if "sparse" not in config.mlp_layer_types:
-        return None
+def sparse_expert_plan(config) -> dict[str, str]:
     weights = [expert_weight(config), "down_proj"]
     if config.mlp_bias:
         weights += [f"{name}_bias" for name in weights]
     plan = {f"layers.*.mlp.experts.{name}": "grouped_gemm" for name in weights}
     return {**plan, "layers.*.mlp.experts": "ep_dispatch_experts"}
+
+
+EXPERT_PLANS = Choices("mlp_layer_types", {"sparse": sparse_expert_plan})
+
+
+def expert_parallel_plan(config) -> dict[str, str] | None:
+    """Module pattern to style for spreading experts, or None where there are none."""
+    plans = [plan(config) for kind, plan in EXPERT_PLANS.items() if kind in config.mlp_layer_types]
+    return plans[0] if plans else None

@@ -1,6 +1,8 @@
 """Named sizes. Each is a set of `TrineConfig` keywords; `TrineConfig.from_preset(name, **overrides)` reads it."""
 
 from collections.abc import Collection
+from copy import deepcopy
+from typing import Any
 
 from .patterns import check_choice
 
@@ -233,3 +235,9 @@ def check_preset(name: object, presets: Collection[str], other_class: str, other
     if name not in presets and other in other_presets:
         raise ValueError(f"preset={name!r} is one of {other_class}: write {other_class}.from_preset({other!r}).")
     check_choice("preset", name, presets)
+
+
+def stack_preset(name: str) -> dict[str, Any]:
+    """The fields of a `TrineConfig` of that name; raises what `check_preset` raises."""
+    check_preset(name, PRESETS, "TrineSeq2SeqConfig", SEQ2SEQ_PRESETS)
+    return deepcopy(PRESETS[name])

@@ -7,10 +7,13 @@ from typing import Any
 from transformers.utils import logging
 
 from .bounds import check_fields, check_library_keywords
+from .choices import in_package
 from .validation import unknown_keywords
 
 
 logger = logging.get_logger(__name__)
+FIELD_CHECKS = in_package((check_fields,))
+KEYWORD_CHECKS = in_package((check_library_keywords,))
 
 
 class StrictKeywordsMixin:
@@ -67,5 +70,7 @@ class StrictKeywordsMixin:
         """
         for message in self.unknown_keywords(keywords).values():
             raise ValueError(message)
-        check_fields(self)
-        check_library_keywords(keywords)
+        for check in FIELD_CHECKS:
+            check(self)
+        for check in KEYWORD_CHECKS:
+            check(keywords)

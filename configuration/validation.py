@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from transformers.activations import ACT2FN
 
 from .bounds import check_fields, check_weights
+from .choices import in_package
 from .kinds import (
     ATTENTION_KINDS,
     BALANCING_REDUCTIONS,
@@ -74,40 +75,28 @@ CHOICES = {
 }
 # Keywords that are no fields of ours, but that the library passes to, or writes into, every config.
 LIBRARY_KEYWORDS = frozenset(
-    {
-        "adapter",
-        "attn_implementation",
-        "auto_map",
-        "custom_pipelines",
-        "distributed_config",
-        "experts_implementation",
-        "model_type",
-        "name_or_path",
-        "num_labels",
-        "output_attentions",
-        "partial_rotary_factor",
-        "per_layer_config",
-        "quantization_config",
-        "rope_scaling",
-        "rope_theta",
-        "task_specific_params",
-        "torch_dtype",
-        "transformers_weights",
-    }
+    (
+        *("adapter", "attn_implementation", "auto_map", "custom_pipelines", "distributed_config"),
+        *("experts_implementation", "model_type", "name_or_path", "num_labels", "output_attentions"),
+        *("partial_rotary_factor", "per_layer_config", "quantization_config", "rope_scaling", "rope_theta"),
+        *("task_specific_params", "torch_dtype", "transformers_weights"),
+    )
 )
 
 
 # What other libraries and models call our fields, where the nearest spelling would mislead.
-OTHER_NAMES = {
-    "attention_probs_dropout_prob": "attention_dropout",
-    "dropout": "hidden_dropout",
-    "hidden_dropout_prob": "hidden_dropout",
-    "layer_norm_eps": "norm_eps",
-    "layer_types": "attention_types",
-    "n_embd": "hidden_size",
-    "n_head": "num_attention_heads",
-    "n_layer": "num_hidden_layers",
-}
+OTHER_NAMES = in_package(
+    {
+        "attention_probs_dropout_prob": "attention_dropout",
+        "dropout": "hidden_dropout",
+        "hidden_dropout_prob": "hidden_dropout",
+        "layer_norm_eps": "norm_eps",
+        "layer_types": "attention_types",
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "n_layer": "num_hidden_layers",
+    }.items()
+)
 
 
 def unknown_keywords(
@@ -116,7 +105,7 @@ def unknown_keywords(
     """Maps each keyword that nothing reads to a message about it, for a config class with the given fields."""
     known = LIBRARY_KEYWORDS.union(fields)
     return {
-        keyword: f"{class_name} has no field {keyword!r}.{suggest(OTHER_NAMES.get(keyword, keyword), known)}"
+        keyword: f"{class_name} has no field {keyword!r}.{suggest(dict(OTHER_NAMES).get(keyword, keyword), known)}"
         for keyword in keywords
         if keyword not in known and not keyword.startswith("_")
     }
@@ -366,23 +355,25 @@ def check_role(config) -> None:
         raise ValueError("is_encoder_decoder=True: a TrineConfig is one stack. Use TrineSeq2SeqConfig for two.")
 
 
-RULES = (
-    check_fields,
-    check_numbers,
-    check_choices,
-    check_layers,
-    check_size,
-    check_role,
-    check_window,
-    check_heads,
-    check_positions,
-    check_rope,
-    check_norms,
-    check_pair_scores,
-    check_simplicial,
-    check_bigbird,
-    check_lsh,
-    check_experts,
-    check_token_ids,
-    check_pooler,
+RULES = in_package(
+    (
+        check_fields,
+        check_numbers,
+        check_choices,
+        check_layers,
+        check_size,
+        check_role,
+        check_window,
+        check_heads,
+        check_positions,
+        check_rope,
+        check_norms,
+        check_pair_scores,
+        check_simplicial,
+        check_bigbird,
+        check_lsh,
+        check_experts,
+        check_token_ids,
+        check_pooler,
+    )
 )

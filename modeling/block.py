@@ -7,9 +7,10 @@ from torch import nn
 from transformers.cache_utils import Cache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 from .attention.attention_table import ATTENTIONS
-from .attention.cross_attention import CrossAttention
+from .attention.cross_attention import CROSS_ATTENTIONS
 from .feed_forward.feed_forward_table import FEED_FORWARDS
 from .norms import make_norm
 
@@ -29,9 +30,9 @@ class TrineLayer(GradientCheckpointingLayer):
         self.input_layernorm = make_norm(config, config.hidden_size) if has_norm else None
         self.post_attention_layernorm = make_norm(config, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.cross_attn: CrossAttention | None = None
+        self.cross_attn: nn.Module | None = None
         if config.add_cross_attention:
-            self.cross_attn = CrossAttention(config, layer_idx)
+            self.cross_attn = CROSS_ATTENTIONS[True](config, layer_idx)
             self.cross_attention_layernorm = make_norm(config, config.hidden_size)
 
     def enter(self, norm: nn.Module | None, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -90,4 +91,4 @@ class TrinePostNormLayer(TrineLayer):
         return norm(hidden_states + self.dropout(output))
 
 
-LAYERS = {"pre": TrineLayer, "post": TrinePostNormLayer}
+LAYERS = Choices("norm_position", {"pre": TrineLayer, "post": TrinePostNormLayer})

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, EncoderDecoderCache
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
-from .states_cache import OWN_LAYER_TYPES
+
+
+OWN_LAYER_TYPES: set[str] = set()  # those whose states no layer of transformers' can hold
 
 
 def check_cache(past_key_values: Cache, config: TrineConfig) -> None:
@@ -33,8 +36,9 @@ def check_cache(past_key_values: Cache, config: TrineConfig) -> None:
                     f"'{config.attention_types[index]}'. Make the cache for this model: {advice(config)}. Keys and "
                     "values alone, as PEFT's prefix tuning makes them, are not its states; prompt tuning suits it."
                 )
-    if config.add_cross_attention:
-        check_cross_attention_cache(past_key_values, config)
+    for check in CROSS_CHECKS.values():
+        if config.add_cross_attention:
+            check(past_key_values, config)
 
 
 def check_cross_attention_cache(past_key_values: Cache, config: TrineConfig) -> None:
@@ -49,6 +53,9 @@ def check_cross_attention_cache(past_key_values: Cache, config: TrineConfig) -> 
                 f"cross_attention_cache has {describe(layer)} for layer {index}, which does not hold all states of "
                 f"the encoder. Use {advice(config)}."
             )
+
+
+CROSS_CHECKS = Choices("add_cross_attention", {True: check_cross_attention_cache})
 
 
 def describe(layer: object) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils.output_capturing import install_output_capuring_hook
 
 
@@ -48,3 +49,11 @@ def make_picklable(model: nn.Module) -> None:
                 values = inspect.getclosurevars(hook).nonlocals
                 arguments = {name: values[name] for name in names if name in values}
                 module._forward_hooks[number] = CapturingHook(hook, arguments)
+
+
+class PicklableModel(PreTrainedModel):
+    """A `PreTrainedModel` that can be pickled whatever it has recorded."""
+
+    def __getstate__(self) -> Any:
+        make_picklable(self)
+        return super().__getstate__()

@@ -7,8 +7,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from ..configuration.atomic_saving import saving
+from ..configuration.choices import in_package
 from ..configuration.model_card import model_card
-from .capturing_hooks import make_picklable
+from .capturing_hooks import PicklableModel
 from .checkpoint_faults import check_json, check_shards, describe_loss
 
 
@@ -29,12 +30,8 @@ def damaged_files(folder: str | Path) -> list[str]:
     return damaged
 
 
-class CheckpointedModel(PreTrainedModel):
-    """A `PreTrainedModel` with both. A card that somebody wrote is never replaced."""
-
-    def __getstate__(self) -> Any:
-        make_picklable(self)
-        return super().__getstate__()
+class CheckpointedModel(PicklableModel):
+    """A model with both. A card that somebody wrote is never replaced."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
@@ -77,7 +74,7 @@ class CheckpointedModel(PreTrainedModel):
     def render_card(self) -> str:
         """The card of this model, as Markdown."""
         name = type(self).__name__
-        auto_classes = [key for key, path in self.config.hub_auto_map.items() if path.rsplit(".", 1)[-1] == name]
+        auto_classes = [key for key, value in self.config.hub_auto_map.items() if value == name]
         return model_card(self.config, name, next(iter(auto_classes), "AutoModel"), self.num_parameters())
 
     def save_pretrained(
@@ -114,3 +111,8 @@ class CheckpointedModel(PreTrainedModel):
         if not card.exists() or "This model card has been automatically generated" in card.read_text(encoding="utf-8"):
             card.write_text(self.render_card(), encoding="utf-8")
         return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+
+# The base of all models. A checkpoint's code saves and loads as transformers does.
+IN_PACKAGE = in_package((CheckpointedModel,))
+ModelBase = (*IN_PACKAGE, PicklableModel)[0]

@@ -9,7 +9,7 @@ from .checks import check_labels, check_shape, check_shares, has_shape
 from .losses import IGNORE_INDEX, number_of_items
 
 
-PROBLEM_TYPES = {
+VALUE_LOSSES = {
     "regression": nn.functional.mse_loss,
     "single_label_classification": nn.functional.cross_entropy,
     "multi_label_classification": nn.functional.binary_cross_entropy_with_logits,
@@ -50,7 +50,7 @@ def value_loss(
     Args:
         logits: (N, number of labels).
         labels: Numbers of the same shape; for one label also (N,).
-        problem_type: A name in `PROBLEM_TYPES`.
+        problem_type: A name in `VALUE_LOSSES`.
         num_items_in_batch: Number of values in all micro-batches of an optimizer step. Default: those of this batch.
 
     Raises:
@@ -65,7 +65,7 @@ def value_loss(
         check_shares(labels)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = labels.to(logits).reshape(logits.shape)
-    total = PROBLEM_TYPES[problem_type](logits, labels, reduction="sum")
+    total = VALUE_LOSSES[problem_type](logits, labels, reduction="sum")
     return total / number_of_items(labels, num_items_in_batch)
 
 
@@ -86,8 +86,8 @@ def sequence_loss(
             problem_type = "multi_label_classification"
         else:
             problem_type = "single_label_classification"
-    if problem_type not in PROBLEM_TYPES:
-        raise ValueError(f"problem_type={problem_type!r} is not one of {list(PROBLEM_TYPES)}.")
+    if problem_type not in VALUE_LOSSES:
+        raise ValueError(f"problem_type={problem_type!r} is not one of {list(VALUE_LOSSES)}.")
     if problem_type == "single_label_classification":
         loss = class_loss(logits, labels, num_items_in_batch)
     else:

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 from .kernels.folded_attention import FoldedMask
 
@@ -62,10 +63,13 @@ def number_sequences(
     return None if segments is None or segments.dtype == torch.bool else segments
 
 
-FOLDS = {
-    "sliding_attention": (fold_sliding, see_sliding, number_sequences),
-    "chunked_attention": (fold_chunked, see_chunked, number_chunks),
-}
+FOLDS = Choices(
+    "layer_types",
+    {
+        "sliding_attention": (fold_sliding, see_sliding, number_sequences),
+        "chunked_attention": (fold_chunked, see_chunked, number_chunks),
+    },
+)
 
 
 def make_folded_mask(
@@ -100,3 +104,8 @@ def make_folded_mask(
     if segments is not None and segments.dtype == torch.bool:
         visible = visible & segments[:, columns]
     return FoldedMask(visible | (queries == keys)[None], back, ahead)  # padding sees itself, so that nothing is NaN
+
+
+# What `masks.py` looks up, so that other models need none of this.
+FOLDED_MASKS = Choices("layer_types", {"sliding_attention": make_folded_mask, "chunked_attention": make_folded_mask})
+CHUNK_NUMBERS = Choices("layer_types", {"chunked_attention": number_chunks})

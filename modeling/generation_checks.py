@@ -5,11 +5,55 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from ..configuration.choices import Choices, in_package
+
 
 BOUNDED_POSITIONS = ("learned",)  # the position types that end at `max_position_embeddings`
 
 
-class CheckedGeneration:
+class MendedPrefill:
+    """The mend of `generate` that encoder-decoders need."""
+
+    def _prefill(self, input_ids: Any, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> Any:
+        """Lets an encoder-decoder go on from a cache, which an assistant does in each round, as a decoder does.
+
+        The library tells by the length of the mask that `input_ids` hold the cached tokens too, and makes no mask for
+        the target: it would read them a second time.
+        """
+        cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("decoder_attention_mask")
+        without_mask = self.config.is_encoder_decoder and mask is None  # pyright: ignore[reportAttributeAccessIssue] of the model
+        if without_mask and cache is not None and 0 < cache.get_seq_length() < input_ids.shape[1]:
+            generation_config._mask_length = input_ids.shape[1]
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+
+
+PREFILLS = Choices("is_encoder_decoder", {True: MendedPrefill})
+
+
+class MendedGeneration(*PREFILLS.values()):  # pyright: ignore[reportGeneralTypeIssues] one or none
+    """Stands before `GenerationMixin` among the bases of a class, as the next one: mends of `generate` itself."""
+
+    def _assisted_decoding(self, *args: Any, inputs_tensor: torch.Tensor | None = None, **kwargs: Any) -> Any:
+        """Mends two things of transformers' loop over drafts.
+
+        It looks at the first layer's attention weights, though there may be none at all; and `assistant_early_exit`
+        takes layers away while it drafts, which an error would leave so.
+
+        Args:
+            inputs_tensor: What the encoder of an assistant reads. `generate` hands it to who names it.
+        """
+        model: Any = self
+        layers = getattr(model.config, "num_hidden_layers", None)
+        handle = model.register_forward_hook(tell_of_no_weights)
+        try:
+            return super()._assisted_decoding(*args, inputs_tensor=inputs_tensor, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+        finally:
+            handle.remove()
+            if layers is not None:
+                model.config.num_hidden_layers = layers
+
+
+class CheckedGeneration(MendedGeneration):
     """Stands before the library's `GenerationMixin` among the bases of a class.
 
     Each method is one that `generate` calls with everything at hand that is checked there. They look at masks and
@@ -56,37 +100,6 @@ class CheckedGeneration:
         super()._prepare_cache_for_generation(  # pyright: ignore[reportAttributeAccessIssue] the mixin's
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-
-    def _prefill(self, input_ids: Any, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> Any:
-        """Lets an encoder-decoder go on from a cache, which an assistant does in each round, as a decoder does.
-
-        The library tells by the length of the mask that `input_ids` hold the cached tokens too, and makes no mask for
-        the target: it would read them a second time.
-        """
-        cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("decoder_attention_mask")
-        without_mask = self.config.is_encoder_decoder and mask is None  # pyright: ignore[reportAttributeAccessIssue] of the model
-        if without_mask and cache is not None and 0 < cache.get_seq_length() < input_ids.shape[1]:
-            generation_config._mask_length = input_ids.shape[1]
-        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
-
-    def _assisted_decoding(self, *args: Any, inputs_tensor: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """Mends two things of transformers' loop over drafts.
-
-        It looks at the first layer's attention weights, though there may be none at all; and `assistant_early_exit`
-        takes layers away while it drafts, which an error would leave so.
-
-        Args:
-            inputs_tensor: What the encoder of an assistant reads. `generate` hands it to who names it.
-        """
-        model: Any = self
-        layers = getattr(model.config, "num_hidden_layers", None)
-        handle = model.register_forward_hook(tell_of_no_weights)
-        try:
-            return super()._assisted_decoding(*args, inputs_tensor=inputs_tensor, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
-        finally:
-            handle.remove()
-            if layers is not None:
-                model.config.num_hidden_layers = layers
 
     def check_target_length(self, generation_config: Any, model_kwargs: dict, last: int) -> None:
         """`last` is the number of tokens that will have been read when the last one is written."""
@@ -176,3 +189,8 @@ def count_padding(model_kwargs: dict) -> int:
         return position_ids.shape[-1] - 1 - int(position_ids.max())
     mask = model_kwargs.get("decoder_attention_mask")
     return 0 if mask is None else int((mask == 0).sum(dim=-1).min())
+
+
+# A checkpoint's code generates without the checks of what is asked for.
+CHECKED = in_package((CheckedGeneration,))
+Generation = (*CHECKED, MendedGeneration)[0]

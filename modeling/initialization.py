@@ -5,6 +5,7 @@ import math
 import torch
 from transformers import initialization as init
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 
 
@@ -23,7 +24,7 @@ def kaiming_std(config: TrineConfig, fan_in: int, fan_out: int) -> float:
     return math.sqrt(2.0 / fan_in)
 
 
-STANDARD_DEVIATIONS = {"normal": normal_std, "xavier": xavier_std, "kaiming": kaiming_std}
+STANDARD_DEVIATIONS = Choices("initializer", {"normal": normal_std, "xavier": xavier_std, "kaiming": kaiming_std})
 
 
 def fill_(weight: torch.Tensor, config: TrineConfig, *, into_residual: bool = False, num_stacked: int = 1) -> None:

@@ -18,24 +18,15 @@ from transformers.masking_utils import (
 )
 from transformers.utils.import_utils import is_tracing
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS
-from .folded_masks import FOLDS, make_folded_mask, number_chunks
+from .folded_masks import CHUNK_NUMBERS, FOLDED_MASKS
 
 
-DECODER_MASKS = {
-    "full_attention": create_causal_mask,
-    "sliding_attention": create_sliding_window_causal_mask,
-    "chunked_attention": create_chunked_causal_mask,
-}
 # Mechanisms with kernels of their own read segments (batch, keys) in place of a mask.
 SEGMENTED_KINDS = [kind for kind, row in ATTENTION_KINDS.items() if not row.has_pair_scores]
 SEGMENTED = {ATTENTION_KINDS[kind].layer_type for kind in SEGMENTED_KINDS}
-ENCODER_MASKS = {
-    "full_attention": create_bidirectional_mask,
-    "sliding_attention": create_bidirectional_sliding_window_mask,
-    "chunked_attention": create_bidirectional_mask,
-}
 
 
 def make_position_ids(
@@ -124,10 +115,94 @@ def encoder_overlay(
     packed = find_packed_sequence_indices(position_ids) if attention_mask is None else None
     if packed is not None:
         overlays.append(same_group(packed))
-    if layer_type == "chunked_attention":
+    if layer_type in CHUNK_NUMBERS:
         padding = attention_mask != 0 if attention_mask is not None and attention_mask.ndim == 2 else None
-        overlays.append(same_group(number_chunks(config, position_ids, padding)))
+        overlays.append(same_group(CHUNK_NUMBERS[layer_type](config, position_ids, padding)))
     return and_masks(*overlays) if overlays else None
+
+
+def encoder_masks(
+    first_layers: dict[str, int],
+    position_ids: torch.Tensor,
+    *,
+    config: TrineConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+) -> dict[str, Any]:
+    """What `decoder_masks` makes, for an encoder."""
+    positions = position_ids.expand(inputs_embeds.shape[0], -1)
+    return {
+        layer_type: ENCODER_MASKS[layer_type](
+            config=config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            and_mask_function=encoder_overlay(config, layer_type, attention_mask, positions),
+        )
+        for layer_type in first_layers
+    }
+
+
+def decoder_masks(
+    first_layers: dict[str, int],
+    position_ids: torch.Tensor,
+    *,
+    inputs_embeds: torch.Tensor,
+    past_key_values: Cache | None,
+    **arguments,
+) -> dict[str, Any]:
+    """The mask of each type of layer.
+
+    Args:
+        first_layers: Each type that needs one, and its first layer.
+        position_ids: (B or 1, Q).
+        arguments: What transformers' functions read, as `inputs_embeds` and `past_key_values`.
+    """
+    length = inputs_embeds.shape[1]
+    return {
+        layer_type: DECODER_MASKS[layer_type](
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+            layer_idx=index,
+            allow_is_causal_skip=not reads_empty_places(past_key_values, index, length),
+            **arguments,
+        )
+        for layer_type, index in first_layers.items()
+    }
+
+
+DECODER_MASKS = Choices(
+    "layer_types",
+    {
+        "full_attention": create_causal_mask,
+        "sliding_attention": create_sliding_window_causal_mask,
+        "chunked_attention": create_chunked_causal_mask,
+    },
+)
+ENCODER_MASKS = Choices(
+    "layer_types",
+    {
+        "full_attention": create_bidirectional_mask,
+        "sliding_attention": create_bidirectional_sliding_window_mask,
+        "chunked_attention": create_bidirectional_mask,
+    },
+)
+PAIR_MASKS = Choices("is_causal", {True: decoder_masks, False: encoder_masks})
+# The kinds that read segments, always or where their masks are bands.
+SEGMENTS = Choices(
+    "attention_types",
+    {
+        "sliding": make_segments,
+        "chunked": make_segments,
+        "simplicial": make_segments,
+        "linear": make_segments,
+        "performer": make_segments,
+        "bigbird": make_segments,
+        "lsh": make_segments,
+    },
+)
 
 
 def folded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_key_values: Cache | None) -> set[str]:
@@ -141,7 +216,7 @@ def folded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_
         return set()
     if config.position_type == "relative" or torch.compiler.is_exporting():
         return set()
-    return set(FOLDS)
+    return set(FOLDED_MASKS)
 
 
 def make_masks(
@@ -173,9 +248,10 @@ def make_masks(
         past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
     given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
     folded = folded_types(config, attention_mask, past_key_values)
-    segments = None
-    if SEGMENTED.union(folded).intersection(config.layer_types):
-        segments = make_segments(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
+    segments, readers = None, SEGMENTED.union(folded).intersection(config.layer_types)
+    if readers:
+        count = next(iter(SEGMENTS.values()))
+        segments = count(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
     all_positions = make_position_ids(inputs_embeds, attention_mask, None) if position_ids is None else position_ids
     if lengths is not None:
         inputs_embeds = inputs_embeds[:, : max(lengths)]
@@ -189,29 +265,13 @@ def make_masks(
         "past_key_values": past_key_values,
     }
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
-    positions = position_ids.expand(inputs_embeds.shape[0], -1)
     masks: dict[str, Any] = {layer_type: segments for layer_type in first_layers if layer_type in SEGMENTED}
     for layer_type in folded.intersection(first_layers):
-        mask = make_folded_mask(config, layer_type, all_positions, segments, given_positions is None)
+        mask = FOLDED_MASKS[layer_type](config, layer_type, all_positions, segments, given_positions is None)
         if mask is not None:
             masks[layer_type] = mask
     first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in masks}
-    if config.is_causal:
-        return masks | {
-            layer_type: DECODER_MASKS[layer_type](
-                **arguments,
-                position_ids=position_ids,
-                layer_idx=index,
-                allow_is_causal_skip=not reads_empty_places(past_key_values, index, inputs_embeds.shape[1]),
-            )
-            for layer_type, index in first_layers.items()
-        }
-    return masks | {
-        layer_type: ENCODER_MASKS[layer_type](
-            **arguments, and_mask_function=encoder_overlay(config, layer_type, attention_mask, positions)
-        )
-        for layer_type in first_layers
-    }
+    return masks | PAIR_MASKS[config.is_causal](first_layers, position_ids, **arguments)
 
 
 def packed_lengths(
@@ -254,16 +314,3 @@ def reads_empty_places(cache: Cache | None, layer_idx: int, length: int) -> bool
     Then it needs a mask. transformers makes one only if *all* layers of the cache are static.
     """
     return length == 1 and cache is not None and layer_idx < len(cache.layers) and is_static(cache.layers[layer_idx])
-
-
-def relative_indices(
-    inputs_embeds: torch.Tensor, past_key_values: Cache | None, layer_idx: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices (Q,) of the queries and (K,) of the keys that a layer attends to, as its cache will hold them."""
-    length = inputs_embeds.shape[1]
-    query_offset, num_keys, key_offset = 0, length, 0
-    if past_key_values is not None:
-        query_offset = past_key_values.get_query_offset(layer_idx)
-        num_keys, key_offset = past_key_values.get_mask_sizes(length, layer_idx)
-    device = inputs_embeds.device
-    return torch.arange(length, device=device) + query_offset, torch.arange(num_keys, device=device) + key_offset

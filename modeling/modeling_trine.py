@@ -1,7 +1,7 @@
 """The trunk of every Trine model: embeddings, positions, layers."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
 from typing import Any, Unpack
 
 import torch
@@ -12,6 +12,7 @@ from transformers.utils import logging
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .attention.cross_attention import CrossAttention
@@ -19,26 +20,33 @@ from .attention.simplicial import SimplicialAttention
 from .attention.softmax_attention import SoftmaxAttention
 from .block import LAYERS, TrineLayer
 from .cache_checks import check_cache, compiles
-from .checkpoints import CheckpointedModel
+from .checkpoints import ModelBase
 from .checks import check_ids, check_router_request
 from .feed_forward.experts import grouped_kernel_obstacle
 from .feed_forward.routers import TrineRouter
-from .kernels.exporter_patches import register_onnx_patches
-from .masks import make_masks, make_position_ids, packed_lengths, relative_indices
+from .masks import make_masks, make_position_ids, packed_lengths
 from .norms import make_norm
 from .outputs import TrineModelOutput
 from .paged_serving import check_vllm
-from .pooling import TrinePooler
+from .pooling import POOLERS
 from .positions.position_table import POSITIONS
 
 
 logger = logging.get_logger(__name__)
 
 
-register_onnx_patches()  # the exporter may meet a model that was loaded as remote code
+# What some mechanisms record, and what stands in the way of the grouped kernel of experts.
+RECORDED_BY_MIXERS = Choices(
+    "attention_types", {"simplicial": ("second_attentions", OutputRecorder(SimplicialAttention, index=2))}
+)
+RECORDED_BY_CROSS = Choices(
+    "add_cross_attention", {True: ("cross_attentions", OutputRecorder(CrossAttention, index=1))}
+)
+RECORDED_BY_MLPS = Choices("mlp_layer_types", {"sparse": ("router_logits", OutputRecorder(TrineRouter, index=0))})
+OBSTACLES = Choices("mlp_layer_types", {"sparse": grouped_kernel_obstacle})
 
 
-class TrinePreTrainedModel(CheckpointedModel):
+class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssues] one of two classes
     """What all Trine models share: how weights begin, what the library may do with them, what can be recorded."""
 
     config_class = TrineConfig
@@ -57,9 +65,7 @@ class TrinePreTrainedModel(CheckpointedModel):
     _can_record_outputs = {
         "hidden_states": TrineLayer,
         "attentions": OutputRecorder(SoftmaxAttention, index=1, layer_name="self_attn"),
-        "second_attentions": OutputRecorder(SimplicialAttention, index=2),
-        "cross_attentions": OutputRecorder(CrossAttention, index=1),
-        "router_logits": OutputRecorder(TrineRouter, index=0),
+        **dict([*RECORDED_BY_MIXERS.values(), *RECORDED_BY_CROSS.values(), *RECORDED_BY_MLPS.values()]),
     }
 
     def __init__(self, config: Any, *args, **kwargs):
@@ -77,7 +83,7 @@ class TrinePreTrainedModel(CheckpointedModel):
         Raises:
             ValueError: When the grouped kernel is asked for, but cannot.
         """
-        obstacle = grouped_kernel_obstacle(self.config, torch.get_default_dtype())
+        obstacle = next((find(self.config, torch.get_default_dtype()) for find in OBSTACLES.values()), None)
         if obstacle and requested_experts == "grouped_mm":
             raise ValueError(f"experts_implementation='grouped_mm' cannot compute these experts: {obstacle}.")
         if obstacle and requested_experts is None:
@@ -128,6 +134,14 @@ def ask_for_second_attentions(forward: Callable) -> Callable:
     return wrapper
 
 
+REQUESTS = Choices("attention_types", {"simplicial": ask_for_second_attentions})
+
+
+def ask_for_all_weights(forward: Callable) -> Callable:
+    """Applies what the mechanisms need so that `output_attentions` speaks for all of their weights."""
+    return reduce(lambda asked, request: request(asked), REQUESTS.values(), forward)
+
+
 class TrineModel(TrinePreTrainedModel):
     """A stack of layers without a head: a decoder if `config.is_causal`, else an encoder.
 
@@ -149,7 +163,7 @@ class TrineModel(TrinePreTrainedModel):
         self.layers = nn.ModuleList([layer_class(config, index) for index in range(config.num_hidden_layers)])
         self.norm = make_norm(config, config.hidden_size) if config.norm_position == "pre" else nn.Identity()
         has_pooler = config.add_pooling_layer if add_pooling_layer is None else add_pooling_layer
-        self.pooler = TrinePooler(config) if has_pooler else None
+        self.pooler = POOLERS[config.is_causal](config) if has_pooler else None
         self.embedding_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
         self.gradient_checkpointing = False
         self.post_init()
@@ -158,7 +172,7 @@ class TrineModel(TrinePreTrainedModel):
             maybe_install_capturing_hooks(self)
 
     @merge_with_config_defaults
-    @ask_for_second_attentions
+    @ask_for_all_weights
     @capture_outputs
     def forward(
         self,
@@ -227,7 +241,8 @@ class TrineModel(TrinePreTrainedModel):
         if lengths is not None:  # the masks and biases of the longest sequence begin with those of the others
             kwargs["sequence_lengths"] = lengths  # pyright: ignore[reportGeneralTypeIssues] passed on to attention
         masks = make_masks(self.config, inputs_embeds, attention_mask, self_cache, given_positions, lengths)
-        biases = self.position_biases(inputs_embeds[:, : max(lengths)] if lengths else inputs_embeds, self_cache)
+        length = max(lengths) if lengths else inputs_embeds.shape[1]
+        biases = self.positions.biases(length, inputs_embeds.device, self_cache, self.config.layer_types)
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states
@@ -280,16 +295,6 @@ class TrineModel(TrinePreTrainedModel):
         if inputs_embeds is not None and input_ids is None:
             return inputs_embeds
         raise ValueError("Exactly one of input_ids and inputs_embeds must be given.")
-
-    def position_biases(self, inputs_embeds: torch.Tensor, past_key_values: Cache | None) -> dict:
-        """The bias on the scores for every attention type, (1, heads, queries, keys), or None where there is none."""
-        if not self.positions.biases_scores:
-            return dict.fromkeys(self.config.layer_types)
-        biases = {}
-        for index, layer_type in enumerate(self.config.layer_types):
-            if layer_type not in biases:
-                biases[layer_type] = self.positions.bias(*relative_indices(inputs_embeds, past_key_values, index))
-        return biases
 
 
 __all__ = ["TrineModel", "TrinePreTrainedModel"]

@@ -10,7 +10,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine import TrineConfig
 from .continuous_batching import CheckedContinuousBatching
-from .generation_checks import CheckedGeneration
+from .generation_checks import Generation
 from .losses import next_token_targets
 from .masks import make_masks, make_position_ids
 from .modeling_trine import TrineModel
@@ -19,7 +19,7 @@ from .outputs import TrineCausalLMOutput
 from .token_head import TokenHead, select_positions
 
 
-class TrineForCausalLM(TrineHead, TokenHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin):
+class TrineForCausalLM(TrineHead, TokenHead, Generation, CheckedContinuousBatching, GenerationMixin):  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
     """A decoder that predicts the next token.
 
     Args:

@@ -34,9 +34,13 @@ class TrinePooledHead(TrineHead):
     `config.classifier_transform`, as in ModernBERT.
     """
 
-    transform: nn.Module
-    dropout: nn.Dropout
-    classifier: nn.Linear
+    def __init__(self, config: TrineConfig, num_outputs: int):
+        super().__init__(config)
+        self.model = TrineModel(config, add_pooling_layer=reads_pooler(config))
+        self.transform = make_transform(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, num_outputs)
+        self.post_init()
 
     def classify(
         self, outputs: TrineModelOutput, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
@@ -59,12 +63,7 @@ class TrineForSequenceClassification(TrinePooledHead):
 
     def __init__(self, config: TrineConfig):
         check_vllm_classifier(config)
-        super().__init__(config)
-        self.model = TrineModel(config, add_pooling_layer=reads_pooler(config))
-        self.transform = make_transform(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
-        self.post_init()
+        super().__init__(config, config.num_labels)  # pyright: ignore[reportArgumentType] derived
 
     @can_return_tuple
     def forward(
@@ -85,16 +84,8 @@ class TrineForSequenceClassification(TrinePooledHead):
                 (sequences,) or (sequences, values) for regression. `config.problem_type` says which; if it is None,
                 one label is regression, floats are many labels, and the config remembers it, as in the library.
         """
-        outputs = self.run_trunk(
-            output_router_logits,
-            has_labels=labels is not None,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.read(inputs, output_router_logits, labels is not None, **kwargs)
         logits, loss = self.classify(outputs, attention_mask, position_ids), None
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
@@ -113,12 +104,7 @@ class TrineForMultipleChoice(TrinePooledHead):
     """Which of several continuations fits: each is a sequence of its own, and gets one score."""
 
     def __init__(self, config: TrineConfig):
-        super().__init__(config)
-        self.model = TrineModel(config, add_pooling_layer=reads_pooler(config))
-        self.transform = make_transform(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, 1)
-        self.post_init()
+        super().__init__(config, num_outputs=1)
 
     @can_return_tuple
     def forward(
@@ -141,26 +127,21 @@ class TrineForMultipleChoice(TrinePooledHead):
         """
         choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]  # pyright: ignore[reportOptionalMemberAccess] the trunk tells if both are missing
         attention_mask, position_ids = flatten_choices(attention_mask), flatten_choices(position_ids)
-        outputs = self.run_trunk(
-            output_router_logits,
-            has_labels=labels is not None,
-            input_ids=flatten_choices(input_ids),
-            attention_mask=attention_mask,
-            token_type_ids=flatten_choices(token_type_ids),
-            position_ids=position_ids,
-            inputs_embeds=flatten_choices(inputs_embeds),
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
+        inputs = (
+            flatten_choices(input_ids),
+            attention_mask,
+            flatten_choices(token_type_ids),
+            position_ids,
+            flatten_choices(inputs_embeds),
         )
+        outputs = self.read(inputs, output_router_logits, labels is not None, **kwargs)
         logits, loss = self.classify(outputs, attention_mask, position_ids).view(-1, choices), None
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
             loss = class_loss(logits, labels, num_items_in_batch, "labels", f"{choices} choices")
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
         return TrineMultipleChoiceOutput(
-            loss=loss,
-            logits=logits,
-            aux_loss=aux_loss,
-            **self.recorded(outputs, output_router_logits),
+            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
         )
 
 
@@ -201,26 +182,15 @@ class TrineForTokenClassification(TrineHead):
         Args:
             labels: (batch, length) class indices, -100 where there is none.
         """
-        outputs = self.run_trunk(
-            output_router_logits,
-            has_labels=labels is not None,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.read(inputs, output_router_logits, labels is not None, **kwargs)
         logits, loss = self.classifier(self.dropout(self.transform(outputs.last_hidden_state))), None
         num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
             loss = class_loss(logits, labels, num_items_in_batch)
         loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
         return TrineTokenClassifierOutput(
-            loss=loss,
-            logits=logits,
-            aux_loss=aux_loss,
-            **self.recorded(outputs, output_router_logits),
+            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
         )
 
 
@@ -254,16 +224,8 @@ class TrineForQuestionAnswering(TrineHead):
             end_positions: (batch,) index of its last token, likewise.
         """
         has_labels = start_positions is not None and end_positions is not None
-        outputs = self.run_trunk(
-            output_router_logits,
-            has_labels=has_labels,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-        )
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        outputs = self.read(inputs, output_router_logits, has_labels, **kwargs)
         start_logits, end_logits = self.qa_outputs(self.transform(outputs.last_hidden_state)).unbind(dim=-1)
         loss, starts, num_items_in_batch = None, None, kwargs.get("num_items_in_batch")
         if start_positions is not None and end_positions is not None:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..configuration.choices import Choices
 from .checks import check_router_request
 from .feed_forward.balancing import router_losses
 from .feed_forward.routers import TrineRouter
@@ -44,9 +45,15 @@ def balancing_losses(
     return aux_loss, config.router_aux_loss_coef * aux_loss + config.router_z_loss_coef * z_loss
 
 
+BALANCING = Choices("mlp_layer_types", {"sparse": balancing_losses})
+
+
 def wants_router_logits(config, output_router_logits: bool | None) -> bool:
     """The argument of a head's `forward`, or what its config says in its place."""
     return config.output_router_logits if output_router_logits is None else output_router_logits
+
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
 class TrineHead(TrinePreTrainedModel):
@@ -60,6 +67,10 @@ class TrineHead(TrinePreTrainedModel):
         is_sparse = "sparse" in self.config.mlp_layer_types
         needed = wants_router_logits(self.config, output_router_logits) or (self.training and has_labels)
         return self.model(**inputs, output_router_logits=is_sparse and needed)
+
+    def read(self, inputs: tuple, router_logits: bool | None, has_labels: bool, **kwargs) -> TrineModelOutput:
+        """`run_trunk` of what all classifiers take: the arguments `INPUTS`, in this order."""
+        return self.run_trunk(router_logits, has_labels, **dict(zip(INPUTS, inputs, strict=True)), **kwargs)
 
     def recorded(self, outputs: TrineModelOutput, output_router_logits: bool | None) -> dict:
         """What the trunk recorded, as the outputs of the heads name it; router logits only if they are asked for."""
@@ -88,7 +99,7 @@ class TrineHead(TrinePreTrainedModel):
         """
         if not outputs.router_logits:
             return loss, None
-        aux_loss, total = balancing_losses(self.model, outputs.router_logits, attention_mask)
+        aux_loss, total = BALANCING["sparse"](self.model, outputs.router_logits, attention_mask)
         if loss is not None and self.training:
             share = 1.0 if targets is None else batch_share(targets, num_items_in_batch)
             loss = loss + total.to(loss.device) * share

@@ -105,10 +105,7 @@ class TrineForMaskedLM(TrineMaskedLMHead):
             loss, outputs, attention_mask, labels, kwargs.get("num_items_in_batch")
         )
         return TrineMaskedLMOutput(
-            loss=loss,
-            logits=logits,
-            aux_loss=aux_loss,
-            **self.recorded(outputs, output_router_logits),
+            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
         )
 
 

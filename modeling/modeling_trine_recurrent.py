@@ -16,7 +16,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .continuous_batching import CheckedContinuousBatching
-from .generation_checks import CheckedGeneration
+from .generation_checks import Generation
 from .losses import shift_right
 from .modeling_trine_recurrent_stacks import (
     TrineRecurrentDecoder,
@@ -108,7 +108,7 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
 
 
 class TrineRecurrentForConditionalGeneration(
-    TrineRecurrentPreTrainedModel, TokenHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin
+    TrineRecurrentPreTrainedModel, TokenHead, Generation, CheckedContinuousBatching, GenerationMixin
 ):
     """Predicts the next token of the target.
 

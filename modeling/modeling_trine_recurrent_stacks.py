@@ -13,14 +13,10 @@ from transformers.utils.generic import TransformersKwargs, merge_with_config_def
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
-from .checkpoints import CheckpointedModel
+from .checkpoints import ModelBase
 from .checks import check_ids
-from .kernels.exporter_patches import register_onnx_patches
 from .recurrent_cache import TrineRecurrentCache
 from .recurrent_layers import CONTEXTS, DotProductAttention, TrineRecurrentLayer, find_tokens, initialize_lstm
-
-
-register_onnx_patches()  # the exporter may meet a model that was loaded as remote code
 
 
 @dataclass
@@ -31,7 +27,7 @@ class TrineRecurrentEncoderOutput(BaseModelOutput):
     final_cell: torch.Tensor | None = None
 
 
-class TrineRecurrentPreTrainedModel(CheckpointedModel):
+class TrineRecurrentPreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssues] one of two classes
     """What the recurrent models share."""
 
     config_class = TrineRecurrentConfig

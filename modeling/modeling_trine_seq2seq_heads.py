@@ -10,10 +10,10 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .continuous_batching import CheckedContinuousBatching
-from .generation_checks import CheckedGeneration
+from .generation_checks import Generation
 from .losses import batch_share, shift_right
 from .masks import make_masks, make_position_ids
-from .modeling_trine_heads import balancing_losses, wants_router_logits
+from .modeling_trine_heads import BALANCING, wants_router_logits
 from .modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from .outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
 from .token_head import TokenHead, select_positions
@@ -60,7 +60,7 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
             (self.model.encoder, outputs.encoder_router_logits, attention_mask),
             (self.model.decoder, outputs.decoder_router_logits, decoder_attention_mask),
         )
-        losses = [balancing_losses(trunk, logits, mask) for trunk, logits, mask in sides if logits]  # pyright: ignore[reportArgumentType] what has router logits is a trunk
+        losses = [BALANCING["sparse"](trunk, logits, mask) for trunk, logits, mask in sides if logits]  # pyright: ignore[reportArgumentType] what has router logits is a trunk
         if not losses:
             return loss, None
         if loss is not None and self.training:
@@ -69,7 +69,7 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
 
 
 class TrineForConditionalGeneration(
-    TrineSeq2SeqHead, TokenHead, CheckedGeneration, CheckedContinuousBatching, GenerationMixin
+    TrineSeq2SeqHead, TokenHead, Generation, CheckedContinuousBatching, GenerationMixin
 ):
     """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.
 

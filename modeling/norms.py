@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 
 
@@ -13,7 +14,7 @@ def make_layernorm(config: TrineConfig, size: int) -> nn.Module:
     return nn.LayerNorm(size, eps=config.norm_eps, bias=config.norm_bias)
 
 
-NORMS = {"rmsnorm": make_rmsnorm, "layernorm": make_layernorm}
+NORMS = Choices("norm_type", {"rmsnorm": make_rmsnorm, "layernorm": make_layernorm})
 
 
 def make_norm(config: TrineConfig, size: int) -> nn.Module:

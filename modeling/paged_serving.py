@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..configuration.choices import Choices
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 
 
@@ -61,11 +62,21 @@ def check_vllm(config: Any) -> None:
     if not is_for_vllm(config):
         return
     check_paged(config, "vLLM")
+    for check in [*WINDOW_CHECKS.values(), *EXPERT_CHECKS.values()]:
+        check(config)
+
+
+def check_vllm_windows(config: Any) -> None:
+    """Refuses windows of an encoder."""
     if not config.is_causal and "sliding" in config.attention_types:
         raise ValueError(
             f"attention_types={config.attention_types} with is_causal=False: to each side vLLM's window reaches "
             f"{config.sliding_window - 1} tokens, one less than sliding_window={config.sliding_window}; use AutoModel."
         )
+
+
+def check_vllm_experts(config: Any) -> None:
+    """Refuses other experts than gated ones with SiLU."""
     if "sparse" in config.mlp_layer_types and not (config.gated_mlp and config.hidden_act == "silu"):
         raise ValueError(
             f"hidden_act='{config.hidden_act}', gated_mlp={config.gated_mlp}: vLLM serves experts with 'silu' and "
@@ -73,8 +84,12 @@ def check_vllm(config: Any) -> None:
         )
 
 
+WINDOW_CHECKS = Choices("attention_types", {"sliding": check_vllm_windows})
+EXPERT_CHECKS = Choices("mlp_layer_types", {"sparse": check_vllm_experts})
+
+
 def check_vllm_classifier(config: Any) -> None:
-    """Refuses a classifier of sequences, out of which vLLM takes the linear layer, and nothing that stands before it.
+    """Refuses a classifier of sequences, of which vLLM would take the linear layer alone.
 
     Raises:
         ValueError: It is vLLM that makes the model.

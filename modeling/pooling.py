@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers.masking_utils import find_packed_sequence_indices
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 from .initialization import fill_
 
@@ -89,3 +90,6 @@ class TrinePooler(nn.Module):
     ) -> torch.Tensor:
         """Maps (B, N, H) to (S, H)."""
         return torch.tanh(self.dense(pool(hidden_states, "cls", attention_mask, position_ids)))
+
+
+POOLERS = Choices("is_causal", {False: TrinePooler})  # a decoder's first token sees no other

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ..configuration.choices import Choices
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .kernels.traced_lstm import traced_lstm
 
@@ -192,4 +193,4 @@ class DotProductAttention(nn.Module):
 
 
 # `config.attention` to class.
-CONTEXTS = {"none": FixedContext, "dot": DotProductAttention}
+CONTEXTS = Choices("attention", {"none": FixedContext, "dot": DotProductAttention})

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, CacheLayerMixin
 
-
-OWN_LAYER_TYPES: set[str] = set()  # those whose states no layer of transformers' can hold
+from .cache_checks import OWN_LAYER_TYPES
 
 
 class StatesCacheLayer(CacheLayerMixin):

@@ -6,10 +6,11 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import bundles
 import pytest
 
 import trine
-from trine.configuration.hub_export import flatten
+from trine.configuration.bundle import files_of
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +89,10 @@ def tried(source: str) -> set[str]:
     attempts = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Try)]
     inside = [name for node in attempts for name in imports(ast.unparse(ast.Module(node.body, [])))]
     names = {name.split(".")[0] for dots, name in inside if not dots}
-    return {name for name in names if sum(each.split(".")[0] == name for _, each in imports(source)) == len(inside)}
+    total, within = (
+        Counter(name.split(".")[0] for dots, name in found if not dots) for found in (imports(source), inside)
+    )
+    return {name for name in names if total[name] == within[name]}
 
 
 def target_of(path: Path, dots: int, module: str) -> Path:
@@ -173,14 +177,11 @@ def test_files_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
 
 
-def test_module_names_stay_unique_when_the_folders_are_flattened():
-    names = Counter(path.name for path in ROOM_FILES if path.name != "__init__.py")
-    assert [name for name, count in names.items() if count > 1] == []
-
-
-@pytest.mark.parametrize("config", [family[0] for family in trine.FAMILIES], ids=lambda config: config.__name__)
+@pytest.mark.parametrize("config", bundles.CONFIGS.values(), ids=bundles.CONFIGS)
 def test_exported_code_needs_no_other_packages(config):
-    for name, source in flatten(config.hub_entry_modules).items():
+    names = list(files_of(config()))
+    for name, source in files_of(config()).items():
         found = {module.split(".")[0] for dots, module in imports(source) if not dots}
         assert found - tried(source) <= EXPORTED_CODE_MAY_IMPORT, name
         assert tried(source) <= EXPORTED_CODE_MAY_TRY, name
+        assert {f"{module}.py" for dots, module in imports(source) if dots} <= {*names}, name

@@ -1,5 +1,6 @@
 """The attention mechanisms by name."""
 
+from ...configuration.choices import Choices
 from .bigbird import BigBirdAttention
 from .chunked import ChunkedAttention
 from .full import FullAttention
@@ -10,13 +11,16 @@ from .simplicial import SimplicialAttention
 from .sliding import SlidingAttention
 
 
-ATTENTIONS = {
-    "full": FullAttention,
-    "sliding": SlidingAttention,
-    "chunked": ChunkedAttention,
-    "simplicial": SimplicialAttention,
-    "bigbird": BigBirdAttention,
-    "linear": LinearAttention,
-    "performer": PerformerAttention,
-    "lsh": LSHAttention,
-}
+ATTENTIONS = Choices(
+    "attention_types",
+    {
+        "full": FullAttention,
+        "sliding": SlidingAttention,
+        "chunked": ChunkedAttention,
+        "simplicial": SimplicialAttention,
+        "bigbird": BigBirdAttention,
+        "linear": LinearAttention,
+        "performer": PerformerAttention,
+        "lsh": LSHAttention,
+    },
+)

@@ -5,6 +5,7 @@
 import torch
 from torch import nn
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ..positions.rope import apply_rotation
 from .kernelized_attention import Features, KernelizedAttention
@@ -33,12 +34,15 @@ def dpfp_features(states: torch.Tensor) -> torch.Tensor:
 
 
 # Maps (..., D) to features (..., F), none of them negative.
-FEATURE_MAPS = {
-    "elu": elu_features,
-    "relu": relu_features,
-    "softmax": softmax_features,
-    "dpfp": dpfp_features,
-}
+FEATURE_MAPS = Choices(
+    "linear_feature_map",
+    {
+        "elu": elu_features,
+        "relu": relu_features,
+        "softmax": softmax_features,
+        "dpfp": dpfp_features,
+    },
+)
 
 
 class LinearAttention(KernelizedAttention):

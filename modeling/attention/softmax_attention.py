@@ -13,7 +13,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
-from ..kernels.folded_attention import FoldedMask, folded_attention_forward
 from ..norms import make_norm
 from ..positions.rope import apply_rotation
 
@@ -123,7 +122,7 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | FoldedMask | None = None,
+        attention_mask: Any = None,
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         position_bias: torch.Tensor | None = None,
@@ -144,8 +143,8 @@ class SoftmaxAttention(nn.Module):
         # vLLM reads this source: it serves a layer whose forward calls one local of ALL_ATTENTION_FUNCTIONS, once.
         implementation = str(self.config._attn_implementation)
         attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        if isinstance(attention_mask, FoldedMask):
-            attend = folded_attention_forward
+        if hasattr(attention_mask, "attend"):  # a band, which brings what computes it
+            attend = attention_mask.attend
         elif sequence_lengths is not None:
             attend = partial(attend_separately, attend, sequence_lengths)
         output, weights = attend(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from ...configuration.choices import Choices
 from .routers import TrineRouter
 
 
@@ -58,7 +59,7 @@ def pooled_balancing_loss(load: torch.Tensor, share: torch.Tensor) -> torch.Tens
 
 
 # Both are smallest, `num_experts_per_tok`, when the load is even.
-BALANCING_LOSSES = {"mean": mean_balancing_loss, "pooled": pooled_balancing_loss}
+BALANCING_LOSSES = Choices("router_aux_loss_reduction", {"mean": mean_balancing_loss, "pooled": pooled_balancing_loss})
 
 
 def router_z_loss(router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.integrations.moe import use_experts_implementation
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
 from .mlp import make_activation, make_mlp
@@ -108,7 +109,7 @@ class GatedExperts(StackedExperts):
         return self.act_fn(gate) * up
 
 
-EXPERTS = {False: PlainExperts, True: GatedExperts}
+EXPERTS = Choices("gated_mlp", {False: PlainExperts, True: GatedExperts})
 GROUPED_MULTIPLE = 8  # the grouped kernel reads rows of whole 16 bytes, which are 8 features in half precision
 
 

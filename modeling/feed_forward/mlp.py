@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.patterns import check_choice
 from ..initialization import fill_
@@ -54,7 +55,7 @@ class GatedMLP(PlainMLP):
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
-MLPS = {False: PlainMLP, True: GatedMLP}
+MLPS = Choices("gated_mlp", {False: PlainMLP, True: GatedMLP})
 
 
 def make_mlp(config: TrineConfig, intermediate_size: int | None = None) -> nn.Module:

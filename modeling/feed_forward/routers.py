@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 
 
@@ -83,4 +84,4 @@ class SigmoidRouter(TrineRouter):
         return scores + self.e_score_correction_bias
 
 
-ROUTERS = {"softmax": SoftmaxRouter, "sigmoid": SigmoidRouter}
+ROUTERS = Choices("router_type", {"softmax": SoftmaxRouter, "sigmoid": SigmoidRouter})

@@ -1,11 +1,6 @@
 """Lets transformers' own exporter to ONNX trace Trine's operators, of which the format knows none."""
 
-from functools import cache
-
-from .listed_blocks import listed_blocks
-from .plain_operators import plain_listed_blocks, plain_simplicial
-from .simplicial_chunked import simplicial_chunked
-from .traced_lstm import onnx_lstm, traced_lstm
+from collections.abc import Callable
 
 
 try:  # transformers 5.23 and later
@@ -14,16 +9,19 @@ except ImportError:
     register_patch = None
 
 # Module, name of an operator in it, and what computes the same by what ONNX knows.
-ONNX_REPLACEMENTS = (
-    (listed_blocks.__module__, "listed_operator", plain_listed_blocks),
-    (simplicial_chunked.__module__, "chunked_operator", plain_simplicial),
-    (traced_lstm.__module__, "lstm_operator", onnx_lstm),
-)
+ONNX_REPLACEMENTS: list[tuple[str, str, Callable]] = []
 
 
-@cache
-def register_onnx_patches() -> None:
-    """Registers the replacements, which act while the exporter runs, once; nothing where transformers has none."""
+def replace_for_onnx(caller: Callable, name: str, plain: Callable) -> None:
+    """Has `plain` stand in for an operator while transformers' exporter runs; nothing where transformers has none.
+
+    The exporter may meet a model that was loaded as remote code, so each module with an operator calls this.
+
+    Args:
+        caller: What calls the operator, a function of the same module.
+        name: Of the operator in that module.
+        plain: Computes the same.
+    """
+    ONNX_REPLACEMENTS.append((caller.__module__, name, plain))
     if register_patch is not None:
-        for module, name, plain in ONNX_REPLACEMENTS:
-            register_patch("onnx", f"{module}.{name}")(lambda original, plain=plain: plain)
+        register_patch("onnx", f"{caller.__module__}.{name}")(lambda original: plain)

@@ -21,6 +21,20 @@ class FoldedMask(NamedTuple):
     back: int
     ahead: int
 
+    def attend(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: "FoldedMask",
+        scaling: float,
+        dropout: float = 0.0,
+        **kwargs,
+    ) -> tuple[torch.Tensor, None]:
+        """`folded_attention` behind transformers' attention interface; there are no weights."""
+        return folded_attention(query, key, value, self, scale=scaling, dropout=dropout), None
+
 
 def folded_attention(
     query: torch.Tensor,
@@ -60,20 +74,6 @@ def folded_attention(
         scale=scale,
     )
     return output.transpose(1, 2).reshape(batch, -1, heads, size)[:, :length]
-
-
-def folded_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: FoldedMask,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs,
-) -> tuple[torch.Tensor, None]:
-    """`folded_attention` behind the library's attention interface, which returns no weights."""
-    return folded_attention(query, key, value, attention_mask, scale=scaling, dropout=dropout), None
 
 
 def surround(states: torch.Tensor, block: int, rest: int, back: int, ahead: int) -> torch.Tensor:

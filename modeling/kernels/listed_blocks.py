@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from .exporter_patches import replace_for_onnx
 from .operator_names import free_name
 
 
@@ -133,7 +134,7 @@ def weigh(query, key, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Ten
     return scores.softmax(dim=-1), scores.amax(dim=-1)
 
 
-def attend(query, key, value, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+def attend_listed(query, key, value, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Outputs (B, H, t, M, D) and logarithms of denominators (B, H, t, M)."""
     weights, largest = weigh(query, key, slab, scale)
     return torch.matmul(weights.to(value.dtype), value), largest - weights.amax(dim=-1).log()
@@ -155,7 +156,7 @@ def attend_backward(
 
 
 def attend_fused(query, key, value, slab: Slab, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `attend` computes, by the library's kernel, which returns no denominators."""
+    """What `attend_listed` computes, by the library's kernel, which returns no denominators."""
     visible = slab.visible.expand(*query.shape[:2], -1, -1, -1).flatten(0, 1)
     states = (states.flatten(0, 1) for states in (query, key, value))
     output = torch.nn.functional.scaled_dot_product_attention(*states, attn_mask=visible, scale=scale)
@@ -184,7 +185,7 @@ def listed_operator(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     tables = (query_blocks, key_blocks, lists, query_labels, key_labels)
     problem = ListedProblem(query, key, tables, is_causal, adjacent, shuns_itself)
-    compute = attend_fused if query_labels is None else attend
+    compute = attend_fused if query_labels is None else attend_listed
     output, normalizer = empty_results(query, query_blocks)
     for slab in problem.slabs():
         states = take(query, slab.query_rows), take(key, slab.key_rows), take(value, slab.key_rows)
@@ -243,15 +244,40 @@ def _(output_grad, normalizer_grad, query, key, value, *others):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def save_inputs(ctx, inputs, output) -> None:
+def save_listed(ctx, inputs, output) -> None:
     *tensors, ctx.is_causal, ctx.adjacent, ctx.shuns_itself, ctx.scale = inputs
     ctx.save_for_backward(*tensors)
 
 
-def run_backward(ctx, output_grad, normalizer_grad):
+def run_listed_backward(ctx, output_grad, normalizer_grad):
     options = (ctx.is_causal, ctx.adjacent, ctx.shuns_itself, ctx.scale)
     grads = listed_backward_operator(output_grad, normalizer_grad, *ctx.saved_tensors, *options)
     return *grads, *[None] * 9
 
 
-listed_operator.register_autograd(run_backward, setup_context=save_inputs)
+listed_operator.register_autograd(run_listed_backward, setup_context=save_listed)
+
+
+def plain_listed_blocks(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_blocks: torch.Tensor,
+    key_blocks: torch.Tensor,
+    lists: torch.Tensor,
+    query_labels: torch.Tensor | None,
+    key_labels: torch.Tensor | None,
+    is_causal: bool,
+    adjacent: int,
+    shuns_itself: bool,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `trine::listed_blocks` computes, with the scores of all blocks in memory."""
+    tables = (query_blocks, key_blocks, lists, query_labels, key_labels)
+    slab = ListedProblem(query, key, tables, is_causal, adjacent, shuns_itself).slab(slice(None))
+    return attend_listed(
+        take(query, slab.query_rows), take(key, slab.key_rows), take(value, slab.key_rows), slab, scale
+    )
+
+
+replace_for_onnx(listed_blocks, "listed_operator", plain_listed_blocks)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from transformers.utils import logging
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from .simplicial_chunked import simplicial_chunked
 from .simplicial_eager import simplicial_eager
@@ -21,11 +22,13 @@ class SimplicialBackend(NamedTuple):
     """One path, which computes no more of the windows than the text has.
 
     Attributes:
+        name: What `config.simplicial_backend` calls it.
         compute: Takes what `simplicial_chunked` takes, and returns the same or, with marginals, three tensors.
         unavailable: Says why the path cannot serve a query with this reach of the second window, or None.
         has_marginals: Whether it returns the weights of first and of second keys, too.
     """
 
+    name: str
     compute: Callable
     unavailable: Callable[[torch.Tensor, Reach], str | None] = lambda query, second: None
     has_marginals: bool = False
@@ -54,32 +57,42 @@ class SimplicialBackend(NamedTuple):
         return result if self.has_marginals else (result, None, None)
 
 
-BACKENDS = {
-    "eager": SimplicialBackend(simplicial_eager, has_marginals=True),
-    "chunked": SimplicialBackend(simplicial_chunked),
-    "flex": SimplicialBackend(simplicial_flex, flex_unavailable),
-    "triton": SimplicialBackend(simplicial_triton, triton_unavailable),
-}
+EAGER = SimplicialBackend("eager", simplicial_eager, has_marginals=True)
+CHUNKED = SimplicialBackend("chunked", simplicial_chunked)
+FLEX = SimplicialBackend("flex", simplicial_flex, flex_unavailable)
+TRITON = SimplicialBackend("triton", simplicial_triton, triton_unavailable)
+
+
+def choose_automatically(config: TrineConfig, query: torch.Tensor, second: Reach) -> SimplicialBackend:
+    """`eager` where `attn_implementation` is, which returns weights; else `triton` on an accelerator that runs it."""
+    if config._attn_implementation == "eager":
+        return EAGER
+    return TRITON if query.device.type == "cuda" and TRITON.unavailable(query, second) is None else CHUNKED
+
+
+# Each takes the config, a query and the reach of the second window.
+BACKENDS = Choices(
+    "simplicial_backend",
+    {
+        "auto": choose_automatically,
+        "eager": lambda *_: EAGER,
+        "chunked": lambda *_: CHUNKED,
+        "flex": lambda *_: FLEX,
+        "triton": lambda *_: TRITON,
+    },
+)
 
 
 def choose_backend(config: TrineConfig, query: torch.Tensor, second: Reach) -> SimplicialBackend:
     """The path that `config.simplicial_backend` names, or that `auto` stands for.
 
-    `auto` is `eager` where `attn_implementation` is, which returns weights; else `triton` where that runs, which is
-    on an accelerator; else `chunked`.
-
     Raises:
         ValueError: If the path that is named cannot serve.
     """
-    name = config.simplicial_backend
-    if name == "auto":
-        if config._attn_implementation == "eager":
-            name = "eager"
-        else:
-            name = "triton" if query.device.type == "cuda" and triton_unavailable(query, second) is None else "chunked"
-    reason = BACKENDS[name].unavailable(query, second)
+    backend = BACKENDS[config.simplicial_backend](config, query, second)
+    reason = backend.unavailable(query, second)
     if reason is not None:
-        raise ValueError(f"simplicial_backend={name!r} cannot serve here: {reason}. Use 'auto' or 'chunked'.")
+        raise ValueError(f"simplicial_backend={backend.name!r} cannot serve here: {reason}. Use 'auto' or 'chunked'.")
     if not torch.compiler.is_compiling():
-        logger.info_once(f"2-simplicial attention on {query.device.type!r} runs by the path {name!r}.")
-    return BACKENDS[name]
+        logger.info_once(f"2-simplicial attention on {query.device.type!r} runs by the path {backend.name!r}.")
+    return backend

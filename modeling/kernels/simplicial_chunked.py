@@ -4,8 +4,10 @@
 
 import torch
 
+from .exporter_patches import replace_for_onnx
 from .operator_names import free_name
 from .simplicial_chunks import Chunk, ChunkedProblem
+from .simplicial_eager import simplicial_eager
 from .simplicial_forms import Reach
 
 
@@ -192,3 +194,24 @@ def run_backward(ctx, grad):
 
 
 chunked_operator.register_autograd(run_backward, setup_context=save_inputs)
+
+
+def plain_simplicial(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    second_key: torch.Tensor,
+    second_value: torch.Tensor,
+    offset_bias: torch.Tensor | None,
+    segments: torch.Tensor | None,
+    reaches: list[int],
+    form: str,
+    scale: float,
+) -> torch.Tensor:
+    """What `trine::simplicial_chunked` computes, in the memory of `simplicial_eager`."""
+    states = (query, key, value, second_key, second_value)
+    windows = {"first": Reach(*reaches[:2]), "second": Reach(*reaches[2:])}
+    return simplicial_eager(*states, offset_bias, segments, **windows, form=form, scale=scale)[0]
+
+
+replace_for_onnx(simplicial_chunked, "chunked_operator", plain_simplicial)

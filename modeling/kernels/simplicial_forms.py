@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from ...configuration.choices import Choices
+
 
 class Reach(NamedTuple):
     """How many tokens a window reaches to the left and to the right of a token, the token itself not counted."""
@@ -101,8 +103,11 @@ class TrilinearForm:
         return (self.variance * head_dim) ** -0.5
 
 
-FORMS = {
-    "hadamard": TrilinearForm(hadamard, hadamard_vjp, 1, 1, (1.0,)),
-    "complex": TrilinearForm(complex_product, complex_product_vjp, 2, 2, (2**0.5, 0.0)),
-    "determinant": TrilinearForm(determinant, determinant_vjp, 3, 2, None),
-}
+FORMS = Choices(
+    "simplicial_form",
+    {
+        "hadamard": TrilinearForm(hadamard, hadamard_vjp, 1, 1, (1.0,)),
+        "complex": TrilinearForm(complex_product, complex_product_vjp, 2, 2, (2**0.5, 0.0)),
+        "determinant": TrilinearForm(determinant, determinant_vjp, 3, 2, None),
+    },
+)

@@ -22,7 +22,7 @@ from .simplicial_triton_launch import (
 from .simplicial_triton_rows import is_interpreted, triton
 
 
-DTYPES = [torch.float32, torch.float16] if is_interpreted else [torch.float32, torch.bfloat16, torch.float16]
+KERNEL_DTYPES = [torch.float32, torch.float16] if is_interpreted else [torch.float32, torch.bfloat16, torch.float16]
 
 
 def triton_unavailable(query: Tensor, second: Reach | None = None) -> str | None:
@@ -31,8 +31,8 @@ def triton_unavailable(query: Tensor, second: Reach | None = None) -> str | None
         return "Triton is not installed"
     if query.device.type != "cuda" and not is_interpreted:
         return f"query.device='{query.device}' is not a CUDA device"
-    if query.dtype not in DTYPES:
-        return f"query.dtype={query.dtype} is not one of {DTYPES}"
+    if query.dtype not in KERNEL_DTYPES:
+        return f"query.dtype={query.dtype} is not one of {KERNEL_DTYPES}"
     largest_head = LARGEST_VECTOR // query.element_size()
     if query.shape[-1] > largest_head:
         return f"the head size {query.shape[-1]} is larger than {largest_head} for query.dtype={query.dtype}"

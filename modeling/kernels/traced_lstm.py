@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from .exporter_patches import replace_for_onnx
 from .operator_names import free_name
 
 
@@ -98,3 +99,6 @@ def onnx_lstm(
         shapes=((length, directions, batch, size), *[(directions, batch, size)] * 2),
     )
     return outputs.permute(2, 0, 1, 3).flatten(2), hidden, cell
+
+
+replace_for_onnx(traced_lstm, "lstm_operator", onnx_lstm)

@@ -6,6 +6,7 @@ from copy import copy
 import torch
 from torch import nn
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from .position_encoding import PositionEncoding
 from .rope import TrineRotaryEmbedding
@@ -31,6 +32,9 @@ class LayeredRotaryEncoding(PositionEncoding):
         return {name: embedding.rotate(hidden_states, position_ids) for name, embedding in self.by_type.items()}  # pyright: ignore[reportCallIssue] a module of that class
 
 
+ROTARIES = Choices("has_layered_rope", {False: TrineRotaryEmbedding, True: LayeredRotaryEncoding})
+
+
 def make_rotary(config: TrineConfig) -> PositionEncoding:
     """Builds the rotary positions that `config.rope_parameters` describes."""
-    return (LayeredRotaryEncoding if config.has_layered_rope else TrineRotaryEmbedding)(config)
+    return ROTARIES[config.has_layered_rope](config)

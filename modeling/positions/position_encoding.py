@@ -1,9 +1,10 @@
 """What a position encoding may contribute: to the embeddings, to queries and keys, or to the attention scores."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
 
@@ -14,8 +15,6 @@ class PositionEncoding(nn.Module):
     A decoder without any encoding still learns order from its causal mask.
     Source: Haviv et al. 2022, arXiv 2203.16634.
     """
-
-    biases_scores = False  # whether `bias` is overridden
 
     def __init__(self, config: TrineConfig):
         super().__init__()
@@ -34,6 +33,14 @@ class PositionEncoding(nn.Module):
         """Returns what `rotate` does for each layer type; the same for all, unless an encoding overrides it."""
         return dict.fromkeys(layer_types, self.rotate(hidden_states, position_ids))
 
-    def bias(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor | None:
-        """Returns what to add to the scores, (1, heads, queries, keys), from two vectors of indices, or None."""
-        return None
+    def biases(
+        self, length: int, device: torch.device, past_key_values: Cache | None, layer_types: Sequence[str]
+    ) -> dict[str, torch.Tensor | None]:
+        """What to add to the scores for each layer type, (1, heads, queries, keys), or None where there is nothing.
+
+        Args:
+            length: Number of queries, which are the last tokens.
+            past_key_values: The cache, which knows how many keys there are.
+            layer_types: That of each layer.
+        """
+        return dict.fromkeys(layer_types)

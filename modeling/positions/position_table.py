@@ -1,5 +1,6 @@
 """The position encodings by name."""
 
+from ...configuration.choices import Choices
 from .layered_rope import make_rotary
 from .learned import LearnedEncoding
 from .position_encoding import PositionEncoding
@@ -7,10 +8,13 @@ from .relative import RelativeEncoding
 from .sinusoidal import SinusoidalEncoding
 
 
-POSITIONS = {
-    "sinusoidal": SinusoidalEncoding,
-    "learned": LearnedEncoding,
-    "rope": make_rotary,
-    "relative": RelativeEncoding,
-    "none": PositionEncoding,
-}
+POSITIONS = Choices(
+    "position_type",
+    {
+        "sinusoidal": SinusoidalEncoding,
+        "learned": LearnedEncoding,
+        "rope": make_rotary,
+        "relative": RelativeEncoding,
+        "none": PositionEncoding,
+    },
+)

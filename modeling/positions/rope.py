@@ -10,7 +10,7 @@ from .position_encoding import PositionEncoding
 
 
 class TrineRotaryEmbedding(PositionEncoding):
-    """Cosines and sines of the rotation, with every scaling type of the library (linear, dynamic, YaRN, llama3, ...).
+    """Cosines and sines of the rotation, with every scaling of transformers (linear, dynamic, YaRN, llama3, ...).
 
     Names and buffers follow the library's rotary modules, whose updates and tests rely on them.
     Source: Su et al. 2021, arXiv 2104.09864.

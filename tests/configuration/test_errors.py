@@ -9,8 +9,8 @@ from recurrent_errors import CONFIG_ERRORS
 from value_errors import VALUE_ERRORS
 
 from trine import TrineConfig, TrineSeq2SeqConfig
-from trine.configuration import hub_export
-from trine.configuration.hub_export import flatten
+from trine.configuration.bundle import pack
+from trine.configuration.choices import from_package
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.configuration.validation import NOT_NEGATIVE, POSITIVE_INTEGERS, POSITIVE_NUMBERS, PROBABILITIES
 
@@ -326,15 +326,18 @@ def test_an_unknown_preset_of_two_stacks_lists_the_known():
 
 SOURCES = {
     "package": ("from . import leaf\n", "{module}, line 1: write `from .module import name`."),
-    "layout": ("from  .leaf import x\n", "{module}, line 1: cannot rewrite 'from  .leaf import x'."),
-    "twin": ("from .a.twin import x\nfrom .b.twin import y\n", "{module_name}.b.twin and {module_name}.a.twin would"),
     "folder": ("from .a import x\n", "{module_name}.a is not a module with a file of its own."),
     "absent": ("from .nowhere import x\n", "{module_name}.nowhere is not a module with a file of its own."),
+    "dotted": ("import os.path\n", "{module}, line 1: write `from package import module`."),
+    "spread": (
+        'from trine.configuration.choices import Choices\n\n\nKINDS = Choices("kind", {**{}})\n',
+        "{module}, line 4: a table of choices is written out, row by row.",
+    ),
 }
 
 
-def flatten_source(name: str, folder: Path, monkeypatch) -> tuple[str, str]:
-    """Flatten a package of the given source; return the message of the error, and the expected one."""
+def pack_source(name: str, folder: Path, monkeypatch) -> tuple[str, str]:
+    """Pack a package of the given source; return the message of the error, and the expected one."""
     source, expected = SOURCES[name]
     package = folder / f"package_{name}"
     for place in (package, package / "a", package / "b"):
@@ -342,17 +345,15 @@ def flatten_source(name: str, folder: Path, monkeypatch) -> tuple[str, str]:
         (place / "__init__.py").write_text("")
     (package / "entry.py").write_text(source)
     (package / "leaf.py").write_text("x = 1\n")
-    for place in ("a", "b"):
-        (package / place / "twin.py").write_text("x = y = 1\n")
     monkeypatch.syspath_prepend(folder)
     with pytest.raises(ValueError) as caught:
-        flatten((f"{package.name}.entry",))
+        pack((f"{package.name}.entry",), ("x",), (), "trine", ())
     return str(caught.value), expected.format(module=f"{package.name}.entry", module_name=package.name)
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_the_flattener_names_what_it_cannot_flatten(name, tmp_path, monkeypatch):
-    message, expected = flatten_source(name, tmp_path, monkeypatch)
+def test_the_packer_names_what_it_cannot_pack(name, tmp_path, monkeypatch):
+    message, expected = pack_source(name, tmp_path, monkeypatch)
     assert message.startswith(expected)
 
 
@@ -367,7 +368,9 @@ def late_errors(folder: Path) -> list[str]:
     config.attention_types = "full"
     with pytest.raises(ValueError) as too_late:
         config.check()
-    return [str(caught.value) for caught in (too_many, other_class, too_late)]
+    with pytest.raises(ImportError) as not_installed:
+        from_package("trine.nowhere")
+    return [str(caught.value) for caught in (too_many, other_class, too_late, not_installed)]
 
 
 def message_of(family: type, fields: dict) -> str:
@@ -377,24 +380,10 @@ def message_of(family: type, fields: dict) -> str:
 
 
 def test_every_error_of_the_configuration_is_tested(tmp_path, monkeypatch):
-    messages = [flatten_source(name, tmp_path, monkeypatch)[0] for name in SOURCES]
+    messages = [pack_source(name, tmp_path, monkeypatch)[0] for name in SOURCES]
     tables = (FIELDS, SEQ2SEQ_FIELDS, CONFIG_ERRORS)
     messages += [message for table in tables for _, message in table.values()]
     messages += [message for _, _, message in CHANGES.values()]
     messages += [message_of(family, fields) for family, fields, _ in VALUE_ERRORS.values()]
     messages += late_errors(tmp_path)
     assert unseen("configuration", messages) == []
-
-
-def test_the_flattener_keeps_what_is_not_relative(tmp_path, monkeypatch):
-    package = tmp_path / "package_kept"
-    (package / "deep").mkdir(parents=True)
-    for place in (package, package / "deep"):
-        (place / "__init__.py").write_text("")
-    source = "import os\nfrom os import path\n\n\ndef f():\n    from ..leaf import x  # why\n    return x\n"
-    (package / "deep" / "entry.py").write_text(source)
-    (package / "leaf.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    files = flatten(("package_kept.deep.entry",))
-    assert list(files) == ["entry.py", "leaf.py"]
-    assert files["entry.py"] == hub_export.HEADER + source.replace("..leaf", ".leaf")

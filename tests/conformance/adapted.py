@@ -1,12 +1,9 @@
 """The library's test mixins, and what ours need before they can run them."""
 
-from functools import cache
 from unittest.mock import patch
 
 import torch
 from conformance.upstream import load
-
-from trine.configuration import hub_export
 
 
 common = load("test_modeling_common")
@@ -21,8 +18,6 @@ tensor_parallel.TP_DISTRIBUTED_TEST_MODEL_TYPES = None
 expert_parallel.EP_DISTRIBUTED_TEST_MODEL_TYPES = None
 fsdp.FSDP_DISTRIBUTED_TEST_MODEL_TYPES = None
 fsdp._get_available_fsdp_workers = lambda: 8
-# Every saving reads the same code again, which would take half of the time.
-hub_export.flatten = cache(hub_export.flatten)
 # Without a GPU every seed for it is kept with a stack trace, which takes a tenth of the time.
 if not torch.cuda.is_available():
     torch.cuda.manual_seed_all = lambda seed: None

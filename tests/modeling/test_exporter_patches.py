@@ -67,7 +67,7 @@ def test_the_passes_of_generate_return_the_same_cache(kind):
 
 def test_remote_code_registers_its_own(tmp_path):
     decoder("simplicial").save_pretrained(tmp_path)
-    remote = get_class_from_dynamic_module("modeling_trine_causal_lm.TrineForCausalLM", str(tmp_path))
+    remote = get_class_from_dynamic_module("modeling_trine.TrineForCausalLM", str(tmp_path))
     assert remote.__module__.startswith("transformers_modules.") and remote is not TrineForCausalLM
     config = get_class_from_dynamic_module("configuration_trine.TrineConfig", str(tmp_path)).from_pretrained(tmp_path)
     check(remote.from_pretrained(tmp_path, config=config, attn_implementation="sdpa").eval())

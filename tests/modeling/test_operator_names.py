@@ -4,19 +4,20 @@ import importlib
 import sys
 from collections.abc import Iterator
 
+import bundles
 import pytest
 import torch
 
-from trine import FAMILIES
-from trine.configuration.hub_export import flatten
+from trine.configuration.bundle import files_of
 from trine.modeling.kernels.listed_blocks import listed_blocks
 
 
 OPERATORS = {
-    "listed_blocks": ("listed_operator", "listed_backward_operator"),
-    "simplicial_chunked": ("chunked_operator", "chunked_backward_operator"),
-    "simplicial_triton": ("forward_operator", "backward_operator"),
-    "traced_lstm": ("lstm_operator",),
+    "modeling_trine": (
+        *("listed_operator", "listed_backward_operator", "chunked_operator", "chunked_backward_operator"),
+        *("forward_operator", "backward_operator"),
+    ),
+    "modeling_trine_recurrent": ("lstm_operator",),
 }
 
 
@@ -27,8 +28,8 @@ def copies(tmp_path, monkeypatch) -> Iterator[list[str]]:
     names = ["first_copy", "second_copy"]
     for name in names:
         (tmp_path / name).mkdir()
-        for config, *_ in FAMILIES:
-            for file, text in flatten(config.hub_entry_modules).items():
+        for shape in ("everything", "recurrent"):
+            for file, text in files_of(bundles.CONFIGS[shape]()).items():
                 (tmp_path / name / file).write_text(text)
     yield names
     for module in [module for module in sys.modules if module.split(".")[0] in names]:
@@ -52,6 +53,6 @@ def test_an_older_copy_computes_after_a_newer_one_came(copies):
     lists = torch.tensor([[0, -1], [0, 1]]).expand(1, 2, -1, -1)
     arguments, options = (query, key, value, places, places, lists), {"is_causal": True, "scale": 0.5}
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.5)
-    modules = [importlib.import_module(f"{copy}.listed_blocks") for copy in copies]
+    modules = [importlib.import_module(f"{copy}.modeling_trine") for copy in copies]
     for compute in (listed_blocks, *(module.listed_blocks for module in modules)):
         torch.testing.assert_close(compute(*arguments, **options)[0].flatten(2, 3), expected)

@@ -17,8 +17,8 @@ from transformers import (
     Seq2SeqTrainingArguments,
 )
 
+from trine.configuration.bundle import files_of
 from trine.configuration.configuration_trine_recurrent import TrineRecurrentConfig
-from trine.configuration.hub_export import flatten
 from trine.modeling.modeling_trine_recurrent import TrineRecurrentForConditionalGeneration
 from trine.modeling.recurrent_cache import TrineRecurrentCache
 
@@ -290,10 +290,11 @@ def test_a_saved_model_carries_its_code_the_whole_map_and_a_card(tmp_path):
     model = tiny_model(dtype=torch.float32)
     model.save_pretrained(tmp_path)
     written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.py")}
-    assert written == flatten(TrineRecurrentConfig.hub_entry_modules)
-    assert not {"modeling_trine.py", "modeling_trine_heads.py"} & written.keys(), "nothing that it does not need"
-    assert TrineRecurrentConfig.from_pretrained(tmp_path).auto_map == TrineRecurrentConfig.hub_auto_map
-    for reference in TrineRecurrentConfig.hub_auto_map.values():
+    assert written == files_of(model.config)
+    assert "class TrineModel" not in "".join(written.values()), "nothing that it does not need"
+    expected = TrineRecurrentConfig.auto_map_of("trine_recurrent")
+    assert TrineRecurrentConfig.from_pretrained(tmp_path).auto_map == expected
+    for reference in expected.values():
         module, name = reference.split(".")
         assert f"class {name}(" in written[f"{module}.py"]
     card = ModelCard.load(tmp_path / "README.md")

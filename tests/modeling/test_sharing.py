@@ -23,7 +23,7 @@ from trine import (
     TrineRecurrentConfig,
     TrineSeq2SeqConfig,
 )
-from trine.configuration.hub_export import flatten
+from trine.configuration.bundle import files_of
 
 
 SHARED = {
@@ -112,7 +112,8 @@ def test_a_process_without_the_package_computes_the_same(tmp_path, monkeypatch):
         for folder in kept:  # whatever part is saved again, all of the code and the whole map come along
             assert code_of(tmp_path / folder) == code_of(tmp_path / name)
             assert map_of(tmp_path / folder) == map_of(tmp_path / name)
-    assert map_of(tmp_path / "encoder-alone") == TrineConfig.hub_auto_map
+    assert map_of(tmp_path / "encoder-alone") == TrineConfig.auto_map_of("trine_seq2seq")
+    assert code_of(tmp_path / "encoder-alone") == code_of(tmp_path / "seq2seq")
 
 
 # Loads several folders in a process in which `import trine` fails, and then trains each.
@@ -160,14 +161,15 @@ def map_of(folder) -> dict[str, str]:
     return json.loads((folder / "config.json").read_text())["auto_map"]
 
 
-def test_a_saved_model_carries_the_flattened_code_and_the_whole_map(tmp_path):
-    tiny_model().save_pretrained(tmp_path)
+def test_a_saved_model_carries_two_files_and_the_whole_map(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
     written = code_of(tmp_path)
-    assert written == flatten(TrineConfig.hub_entry_modules)
-    assert TrineConfig.from_pretrained(tmp_path).auto_map == TrineConfig.hub_auto_map
-    for reference in TrineConfig.hub_auto_map.values():
+    assert written == files_of(model.config) and sorted(written) == ["configuration_trine.py", "modeling_trine.py"]
+    assert TrineConfig.from_pretrained(tmp_path).auto_map == TrineConfig.auto_map_of("trine")
+    for reference in TrineConfig.auto_map_of("trine").values():
         module, name = reference.split(".")
-        assert f"class {name}(" in written[f"{module}.py"]
+        assert (f"class {name}(" in written[f"{module}.py"]) == (name not in TrineConfig.hub_roles[False])
 
 
 def test_without_export_code_there_is_no_code(tmp_path):
@@ -182,9 +184,9 @@ def test_every_head_is_in_the_map_and_registered():
     for config, base_model, heads in FAMILIES:
         encodes = {} if config is TrineRecurrentConfig else {"AutoModelForTextEncoding": base_model}
         models = {"AutoModel": base_model, **encodes, **heads}
-        assert set(config.hub_auto_map) == {"AutoConfig", *models}
+        assert set(config.hub_auto_map) == set(models)
         for auto_class, model in models.items():
-            assert config.hub_auto_map[auto_class].split(".") == [model.__module__.rsplit(".", 1)[-1], model.__name__]
+            assert config.hub_auto_map[auto_class] == model.__name__
             assert getattr(transformers, auto_class)._model_mapping[config] is model
 
 
@@ -270,7 +272,7 @@ def test_pushing_sends_weights_code_and_our_card(way, fake_hub, tmp_path):
         model.push_to_hub("someone/model")
     else:
         model.save_pretrained(tmp_path / "folder", push_to_hub=True, repo_id="someone/model")
-    code = {name: text.encode() for name, text in flatten(TrineConfig.hub_entry_modules).items()}
+    code = {name: text.encode() for name, text in files_of(model.config).items()}
     assert {name: data for name, data in fake_hub.files.items() if name.endswith(".py")} == code
     assert {"model.safetensors", "config.json"} <= fake_hub.files.keys()
     assert fake_hub.files["README.md"].decode() == model.render_card()

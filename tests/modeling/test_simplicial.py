@@ -6,7 +6,7 @@ from simplicial_reference import simplicial_reference
 from tiny import output_of, random_ids, tiny_model
 
 from trine.configuration.kinds import TRILINEAR_KINDS
-from trine.modeling.kernels.simplicial_backends import BACKENDS
+from trine.modeling.kernels.simplicial_backends import CHUNKED
 from trine.modeling.kernels.simplicial_chunked import chunked_operator, simplicial_chunked
 from trine.modeling.kernels.simplicial_chunks import BLOCK_LOGITS
 from trine.modeling.kernels.simplicial_eager import simplicial_eager
@@ -112,7 +112,7 @@ def test_chunks_of_longer_texts_equal_the_whole(block, is_causal, form, monkeypa
 @CAUSAL
 def test_windows_are_clipped_to_the_text(is_causal, form):
     def clipped(*inputs, **options):
-        return BACKENDS["chunked"](*inputs, **options)[0]
+        return CHUNKED(*inputs, **options)[0]
 
     for windows, lengths, padding in cases([*CASES, ((99, 40), (37, 37, 37))], form, is_causal):
         check([clipped], simplicial_reference, windows, lengths, padding, form, is_causal)

@@ -17,7 +17,8 @@ import torch
 from packaging.version import Version
 from simplicial_reference import simplicial_reference, trilinear_logits
 
-from trine.configuration.hub_export import flatten
+from trine import TrineConfig
+from trine.configuration.bundle import files_of
 from trine.modeling.kernels import simplicial_triton_launch
 from trine.modeling.kernels.simplicial_forms import FORMS, Reach
 from trine.modeling.kernels.simplicial_triton import simplicial_triton, triton_unavailable
@@ -263,10 +264,10 @@ def import_copy(tmp_path, monkeypatch):
     def load(package: str):
         folder = tmp_path / package
         folder.mkdir()
-        for name, source in flatten(("trine.modeling.kernels.simplicial_triton",)).items():
+        for name, source in files_of(TrineConfig(attention_types="simplicial", export_code=False)).items():
             (folder / name).write_text(source, encoding="utf-8")
         monkeypatch.syspath_prepend(tmp_path)
-        return importlib.import_module(f"{package}.simplicial_triton")
+        return importlib.import_module(f"{package}.modeling_trine")
 
     return load
 

@@ -1,0 +1,359 @@
+"""Packs the modules that a model needs into two files, `configuration_*.py` and `modeling_*.py`.
+
+They hold, in the order of their imports, the definitions that the classes of a family reach, each under the path of
+its module. Tables of choices keep the rows that the config names, so that only the mechanisms in use are reached.
+Docstrings end after their first paragraph. The text is that of the modules, whose format it keeps.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .bundle_sources import INDENT, LEFT_OUT, LINE_LENGTH, TABLE, Row, Source, Statement, read
+
+
+HEADER = """\
+# Copyright 2026 The Trine authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""
+# At the end of the config's file: transformers copies the files that are imported, by their text, so that whoever
+# loads the config alone has the whole code.
+KEEP_TOGETHER = """
+
+if False:  # never imported here: it tells transformers which files belong together
+    from .{modeling} import __name__ as __name__
+"""
+
+UNFIT = """
+
+UNFIT = ({names})
+
+
+def __getattr__(name: str):
+    \"\"\"Tells where the heads are that this checkpoint's config has no use for.\"\"\"
+    advice = "It does not fit is_causal of this checkpoint. The package has it: `pip install trine`."
+    raise AttributeError(f"{{__name__}} has no {{name}}. {{advice if name in UNFIT else ''}}")
+"""
+SCOPES = (ast.FunctionDef, ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)
+Chosen = tuple[tuple[str, frozenset], ...]  # the values of each field that a table reads
+
+
+@dataclass
+class Bundle:
+    """What goes into the files: the modules in order, the statements kept, and what they are called."""
+
+    sources: list[Source]
+    chosen: dict[str, frozenset]
+    kept: set[Statement] = field(default_factory=set)
+    names: dict[tuple[str, str], str] = field(default_factory=dict)  # module and name to the name in the file
+
+    def keeps(self, key: object, statement: Statement) -> bool:
+        """Whether a row stays."""
+        return key in self.chosen[statement.table or ""]
+
+    def uses(self, statement: Statement) -> set[str]:
+        rows = (row.uses for row in statement.rows if self.keeps(row.key, statement))
+        return set(statement.uses).union(*rows)
+
+
+def module_order(entries: Iterable[str]) -> list[Source]:
+    """Every module that the entries reach, each after those that it imports."""
+    order: dict[str, Source] = {}
+
+    def visit(module: str) -> None:
+        if module not in order:
+            source = read(module)
+            for target, _ in source.own.values():
+                if target != module:
+                    visit(target)
+            order[module] = source
+
+    for entry in entries:
+        visit(entry)
+    return list(order.values())
+
+
+def find(module: str, name: str) -> tuple[Source, str, Statement | None] | None:
+    """Where a name of a module is defined: source, name there, and statement, or None for an import from outside."""
+    source = read(module)
+    if name in source.defined:
+        return source, name, source.defined[name]
+    if name in source.own:
+        return find(*source.own[name])
+    return (source, name, None) if name in source.external else None
+
+
+def keep(bundle: Bundle, roots: Iterable[str]) -> None:
+    """Marks the statements that define the roots, all that these mention, and the effects on them."""
+    work = [source.defined[root] for root in roots for source in bundle.sources if root in source.defined]
+    while work:
+        statement = work.pop()
+        if statement in bundle.kept:
+            continue
+        bundle.kept.add(statement)
+        found = [find(statement.module, name) for name in bundle.uses(statement)]
+        work += [place[2] for place in found if place and place[2]]
+        effects = [other for other in read(statement.module).statements if not other.names]
+        work += [other for other in effects if other.uses.intersection(statement.names)]
+
+
+def name_all(bundle: Bundle) -> None:
+    """Gives each definition and each import a name of its own.
+
+    The second of two that are called alike gets the name of its module, too. Equal imports are one, and so are equal
+    statements of one line.
+    """
+    taken: dict[str, object] = {}
+
+    def name(module: str, old: str, what: object) -> None:
+        parts = module.split(".")[1:]
+        longer = ("_".join([old, *parts[len(parts) - count :]]) for count in range(len(parts) + 1))
+        bundle.names[module, old] = next(new for new in longer if taken.setdefault(new, what) == what)
+
+    for source in bundle.sources:
+        for statement in source.statements:
+            if statement in bundle.kept:
+                is_line = statement.first + 1 == statement.node.end_lineno
+                for old in statement.names:
+                    name(source.name, old, source.lines[statement.first] if is_line else statement)
+        for old in sorted(imported(bundle, source)):
+            name(source.name, old, source.external[old])
+
+
+def imported(bundle: Bundle, source: Source) -> set[str]:
+    """The names that a module's kept statements need from outside of the package."""
+    kept = [bundle.uses(statement) for statement in source.statements if statement in bundle.kept]
+    return set().union(*kept) & source.external.keys()
+
+
+def shadows(node: ast.AST, name: str) -> bool:
+    """Whether a function has a local variable of that name."""
+    if not isinstance(node, SCOPES):
+        return False
+    inner = list(ast.walk(node))
+    return any(n.arg == name for n in inner if isinstance(n, ast.arg)) or any(
+        n.id == name for n in inner if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+    )
+
+
+def occurrences(node: ast.AST, name: str) -> Iterator[tuple[int, int]]:
+    """Line, from 0, and column of each place where a node means the global of that name."""
+    if isinstance(node, ast.Name) and node.id == name:
+        yield node.lineno - 1, node.col_offset
+    if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
+        yield node.lineno - 1, node.col_offset + len("def " if isinstance(node, ast.FunctionDef) else "class ")
+    if not shadows(node, name):
+        for child in ast.iter_child_nodes(node):
+            yield from occurrences(child, name)
+
+
+def render(bundle: Bundle, source: Source, statement: Statement) -> str:
+    """The text of a statement, renamed and reduced, as it stands in a packed file."""
+    if statement.table is not None:
+        return render_table(bundle, statement)
+    if LEFT_OUT in statement.uses and statement.uses <= {LEFT_OUT}:
+        above = [line.decode() for line in source.lines[statement.first : statement.node.lineno - 1]]
+        return "\n".join([*above, f"{bundle.names[statement.module, statement.names[0]]} = {LEFT_OUT}(())"])
+    last = (statement.node.end_lineno or 0) - 1
+    lines = dict(enumerate(source.lines[statement.first : last + 1], statement.first))
+    edits = [edit for edit in source.edits if statement.first <= edit[0] <= last]
+    for name in bundle.uses(statement).union(statement.names):
+        found = find(statement.module, name)
+        new = found and bundle.names.get((found[0].name, found[1]), name)
+        if new and new != name:
+            edits += [(row, column, row, column + len(name), new) for row, column in occurrences(statement.node, name)]
+    for first, start, end, stop, text in sorted(edits, reverse=True):
+        lines[first] = lines[first][:start] + text.encode() + lines[end][stop:]
+        for row in range(first + 1, end + 1):
+            del lines[row]
+    return b"\n".join(lines.values()).decode()
+
+
+def render_table(bundle: Bundle, statement: Statement) -> str:
+    """A table with the rows that stay, and the names of the others, on one line where that holds it."""
+    rows = [rename(bundle, statement, row) for row in statement.rows if bundle.keeps(row.key, statement)]
+    others = [quote(row.key) for row in statement.rows if not bundle.keeps(row.key, statement)]
+    left_out = ", ".join(others) + ("," if len(others) == 1 else "")
+    start = f"{bundle.names[statement.module, statement.names[0]]} = {TABLE}("
+    ends = [f"left_out=({left_out})"] if others else []
+    line = start + ", ".join([quote(statement.table), "{" + ", ".join(rows) + "}", *ends]) + ")"
+    if len(line) <= LINE_LENGTH and "\n" not in line:
+        return line
+    inner = "    " + line[len(start) : -1]
+    if len(inner) <= LINE_LENGTH and "\n" not in line:
+        return "\n".join([start, inner, ")"])
+    lines = [start, f"    {quote(statement.table)},"]
+    lines += ["    {", *(f"{' ' * INDENT}{row}," for row in rows), "    },"] if rows else ["    {},"]
+    if others and len(ends[0]) + 5 > LINE_LENGTH:
+        ends = ["left_out=(", *(f"    {other}," for other in others), ")"]
+    lines += [f"    {end}{',' if end in (ends[-1:]) else ''}" for end in ends]
+    return "\n".join([*lines, ")"])
+
+
+def rename(bundle: Bundle, statement: Statement, row: Row) -> str:
+    """The text of a row, with the names that its definitions have in the file."""
+    text = row.text
+    for name in row.uses:
+        found = find(statement.module, name)
+        new = found and bundle.names.get((found[0].name, found[1]), name)
+        if new and new != name:
+            text = re.sub(rf"(?<![\w.\"']){name}\b(?![\"'])", new, text)
+    return text
+
+
+def quote(key: object) -> str:
+    return f'"{key}"' if isinstance(key, str) else repr(key)
+
+
+def render_body(bundle: Bundle, sources: Iterable[Source]) -> str:
+    """The statements of some modules, each module under its path."""
+    parts: list[str] = []
+    seen: set[str] = set()
+    for source in sources:
+        path = "/".join(source.name.split("."))
+        pending = "\n".join([f"\n\n# --- {path}.py ---", *source.legend, ""])
+        for statement in source.statements:
+            if statement not in bundle.kept:
+                continue
+            text = render(bundle, source, statement)
+            if "\n" not in text and text in seen:
+                continue
+            seen.add(text)
+            blanks = 2 if statement.is_block or parts[-1:] == ["block"] else min(statement.blanks, 1)
+            parts += [pending or "\n" * blanks, text + "\n", "block" if statement.is_block else ""]
+            pending = ""
+    return "".join(part for part in parts if part != "block")
+
+
+def render_imports(bundle: Bundle, sources: Iterable[Source]) -> str:
+    """The imports that some modules need, sorted as ruff sorts them."""
+    places = [
+        (bundle.names[source.name, old], *source.external[old])
+        for source in sources
+        for old in imported(bundle, source)
+    ]
+    groups: dict[bool, list[str]] = {True: [], False: []}
+    members: dict[tuple[str, str], list[str]] = {}
+    for local, module, name in sorted(set(places)):
+        if not name:
+            groups[is_standard(module)].append(f"import {module}" + (f" as {local}" if local != module else ""))
+        else:
+            alias = "" if name == local else f"{name} as {local}"
+            members.setdefault((module, alias), []).append(alias or name)
+    for module, alias in sorted(members, key=lambda key: (key[0].lower(), key[1])):
+        groups[is_standard(module)].append(import_line(module, members[module, alias]))
+    return "\n\n".join("\n".join(group) for group in groups.values() if group) + "\n"
+
+
+def is_standard(module: str) -> bool:
+    return module.split(".")[0] in sys.stdlib_module_names
+
+
+def import_line(module: str, names: Iterable[str]) -> str:
+    """An import of names: constants, classes, then functions, on lines of their own where one does not hold them."""
+    names = sorted(names, key=lambda name: (0 if name.isupper() else 1 if name[0].isupper() else 2, name))
+    line = f"from {module} import {', '.join(names)}"
+    return line if len(line) <= LINE_LENGTH else f"from {module} import (\n    " + ",\n    ".join(names) + ",\n)"
+
+
+@cache
+def pack(
+    entries: tuple[str, ...], roots: tuple[str, ...], unfit: tuple[str, ...], stem: str, chosen: Chosen
+) -> dict[str, str]:
+    """The two files, name to text.
+
+    Args:
+        entries: Absolute module names, that of the config first. What it reaches goes into the config's file.
+        roots: The classes that somebody loads.
+        unfit: Others that the config's `is_causal` forbids.
+        stem: What the files' names end with, `trine` of `modeling_trine.py`.
+        chosen: What the config names of each field that a table reads.
+    """
+    sources, first = module_order(entries), module_order(entries[:1])
+    bundle = Bundle(sources, dict(chosen))
+    keep(bundle, roots)
+    name_all(bundle)
+    configuration, modeling = f"configuration_{stem}", f"modeling_{stem}"
+    files = {}
+    for name, part in {configuration: first, modeling: [source for source in sources if source not in first]}.items():
+        body = render_body(bundle, part)
+        local = import_line(f".{configuration}", borrowed(bundle, part, first))
+        exported = sorted(root for root in roots if any(root in source.defined for source in part))
+        files[f"{name}.py"] = "".join(
+            [
+                f"{HEADER}\n{render_imports(bundle, part)}",
+                f"\n{local}\n" if name == modeling else "",
+                body,
+                "\n\n__all__ = [\n" + "".join(f'    "{root}",\n' for root in exported) + "]\n",
+                KEEP_TOGETHER.format(modeling=modeling) if name == configuration else tell_unfit(unfit),
+            ]
+        )
+    return files
+
+
+def tell_unfit(classes: Iterable[str]) -> str:
+    """What answers whoever asks the file for a class that it leaves out."""
+    names = [quote(name) for name in classes]
+    return UNFIT.format(names=", ".join(names) + ("," if len(names) == 1 else "")) if names else ""
+
+
+def borrowed(bundle: Bundle, sources: Iterable[Source], lenders: list[Source]) -> set[str]:
+    """The names that some modules need from the lenders."""
+    modules = {source.name for source in lenders}
+    statements = [s for source in sources for s in source.statements if s in bundle.kept]
+    places = [find(s.module, name) for s in statements for name in bundle.uses(s)]
+    return {
+        bundle.names[place[0].name, place[1]] for place in places if place and place[2] and place[0].name in modules
+    }
+
+
+def stacks_of(config: Any) -> list[Any]:
+    """A config and those within it."""
+    return [config, *(getattr(config, name) for name in config.sub_configs)]
+
+
+def named_choices(config: Any, field: str) -> frozenset:
+    """What the stacks of a config name in a field: its value, or each of a list of values."""
+    values = [getattr(stack, field) for stack in stacks_of(config) if hasattr(stack, field)]
+    return frozenset(item for value in values for item in (value if isinstance(value, list) else [value]))
+
+
+def write_bundle(config: Any, folder: Path) -> str:
+    """Writes the two files for a config; returns what their names end with, its model type."""
+    config.check()  # it may have changed since it was made
+    for name, text in files_of(config).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return config.model_type
+
+
+def files_of(config: Any) -> dict[str, str]:
+    """The two files for a config, name to text."""
+    entries = config.hub_entry_modules
+    configs = list(dict.fromkeys(type(stack) for stack in stacks_of(config)))
+    classes = {name for each in configs for name in (each.__name__, *each.hub_auto_map.values())}
+    roles = [item for each in configs for item in each.hub_roles.items()]
+    unfit = {name for role, names in roles if role not in named_choices(config, "is_causal") for name in names}
+    chosen = tuple((field, named_choices(config, field)) for field in table_fields(entries))
+    return pack(entries, tuple(sorted(classes - unfit)), tuple(sorted(unfit)), config.model_type, chosen)
+
+
+@cache
+def table_fields(entries: tuple[str, ...]) -> tuple[str, ...]:
+    found = {s.table for source in module_order(entries) for s in source.statements if s.table is not None}
+    return tuple(sorted(found))
