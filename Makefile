@@ -49,13 +49,13 @@ docs: .venv/docs.stamp  ## build the documentation into build/site, and look at 
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/site
 
 bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in docs/measurements/benchmarks.md
-	$(BIN)/trine benchmark-models
+	$(BIN)/trine benchmark models
 
 bench-simplicial: .venv/test.stamp  ## compare 2-simplicial attention with other ways to compute it, in docs/measurements/benchmarks.md
-	$(BIN)/trine benchmark-simplicial
+	$(BIN)/trine benchmark simplicial
 
 bench-attention: .venv/test.stamp  ## time and memory of every attention kind against length, in docs/measurements/benchmarks.md
-	$(BIN)/trine benchmark-attention
+	$(BIN)/trine benchmark attention
 
 wheel: .venv/test.stamp  ## build the source distribution and the wheel into dist/
 	$(BIN)/python -m build

@@ -15,32 +15,32 @@ from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from .modeling.conversion.convert import convert
-from .modeling.conversion.export import export
-from .modeling.head_table import HEADS
-from .modeling.lifting.lift_model import lift
-from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
-from .modeling.modeling_trine_causal_lm import TrineForCausalLM
-from .modeling.modeling_trine_classification import (
+from .conversion.convert import convert
+from .conversion.lifts.lift import lift
+from .conversion.programs.export import export
+from .modeling.heads.causal_lm import TrineForCausalLM
+from .modeling.heads.classification import (
     TrineForMultipleChoice,
     TrineForQuestionAnswering,
     TrineForSequenceClassification,
     TrineForTokenClassification,
 )
-from .modeling.modeling_trine_masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
+from .modeling.heads.masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
+from .modeling.heads.seq2seq import TrineForConditionalGeneration
+from .modeling.heads.seq2seq_classification import (
+    TrineSeq2SeqForQuestionAnswering,
+    TrineSeq2SeqForSequenceClassification,
+    TrineSeq2SeqForTokenClassification,
+)
+from .modeling.heads.seq2seq_table import SEQ2SEQ_HEADS
+from .modeling.heads.table import HEADS
+from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
 from .modeling.modeling_trine_recurrent import (
     RECURRENT_HEADS,
     TrineRecurrentForConditionalGeneration,
     TrineRecurrentModel,
 )
 from .modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
-from .modeling.modeling_trine_seq2seq_classification import (
-    TrineSeq2SeqForQuestionAnswering,
-    TrineSeq2SeqForSequenceClassification,
-    TrineSeq2SeqForTokenClassification,
-)
-from .modeling.modeling_trine_seq2seq_heads import TrineForConditionalGeneration
-from .modeling.seq2seq_head_table import SEQ2SEQ_HEADS
 from .tokenization.training import train_byte_level_bpe, train_unigram, train_wordpiece
 
 

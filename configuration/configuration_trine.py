@@ -9,12 +9,12 @@ from transformers import PreTrainedConfig
 from .adapter_targets import AdapterTargetsMixin
 from .choices import in_package
 from .hub_export import HubExportMixin
+from .keywords import StrictKeywordsMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .layer_fields import LayerFieldsMixin
 from .patterns import expand_pattern
-from .plans import expert_parallel_plan, tensor_parallel_plan
 from .rope_rules import check_rope_form
-from .strict_keywords import StrictKeywordsMixin
+from .sharding_plans import expert_parallel_plan, tensor_parallel_plan
 from .validation import RULES
 
 
@@ -175,7 +175,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
         True: {"TrineForCausalLM"},
         False: {"TrineForMaskedLM", "TrineForPreTraining", "TrineForNextSentencePrediction"},
     }
-    hub_entry_modules = ("trine.configuration.configuration_trine", "trine.modeling.head_table")
+    hub_entry_modules = ("trine.configuration.configuration_trine", "trine.modeling.heads.table")
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
         "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),

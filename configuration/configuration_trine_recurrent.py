@@ -6,12 +6,12 @@ from transformers import PreTrainedConfig
 from .adapter_targets import AdapterTargetsMixin
 from .bounds import check_fields, check_weights
 from .hub_export import HubExportMixin
+from .keywords import StrictKeywordsMixin
 from .patterns import check_choice
-from .strict_keywords import StrictKeywordsMixin
 from .validation import check_dropout, check_start_token, check_token_ids
 
 
-# How the decoder looks at the source, each with the paper that it follows. `modeling/recurrent_layers.py` has a class
+# How the decoder looks at the source, each with the paper that it follows. `modeling/recurrent/layers.py` has a class
 # for each.
 RECURRENT_ATTENTIONS = {
     "none": "Cho et al. 2014, arXiv 1406.1078, section 2.2: one context vector, fed to every step",

@@ -12,7 +12,7 @@ from .adapter_targets import AdapterTargetsMixin
 from .bounds import check_fields
 from .configuration_trine import DERIVED, DerivedFloat, DerivedInt, TrineConfig
 from .hub_export import HubExportMixin
-from .strict_keywords import StrictKeywordsMixin
+from .keywords import StrictKeywordsMixin
 from .validation import check_dropout, check_start_token, check_token_ids
 
 
@@ -74,8 +74,8 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
     }
     hub_entry_modules = (
         "trine.configuration.configuration_trine_seq2seq",
-        "trine.modeling.seq2seq_head_table",
-        "trine.modeling.head_table",  # of the encoder, when it is saved by itself
+        "trine.modeling.heads.seq2seq_table",
+        "trine.modeling.heads.table",  # of the encoder, when it is saved by itself
     )
 
     encoder: Stack = DERIVED

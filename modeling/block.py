@@ -9,9 +9,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
-from .attention.attention_table import ATTENTIONS
-from .attention.cross_attention import CROSS_ATTENTIONS
-from .feed_forward.feed_forward_table import FEED_FORWARDS
+from .attention.cross import CROSS_ATTENTIONS
+from .attention.table import ATTENTIONS
+from .feed_forward.table import FEED_FORWARDS
 from .norms import make_norm
 
 

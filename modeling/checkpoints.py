@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 from ..configuration.atomic_saving import saving
 from ..configuration.choices import in_package
 from ..configuration.model_card import model_card
-from .capturing_hooks import PicklableModel
-from .checkpoint_faults import check_json, check_shards, describe_loss
+from .checks.checkpoints import check_json, check_shards, describe_loss
+from .pickling import PicklableModel
 
 
 CARD = "README.md"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .checks import IGNORE_INDEX, check_items, check_shape
+from .checks.ids import IGNORE_INDEX, check_items, check_shape
 
 
 def is_plain_head(head: nn.Module) -> bool:

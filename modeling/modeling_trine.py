@@ -15,21 +15,21 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs,
 from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
-from .attention.cross_attention import CrossAttention
+from .attention.cross import CrossAttention
 from .attention.simplicial import SimplicialAttention
-from .attention.softmax_attention import SoftmaxAttention
+from .attention.softmax import SoftmaxAttention
 from .block import LAYERS, TrineLayer
-from .cache_checks import check_cache, compiles
 from .checkpoints import ModelBase
-from .checks import check_ids, check_router_request
+from .checks.caches import check_cache, compiles
+from .checks.ids import check_ids, check_router_request
+from .checks.paged_serving import check_vllm
 from .feed_forward.experts import grouped_kernel_obstacle
 from .feed_forward.routers import TrineRouter
-from .masks import make_masks, make_position_ids, packed_lengths
+from .masks.masks import make_masks, make_position_ids, packed_lengths
 from .norms import make_norm
 from .outputs import TrineModelOutput
-from .paged_serving import check_vllm
 from .pooling import POOLERS
-from .positions.position_table import POSITIONS
+from .positions.table import POSITIONS
 
 
 logger = logging.get_logger(__name__)

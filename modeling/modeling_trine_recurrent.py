@@ -15,16 +15,12 @@ from transformers.modeling_outputs import Seq2SeqModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
-from .continuous_batching import CheckedContinuousBatching
-from .generation_checks import Generation
+from .checks.batching import CheckedContinuousBatching
+from .checks.generation import Generation
+from .heads.token_head import TokenHead, select_positions
 from .losses import shift_right
-from .modeling_trine_recurrent_stacks import (
-    TrineRecurrentDecoder,
-    TrineRecurrentEncoder,
-    TrineRecurrentPreTrainedModel,
-)
 from .outputs import TrineRecurrentLMOutput
-from .token_head import TokenHead, select_positions
+from .recurrent.stacks import TrineRecurrentDecoder, TrineRecurrentEncoder, TrineRecurrentPreTrainedModel
 
 
 class TrineRecurrentModel(TrineRecurrentPreTrainedModel):

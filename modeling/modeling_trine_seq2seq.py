@@ -8,7 +8,7 @@ from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from .cache_checks import compiles
+from .checks.caches import compiles
 from .modeling_trine import TrineModel, TrinePreTrainedModel, supports_flash
 from .outputs import TrineSeq2SeqModelOutput
 

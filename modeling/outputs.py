@@ -18,7 +18,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import ModelOutput
 
-from .deferred_logits import DeferringOutput, deferring
+from .heads.deferred_logits import DeferringOutput, deferring
 
 
 @dataclass

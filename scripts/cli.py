@@ -1,4 +1,4 @@
-"""The `trine` command: every script of this folder is a sub-command, most by their names with hyphens."""
+"""The `trine` command: every script of this folder is a sub-command, and every script of a group one of the group."""
 
 import ast
 import importlib
@@ -12,50 +12,58 @@ from trine._version import __version__
 # Sub-commands with other names than their scripts: beside a script that is run by its path, a file `inspect.py` would
 # take the place of the standard library's module.
 RENAMED = {"inspect_model": "inspect"}
+# Groups of sub-commands, as in `trine benchmark models`, and their folders.
+GROUPS = {"benchmark": "benchmarks", "data": "datasets", "study": "studies"}
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C has ended
 
 
 def find_scripts() -> dict[str, str]:
-    """The first line of the docstring of each script, by the name of its sub-command.
+    """The module of each sub-command, by its name, relative to this package; none is imported to find out.
 
-    A script is a module of this folder, other than this one, that defines `main`. None is imported to find out.
+    A script is a module with a `main`, in this folder or in that of a group, whose name comes first.
     """
-    scripts = {}
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        module = ast.parse(file.read_text(encoding="utf-8"))
-        names = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
-        if "main" in names and file.stem != "cli":
-            command = RENAMED.get(file.stem, file.stem.replace("_", "-"))
-            scripts[command] = (ast.get_docstring(module) or "").partition("\n")[0]
+    here, scripts = Path(__file__).parent, {}
+    for group, folder in {"": "", **GROUPS}.items():
+        for file in sorted((here / folder).glob("*.py")):
+            if "\ndef main(" in file.read_text(encoding="utf-8") and file.stem != "cli":
+                name = RENAMED.get(file.stem, file.stem.replace("_", "-"))
+                scripts[f"{group} {name}".strip()] = f"{folder}.{file.stem}".strip(".")
     return scripts
 
 
+def summary_of(module: str) -> str:
+    """The first line of the docstring of a script."""
+    file = Path(__file__).parent.joinpath(*module.split(".")).with_suffix(".py")
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
 def main(argv: Sequence[str] | None = None) -> int | None:
-    """Run the script that the first argument names with the other arguments; return its exit status."""
+    """Run the script that the first argument names, or the first two, with the others; return its exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     scripts = find_scripts()
-    command = arguments[0] if arguments else "--help"
-    if command in ("-h", "--help"):
-        print(_help(scripts))
-        return 0
+    length = 2 if arguments and arguments[0] in GROUPS else 1
+    command = " ".join(arguments[:length]) or "--help"
     if command == "--version":
         print(__version__)
         return 0
+    if command.split()[-1] in ("-h", "--help") or command in GROUPS:
+        group = command.split()[0] if command.split()[0] in GROUPS else ""
+        print(_help({name: module for name, module in scripts.items() if name.startswith(f"{group} ".lstrip())}))
+        return 0
     if command not in scripts:
-        from trine.scripts.arguments import unknown_name
+        from trine.scripts.arguments.parsing import unknown_name
 
         print(f"trine: {unknown_name('sub-command', command, scripts)}", file=sys.stderr)
         return 2
-    script = {name: stem for stem, name in RENAMED.items()}.get(command, command.replace("-", "_"))
     try:
-        return importlib.import_module(f"trine.scripts.{script}").main(arguments[1:])
+        return importlib.import_module(f"trine.scripts.{scripts[command]}").main(arguments[length:])
     except KeyboardInterrupt:  # Ctrl-C before, or without, a command's own way to stop
         return INTERRUPTED
 
 
 def _help(scripts: dict[str, str]) -> str:
     width = max(map(len, scripts))
-    lines = [f"  {name:{width}}  {summary}" for name, summary in scripts.items()]
+    lines = [f"  {name:{width}}  {summary_of(module)}" for name, module in scripts.items()]
     usage = "usage: trine SUB-COMMAND [--recipe NAME] [--ARGUMENT VALUE ...]"
     return "\n".join([usage, "", *lines, "", "trine SUB-COMMAND --help tells its arguments."])
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trine import convert
-from trine.modeling.conversion.family_table import FAMILIES
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
+from trine.conversion.families.table import FAMILIES
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 
 
 @dataclass

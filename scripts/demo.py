@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments
+from trine.scripts.datasets.python_corpus import collect_python_documents
 from trine.scripts.generate import continue_prompts
 from trine.scripts.pretrain import pretrain
-from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments
-from trine.scripts.python_corpus import collect_python_documents
-from trine.training.resuming import check_writable
+from trine.training.run.resuming import check_writable
 
 
 TEMPERATURES = (0.3, 0.7, 1.0)

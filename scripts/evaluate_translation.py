@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trine.generation.post_processing import check_language
-from trine.generation.text_metrics import check_metrics
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.reports import write_part
+from trine.generation.translation.metrics import check_metrics
+from trine.generation.translation.post_processing import check_language
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.reports.markdown import write_part
 from trine.tokenization.records import BadRecords
 
 
@@ -75,7 +75,7 @@ class Row:
 
 def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([EvaluationArguments], argv, command="evaluate-translation", description=__doc__)
-    from trine.generation.translator import Translator
+    from trine.generation.translation.translator import Translator
 
     options: dict[str, Any] = {"language": arguments.language, "attn_implementation": "eager"}
     try:
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def read_columns(arguments: EvaluationArguments) -> tuple[list[str], list[str]]:
     """Sources and references. Raises an OSError or a ValueError for files and records that cannot be used."""
-    from trine.scripts.text_pairs import read_texts
+    from trine.scripts.jobs.text_pairs import read_texts
 
     bad = BadRecords(arguments.skip_bad_records)
     records = read_texts(arguments.files, [arguments.source_field, arguments.target_field], bad)
@@ -128,7 +128,7 @@ def ways(arguments: EvaluationArguments) -> dict[str, dict[str, Any]]:
 def decode(
     name: str, translators: Sequence[Any], sources: list[str], references: list[str], arguments: EvaluationArguments
 ) -> Row:
-    from trine.generation.text_metrics import score_texts
+    from trine.generation.translation.metrics import score_texts
 
     row = Row(name, [], [], [])
     settings = {"batch_size": arguments.batch_size, "max_new_tokens": arguments.max_new_tokens, "truncation": True}
@@ -145,7 +145,7 @@ def describe(
     arguments: EvaluationArguments, rows: list[Row], sources: list[str], references: list[str], parameters: int
 ) -> str:
     """The table, and the three best and worst sentences of the last row by chrF, those of middling length."""
-    from trine.generation.text_metrics import sentence_chrf
+    from trine.generation.translation.metrics import sentence_chrf
 
     names = list(rows[0].scores[0])
     steps = {step for folder in arguments.models if (step := read_steps(Path(folder))) is not None}

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trine.modeling.conversion.export import FORMATS, export
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
+from trine.conversion.programs.export import FORMATS, export
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.convert import places_first
 
 

@@ -17,9 +17,11 @@ from transformers import (
 )
 from transformers.trainer_utils import PredictionOutput
 
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, unknown_name
-from trine.scripts.cut_texts import encode_cut
-from trine.scripts.finetuning import (
+from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, unknown_name
+from trine.scripts.arguments.trainer import trainer_default
+from trine.scripts.jobs.cut_texts import encode_cut
+from trine.scripts.jobs.finetuning import (
     FinetuneTrainer,
     check_metric,
     count_records,
@@ -31,13 +33,11 @@ from trine.scripts.finetuning import (
     shorten,
     train,
 )
-from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
-from trine.scripts.label_problems import PROBLEMS, LabelSet, OneClass, Value, find_problem
-from trine.scripts.plots import draw_confusion
-from trine.scripts.trainer_defaults import trainer_default
+from trine.scripts.reports.plots import draw_confusion
 from trine.tokenization.records import BadRecords
-from trine.training.classification_metrics import confusion_matrix
-from trine.training.resuming import check_writable, find_checkpoint
+from trine.training.measures.classification import confusion_matrix
+from trine.training.objectives.labels import PROBLEMS, LabelSet, OneClass, Value, find_problem
+from trine.training.run.resuming import check_writable, find_checkpoint
 
 
 MOST_CLASSES_DRAWN = 30

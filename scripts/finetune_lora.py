@@ -23,19 +23,19 @@ from transformers import (
     set_seed,
 )
 
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.chat_template_argument import set_chat_template
-from trine.scripts.cut_texts import say_cut
-from trine.scripts.finetuning import load_parts, read_examples
-from trine.scripts.instruction_arguments import FORMATS, InstructionArguments, InstructionTrainingArguments
-from trine.scripts.lora_arguments import ADAPTER, LoraArguments, count_parameters, remove_adapter
-from trine.scripts.plots import draw_losses
+from trine.scripts.arguments.chat_template import set_chat_template
+from trine.scripts.arguments.instructions import FORMATS, InstructionArguments, InstructionTrainingArguments
+from trine.scripts.arguments.lora import ADAPTER, LoraArguments, count_parameters, remove_adapter
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.jobs.cut_texts import say_cut
+from trine.scripts.jobs.finetuning import load_parts, read_examples
+from trine.scripts.reports.plots import draw_losses
 from trine.tokenization.records import BadRecords
-from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
-from trine.training.early_stopping import SpokenEarlyStopping
-from trine.training.instructions import Example, encode_completion, encode_conversation
-from trine.training.padding_free import PaddingFreeCollator
-from trine.training.resuming import check_writable, find_checkpoint, train
+from trine.training.data.padding_free import PaddingFreeCollator
+from trine.training.objectives.instructions import Example, encode_completion, encode_conversation
+from trine.training.run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
+from trine.training.run.early_stopping import SpokenEarlyStopping
+from trine.training.run.resuming import check_writable, find_checkpoint, train
 
 
 # The types of a record's fields, and what makes it an example.

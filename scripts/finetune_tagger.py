@@ -18,9 +18,11 @@ from transformers import (
     set_seed,
 )
 
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.cut_texts import encode_cut
-from trine.scripts.finetuning import (
+from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.trainer import trainer_default
+from trine.scripts.jobs.cut_texts import encode_cut
+from trine.scripts.jobs.finetuning import (
     FinetuneTrainer,
     check_metric,
     count_records,
@@ -32,12 +34,10 @@ from trine.scripts.finetuning import (
     shorten,
     train,
 )
-from trine.scripts.finetuning_arguments import FinetuneArguments, FinetuneTrainingArguments
-from trine.scripts.trainer_defaults import trainer_default
 from trine.tokenization.records import BadRecords
-from trine.training.classification_metrics import class_metrics
-from trine.training.resuming import check_writable, find_checkpoint
-from trine.training.word_labels import IGNORED, label_pieces
+from trine.training.measures.classification import class_metrics
+from trine.training.objectives.word_labels import IGNORED, label_pieces
+from trine.training.run.resuming import check_writable, find_checkpoint
 
 
 class Tagged(NamedTuple):

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.configuration.patterns import check_choice
-from trine.generation.sampling_presets import SAMPLING_PRESETS, SamplingPreset
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.text_argument import read_standard_input, text_field
+from trine.generation.presets import SAMPLING_PRESETS, SamplingPreset
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.text import read_standard_input, text_field
 
 
 DEFAULT_SAMPLING = SamplingPreset(0.8, 0, 1.0, "A little sharper than what was learned, as small models need it.")
@@ -171,7 +171,7 @@ def _continue_within(
     options: dict[str, Any],
 ) -> list[str]:
     """Each prompt with a continuation that matches the constraint; a warning tells which were cut off."""
-    from trine.generation.constrained import constrained_by
+    from trine.generation.constraints.processor import constrained_by
 
     ((name, value),) = arguments.constraints.items()
     rules = value if name == "regex" else Path(value).read_text(encoding="utf-8")

@@ -9,14 +9,14 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
-from trine.generation.attention_maps import NoWeights, WeightMap, alignment, attention_maps, read
-from trine.generation.expert_routing import expert_maps, experts_by_tag
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.inspection_page import write_page
-from trine.scripts.inspection_pictures import draw_map, file_name, fonts_for, title_of
-from trine.scripts.text_argument import read_standard_input, text_field
+from trine.inspection.attention_maps import NoWeights, WeightMap, alignment, attention_maps, read
+from trine.inspection.expert_routing import expert_maps, experts_by_tag
+from trine.inspection.page import write_page
+from trine.inspection.pictures import draw_map, file_name, fonts_for, title_of
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.text import read_standard_input, text_field
 from trine.tokenization.records import BadRecords
-from trine.training.resuming import check_writable
+from trine.training.run.resuming import check_writable
 
 
 FEWEST_TOKENS = 4

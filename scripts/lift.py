@@ -12,13 +12,13 @@ import torch
 from transformers import AutoTokenizer
 
 from trine.configuration.patterns import check_choice
-from trine.modeling.lifting.lift_change import exact_length, largest_change
-from trine.modeling.lifting.lift_checkpoint import lift_checkpoint
-from trine.modeling.lifting.lift_encoder_decoder import EncoderDecoderLift
-from trine.modeling.lifting.lift_model import check_option, option_names
-from trine.modeling.lifting.lift_table import LIFTS
+from trine.conversion.lifts.change import exact_length, largest_change
+from trine.conversion.lifts.checkpoint import lift_checkpoint
+from trine.conversion.lifts.encoder_decoder import EncoderDecoderLift
+from trine.conversion.lifts.lift import check_option, option_names
+from trine.conversion.lifts.table import LIFTS
 from trine.modeling.modeling_trine import TrineModel
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, read_recipe
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, read_recipe
 from trine.scripts.convert import places_first
 from trine.tokenization.text_files import PLAIN, iterate_text_files
 

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
-from trine.generation.next_tokens import NextToken, next_token_probabilities
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.text_argument import read_standard_input, text_field
+from trine.inspection.next_tokens import NextToken, next_token_probabilities
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.text import read_standard_input, text_field
 
 
 @dataclass

@@ -15,25 +15,19 @@ from transformers import (
     set_seed,
 )
 
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, unknown_name
-from trine.scripts.objectives import OBJECTIVES, CausalObjective
-from trine.scripts.parallel_arguments import ParallelArguments
-from trine.scripts.plots import draw_expert_load, draw_losses, draw_progress
-from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
-from trine.scripts.tokenizer_loading import fit_inputs, load_tokenizer
+from trine.scripts.arguments.parallel import ParallelArguments
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, unknown_name
+from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
+from trine.scripts.jobs.objectives import OBJECTIVES, CausalObjective
+from trine.scripts.jobs.tokenizer_loading import fit_inputs, load_tokenizer
+from trine.scripts.reports.plots import draw_expert_load, draw_losses, draw_progress
 from trine.tokenization.text_ends import end_ids
-from trine.training.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
-from trine.training.corpus import PARTS, Corpus
-from trine.training.label_smoothing import TrineTrainer
-from trine.training.monitoring import EnergyCallback, ThroughputCallback
-from trine.training.parallelism import (
-    Parallelism,
-    SharedBatchCallback,
-    check_launch,
-    check_model,
-    make_model,
-)
-from trine.training.resuming import check_writable, find_checkpoint, train
+from trine.training.data.corpus import PARTS, Corpus
+from trine.training.run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
+from trine.training.run.label_smoothing import TrineTrainer
+from trine.training.run.monitoring import EnergyCallback, ThroughputCallback
+from trine.training.run.parallelism import Parallelism, SharedBatchCallback, check_launch, check_model, make_model
+from trine.training.run.resuming import check_writable, find_checkpoint, train
 
 
 GO_ON = "Go on with --resume_from_checkpoint last."

@@ -18,8 +18,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 
 from trine.configuration.atomic_saving import pointed
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.model_folder import PICKLES, ModelFolder, named_code
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.jobs.model_folder import PICKLES, ModelFolder, named_code
 
 
 # What training leaves beside a model, and what is hidden. Patterns match a path or a part of it. What is neither this

@@ -14,9 +14,9 @@ from transformers.utils import logging
 
 import trine
 from trine.configuration.patterns import check_choice
-from trine.modeling.continuous_batching import check_continuous_batching
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.chat_template_argument import CHAT_TEMPLATE, set_chat_template
+from trine.modeling.checks.batching import check_continuous_batching
+from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -133,7 +133,7 @@ def load(arguments: ServeArguments) -> tuple[Any, PreTrainedTokenizerBase]:
 
 def serve(arguments: ServeArguments, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Answers requests until SIGTERM or Ctrl-C, which is a KeyboardInterrupt once the server has closed."""
-    from trine.scripts.chat_server import AllowedHosts, OneModel, Server, make_app
+    from trine.scripts.serving.chat_server import AllowedHosts, OneModel, Server, make_app
 
     logging.set_verbosity(logging.log_levels[arguments.log_level])
     if arguments.default_seed is not None:

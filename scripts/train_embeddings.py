@@ -22,23 +22,23 @@ from transformers import (
     set_seed,
 )
 
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments
-from trine.scripts.cut_texts import encode_cut, say_cut
-from trine.scripts.embedding_arguments import (
+from trine.retrieval.scores import Retrieval, check_bm25
+from trine.scripts.arguments.embeddings import (
     LOSSES,
     EmbeddingArguments,
     EmbeddingLoraArguments,
     EmbeddingTrainingArguments,
 )
-from trine.scripts.finetuning import load_parts, read_examples
-from trine.scripts.lora_arguments import ADAPTER, count_parameters, remove_adapter
-from trine.scripts.new_heads import without_load_report
-from trine.scripts.plots import draw_losses
-from trine.scripts.retrieval_scores import Retrieval, check_bm25
+from trine.scripts.arguments.lora import ADAPTER, count_parameters, remove_adapter
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.jobs.cut_texts import encode_cut, say_cut
+from trine.scripts.jobs.finetuning import load_parts, read_examples
+from trine.scripts.jobs.new_heads import without_load_report
+from trine.scripts.reports.plots import draw_losses
 from trine.tokenization.records import BadRecords
-from trine.training.callbacks import InterruptCallback, RandomFeatureCallback
-from trine.training.early_stopping import SpokenEarlyStopping
-from trine.training.resuming import check_writable, find_checkpoint, train
+from trine.training.run.callbacks import InterruptCallback, RandomFeatureCallback
+from trine.training.run.early_stopping import SpokenEarlyStopping
+from trine.training.run.resuming import check_writable, find_checkpoint, train
 
 
 Pair = tuple[str, ...]  # anchor, positive and, if there are any, negative

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trine.scripts.arguments import parse_arguments
-from trine.scripts.text_pair_arguments import PairArguments, PairTrainingArguments
-from trine.scripts.text_pairs import train_on_pairs
-from trine.scripts.trainer_defaults import trainer_default
+from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.text_pairs import PairArguments, PairTrainingArguments
+from trine.scripts.arguments.trainer import trainer_default
+from trine.scripts.jobs.text_pairs import train_on_pairs
 
 
 @dataclass

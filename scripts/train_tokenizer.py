@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trine.scripts.arguments import INPUT_ERRORS, parse_arguments, unknown_name
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, unknown_name
 
 
 @dataclass

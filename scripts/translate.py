@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trine.generation.post_processing import check_language
-from trine.generation.text_metrics import check_metrics
-from trine.scripts.arguments import INPUT_ERRORS, RECORDS_HELP, parse_arguments
-from trine.scripts.text_argument import read_standard_input, text_field
+from trine.generation.translation.metrics import check_metrics
+from trine.generation.translation.post_processing import check_language
+from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
+from trine.scripts.arguments.text import read_standard_input, text_field
 from trine.tokenization.records import BadRecords
 
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         print(*texts, sep="\n")
     if references:
-        from trine.generation.text_metrics import describe_scores, score_texts
+        from trine.generation.translation.metrics import describe_scores, score_texts
 
         scores = score_texts(texts, references, arguments.metrics, arguments.language)
         print(f"\n{len(texts):,} texts:\n{describe_scores({'model': scores})}")
@@ -113,7 +113,7 @@ def read_sources(arguments: TranslateArguments) -> tuple[list[str], list[str]]:
         OSError: A file cannot be read.
         ValueError: A record lacks a text, or holds an empty one, or there is no record.
     """
-    from trine.scripts.text_pairs import read_texts
+    from trine.scripts.jobs.text_pairs import read_texts
 
     if not arguments.files:
         texts = arguments.text or read_standard_input("texts, one a line,").splitlines()
@@ -142,7 +142,7 @@ def write_texts(path: Path, sources: list[str], references: list[str], texts: li
 
 def load_translator(arguments: TranslateArguments) -> Any:
     """The model, or the ensemble, with attention weights where coverage needs them."""
-    from trine.generation.translator import Translator
+    from trine.generation.translation.translator import Translator
 
     options: dict[str, Any] = {"attn_implementation": "eager"} if arguments.coverage_penalty else {}
     return Translator.from_pretrained(

@@ -13,7 +13,7 @@ from tables import README, REQUEST, ROOT, TABLES, described_fields, own_fields, 
 
 from trine import TrineConfig
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
-from trine.modeling.lifting.lift_table import LIFTS
+from trine.conversion.lifts.table import LIFTS
 
 
 LONGEST_README = 12 * 1024

@@ -5,9 +5,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import bundles
 import mlinter
 import pytest
+from support import bundles
 
 
 # Rules whose findings are accepted, each with the reason.

@@ -6,8 +6,8 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-import bundles
 import pytest
+from support import bundles
 
 import trine
 from trine.configuration.bundle import files_of
@@ -19,9 +19,11 @@ ROOMS = {
     "configuration": set(),
     "tokenization": {"configuration"},
     "modeling": {"configuration"},
-    "generation": {"configuration", "modeling", "tokenization"},
-    "training": {"configuration", "modeling", "tokenization"},
+    "conversion": {"configuration", "modeling"},
     "retrieval": {"configuration", "modeling"},
+    "generation": {"configuration", "modeling", "tokenization"},
+    "inspection": {"configuration", "modeling", "tokenization"},
+    "training": {"configuration", "modeling", "tokenization"},
 }
 EXPORTED_CODE_MAY_TRY = {"fcntl", "transformers", "triton"}  # of transformers what its older versions lack
 EXPORTED_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names

@@ -6,8 +6,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
+from .parts import check_min_frequency, check_texts, check_vocab_size, wrap_tokenizer
 from .special_tokens import collect_special_tokens
-from .training_parts import check_min_frequency, check_texts, check_vocab_size, wrap_tokenizer
 from .word_pattern import split_words
 
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import Unigram
 from transformers import TokenizersBackend
 
+from .parts import check_texts, check_vocab_size, wrap_tokenizer
 from .special_tokens import collect_special_tokens
-from .training_parts import check_texts, check_vocab_size, wrap_tokenizer
 from .word_pattern import split_words
 
 

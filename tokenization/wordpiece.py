@@ -6,8 +6,8 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE, WordPiece
 from transformers import TokenizersBackend
 
+from .parts import check_min_frequency, check_texts, check_vocab_size, wrap_tokenizer
 from .special_tokens import collect_special_tokens
-from .training_parts import check_min_frequency, check_texts, check_vocab_size, wrap_tokenizer
 
 
 _CONTINUES = "##"

@@ -13,8 +13,9 @@ from unittest.mock import patch
 from tables import code, table
 from transformers import Seq2SeqTrainingArguments
 
-from trine.modeling.lifting.lift_table import LIFTS
-from trine.scripts import arguments, cli
+from ...conversion.lifts.table import LIFTS
+from ...scripts import cli
+from ...scripts.arguments import parsing as arguments
 
 
 TRAINING = {field.name: field for field in fields(Seq2SeqTrainingArguments)}

@@ -10,11 +10,11 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
-from ..kernels.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout, traceable
-from ..kernels.bigbird_step import bigbird_step, step_tokens
-from ..kernels.listed_blocks import listed_blocks
-from ..tokens_cache import BigBirdCacheLayer
-from .softmax_attention import SoftmaxAttention
+from ..caches.tokens import BigBirdCacheLayer
+from ..kernels.blocks.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout, traceable
+from ..kernels.blocks.bigbird_step import bigbird_step, step_tokens
+from ..kernels.blocks.sparse import listed_blocks
+from .softmax import SoftmaxAttention
 
 
 class BigBirdAttention(SoftmaxAttention):

@@ -1,7 +1,7 @@
 """Chunked attention: every token sees its own chunk."""
 
 from ...configuration.configuration_trine import TrineConfig
-from .softmax_attention import SoftmaxAttention
+from .softmax import SoftmaxAttention
 
 
 class ChunkedAttention(SoftmaxAttention):

@@ -1,6 +1,6 @@
 """Full attention: every token sees every token, in a decoder up to itself."""
 
-from .softmax_attention import SoftmaxAttention
+from .softmax import SoftmaxAttention
 
 
 class FullAttention(SoftmaxAttention):

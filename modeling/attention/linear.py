@@ -8,7 +8,7 @@ from torch import nn
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ..positions.rope import apply_rotation
-from .kernelized_attention import Features, KernelizedAttention
+from .kernelized import Features, KernelizedAttention
 
 
 def elu_features(states: torch.Tensor) -> torch.Tensor:

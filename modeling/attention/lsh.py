@@ -10,12 +10,12 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
+from ..caches.tokens import LSHCacheLayer
 from ..initialization import fill_
-from ..kernels.listed_blocks import SELF_SCORE, listed_blocks
-from ..kernels.lsh_chunks import recent_of_bucket, sort_into_chunks
+from ..kernels.blocks.lsh_chunks import recent_of_bucket, sort_into_chunks
+from ..kernels.blocks.sparse import SELF_SCORE, listed_blocks
 from ..positions.rope import apply_rotation
-from ..tokens_cache import LSHCacheLayer
-from .softmax_attention import SoftmaxAttention
+from .softmax import SoftmaxAttention
 
 
 # How many pairs of a query and a cached token are compared at a time.

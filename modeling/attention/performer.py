@@ -8,7 +8,7 @@ from transformers import initialization as init
 
 from ...configuration.configuration_trine import TrineConfig
 from ..positions.rope import apply_rotation
-from .kernelized_attention import Features, KernelizedAttention
+from .kernelized import Features, KernelizedAttention
 
 
 def draw_directions(num_features: int, head_dim: int, seed: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ class PerformerAttention(KernelizedAttention):
 
     The directions w are the same for all heads of the layer. They are a buffer, `projection`, and no parameter: `draw`
     holds the seed and the number of the draw that made it. Training draws new ones from time to time, so that a model
-    learns for all of them: `RandomFeatureCallback` of `trine.training.callbacks` calls `redraw` every
+    learns for all of them: `RandomFeatureCallback` of `trine.training.run.callbacks` calls `redraw` every
     `config.performer_redraw_interval` optimizer steps. A training loop of your own does so between two steps:
 
         for module in model.modules():

@@ -9,12 +9,12 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
+from ..caches.simplicial import SimplicialCacheLayer
 from ..initialization import fill_
-from ..kernels.simplicial_backends import choose_backend
-from ..kernels.simplicial_forms import FORMS, window_reach
+from ..kernels.simplicial.forms import FORMS, window_reach
+from ..kernels.simplicial.table import choose_backend
 from ..positions.rope import apply_rotation
-from ..simplicial_cache import SimplicialCacheLayer
-from .softmax_attention import SoftmaxAttention
+from .softmax import SoftmaxAttention
 
 
 class SimplicialAttention(SoftmaxAttention):

@@ -1,7 +1,7 @@
 """Sliding-window attention: every token sees its neighbourhood."""
 
 from ...configuration.configuration_trine import TrineConfig
-from .softmax_attention import SoftmaxAttention
+from .softmax import SoftmaxAttention
 
 
 class SlidingAttention(SoftmaxAttention):

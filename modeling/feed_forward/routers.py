@@ -65,7 +65,7 @@ class SigmoidRouter(TrineRouter):
     """Scores are independent sigmoids; a bias that no gradient reaches shifts the choice, not the weights.
 
     Between optimizer steps the bias falls for overloaded experts and rises for idle ones
-    (`trine.training.callbacks.ExpertLoadCallback`), which balances the load without a loss.
+    (`trine.training.run.callbacks.ExpertLoadCallback`), which balances the load without a loss.
     Source: DeepSeek-AI 2024, DeepSeek-V3, arXiv 2412.19437, section 2.1.2.
     """
 

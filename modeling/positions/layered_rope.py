@@ -8,7 +8,7 @@ from torch import nn
 
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
-from .position_encoding import PositionEncoding
+from .base import PositionEncoding
 from .rope import TrineRotaryEmbedding
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from ...configuration.configuration_trine import TrineConfig
-from ..checks import check_ids
-from .position_encoding import PositionEncoding
+from ..checks.ids import check_ids
+from .base import PositionEncoding
 
 
 class LearnedEncoding(PositionEncoding):

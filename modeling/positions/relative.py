@@ -8,7 +8,7 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
-from .position_encoding import PositionEncoding
+from .base import PositionEncoding
 
 
 class RelativeEncoding(PositionEncoding):

@@ -6,7 +6,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_u
 
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.patterns import check_choice
-from .position_encoding import PositionEncoding
+from .base import PositionEncoding
 
 
 class TrineRotaryEmbedding(PositionEncoding):

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from .position_encoding import PositionEncoding
+from .base import PositionEncoding
 
 
 class SinusoidalEncoding(PositionEncoding):

@@ -4,7 +4,7 @@ import tracemalloc
 from typing import get_args
 
 import pytest
-from value_errors import INFINITY, NAN, VALUE_ERRORS
+from support.value_errors import INFINITY, NAN, VALUE_ERRORS
 
 from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
 

@@ -5,11 +5,11 @@ import re
 import subprocess
 import sys
 
-import bundles
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import random_ids, tiny_config, tiny_model
+from support import bundles
+from support.tiny import random_ids, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 

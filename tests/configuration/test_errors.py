@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from messages import unseen
-from recurrent_errors import CONFIG_ERRORS
-from value_errors import VALUE_ERRORS
+from support.messages import unseen
+from support.recurrent_errors import CONFIG_ERRORS
+from support.value_errors import VALUE_ERRORS
 
 from trine import TrineConfig, TrineSeq2SeqConfig
 from trine.configuration.bundle import pack

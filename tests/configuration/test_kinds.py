@@ -1,19 +1,19 @@
 """The rows of `kinds.py`, the classes of the tables and the loops of the reference name the same kinds."""
 
 import pytest
-import reference
+from support import reference
 from transformers import cache_utils
 
 from trine import TrineConfig
 from trine.configuration import kinds
-from trine.modeling.attention.attention_table import ATTENTIONS
+from trine.modeling.attention.table import ATTENTIONS
 from trine.modeling.block import LAYERS
 from trine.modeling.feed_forward.balancing import BALANCING_LOSSES
-from trine.modeling.feed_forward.feed_forward_table import FEED_FORWARDS
 from trine.modeling.feed_forward.routers import ROUTERS
+from trine.modeling.feed_forward.table import FEED_FORWARDS
 from trine.modeling.initialization import STANDARD_DEVIATIONS
 from trine.modeling.norms import NORMS
-from trine.modeling.positions.position_table import POSITIONS
+from trine.modeling.positions.table import POSITIONS
 
 
 TABLES = {

@@ -6,9 +6,9 @@ import json
 import logging
 
 import pytest
-from messages import unseen
-from recurrent import tiny_config
-from recurrent_errors import CONFIG_ERRORS
+from support.messages import unseen
+from support.recurrent import tiny_config
+from support.recurrent_errors import CONFIG_ERRORS
 from transformers import AutoConfig, PreTrainedConfig
 
 from trine.configuration.configuration_trine_recurrent import TrineRecurrentConfig

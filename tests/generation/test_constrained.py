@@ -6,14 +6,14 @@ import sys
 
 import pytest
 import torch
-from tiny import tiny_model
-from tokenizer_texts import TEXTS
+from support.tiny import tiny_model
+from support.tokenizer_texts import TEXTS
 
 from trine import train_byte_level_bpe, train_unigram, train_wordpiece
-from trine.generation.constrained import constrained_by
-from trine.generation.json_schemas import FORMATS
-from trine.generation.token_spelling import spell_tokens
+from trine.generation.constraints.json_schemas import FORMATS
+from trine.generation.constraints.processor import constrained_by
 from trine.scripts.generate import main
+from trine.tokenization.token_spelling import spell_tokens
 
 
 jsonschema = pytest.importorskip("jsonschema")

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import SPARSE, random_ids, tiny_model
+from support.tiny import SPARSE, random_ids, tiny_model
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from trine import TrineRecurrentConfig, TrineRecurrentForConditionalGeneration
-from trine.modeling.continuous_batching import CPU_CACHE
+from trine.modeling.checks.batching import CPU_CACHE
 
 
 SETTINGS = {"page_size": 4, "num_blocks": 96, "max_batch_tokens": 48}

@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 import torch
-import translators
-from tiny import random_ids, tiny_model
-from translators import EOS, every_target, pad_rows, read
+from support import translators
+from support.tiny import random_ids, tiny_model
+from support.translators import EOS, every_target, pad_rows, read
 
 from trine.generation.coverage import CoverageBeamSearch
 

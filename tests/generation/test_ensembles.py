@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from tiny import GPT2, MIXED, SPARSE, random_ids, tiny_config, tiny_model
+from support.tiny import GPT2, MIXED, SPARSE, random_ids, tiny_config, tiny_model
+from support.translators import EOS, every_target, pad_rows, read, tiny_translator
 from torch import nn
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, TextStreamer
-from translators import EOS, every_target, pad_rows, read, tiny_translator
 
 from trine import TrineForSequenceClassification, TrineModel
 from trine.generation.coverage import CoverageBeamSearch
-from trine.generation.ensembles import Ensemble
+from trine.generation.ensembles.model import Ensemble
 
 
 DECODERS = {

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import SIZES
+from support.tiny import SIZES
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import Seq2SeqLMOutput
@@ -17,7 +17,7 @@ from trine.generation.mask_predict import (
     least_probable,
     length_log_probs,
 )
-from trine.training.masked_targets import IGNORE_INDEX, MaskedTargetCollator, draw_masks
+from trine.training.objectives.masked_targets import IGNORE_INDEX, MaskedTargetCollator, draw_masks
 
 
 PAD, START, END, MASK = 0, 1, 2, 3

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from trine.generation.post_processing import RULES, post_process
+from trine.generation.translation.post_processing import RULES, post_process
 
 
 # Lines of the zh-en set, or parts of them, before a rule mended them, and after.

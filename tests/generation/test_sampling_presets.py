@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model
+from support.tiny import random_ids, tiny_model
+from support.translators import tiny_translator
 from transformers import LogitsProcessor, LogitsProcessorList
-from translators import tiny_translator
 
-from trine.generation.sampling_presets import SAMPLING_PRESETS, generation_preset
+from trine.generation.presets import SAMPLING_PRESETS, generation_preset
 
 
 # A known distribution over ten tokens; the others are impossible.

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 import torch
-from tiny import random_ids
+from support.tiny import random_ids
+from support.translators import EOS, pad_rows, tiny_translator
 from transformers import TextIteratorStreamer, TextStreamer
-from translators import EOS, pad_rows, tiny_translator
 
 
 KINDS = pytest.mark.parametrize("kind", ["transformer", "recurrent"])

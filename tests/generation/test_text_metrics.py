@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from trine.generation import text_metrics
-from trine.generation.text_metrics import METRICS, describe_scores, open_wordnet, score_texts, sentence_chrf
+from trine.generation.translation import metrics as text_metrics
+from trine.generation.translation.metrics import METRICS, describe_scores, open_wordnet, score_texts, sentence_chrf
 
 
 def score(name, text, reference, language=None):

@@ -15,8 +15,8 @@ from trine import (
     train_unigram,
 )
 from trine.generation.coverage import CoverageBeamSearch
-from trine.generation.ensembles import Ensemble
-from trine.generation.translator import Translator, find_tag, known_languages
+from trine.generation.ensembles.model import Ensemble
+from trine.generation.translation.translator import Translator, find_tag, known_languages
 
 
 TEXTS = ["one two", "four", "five six seven eight", "one , two . three", "three four"]

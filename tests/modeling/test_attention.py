@@ -1,9 +1,9 @@
 """Every attention kind against its loop in the reference, and what the kinds have in common."""
 
 import pytest
-import reference
 import torch
-from tiny import (
+from support import reference
+from support.tiny import (
     SIZES,
     SPARSE,
     TOLERANCES,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny import SIZES, random_ids, tiny_model
+from support.tiny import SIZES, random_ids, tiny_model
 from torch import nn
 from transformers import AutoModelForNextSentencePrediction, AutoModelForTextEncoding
 

@@ -3,16 +3,24 @@
 import copy
 
 import pytest
-import reference
 import torch
-from tiny import assert_gradients_equal, expected_output, leaves, output_of, random_ids, tiny_config, tiny_model
+from support import reference
+from support.tiny import (
+    assert_gradients_equal,
+    expected_output,
+    leaves,
+    output_of,
+    random_ids,
+    tiny_config,
+    tiny_model,
+)
 from transformers import BigBirdConfig
 from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
 
 from trine import TrineConfig, TrineForCausalLM, TrineForConditionalGeneration, TrineSeq2SeqConfig
 from trine.modeling.attention.bigbird import BigBirdAttention
-from trine.modeling.kernels.bigbird_layout import BigBirdPattern, make_layout, random_blocks
-from trine.modeling.kernels.bigbird_step import step_tokens
+from trine.modeling.kernels.blocks.bigbird_layout import BigBirdPattern, make_layout, random_blocks
+from trine.modeling.kernels.blocks.bigbird_step import step_tokens
 
 
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])

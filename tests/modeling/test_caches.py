@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model
+from support.tiny import random_ids, tiny_model
+from support.translators import tiny_translator
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING
-from translators import tiny_translator
 
 from trine import TrineModel
 from trine.configuration.kinds import ATTENTION_KINDS

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny import SIZES, SPARSE, random_ids, tiny_config, tiny_model
+from support.tiny import SIZES, SPARSE, random_ids, tiny_config, tiny_model
 from transformers import AutoModelForSequenceClassification
 
 from trine import (

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 from accelerate.utils import convert_outputs_to_fp32
-from every_head import CASES, TOKEN_CASES, make
-from tiny import has_deferred_logits, random_ids, tiny_model
+from support.every_head import CASES, TOKEN_CASES, make
+from support.tiny import has_deferred_logits, random_ids, tiny_model
 from torch import nn
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode

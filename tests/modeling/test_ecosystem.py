@@ -5,7 +5,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from tiny import SPARSE, random_ids, tiny_model
+from support.tiny import SPARSE, random_ids, tiny_model
 from torch import nn
 from transformers import Trainer, TrainingArguments, pipeline
 

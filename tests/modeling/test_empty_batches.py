@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from every_head import CASES, SPARSE_EXPERTS, TOKEN_CASES, gradients, make
-from tiny import random_ids
+from support.every_head import CASES, SPARSE_EXPERTS, TOKEN_CASES, gradients, make
+from support.tiny import random_ids
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast, Trainer, TrainingArguments
 
 from trine.configuration.kinds import ATTENTION_KINDS
-from trine.modeling.classification_losses import value_loss
-from trine.training.label_smoothing import TrineTrainer
+from trine.modeling.heads.classification_losses import value_loss
+from trine.training.run.label_smoothing import TrineTrainer
 
 
 COUNTS = {"counted": None, "int": 0, "tensor": torch.tensor(0)}

@@ -1,9 +1,9 @@
 """Masked language models, next-sentence prediction and classifiers: the loops, BERT itself, packing, losses."""
 
 import pytest
-import reference
 import torch
-from tiny import (
+from support import reference
+from support.tiny import (
     MIXED,
     SPARSE,
     assert_gradients_equal,
@@ -19,7 +19,7 @@ from transformers import AutoConfig, BertConfig, BertForMaskedLM, BertForPreTrai
 import trine
 from trine import TrineConfig, TrineForMaskedLM, TrineForPreTraining, TrineModel
 from trine.configuration.kinds import POOLINGS
-from trine.modeling.head_table import HEADS
+from trine.modeling.heads.table import HEADS
 
 
 BERT = {

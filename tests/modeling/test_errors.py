@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from cache_errors import CACHE_ERRORS
-from messages import unseen
-from recurrent_errors import model_errors
-from tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
+from support.cache_errors import CACHE_ERRORS
+from support.messages import unseen
+from support.recurrent_errors import model_errors
+from support.tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
+from support.translators import tiny_translator
 from transformers import AutoModelForCausalLM, GenerationConfig
-from translators import tiny_translator
 
 from trine import (
     TrineForCausalLM,
@@ -21,11 +21,11 @@ from trine import (
     TrineSeq2SeqForQuestionAnswering,
     TrineSeq2SeqForTokenClassification,
 )
-from trine.modeling.classification_losses import sequence_loss
+from trine.modeling.caches.simplicial import SimplicialCacheLayer
 from trine.modeling.feed_forward.balancing import flatten_mask
-from trine.modeling.kernels.simplicial_forms import Reach
-from trine.modeling.kernels.simplicial_triton import simplicial_triton
-from trine.modeling.simplicial_cache import SimplicialCacheLayer
+from trine.modeling.heads.classification_losses import sequence_loss
+from trine.modeling.kernels.simplicial.forms import Reach
+from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 
 ELSEWHERE = (

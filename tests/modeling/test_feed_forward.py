@@ -1,9 +1,9 @@
 """Dense and sparse feed-forwards, routers and their losses, against the loops in the reference."""
 
 import pytest
-import reference
 import torch
-from tiny import SPARSE, assert_gradients_equal, expected_output, leaves, random_ids, tiny_config, tiny_model
+from support import reference
+from support.tiny import SPARSE, assert_gradients_equal, expected_output, leaves, random_ids, tiny_config, tiny_model
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func

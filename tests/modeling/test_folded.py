@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import output_of, random_ids, tiny_model
+from support.tiny import output_of, random_ids, tiny_model
 
 from trine.configuration.kinds import ATTENTION_KINDS
-from trine.modeling import masks
-from trine.modeling.kernels.folded_attention import FoldedMask
+from trine.modeling.kernels.blocks.banded import FoldedMask
+from trine.modeling.masks import masks
 
 
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import GPT2, MIXED, SPARSE, random_ids, tiny_model
+from support.tiny import GPT2, MIXED, SPARSE, random_ids, tiny_model
 
 from trine.configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 

@@ -4,9 +4,9 @@ from functools import cache
 
 import pytest
 import torch
-from tiny import random_ids, tiny_model
+from support.tiny import random_ids, tiny_model
+from support.translators import pad_rows, tiny_translator
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
-from translators import pad_rows, tiny_translator
 
 from trine.configuration.kinds import ATTENTION_KINDS
 

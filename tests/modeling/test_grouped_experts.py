@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from tiny import SPARSE, random_ids, tiny_config, tiny_model
+from support.tiny import SPARSE, random_ids, tiny_config, tiny_model
 
 from trine import TrineForCausalLM
 from trine.modeling import modeling_trine

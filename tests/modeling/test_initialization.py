@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import SPARSE, random_ids, tiny_config
+from support.tiny import SPARSE, random_ids, tiny_config
 
 from trine import TrineForCausalLM
 from trine.configuration.kinds import ATTENTION_KINDS, INITIALIZERS, POSITION_KINDS

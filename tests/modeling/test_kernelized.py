@@ -3,18 +3,18 @@
 import math
 
 import pytest
-import reference
 import torch
-from tiny import expected_output, leaves, output_of, random_ids, tiny_config, tiny_model
+from support import reference
+from support.tiny import expected_output, leaves, output_of, random_ids, tiny_config, tiny_model
 
 from trine.configuration.kinds import LINEAR_FEATURE_MAPS
 from trine.modeling.attention.linear import FEATURE_MAPS
 from trine.modeling.attention.performer import PerformerAttention, draw_directions
-from trine.modeling.kernelized_cache import KernelizedCacheLayer
-from trine.modeling.kernels import kernelized_mixing as mixing_module
-from trine.modeling.kernels import kernelized_states as states_module
-from trine.modeling.kernels.kernelized_mixing import kernelized_mixing
-from trine.modeling.kernels.kernelized_states import KernelState, absorb
+from trine.modeling.caches.kernelized import KernelizedCacheLayer
+from trine.modeling.kernels.linear import chunkwise as mixing_module
+from trine.modeling.kernels.linear import states as states_module
+from trine.modeling.kernels.linear.chunkwise import kernelized_mixing
+from trine.modeling.kernels.linear.states import KernelState, absorb
 
 
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])

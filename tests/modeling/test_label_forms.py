@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from every_head import CASES, TOKEN_CASES, make
-from tiny import random_ids
+from support.every_head import CASES, TOKEN_CASES, make
+from support.tiny import random_ids
 
-from trine.modeling.classification_losses import sequence_loss
+from trine.modeling.heads.classification_losses import sequence_loss
 
 
 SEQUENCES = ("sequences", "decoded sequences")  # floats may be many labels there

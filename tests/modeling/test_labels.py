@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from every_head import CASES, TOKEN_CASES, make
-from tiny import random_ids, tiny_model
+from support.every_head import CASES, TOKEN_CASES, make
+from support.tiny import random_ids, tiny_model
 
 from trine.modeling.losses import summed_cross_entropy
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trine.modeling.kernels import listed_blocks as module
-from trine.modeling.kernels.listed_blocks import listed_blocks, listed_operator
+from trine.modeling.kernels.blocks import sparse as module
+from trine.modeling.kernels.blocks.sparse import listed_blocks, listed_operator
 
 
 EXACT = {"rtol": 1e-10, "atol": 1e-11}

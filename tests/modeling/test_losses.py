@@ -1,18 +1,18 @@
 """The chunked loss equals the ordinary one, in value and every gradient, and never holds all logits."""
 
 import pytest
-import reference
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import SPARSE, has_deferred_logits, random_ids, tiny_model
+from support import reference
+from support.tiny import SPARSE, has_deferred_logits, random_ids, tiny_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import Trainer, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 
+from trine.modeling.heads.causal_lm import causal_targets
 from trine.modeling.losses import chunked_lm_loss, is_plain_head, summed_cross_entropy
-from trine.modeling.modeling_trine_causal_lm import causal_targets
 
 
 IGNORED = {"nowhere": [], "somewhere": [0, 4, 10], "everywhere": list(range(11))}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import (
+from support.tiny import (
     TOLERANCES,
     check_against_the_oracle,
     expected_output,
@@ -18,7 +18,7 @@ from transformers.models.reformer.modeling_reformer import LSHSelfAttention
 
 from trine import TrineForCausalLM
 from trine.modeling.attention.lsh import LSHAttention
-from trine.modeling.kernels.lsh_chunks import recent_of_bucket, sort_into_chunks
+from trine.modeling.kernels.blocks.lsh_chunks import recent_of_bucket, sort_into_chunks
 
 
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])

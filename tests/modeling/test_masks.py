@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import MIXED, assert_gradients_equal, expected_output, leaves, output_of, random_ids, tiny_model
+from support.tiny import MIXED, assert_gradients_equal, expected_output, leaves, output_of, random_ids, tiny_model
 
 from trine.configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import GPT2, MIXED, SPARSE, output_of, random_ids, tiny_config, tiny_model
+from support.tiny import GPT2, MIXED, SPARSE, output_of, random_ids, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from trine import TrineConfig, TrineForCausalLM, TrineModel
@@ -162,7 +162,7 @@ def test_reentrant_checkpointing_of_router_losses_warns(caplog):
     model = model_for("sparse").train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
     model.enable_input_require_grads()
-    import trine.modeling.modeling_trine_heads as heads
+    import trine.modeling.heads.base as heads
 
     type(heads.logger).warning_once.cache_clear()
     heads.logger.parent.propagate = True

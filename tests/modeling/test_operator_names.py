@@ -4,12 +4,12 @@ import importlib
 import sys
 from collections.abc import Iterator
 
-import bundles
 import pytest
 import torch
+from support import bundles
 
 from trine.configuration.bundle import files_of
-from trine.modeling.kernels.listed_blocks import listed_blocks
+from trine.modeling.kernels.blocks.sparse import listed_blocks
 
 
 OPERATORS = {

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import SIZES, random_ids
+from support.tiny import SIZES, random_ids
 from transformers import T5Config, T5ForConditionalGeneration
 
 from trine import TrineForConditionalGeneration, TrineRecurrentConfig, TrineSeq2SeqConfig

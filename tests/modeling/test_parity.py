@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import GPT2, has_deferred_logits, random_ids, tiny_model
+from support.tiny import GPT2, has_deferred_logits, random_ids, tiny_model
 from torch import nn
 from transformers import (
     GPT2Config,

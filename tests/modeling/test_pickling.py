@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from tiny import SIZES, SPARSE, random_ids, tiny_model
+from support.tiny import SIZES, SPARSE, random_ids, tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from trine import (

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tiny import tiny_model
-from tokenizer_texts import TEXTS
+from support.tiny import tiny_model
+from support.tokenizer_texts import TEXTS
 from transformers import GenerationConfig, pipeline
 
 from trine import (

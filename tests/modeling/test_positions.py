@@ -1,17 +1,17 @@
 """Every position encoding against its loop in the reference, and against the library where it has the same."""
 
 import pytest
-import reference
 import torch
-from tiny import MIXED, expected_output, random_ids, tiny_config, tiny_model
+from support import reference
+from support.tiny import MIXED, expected_output, random_ids, tiny_config, tiny_model
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from trine import TrineForCausalLM
 from trine.configuration.kinds import POSITION_KINDS
-from trine.modeling.positions.position_table import POSITIONS
 from trine.modeling.positions.relative import RelativeEncoding
 from trine.modeling.positions.rope import TrineRotaryEmbedding, apply_rotation
+from trine.modeling.positions.table import POSITIONS
 
 
 SCALINGS = {

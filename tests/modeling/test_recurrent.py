@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from messages import unseen
-from recurrent import (
+from support.messages import unseen
+from support.recurrent import (
     BOS,
     EOS,
     PAD,
@@ -15,14 +15,14 @@ from recurrent import (
     tiny_config,
     tiny_model,
 )
-from recurrent_errors import model_errors
-from tiny import has_deferred_logits
+from support.recurrent_errors import model_errors
+from support.tiny import has_deferred_logits
 from torch import nn
 
 from trine.configuration.configuration_trine_recurrent import RECURRENT_ATTENTIONS
 from trine.modeling.modeling_trine_recurrent import TrineRecurrentForConditionalGeneration
-from trine.modeling.modeling_trine_recurrent_stacks import TrineRecurrentEncoder
-from trine.modeling.recurrent_layers import CONTEXTS
+from trine.modeling.recurrent.layers import CONTEXTS
+from trine.modeling.recurrent.stacks import TrineRecurrentEncoder
 
 
 EVERY_VARIANT = pytest.mark.parametrize("name", VARIANTS)

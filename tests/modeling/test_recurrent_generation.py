@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from recurrent import PAD, VARIANTS, pad_rows, random_ids, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
+from support.recurrent import PAD, VARIANTS, pad_rows, random_ids, tiny_config, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -19,8 +19,8 @@ from transformers import (
 
 from trine.configuration.bundle import files_of
 from trine.configuration.configuration_trine_recurrent import TrineRecurrentConfig
+from trine.modeling.caches.recurrent import TrineRecurrentCache
 from trine.modeling.modeling_trine_recurrent import TrineRecurrentForConditionalGeneration
-from trine.modeling.recurrent_cache import TrineRecurrentCache
 
 
 EVERY_VARIANT = pytest.mark.parametrize("name", VARIANTS)

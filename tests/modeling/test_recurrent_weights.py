@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from recurrent import PAD, VARIANTS, random_ids, tiny_config, tiny_model
-from recurrent_errors import changed
+from support.recurrent import PAD, VARIANTS, random_ids, tiny_config, tiny_model
+from support.recurrent_errors import changed
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 
 from trine.modeling.modeling_trine_recurrent import TrineRecurrentForConditionalGeneration, TrineRecurrentModel

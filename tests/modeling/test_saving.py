@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
-from tiny import tiny_config, tiny_model
+from support.tiny import tiny_config, tiny_model
 from transformers import AutoModelForCausalLM
 
 from trine import TrineForCausalLM, TrineModel

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny import SIZES, random_ids, tiny_model
+from support.tiny import SIZES, random_ids, tiny_model
 
 from trine import TrineForCausalLM, TrineForConditionalGeneration, TrineForMaskedLM, TrineSeq2SeqConfig
-from trine.modeling.kernels.simplicial_forms import window_reach
+from trine.modeling.kernels.simplicial.forms import window_reach
 
 
 FIELDS = {"attention_types": "full, simplicial", "simplicial_window": 5, "simplicial_second_window": 3}

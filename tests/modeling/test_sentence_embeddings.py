@@ -4,7 +4,7 @@ import pytest
 import torch
 from sentence_transformers import InputExample, SentenceTransformer, losses
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from tiny import MIXED, SIZES, tiny_model
+from support.tiny import MIXED, SIZES, tiny_model
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 

@@ -1,9 +1,9 @@
 """Encoder-decoders: the loop, T5 itself, caches without windows, ties, and the two tasks that copy and reverse."""
 
 import pytest
-import reference
 import torch
-from tiny import SIZES, SPARSE, has_deferred_logits, random_ids
+from support import reference
+from support.tiny import SIZES, SPARSE, has_deferred_logits, random_ids
 from torch import nn
 from transformers import AutoModel, AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
 

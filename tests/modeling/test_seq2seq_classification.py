@@ -1,10 +1,10 @@
 """Classes of tokens and spans on an encoder-decoder: the loop, T5 itself, padding, experts, and checkpoints."""
 
 import pytest
-import reference
 import torch
 from safetensors import safe_open
-from tiny import SIZES, SPARSE, random_ids
+from support import reference
+from support.tiny import SIZES, SPARSE, random_ids
 from torch import nn
 from transformers import (
     AutoModelForQuestionAnswering,

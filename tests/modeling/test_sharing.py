@@ -10,7 +10,7 @@ import transformers
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
-from tiny import GPT2, MIXED, SIZES, SPARSE, output_of, random_ids, tiny_model
+from support.tiny import GPT2, MIXED, SIZES, SPARSE, output_of, random_ids, tiny_model
 from transformers import AutoModel, AutoModelForCausalLM, configuration_utils, modeling_utils
 from transformers.utils import hub
 

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from simplicial_reference import simplicial_reference
-from tiny import output_of, random_ids, tiny_model
+from support.simplicial_reference import simplicial_reference
+from support.tiny import output_of, random_ids, tiny_model
 
 from trine.configuration.kinds import TRILINEAR_KINDS
-from trine.modeling.kernels.simplicial_backends import CHUNKED
-from trine.modeling.kernels.simplicial_chunked import chunked_operator, simplicial_chunked
-from trine.modeling.kernels.simplicial_chunks import BLOCK_LOGITS
-from trine.modeling.kernels.simplicial_eager import simplicial_eager
-from trine.modeling.kernels.simplicial_flex import simplicial_flex
-from trine.modeling.kernels.simplicial_forms import FORMS, window_reach
+from trine.modeling.kernels.simplicial.chunked import chunked_operator, simplicial_chunked
+from trine.modeling.kernels.simplicial.chunks import BLOCK_LOGITS
+from trine.modeling.kernels.simplicial.eager import simplicial_eager
+from trine.modeling.kernels.simplicial.flex import simplicial_flex
+from trine.modeling.kernels.simplicial.forms import FORMS, window_reach
+from trine.modeling.kernels.simplicial.table import CHUNKED
 
 
 FORM = pytest.mark.parametrize("form", FORMS)

@@ -15,14 +15,14 @@ import numpy
 import pytest
 import torch
 from packaging.version import Version
-from simplicial_reference import simplicial_reference, trilinear_logits
+from support.simplicial_reference import simplicial_reference, trilinear_logits
 
 from trine import TrineConfig
 from trine.configuration.bundle import files_of
-from trine.modeling.kernels import simplicial_triton_launch
-from trine.modeling.kernels.simplicial_forms import FORMS, Reach
-from trine.modeling.kernels.simplicial_triton import simplicial_triton, triton_unavailable
-from trine.modeling.kernels.simplicial_triton_launch import FORWARD, parts_of
+from trine.modeling.kernels.simplicial.forms import FORMS, Reach
+from trine.modeling.kernels.simplicial.triton import launch as simplicial_triton_launch
+from trine.modeling.kernels.simplicial.triton.launch import FORWARD, parts_of
+from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton, triton_unavailable
 
 
 INTERPRETER = {"TRITON_INTERPRET": "1"}

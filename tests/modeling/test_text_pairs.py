@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from sentence_transformers import CrossEncoder
-from tiny import random_ids, tiny_model
+from support.tiny import random_ids, tiny_model
 from transformers import pipeline
 from transformers.utils import logging as library_logging
 

@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
+from support.tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
@@ -25,7 +25,7 @@ from transformers import AttentionInterface, PreTrainedTokenizerFast
 
 from trine import HEADS, TrineForCausalLM, TrineForSequenceClassification, TrineModel
 from trine.configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
-from trine.modeling.attention.attention_table import ATTENTIONS
+from trine.modeling.attention.table import ATTENTIONS
 
 
 SERVED = {

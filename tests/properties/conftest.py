@@ -2,7 +2,7 @@
 
 import pytest
 import transformers
-from tally import IS_LONG, TALLY
+from support.tally import IS_LONG, TALLY
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage import damages, overwritten
 from hypothesis import given
 from hypothesis import strategies as st
-from random_models import REFUSALS
-from tally import TALLY, Refused, budget
-from tiny import SIZES, tiny_model
-from translators import tiny_translator
+from support.damage import damages, overwritten
+from support.random_models import REFUSALS
+from support.tally import TALLY, Refused, budget
+from support.tiny import SIZES, tiny_model
+from support.translators import tiny_translator
 
 from trine.tokenization.byte_level_bpe import train_byte_level_bpe
 from trine.tokenization.record_files import READERS, read_records
 from trine.tokenization.text_files import Piece
-from trine.training.token_store import read_tokens, write_tokens
-from trine.training.word_cache import TokenEncoder
+from trine.training.data.token_store import read_tokens, write_tokens
+from trine.training.data.word_cache import TokenEncoder
 
 
 ERRORS = (*REFUSALS, OSError)

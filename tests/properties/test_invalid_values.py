@@ -5,9 +5,9 @@ from dataclasses import fields
 
 from hypothesis import given
 from hypothesis import strategies as st
-from invalid_values import CASES, bad_values, invalid_draws
-from random_models import REFUSALS
-from tally import TALLY, Refused, budget
+from support.invalid_values import CASES, bad_values, invalid_draws
+from support.random_models import REFUSALS
+from support.tally import TALLY, Refused, budget
 
 from trine import TrineConfig, TrineSeq2SeqConfig
 

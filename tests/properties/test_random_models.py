@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from random_configs import CLASSES, PROMPT, SHAPES
-from random_models import HEADS, check_model
-from tally import TALLY, budget
+from support.random_configs import CLASSES, PROMPT, SHAPES
+from support.random_models import HEADS, check_model
+from support.tally import TALLY, budget
 
 
 # Draws of an ordinary run, and of `make fuzz`.

@@ -9,16 +9,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from random_configs import PROMPT, SHAPES
-from random_models import HEADS, build, can_write, inputs_of, sharpen
-from random_outputs import outputs_of
 from safetensors.torch import load_file, save_file
-from tally import TALLY, Refused, budget
+from support.random_configs import PROMPT, SHAPES
+from support.random_models import HEADS, build, can_write, inputs_of, sharpen
+from support.random_outputs import outputs_of
+from support.tally import TALLY, Refused, budget
 
 import trine
 
 
-PROGRAM = Path(__file__).parents[1] / "remote_process.py"
+PROGRAM = Path(__file__).parents[1] / "support/remote_process.py"
 DRAWS = st.sampled_from(sorted(SHAPES)).flatmap(
     lambda shape: st.tuples(st.just(shape), st.sampled_from(HEADS[shape]), SHAPES[shape], st.integers(2, PROMPT))
 )

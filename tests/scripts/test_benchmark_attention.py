@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from trine import TrineConfig, TrineModel
-from trine.scripts import benchmark_attention
-from trine.scripts.attention_arguments import AttentionBenchmarkArguments
-from trine.scripts.benchmark_attention import main
-from trine.scripts.benchmark_attention_layers import (
+from trine.scripts.benchmarks import attention as benchmark_attention
+from trine.scripts.benchmarks.attention import main
+from trine.scripts.benchmarks.attention_arguments import AttentionBenchmarkArguments
+from trine.scripts.benchmarks.attention_layers import (
     EAGER,
     HIDDEN,
     WAYS,
@@ -21,10 +21,10 @@ from trine.scripts.benchmark_attention_layers import (
     training,
     training_memory,
 )
-from trine.scripts.benchmark_attention_peers import PEERS
-from trine.scripts.benchmark_attention_report import growth_table
-from trine.scripts.reports import in_fresh_process
-from trine.scripts.scaling import exponents, faster_from, fit_exponent, variation
+from trine.scripts.benchmarks.attention_peers import PEERS
+from trine.scripts.benchmarks.attention_report import growth_table
+from trine.scripts.benchmarks.scaling import exponents, faster_from, fit_exponent, variation
+from trine.scripts.reports.markdown import in_fresh_process
 
 
 LENGTHS = [512 * 2**power for power in range(7)]

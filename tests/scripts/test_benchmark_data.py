@@ -6,8 +6,8 @@ import re
 import pytest
 
 from trine import train_byte_level_bpe
-from trine.scripts import benchmark_data
-from trine.scripts.benchmark_data import (
+from trine.scripts.benchmarks import data as benchmark_data
+from trine.scripts.benchmarks.data import (
     BLOCK_LENGTH,
     DataBenchmarkArguments,
     main,

@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from trine.scripts.benchmark_models import TASKS, BenchmarkArguments, main, some_labels
-from trine.scripts.benchmark_peers import PEERS, make_model
+from trine.scripts.benchmarks.model_peers import PEERS, make_model
+from trine.scripts.benchmarks.models import TASKS, BenchmarkArguments, main, some_labels
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -4,9 +4,9 @@ import re
 
 import pytest
 import torch
-from tiny import tiny_model
+from support.tiny import tiny_model
 
-from trine.scripts.benchmark_serving import Request, continuously, greedy, in_padded_batches, main
+from trine.scripts.benchmarks.serving import Request, continuously, greedy, in_padded_batches, main
 
 
 SMALL = ["--hidden_size", "32", "--num_hidden_layers", "2", "--attention_types", "sliding, full", "--requests", "4"]
@@ -50,8 +50,8 @@ def test_wrong_options_are_named(capsys):
 
 
 def test_models_that_cannot_be_served_are_named(tmp_path):
-    with pytest.raises(SystemExit, match="trine benchmark-serving: .*nowhere"):
+    with pytest.raises(SystemExit, match="trine benchmark serving: .*nowhere"):
         main([*SMALL, "--model", str(tmp_path / "nowhere")])
     tiny_model(dtype=torch.float32, attention_types="chunked").save_pretrained(tmp_path)
-    with pytest.raises(SystemExit, match="trine benchmark-serving: attention_types.0.='chunked' is not one of"):
+    with pytest.raises(SystemExit, match="trine benchmark serving: attention_types.0.='chunked' is not one of"):
         main([*SMALL, "--model", str(tmp_path)])

@@ -4,11 +4,12 @@ import re
 
 import pytest
 import torch
-from simplicial_reference import simplicial_reference
+from support.simplicial_reference import simplicial_reference
 
-from trine.scripts import benchmark_simplicial, benchmark_simplicial_cuda
-from trine.scripts.benchmark_simplicial import SimplicialBenchmarkArguments, main
-from trine.scripts.benchmark_simplicial_peers import (
+from trine.scripts.benchmarks import simplicial as benchmark_simplicial
+from trine.scripts.benchmarks import simplicial_cuda as benchmark_simplicial_cuda
+from trine.scripts.benchmarks.simplicial import SimplicialBenchmarkArguments, main
+from trine.scripts.benchmarks.simplicial_peers import (
     PATHS,
     cache_bytes,
     causal_options,
@@ -19,7 +20,7 @@ from trine.scripts.benchmark_simplicial_peers import (
     make_layer,
     make_states,
 )
-from trine.scripts.reports import Target, measure
+from trine.scripts.reports.markdown import Target, measure
 
 
 TINY = ["--rounds", "2", "--short", "8", "--lengths", "16", "24", "--windows", "5", "3"]

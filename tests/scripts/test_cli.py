@@ -10,16 +10,17 @@ import pytest
 import yaml
 
 import trine
-from trine.scripts import arguments, cli
+from trine.scripts import cli
+from trine.scripts.arguments import parsing as arguments
+from trine.scripts.arguments.embeddings import EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments
+from trine.scripts.arguments.instructions import InstructionArguments, InstructionTrainingArguments
+from trine.scripts.arguments.lora import LoraArguments
+from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
+from trine.scripts.arguments.text_pairs import PairArguments
 from trine.scripts.demo import DemoArguments
-from trine.scripts.embedding_arguments import EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments
 from trine.scripts.finetune_classifier import ClassifierArguments, ClassifierTrainingArguments
 from trine.scripts.finetune_tagger import TaggerArguments, TaggerTrainingArguments
-from trine.scripts.instruction_arguments import InstructionArguments, InstructionTrainingArguments
-from trine.scripts.lora_arguments import LoraArguments
-from trine.scripts.pretrain_arguments import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.scripts.push_to_hub import PushArguments
-from trine.scripts.text_pair_arguments import PairArguments
 from trine.scripts.train_summarizer import SummarizerArguments, SummarizerTrainingArguments
 from trine.scripts.train_translation import TranslationTrainingArguments
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from trine import train_unigram, train_wordpiece
-from trine.scripts import finetune_classifier, finetune_lora, finetune_tagger, finetuning, text_pairs, train_embeddings
-from trine.scripts.cut_texts import encode_cut
-from trine.scripts.label_problems import OneClass
+from trine.scripts import finetune_classifier, finetune_lora, finetune_tagger, train_embeddings
+from trine.scripts.jobs import finetuning, text_pairs
+from trine.scripts.jobs.cut_texts import encode_cut
 from trine.tokenization.records import BadRecords
+from trine.training.objectives.labels import OneClass
 
 
 TEXTS = ["one two", "one two three", "one", "three two one one one"]  # 2, 3, 1 and 5 tokens

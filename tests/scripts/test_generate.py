@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tiny import tiny_model
+from support.tiny import tiny_model
 from transformers import set_seed
 
 from trine import train_byte_level_bpe
-from trine.generation.sampling_presets import SAMPLING_PRESETS
+from trine.generation.presets import SAMPLING_PRESETS
 from trine.scripts import generate
 
 

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from trine.scripts.hub_access import make_client
+from trine.scripts.jobs.hub_access import make_client
 
 
 @pytest.fixture(scope="module")

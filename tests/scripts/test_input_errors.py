@@ -4,7 +4,7 @@ import json
 from importlib import import_module
 
 import pytest
-from tiny import tiny_config
+from support.tiny import tiny_config
 
 from trine import TrineForCausalLM
 

@@ -4,15 +4,9 @@ import re
 
 import pytest
 
-from trine.modeling.kernels.simplicial_triton_launch import BACKWARD_KEY, BACKWARD_QUERY, FORWARD
-from trine.scripts import inspect_kernels
-from trine.scripts.inspect_kernels import (
-    HEADING,
-    InspectArguments,
-    compile_kernel,
-    main,
-    record_launches,
-)
+from trine.modeling.kernels.simplicial.triton.launch import BACKWARD_KEY, BACKWARD_QUERY, FORWARD
+from trine.scripts.benchmarks import kernels as inspect_kernels
+from trine.scripts.benchmarks.kernels import HEADING, InspectArguments, compile_kernel, main, record_launches
 
 
 def test_the_launches_are_those_of_a_training_step_and_of_decoding():

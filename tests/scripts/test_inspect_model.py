@@ -24,9 +24,10 @@ from trine import (
     train_byte_level_bpe,
     train_wordpiece,
 )
-from trine.generation.attention_maps import WeightMap
-from trine.scripts import cli, inspect_model, inspection_pictures
-from trine.scripts.inspection_page import write_page
+from trine.inspection import pictures as inspection_pictures
+from trine.inspection.attention_maps import WeightMap
+from trine.inspection.page import write_page
+from trine.scripts import cli, inspect_model
 
 
 TEXTS = ["the cat sat on the mat", "a dog saw the cat </script> 语言"]

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from tiny import GPT2, random_ids, tiny_model
+from support.tiny import GPT2, random_ids, tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig
 
 from trine import TrineForMaskedLM, TrineModel, train_wordpiece

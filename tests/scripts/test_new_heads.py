@@ -4,11 +4,11 @@ import logging
 
 import pytest
 import torch
-from tiny import tiny_model
+from support.tiny import tiny_model
 from transformers import AutoModelForSequenceClassification
 
 from trine import TrineForMaskedLM
-from trine.scripts.new_heads import describe_new_weights, without_load_report
+from trine.scripts.jobs.new_heads import describe_new_weights, without_load_report
 
 
 LOGGER = logging.getLogger("transformers.modeling_utils")

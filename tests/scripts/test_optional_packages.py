@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trine.scripts import cli
-from trine.scripts.optional_packages import EXTRAS, IF_ASKED, NEEDS, require_for
+from trine.scripts.arguments.optional_packages import EXTRAS, IF_ASKED, NEEDS, require_for
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +24,8 @@ REQUIRED |= {"jinja2", "numpy", "packaging", "tqdm", "trine", "yaml"}
 # What a function of a module can import that these commands never call, or import where it is there.
 NEVER = {
     "evaluate-translation": {"matplotlib"},
-    "study-shapes": {"datasets", "jieba", "matplotlib", "pyarrow"},
-    "study-simplicial": {"datasets", "jieba", "matplotlib", "pyarrow"},
+    "study shapes": {"datasets", "jieba", "matplotlib", "pyarrow"},
+    "study simplicial": {"datasets", "jieba", "matplotlib", "pyarrow"},
     "translate": {"matplotlib"},
 }
 WHERE_THERE = {"triton", "local_attention", "performer_pytorch", "reformer_pytorch", "simplicial_attention"}

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-from trine.training.resuming import check_writable
+from trine.training.run.resuming import check_writable
 
 
 TRAINING = ["--use_cpu", "--report_to", "none"]

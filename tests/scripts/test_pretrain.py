@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trine.scripts import generate, objectives, pretrain, train_tokenizer
+from trine.scripts import generate, pretrain, train_tokenizer
+from trine.scripts.jobs import objectives
 from trine.tokenization.hub_data import HubData
-from trine.training.baselines import ngram_losses
-from trine.training.corpus import Corpus
-from trine.training.packing import PackedBlocks
-from trine.training.span_corruption import SENTINELS
+from trine.training.data.corpus import Corpus
+from trine.training.data.packing import PackedBlocks
+from trine.training.measures.baselines import ngram_losses
+from trine.training.objectives.span_corruption import SENTINELS
 
 
 DOCUMENTS = [f"Line {n % 7}: the {word} is at number {n}.\n" * 3 for n in range(40) for word in ("reader", "writer")]

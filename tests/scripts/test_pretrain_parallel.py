@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trine.scripts import objectives, pretrain
+from trine.scripts import pretrain
+from trine.scripts.jobs import objectives
 from trine.tokenization.hub_data import HubData
 
 

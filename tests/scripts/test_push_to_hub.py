@@ -7,8 +7,8 @@ import re
 
 import pytest
 import torch
-from hub_server import HubServer
 from huggingface_hub import constants
+from support.hub_server import HubServer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trine import TrineConfig, TrineForSequenceClassification, train_wordpiece

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_model
-from tokenizer_texts import TEXTS
+from support.tiny import tiny_model
+from support.tokenizer_texts import TEXTS
 from transformers import AutoTokenizer
 
 from trine import TrineForMaskedLM, train_byte_level_bpe
-from trine.scripts import request_checks, serve
-from trine.scripts.chat_template_argument import set_chat_template
+from trine.scripts import serve
+from trine.scripts.arguments.chat_template import set_chat_template
+from trine.scripts.serving import request_checks
 
 
 pytest.importorskip("fastapi")
@@ -206,7 +207,7 @@ def client(tokenizer):
     """The application in this process, with a model of 32 learned positions."""
     from fastapi.testclient import TestClient
 
-    from trine.scripts.chat_server import AllowedHosts, OneModel, make_app
+    from trine.scripts.serving.chat_server import AllowedHosts, OneModel, make_app
 
     size = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "position_type": "learned"}
     model = tiny_model(dtype=torch.float32, attn="sdpa", eos_token_id=None, **size)
@@ -286,7 +287,7 @@ def test_an_error_within_a_stream_is_json(client):
 
 
 def test_a_fault_of_the_server_is_not_the_clients(client, monkeypatch):
-    monkeypatch.setattr("trine.scripts.chat_server.check_fields", lambda body: 1 / 0)
+    monkeypatch.setattr("trine.scripts.serving.chat_server.check_fields", lambda body: 1 / 0)
     answer = client.post("/v1/completions", json={"prompt": "the"})
     assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
 

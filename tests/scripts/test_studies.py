@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from trine.scripts.studies import Study, arguments_of, run_study, spread, write_part
+from trine.scripts.studies.study import Study, arguments_of, run_study, spread, write_part
 
 
 class Counting:

@@ -6,8 +6,9 @@ import re
 import pytest
 import torch
 
-from trine.modeling.attention.attention_table import ATTENTIONS
-from trine.scripts.recall_experiments import (
+from trine.modeling.attention.table import ATTENTIONS
+from trine.scripts.studies.recall import main
+from trine.scripts.studies.recall_experiments import (
     EXPERIMENTS,
     LENGTH,
     MODELS,
@@ -17,7 +18,7 @@ from trine.scripts.recall_experiments import (
     draw_runs,
     thin,
 )
-from trine.scripts.recall_tasks import (
+from trine.scripts.studies.recall_tasks import (
     FIRST_FILLER,
     FIRST_KEY,
     FIRST_VALUE,
@@ -30,7 +31,6 @@ from trine.scripts.recall_tasks import (
     copy,
     needle,
 )
-from trine.scripts.study_recall import main
 
 
 def generator(seed=0):
@@ -131,7 +131,8 @@ def test_accuracy_by_distance_and_learning_curves():
 def test_pictures_of_means_over_seeds(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "trine.scripts.recall_experiments.draw_curves", lambda curves, path, **_: drawn.update({path.name: curves})
+        "trine.scripts.studies.recall_experiments.draw_curves",
+        lambda curves, path, **_: drawn.update({path.name: curves}),
     )
     run = {"experiment": "needle", "by distance": {}}
     runs = [

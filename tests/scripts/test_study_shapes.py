@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from trine.scripts.shape_experiments import EXPERIMENTS, Pretraining, Translation
-from trine.scripts.study_shapes import main
+from trine.scripts.studies.shape_experiments import EXPERIMENTS, Pretraining, Translation
+from trine.scripts.studies.shapes import main
 
 
 def write(folder, rows):
@@ -54,5 +54,5 @@ def test_the_translators_have_equal_numbers_of_parameters(data, tmp_path):
 
 
 def test_missing_data_says_how_to_build_it(tmp_path):
-    with pytest.raises(SystemExit, match="trine study-shapes: .* build it with: trine fetch-data --output_dir"):
+    with pytest.raises(SystemExit, match="trine study shapes: .* build it with: trine data fetch --output_dir"):
         main(["--data_dir", str(tmp_path), "--output_dir", str(tmp_path), "--experiments", "tagging"])

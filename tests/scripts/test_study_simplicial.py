@@ -6,9 +6,17 @@ import re
 import pytest
 import torch
 
-from trine.scripts.simplicial_experiments import EXPERIMENTS, Generated, RealText, WordProblems, token_losses
-from trine.scripts.simplicial_tasks import COMMON_ENDING, DOMAIN, MODULUS, SET_SIZE, composition, match3, word_problems
-from trine.scripts.study_simplicial import main
+from trine.scripts.studies.simplicial import main
+from trine.scripts.studies.simplicial_experiments import EXPERIMENTS, Generated, RealText, WordProblems, token_losses
+from trine.scripts.studies.simplicial_tasks import (
+    COMMON_ENDING,
+    DOMAIN,
+    MODULUS,
+    SET_SIZE,
+    composition,
+    match3,
+    word_problems,
+)
 
 
 def generator(seed=0):

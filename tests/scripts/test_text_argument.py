@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from trine.scripts import generate, inspect_model, next_tokens, translate
-from trine.scripts.arguments import parse_arguments
+from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.text import read_standard_input
 from trine.scripts.demo import DemoArguments
-from trine.scripts.text_argument import read_standard_input
 
 
 COMMANDS = [

@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from trine import train_wordpiece
-from trine.generation.translator import Translator
+from trine.generation.translation.translator import Translator
 from trine.scripts import finetune_lora, pretrain, train_summarizer, train_translation
 from trine.tokenization.text_ends import encode_targets, end_ids, name_ends
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from tiny import SIZES
+from support.tiny import SIZES
 from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, GPT2Config
 
 from trine import (
@@ -19,15 +19,16 @@ from trine import (
     train_byte_level_bpe,
     train_wordpiece,
 )
-from trine.scripts import retrieval_scores, train_embeddings
-from trine.scripts.arguments import parse_arguments
-from trine.scripts.embedding_arguments import (
+from trine.retrieval import scores as retrieval_scores
+from trine.retrieval.scores import Retrieval
+from trine.scripts import train_embeddings
+from trine.scripts.arguments.embeddings import (
     LOSSES,
     EmbeddingArguments,
     EmbeddingLoraArguments,
     EmbeddingTrainingArguments,
 )
-from trine.scripts.retrieval_scores import Retrieval
+from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.train_embeddings import is_decoder
 
 

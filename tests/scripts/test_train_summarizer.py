@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from trine.generation.translator import Translator
+from trine.generation.translation.translator import Translator
 from trine.scripts import train_summarizer, train_translation
 
 

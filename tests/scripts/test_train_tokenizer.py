@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tokenizer_texts import TEXTS
+from support.tokenizer_texts import TEXTS
 from transformers import AutoTokenizer
 
 from trine.scripts import train_tokenizer

@@ -9,10 +9,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from trine import train_byte_level_bpe
 from trine.generation.mask_predict import MaskPredict
-from trine.generation.translator import Translator
+from trine.generation.translation.translator import Translator
 from trine.scripts import train_translation
-from trine.scripts.arguments import RECIPES
-from trine.scripts.text_pairs import split_pairs
+from trine.scripts.arguments.parsing import RECIPES
+from trine.scripts.jobs.text_pairs import split_pairs
 
 
 NUMBERS = ["one", "two", "three", "four", "five", "six"]

@@ -3,9 +3,9 @@
 import pytest
 from transformers.integrations import integration_utils
 
-from trine.scripts.arguments import parse_arguments
-from trine.scripts.finetuning_arguments import FinetuneTrainingArguments
-from trine.scripts.pretrain_arguments import PretrainTrainingArguments
+from trine.scripts.arguments.finetuning import FinetuneTrainingArguments
+from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.pretraining import PretrainTrainingArguments
 
 
 def parse(*argv, kind=PretrainTrainingArguments):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
-from trine.generation.text_metrics import score_texts
-from trine.generation.translator import Translator
+from trine.generation.translation.metrics import score_texts
+from trine.generation.translation.translator import Translator
 from trine.scripts import evaluate_translation, translate
 
 

@@ -4,7 +4,7 @@ import random
 import re
 
 import pytest
-from tokenizer_texts import ADVERSARIAL, SCALAR_VALUES, TEXTS, chinese_sentences
+from support.tokenizer_texts import ADVERSARIAL, SCALAR_VALUES, TEXTS, chinese_sentences
 from tokenizers.pre_tokenizers import ByteLevel
 
 from trine.tokenization.byte_level_bpe import train_byte_level_bpe

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tokenizer_texts import ADVERSARIAL, TEXTS
+from support.tokenizer_texts import ADVERSARIAL, TEXTS
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
 import trine

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from tokenizer_texts import ADVERSARIAL, SCALAR_VALUES, TEXTS, chinese_sentences
+from support.tokenizer_texts import ADVERSARIAL, SCALAR_VALUES, TEXTS, chinese_sentences
 
 from trine.tokenization.unigram import train_unigram
 

@@ -1,7 +1,7 @@
 """WordPiece: it is BERT's, no character that was seen is unknown, and Chinese comes back without spaces."""
 
 import pytest
-from tokenizer_texts import ADVERSARIAL, TEXTS
+from support.tokenizer_texts import ADVERSARIAL, TEXTS
 from transformers import BertTokenizer
 
 from trine.tokenization.wordpiece import train_wordpiece

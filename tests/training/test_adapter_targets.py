@@ -10,7 +10,7 @@ import torch
 from peft import CPTConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, ShadowConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
-from tiny import SIZES, SPARSE, random_ids, tiny_model
+from support.tiny import SIZES, SPARSE, random_ids, tiny_model
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 

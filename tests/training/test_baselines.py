@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from trine.training.baselines import BigramCounts, ngram_losses
+from trine.training.measures.baselines import BigramCounts, ngram_losses
 
 
 V = 7

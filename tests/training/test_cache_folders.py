@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from trine.training import cache_folders
-from trine.training.cache_folders import INDEX, LOCK, WITHOUT_LOCK, find_or_make
+from trine.training.data import cache_folders
+from trine.training.data.cache_folders import INDEX, LOCK, WITHOUT_LOCK, find_or_make
 
 
 def fill(folder):

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from trine import TrineConfig, TrineForCausalLM
-from trine.training.callbacks import ExpertLoadCallback, InterruptCallback
+from trine.training.run.callbacks import ExpertLoadCallback, InterruptCallback
 
 
 E, C = 4, 2

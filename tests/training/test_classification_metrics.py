@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from trine.training.classification_metrics import (
+from trine.training.measures.classification import (
     class_metrics,
     confusion_matrix,
     f1_scores,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from trine.tokenization import text_files
-from trine.training import corpus as corpus_module
-from trine.training.corpus import Corpus, Part
+from trine.training.data import corpus as corpus_module
+from trine.training.data.corpus import Corpus, Part
 
 
 def write(folder: Path, documents: list[str]) -> list[Path]:

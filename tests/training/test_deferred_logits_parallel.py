@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from every_head import CASES, make
-from tiny import has_deferred_logits
+from support.every_head import CASES, make
+from support.tiny import has_deferred_logits
 from torch import distributed, multiprocessing
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard

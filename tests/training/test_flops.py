@@ -1,14 +1,14 @@
 """Model FLOPs against PyTorch's own count of what runs, and windows against masks."""
 
 import pytest
-import reference
 import torch
-from tiny import tiny_config
+from support import reference
+from support.tiny import tiny_config
 from torch.utils.flop_counter import FlopCounterMode
 
 from trine import TrineForCausalLM, TrineForMaskedLM
 from trine.configuration.kinds import ATTENTION_KINDS
-from trine.training.flops import PAIRS, STATES, active_parameters, flops_per_token
+from trine.training.run.flops import PAIRS, STATES, active_parameters, flops_per_token
 
 
 LENGTH = 24

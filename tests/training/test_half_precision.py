@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from recurrent import tiny_config as recurrent_config
-from tiny import SIZES, random_ids, tiny_config
+from support.recurrent import tiny_config as recurrent_config
+from support.tiny import SIZES, random_ids, tiny_config
 from transformers import Trainer, TrainingArguments
 
 from trine import (
@@ -20,7 +20,7 @@ from trine import (
 )
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.scripts import finetune_tagger, pretrain, train_embeddings
-from trine.training.half_precision import check_half_precision
+from trine.training.run.half_precision import check_half_precision
 
 
 # The most that rounding one number changes it, relatively: half the distance to the next.

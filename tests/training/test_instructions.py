@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from trine import train_byte_level_bpe, train_unigram, train_wordpiece
-from trine.training.instructions import encode_completion, encode_conversation
+from trine.training.objectives.instructions import encode_completion, encode_conversation
 
 
 TEXTS = ["two and two is four", "what is one and one?", "one and one is two"]

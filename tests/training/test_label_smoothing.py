@@ -1,9 +1,9 @@
 """Smoothed losses against their definition, by hand, in every shape, with the router losses of sparse models."""
 
 import pytest
-import recurrent
 import torch
-from tiny import SPARSE, tiny_config
+from support import recurrent
+from support.tiny import SPARSE, tiny_config
 from torch import nn
 from transformers import TrainingArguments
 
@@ -14,7 +14,7 @@ from trine import (
     TrineForPreTraining,
     TrineSeq2SeqConfig,
 )
-from trine.training.label_smoothing import TrineTrainer
+from trine.training.run.label_smoothing import TrineTrainer
 
 
 FACTOR = 0.1

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from tiny import SIZES, SPARSE, random_ids, tiny_config, tiny_model
+from support.tiny import SIZES, SPARSE, random_ids, tiny_config, tiny_model
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
@@ -18,7 +18,7 @@ from trine import (
     TrineSeq2SeqConfig,
 )
 from trine.configuration.kinds import ATTENTION_KINDS
-from trine.training.lora import PARTS, lora_targets, make_lora_config
+from trine.training.adapters.lora import PARTS, lora_targets, make_lora_config
 
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}

@@ -9,10 +9,10 @@ import torch
 
 from trine import train_wordpiece
 from trine.tokenization.text_files import Piece
-from trine.training.masked_text import MaskedPairs, MaskedSequences, sentence_pieces, split_sentences
-from trine.training.token_store import read_tokens, write_tokens
-from trine.training.whole_words import WholeWordMaskingCollator, WordEncoder, word_starts
-from trine.training.word_cache import TokenEncoder
+from trine.training.data.token_store import read_tokens, write_tokens
+from trine.training.data.word_cache import TokenEncoder
+from trine.training.objectives.masked_text import MaskedPairs, MaskedSequences, sentence_pieces, split_sentences
+from trine.training.objectives.whole_words import WholeWordMaskingCollator, WordEncoder, word_starts
 
 
 DOCUMENTS = [

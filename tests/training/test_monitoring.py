@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny import tiny_config
+from support.tiny import tiny_config
 from transformers import Trainer, TrainingArguments
 
 from trine import TrineForCausalLM
-from trine.training import monitoring
-from trine.training.flops import flops_per_token
-from trine.training.monitoring import EnergyCallback, ThroughputCallback, matmul_rate, training_dtype
+from trine.training.run import monitoring
+from trine.training.run.flops import flops_per_token
+from trine.training.run.monitoring import EnergyCallback, ThroughputCallback, matmul_rate, training_dtype
 
 
 def make_trainer(tmp_path, callback, **options):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trine.training.packing import PackedBlocks
+from trine.training.data.packing import PackedBlocks
 
 
 def test_blocks_are_the_stream():

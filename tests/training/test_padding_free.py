@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny import SPARSE, random_ids, tiny_model
+from support.tiny import SPARSE, random_ids, tiny_model
 from torch.utils.data import DataLoader
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from trine import TrineForMaskedLM, TrineForSequenceClassification, TrineForTokenClassification
 from trine.tokenization.training import train_byte_level_bpe
-from trine.training.padding_free import PaddingFreeCollator
+from trine.training.data.padding_free import PaddingFreeCollator
 
 
 @pytest.fixture(scope="module")

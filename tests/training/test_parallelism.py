@@ -21,9 +21,9 @@ from trine import (
     TrineForMaskedLM,
     TrineSeq2SeqConfig,
 )
-from trine.training import parallelism
-from trine.training.label_smoothing import TrineTrainer
-from trine.training.parallelism import Parallelism, SharedBatchCallback, check_launch, check_model, make_model
+from trine.training.run import parallelism
+from trine.training.run.label_smoothing import TrineTrainer
+from trine.training.run.parallelism import Parallelism, SharedBatchCallback, check_launch, check_model, make_model
 
 
 STEPS = 3

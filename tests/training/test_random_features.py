@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny import SIZES, tiny_config
+from support.tiny import SIZES, tiny_config
 from transformers import Trainer, TrainingArguments
 
 from trine import TrineForCausalLM, TrineForConditionalGeneration, TrineSeq2SeqConfig
 from trine.modeling.attention.performer import PerformerAttention
-from trine.training.callbacks import RandomFeatureCallback
+from trine.training.run.callbacks import RandomFeatureCallback
 
 
 def make_trainer(folder, model=None, **options) -> Trainer:

@@ -4,11 +4,11 @@ import shutil
 
 import pytest
 import torch
-from tiny import tiny_config
+from support.tiny import tiny_config
 from transformers import Trainer, TrainingArguments
 
 from trine import TrineForCausalLM
-from trine.training.resuming import check_writable, damage, find_checkpoint, list_checkpoints, train
+from trine.training.run.resuming import check_writable, damage, find_checkpoint, list_checkpoints, train
 
 
 def make_trainer(folder, **options) -> Trainer:

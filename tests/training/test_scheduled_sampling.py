@@ -1,13 +1,13 @@
 """Scheduled sampling: the schedule's values, what is read in place of true tokens, and what training sees of it."""
 
 import pytest
-import recurrent
 import torch
+from support import recurrent
 from transformers import Seq2SeqTrainingArguments
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig
-from trine.training import scheduled_sampling
-from trine.training.scheduled_sampling import SCHEDULES, ScheduledSamplingTrainer, mix_inputs
+from trine.training.run import scheduled_sampling
+from trine.training.run.scheduled_sampling import SCHEDULES, ScheduledSamplingTrainer, mix_inputs
 
 
 PAD = 0

@@ -4,7 +4,7 @@ from itertools import accumulate, pairwise
 
 import pytest
 
-from trine.training.sentence_pairs import sentence_pairs
+from trine.training.objectives.sentence_pairs import sentence_pairs
 
 
 # Document d has 2 + d % 7 sentences, the s-th of which has 3 + (d + s) % 5 tokens; some have no text at all.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trine import train_unigram
-from trine.training.span_corruption import (
+from trine.training.objectives.span_corruption import (
     SENTINELS,
     SpanCorruptionCollator,
     noise_sizes,
@@ -67,8 +67,8 @@ def test_lengths_are_equally_likely():
 def test_an_example_of_the_paper(tokenizer, monkeypatch):
     """'Thank you for inviting me to your party last week', with 'for inviting' and 'last' hidden (figure 2)."""
     parts = iter([torch.tensor([2, 5]), torch.tensor([2, 1])])
-    monkeypatch.setattr("trine.training.span_corruption.random_lengths", lambda total, count: next(parts))
-    monkeypatch.setattr("trine.training.span_corruption.noise_sizes", lambda *_: (3, 2))
+    monkeypatch.setattr("trine.training.objectives.span_corruption.random_lengths", lambda total, count: next(parts))
+    monkeypatch.setattr("trine.training.objectives.span_corruption.noise_sizes", lambda *_: (3, 2))
     collate = SpanCorruptionCollator(tokenizer)
     first, second = collate.sentinels[:2].tolist()
     inputs, labels = collate.corrupt(torch.arange(210, 220))

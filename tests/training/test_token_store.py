@@ -5,10 +5,10 @@ import torch
 
 from trine.tokenization.text_files import Piece
 from trine.tokenization.training import train_byte_level_bpe
-from trine.training import token_store
-from trine.training.encoding import encode_batches
-from trine.training.token_store import read_tokens, tokenizer_identity, write_tokens
-from trine.training.word_cache import TokenEncoder
+from trine.training.data import token_store
+from trine.training.data.encoding import encode_batches
+from trine.training.data.token_store import read_tokens, tokenizer_identity, write_tokens
+from trine.training.data.word_cache import TokenEncoder
 
 
 DOCUMENTS = ["A first line.\nAnd more.", "二", "Text with <|endoftext|> in it.", "last"]

@@ -8,8 +8,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import TokenizersBackend
 
 from trine import train_byte_level_bpe, train_unigram, train_wordpiece
-from trine.training import word_cache
-from trine.training.word_cache import BORDER, TokenEncoder
+from trine.training.data import word_cache
+from trine.training.data.word_cache import BORDER, TokenEncoder
 
 
 TEXTS = [

@@ -3,7 +3,7 @@
 import pytest
 
 from trine import train_wordpiece
-from trine.training.word_labels import label_pieces
+from trine.training.objectives.word_labels import label_pieces
 
 
 INDEX = {"O": 0, "B-X": 1, "I-X": 2, "B-Y": 3}

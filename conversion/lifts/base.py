@@ -1,0 +1,139 @@
+"""What the lifts share: options that are checked, and the stacks that they change."""
+
+from collections.abc import Collection, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ...configuration.configuration_trine import TrineConfig
+from ...configuration.patterns import check_choice
+from ...configuration.sharding_plans import tensor_parallel_plan
+from ...modeling.modeling_trine import TrineModel
+from .rope import carry_rope
+from .weights import rebuild
+
+
+STACKS = ("encoder", "decoder")
+
+
+@dataclass
+class Lift:
+    """A change of a model's architecture that leaves its function as it is. The fields of a subclass are its options.
+
+    None, wherever it is a default, stands for what the model's config says.
+    """
+
+    kind: ClassVar[str]
+
+    def apply(self, model: Any) -> Any:
+        """The lifted copy of a Trine model; a `ValueError` where an option or a field of its config forbids it."""
+        raise NotImplementedError
+
+    def exact_length(self, before: TrineConfig, after: TrineConfig) -> int | None:
+        """Tokens up to which a stack computes the same as before; None for any number."""
+        return None
+
+
+@dataclass
+class StackLift(Lift):
+    """A lift that changes each stack of layers by itself, and neither class nor heads of the model."""
+
+    stack: str | None = field(
+        default=None, metadata={"help": "Which stack of an encoder-decoder: encoder or decoder. Default: both."}
+    )
+
+    def change(self, config: TrineConfig) -> Sequence[int]:
+        """Changes a stack's config in place.
+
+        Returns:
+            The layer of the old stack that each of the new stack's layers has its weights from.
+        """
+        raise NotImplementedError
+
+    def fill(self, old: Any, new: Any) -> None:
+        """Fills what has no counterpart of the same name in `old`, where its initialisation will not do."""
+
+    def apply(self, model: Any) -> Any:
+        config, sources = deepcopy(model.config), {}
+        for name in self.stack_names(model):
+            stack = config if isinstance(config, TrineConfig) else getattr(config, name.rpartition(".")[2])
+            sources[name] = self.change(stack)
+            stack.base_model_tp_plan = tensor_parallel_plan(stack)  # pyright: ignore[reportAttributeAccessIssue] per instance
+        config.check()
+        lifted = rebuild(model, config, sources)
+        for name in sources:
+            self.fill(model.get_submodule(name), lifted.get_submodule(name))
+        return lifted
+
+    def stack_names(self, model: Any) -> list[str]:
+        """The names of the stacks to change, within the model."""
+        names = [name for name, module in model.named_modules() if isinstance(module, TrineModel)]
+        if self.stack is None:
+            return names
+        if not model.config.is_encoder_decoder:
+            raise ValueError(f"stack={self.stack!r}, but {type(model).__name__} has one stack only. Leave it out.")
+        check_choice("stack", self.stack, STACKS)
+        return [name for name in names if name.rpartition(".")[2] == self.stack]
+
+
+@dataclass
+class LayerLift(StackLift):
+    """A lift that makes layers of one kind to layers of another."""
+
+    field_name: ClassVar[str]  # the config field that names the kind of each layer
+    sources: ClassVar[Collection[str]]  # kinds that it can change
+    target: ClassVar[str]  # what they become
+    read_fields: ClassVar[Collection[str]]  # config fields that layers of that kind read, and that are options
+
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "Indices of the layers to change, from 0. Default: all that can be."}
+    )
+
+    def change(self, config: TrineConfig) -> Sequence[int]:
+        kinds, layer_types = list(getattr(config, self.field_name)), config.layer_types
+        readers = [index for index, kind in enumerate(kinds) if kind == self.target]
+        for name in self.read_fields:
+            change_field(config, name, getattr(self, name), readers)
+        for index in self.choose_layers(kinds):
+            kinds[index] = self.target
+        setattr(config, self.field_name, kinds)
+        config.settle_window()
+        carry_rope(config, layer_types)
+        return range(len(kinds))
+
+    def choose_layers(self, kinds: list[str]) -> list[int]:
+        """The layers to change; a `ValueError` for one that is not there, or is of another kind."""
+        fitting = [index for index, kind in enumerate(kinds) if kind in self.sources]
+        if self.layers is None and not fitting:
+            raise ValueError(
+                f"{self.field_name}={kinds} has no layer that the lift {self.kind!r} changes: one of "
+                f"{list(self.sources)}."
+            )
+        for place, index in enumerate(self.layers or []):
+            if not 0 <= index < len(kinds):
+                raise ValueError(f"layers[{place}]={index} is no layer of the model, which has 0 to {len(kinds) - 1}.")
+            if index not in fitting:
+                raise ValueError(
+                    f"layers[{place}]={index}, but {self.field_name}[{index}]={kinds[index]!r} is not one of "
+                    f"{list(self.sources)}, which the lift {self.kind!r} changes."
+                )
+        return fitting if self.layers is None else self.layers
+
+
+def change_field(config: TrineConfig, name: str, value: Any, readers: Sequence[int] = ()) -> None:
+    """Gives a config field another value; None leaves it. `readers` are layers whose function would change with it."""
+    if value is None:
+        return
+    current = getattr(config, name)
+    if readers and value != current:
+        raise ValueError(
+            f"{name}={value!r} would change the layers {list(readers)}, too, which read {name}={current!r} already. "
+            "Leave it out."
+        )
+    setattr(config, name, value)
+
+
+def layers_of(old: Any, new: Any, field_name: str) -> list[int]:
+    """The layers whose kind is another one than before."""
+    kinds = zip(getattr(old.config, field_name), getattr(new.config, field_name), strict=True)
+    return [index for index, (before, after) in enumerate(kinds) if before != after]

@@ -1,0 +1,114 @@
+"""Attention by features of queries and keys: what `linear` and `performer` layers share."""
+
+# Shapes: B batch, H heads, G key-value heads, Q queries, F features, D head size.
+
+from typing import Any, NamedTuple
+
+import torch
+from transformers.cache_utils import Cache
+
+from ..caches.kernelized import KernelizedCacheLayer
+from ..kernels.linear.chunkwise import kernelized_mixing
+from .softmax import SoftmaxAttention
+
+
+class Features(NamedTuple):
+    """What takes the place of queries and keys, in float32 at least.
+
+    `query` (B, H, Q, F) and `key` (B, G, Q, F) make the weights of values; `norm_query` and `norm_key`, where they are
+    others, the sums that weights are divided by. `log_scale` (B, G, Q) is the logarithm of a factor on each key.
+    """
+
+    query: torch.Tensor
+    key: torch.Tensor
+    norm_query: torch.Tensor | None = None
+    norm_key: torch.Tensor | None = None
+    log_scale: torch.Tensor | None = None
+
+
+class KernelizedAttention(SoftmaxAttention):
+    """The average of values with weights `<features(q_i), features(k_j)>`, without a table of them.
+
+    A subclass says what features are. A token that shares none with those that it sees gets 0.
+
+    Cache: sums over keys, whose size no text changes.
+    """
+
+    cache_layer_class = KernelizedCacheLayer
+
+    def features(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> Features:
+        """Features of queries (B, H, Q, D) and keys (B, G, Q, D), which are not rotated yet."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor, None]:
+        """Mixes the tokens of `hidden_states`, in float32 at least.
+
+        Args:
+            hidden_states: (B, Q, hidden).
+            attention_mask: Segments (B, tokens so far), as `make_segments` numbers them, or None.
+
+        Returns:
+            (B, Q, hidden), and no weights.
+        """
+        query, key, value = self.project(hidden_states, None)
+        dtype = torch.promote_types(value.dtype, torch.float32)
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            features = self.features(query.to(dtype), key.to(dtype), position_embeddings)
+            output = self.mix(features, value.to(dtype), attention_mask, past_key_values)
+        return self.o_proj(output.to(value.dtype).transpose(1, 2).flatten(2)), None
+
+    def mix(
+        self,
+        features: Features,
+        value: torch.Tensor,
+        segments: torch.Tensor | None,
+        past_key_values: Cache | None,
+    ) -> torch.Tensor:
+        """The average of values (B, G, Q, D), (B, H, Q, D)."""
+        labels = None
+        if segments is not None:
+            segments = segments[:, -value.shape[2] :]
+            if segments.dtype == torch.bool:
+                features = without_padding(features, segments)
+            else:
+                labels = segments
+        before: Any = None
+        if past_key_values is not None:
+            parts = {"norm_keys": features.norm_key, "log_scales": features.log_scale}
+            before, _ = past_key_values.update(features.key, value, self.layer_idx, **parts)
+        return kernelized_mixing(
+            features.query,
+            features.key,
+            value,
+            is_causal=self.is_causal,
+            norm_query=features.norm_query,
+            norm_key=features.norm_key,
+            log_scale=features.log_scale,
+            labels=labels,
+            before=before,
+        )
+
+
+def without_padding(features: Features, tokens: torch.Tensor) -> Features:
+    """Takes the keys away from places where `tokens` (B, Q) are False."""
+    padding = ~tokens[:, None]
+    key, norm_key, log_scale = features.key, features.norm_key, features.log_scale
+    key = key.masked_fill(padding[..., None], 0)
+    if norm_key is not None:
+        norm_key = norm_key.masked_fill(padding[..., None], 0)
+    if log_scale is not None:
+        log_scale = log_scale.masked_fill(padding, torch.finfo(log_scale.dtype).min)
+    return features._replace(key=key, norm_key=norm_key, log_scale=log_scale)

@@ -1,0 +1,98 @@
+"""What the cache layers of Trine's own mechanisms have in common: named tensors, a count of tokens, and cropping."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, CacheLayerMixin
+
+from ..checks.caches import OWN_LAYER_TYPES
+
+
+class StatesCacheLayer(CacheLayerMixin):
+    """Tensors whose first axis is the batch, named in `names`, and the number of tokens that they tell of.
+
+    A subclass sets `_layer_type`, under which the library finds it for every kind of cache, fills the tensors in
+    `update`, which counts tokens in `cumulative_length`, and takes the last tokens back in `remove`.
+    """
+
+    is_sliding = False  # else the masks of sliding layers would be sized by it
+    is_compileable = False
+    is_croppable = True
+    supports_early_init = False
+    holds_keys_alone = False  # whether the keys and values of all tokens, as any cache has them, serve as well
+    names: tuple[str, ...] = ("keys", "values")
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        layer_type = getattr(cls, "_layer_type", None)
+        if layer_type is not None:
+            STATIC_LAYER_TYPE_MAPPING[layer_type] = cls
+            if not cls.holds_keys_alone:
+                OWN_LAYER_TYPES.add(layer_type)
+
+    def __init__(self, **kwargs):
+        super().__init__()
+        for name in self.names:
+            setattr(self, name, None)
+        self.cumulative_length = 0
+        self.record_past = False
+
+    def activate_past_recording(self) -> None:
+        """Keeps from now on what `crop` needs to go back to any token since the last crop."""
+        self.record_past = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cumulative_length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.cumulative_length
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Removes the last `-tokens_to_remove` tokens, and what recording kept beyond them."""
+        count = -tokens_to_remove
+        if count < 0:
+            raise ValueError(
+                f"tokens_to_remove={tokens_to_remove} must be 0 or negative: the number that goes, negated."
+            )
+        if self.is_initialized:
+            self.remove(count)
+            self.cumulative_length -= count
+
+    def remove(self, count: int) -> None:
+        """Takes the last `count` tokens out of the tensors."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        for name in self.names:
+            setattr(self, name, None)
+        self.is_initialized = False
+        super().reset()
+
+    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        for name in self.names:
+            states: Any = getattr(self, name)
+            if states is not None:
+                setattr(self, name, change(states))
+
+    def offload(self) -> None:
+        self.apply(lambda states: states.to("cpu", non_blocking=True))
+
+    def prefetch(self) -> None:
+        self.apply(lambda states: states.to(self.device, non_blocking=True))
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        self.apply(lambda states: states.index_select(0, beam_idx.to(states.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.apply(lambda states: states.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.apply(lambda states: states[indices])

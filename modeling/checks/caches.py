@@ -1,0 +1,72 @@
+"""Whether a cache that a model is given has the layers that the model needs."""
+
+from collections.abc import Iterable
+
+from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, EncoderDecoderCache
+
+from ...configuration.choices import Choices
+from ...configuration.configuration_trine import TrineConfig
+
+
+OWN_LAYER_TYPES: set[str] = set()  # those whose states no layer of transformers' can hold
+
+
+def check_cache(past_key_values: Cache, config: TrineConfig) -> None:
+    """Refuses a cache that cannot hold the states of a stack, or would lose some of them.
+
+    Raises:
+        ValueError: The stack is no decoder; a layer with states of its own has no place for them, as the cache was
+            made without the config; or cross-attention has no cache, or one with the windows of the decoder, which do
+            not hold the whole source.
+    """
+    if not config.is_causal:
+        raise ValueError(
+            "past_key_values are given, but is_causal=False: only a decoder reads a cache. Methods that put keys and "
+            "values before a text, as PEFT's prefix tuning, do not suit this model; prompt tuning does."
+        )
+    self_cache = past_key_values
+    if isinstance(past_key_values, EncoderDecoderCache):
+        self_cache = past_key_values.self_attention_cache
+    for index, layer_type in enumerate(config.layer_types):
+        if layer_type in OWN_LAYER_TYPES:
+            layer = self_cache.layers[index] if index < len(self_cache.layers) else None
+            if getattr(layer, "_layer_type", None) != layer_type:
+                raise ValueError(
+                    f"past_key_values has {describe(layer)} for layer {index}, which is "
+                    f"'{config.attention_types[index]}'. Make the cache for this model: {advice(config)}. Keys and "
+                    "values alone, as PEFT's prefix tuning makes them, are not its states; prompt tuning suits it."
+                )
+    for check in CROSS_CHECKS.values():
+        if config.add_cross_attention:
+            check(past_key_values, config)
+
+
+def check_cross_attention_cache(past_key_values: Cache, config: TrineConfig) -> None:
+    if not isinstance(past_key_values, EncoderDecoderCache):
+        raise ValueError(
+            f"past_key_values is a {type(past_key_values).__name__}, but a decoder with cross-attention needs "
+            f"{advice(config)}."
+        )
+    for index, layer in enumerate(past_key_values.cross_attention_cache.layers):
+        if getattr(layer, "is_sliding", False) or getattr(layer, "_layer_type", None) is not None:
+            raise ValueError(
+                f"cross_attention_cache has {describe(layer)} for layer {index}, which does not hold all states of "
+                f"the encoder. Use {advice(config)}."
+            )
+
+
+CROSS_CHECKS = Choices("add_cross_attention", {True: check_cross_attention_cache})
+
+
+def describe(layer: object) -> str:
+    return "nothing" if layer is None else f"a {type(layer).__name__}"
+
+
+def advice(config: TrineConfig) -> str:
+    cache = "DynamicCache(config=model.config)"
+    return f"EncoderDecoderCache({cache}, DynamicCache())" if config.add_cross_attention else cache
+
+
+def compiles(layer_types: Iterable[str]) -> bool:
+    """Whether the static caches of all these layers are such that a compiled step can write into them."""
+    return all(STATIC_LAYER_TYPE_MAPPING[layer_type].is_compileable for layer_type in layer_types)

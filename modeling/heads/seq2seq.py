@@ -1,0 +1,207 @@
+"""What the heads on an encoder-decoder share, and the head that predicts target tokens."""
+
+from typing import Any, Unpack
+
+import torch
+from torch import nn
+from transformers import GenerationMixin
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.utils.generic import TransformersKwargs, can_return_tuple
+
+from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from ..checks.batching import CheckedContinuousBatching
+from ..checks.generation import Generation
+from ..losses import batch_share, shift_right
+from ..masks.masks import make_masks, make_position_ids
+from ..modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
+from ..outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
+from .base import BALANCING, wants_router_logits
+from .token_head import TokenHead, select_positions
+
+
+class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
+    """A model with a head on a `TrineSeq2SeqModel`, which its subclasses make and call `model`."""
+
+    model: TrineSeq2SeqModel
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.model.set_input_embeddings(value)
+
+    def router_logits_options(self, output_router_logits: bool | None, has_labels: bool) -> dict[str, bool]:
+        """What the trunks are told: router logits are needed on request, and in training for its losses."""
+        kinds = {*self.config.encoder.mlp_layer_types, *self.config.decoder.mlp_layer_types}
+        needed = wants_router_logits(self.config, output_router_logits) or (self.training and has_labels)
+        return {"output_router_logits": "sparse" in kinds and needed}
+
+    def recorded(self, outputs: TrineSeq2SeqModelOutput, output_router_logits: bool | None) -> dict:
+        """What the trunks recorded, as the outputs of the heads name it."""
+        names = [
+            *("decoder_hidden_states", "decoder_attentions", "cross_attentions"),
+            *("encoder_last_hidden_state", "encoder_hidden_states", "encoder_attentions"),
+            *("encoder_second_attentions", "decoder_second_attentions"),
+        ]
+        if wants_router_logits(self.config, output_router_logits):
+            names += ["encoder_router_logits", "decoder_router_logits"]
+        return {name: outputs[name] for name in names if name in outputs}
+
+    def add_router_losses(
+        self,
+        loss: torch.Tensor | None,
+        outputs: TrineSeq2SeqModelOutput,
+        attention_mask: torch.Tensor | None,
+        decoder_attention_mask: torch.Tensor | None,
+        share: torch.Tensor | float,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The loss with the router losses of both stacks, times `share`, in training; and the mean balancing loss."""
+        sides = (
+            (self.model.encoder, outputs.encoder_router_logits, attention_mask),
+            (self.model.decoder, outputs.decoder_router_logits, decoder_attention_mask),
+        )
+        losses = [BALANCING["sparse"](trunk, logits, mask) for trunk, logits, mask in sides if logits]  # pyright: ignore[reportArgumentType] what has router logits is a trunk
+        if not losses:
+            return loss, None
+        if loss is not None and self.training:
+            loss = loss + sum(total.to(loss.device) for _, total in losses) * share
+        return loss, sum(aux_loss for aux_loss, _ in losses) / len(losses)  # pyright: ignore[reportReturnType] a tensor
+
+
+class TrineForConditionalGeneration(
+    TrineSeq2SeqHead, TokenHead, Generation, CheckedContinuousBatching, GenerationMixin
+):
+    """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.
+
+    Args:
+        config: Both stacks.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: TrineSeq2SeqConfig):
+        super().__init__(config)
+        self.model = TrineSeq2SeqModel(config)
+        self.lm_head = nn.Linear(config.decoder.hidden_size, config.decoder.vocab_size, bias=False)
+        self.loss_type = "ForMaskedLM"  # labels are aligned with what the decoder reads: nothing is shifted again
+        self.post_init()
+
+    def ties(self) -> dict[str, str]:
+        return self._tied_weights_keys if self.config.tie_word_embeddings else {}
+
+    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """For the library's collators."""
+        return shift_right(labels, self.config)
+
+    def generate(self, *args, custom_generate: Any = None, **kwargs) -> Any:
+        """The library's; but a decoder that reads both sides has to be asked by a `custom_generate` for such ones."""
+        if not self.config.decoder_is_causal and not getattr(custom_generate, "reads_both_sides", False):
+            raise ValueError(
+                "decoder_is_causal=False: the decoder reads both sides of a token, so that it cannot write token by "
+                "token. Use generate(custom_generate=MaskPredict()), from trine.generation.mask_predict."
+            )
+        return super().generate(*args, custom_generate=custom_generate, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] of the mixin
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        decoder_input_ids: torch.Tensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        decoder_position_ids: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        decoder_inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_router_logits: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+    ) -> TrineSeq2SeqLMOutput:
+        """Computes logits, and the loss if there are labels. Arguments not named here are `TrineSeq2SeqModel`'s.
+
+        Args:
+            labels: Target tokens, (batch, target length), -100 where nothing is predicted. Unless they are given, the
+                decoder's inputs are the labels after `config.decoder_start_token_id`.
+            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
+            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step, and
+                `label_smoothing`, the share of a target that is spread over the vocabulary.
+
+        Returns:
+            `loss`: mean cross-entropy in nats, in training with the router losses. `logits` (batch, target length,
+            vocabulary): in training with labels, while the decoder's `loss_chunk_size` is set, they are computed when
+            they are first read, as the loss does not need them.
+
+        Raises:
+            ValueError: Labels lie outside the vocabulary, or what the stacks raise.
+        """
+        sources = (input_ids, inputs_embeds, encoder_outputs and encoder_outputs[0])
+        self.check_labels(labels, next((source for source in sources if source is not None), None))
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            if not self.config.decoder_is_causal:
+                raise ValueError(
+                    "decoder_is_causal=False: the decoder reads both sides, so that labels alone would show it what "
+                    "it is to predict. Give decoder_input_ids with masked tokens, as MaskedTargetCollator makes them."
+                )
+            decoder_input_ids = shift_right(labels, self.config)
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
+            raise ValueError("One of decoder_input_ids, decoder_inputs_embeds and labels must be given.")
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_position_ids=decoder_position_ids,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
+            **self.router_logits_options(output_router_logits, labels is not None),
+        )
+        num_items_in_batch = kwargs.get("num_items_in_batch")
+        hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
+        if self.config.logit_scale != 1:
+            hidden_states = hidden_states * self.config.logit_scale
+        chunk_size = self.config.decoder.loss_chunk_size
+        loss, logits = self.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
+        share = 1.0 if labels is None else batch_share(labels, num_items_in_batch)
+        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, decoder_attention_mask, share)
+        return TrineSeq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            aux_loss=aux_loss,
+            past_key_values=outputs.past_key_values,
+            **self.recorded(outputs, output_router_logits),
+        )
+
+    @staticmethod
+    def create_masks_for_generate(
+        config: TrineSeq2SeqConfig,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        past_key_values: EncoderDecoderCache,
+        **kwargs,
+    ) -> dict:
+        """Masks of the decoder for a static cache, which `generate` makes ahead of the compiled forward pass."""
+        self_cache = past_key_values.self_attention_cache
+        position_ids = kwargs.get("position_ids")
+        if position_ids is None:
+            position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
+        return make_masks(config.decoder, inputs_embeds, attention_mask, self_cache, position_ids)
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
+        """Gives cross-attention a cache without windows: the library builds it from the decoder's layers."""
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] of the mixin
+        cache = model_kwargs.get("past_key_values")
+        if isinstance(cache, EncoderDecoderCache) and not any(cache.is_updated.values()):
+            model_kwargs["past_key_values"] = EncoderDecoderCache(cache.self_attention_cache, DynamicCache())
+
+
+__all__ = ["TrineForConditionalGeneration", "TrineSeq2SeqHead"]

@@ -1,0 +1,177 @@
+"""What keys leave behind for the queries after them: sums over features, their scale, and how they are carried on."""
+
+# Shapes: B batch, G key-value heads, Q tokens, F features, D head size; N chunks of C tokens.
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..exporting.lengths import serves_all_lengths
+
+
+GROUP = 32  # states that are summed by one table of weights
+
+
+class KernelState(NamedTuple):
+    """Sums over keys, of constant size: both are to be multiplied with `exp(scale)`.
+
+    `sums` are of features times values, (B, G, F, D), `norms` of features, (B, G, F, 1); `scale` is (B, G), or None
+    where it is 0.
+    """
+
+    sums: torch.Tensor
+    norms: torch.Tensor
+    scale: torch.Tensor | None
+
+
+def absorb(
+    before: KernelState | None,
+    key: torch.Tensor,
+    norm_key: torch.Tensor,
+    value: torch.Tensor,
+    log_scale: torch.Tensor | None,
+) -> KernelState:
+    """The state after more keys: features (B, G, Q, F), those of the denominators, values (B, G, Q, D), (B, G, Q)."""
+    scale = None
+    if log_scale is not None:
+        scale = log_scale.amax(dim=-1)
+        if before is not None and before.scale is not None:
+            scale = torch.maximum(scale, before.scale)
+        weight = (log_scale - scale[..., None]).exp()[..., None].to(key.dtype)
+        is_same = norm_key is key
+        key = key * weight
+        norm_key = key if is_same else norm_key * weight
+    sums, norms = key.transpose(-1, -2) @ value, norm_key.sum(dim=-2)[..., None]
+    if before is None:
+        return KernelState(sums, norms, scale)
+    old_sums, old_norms = before.sums, before.norms
+    if scale is not None and before.scale is not None:
+        decay = (before.scale - scale).exp()[..., None, None].to(key.dtype)
+        old_sums, old_norms = old_sums * decay, old_norms * decay
+    return KernelState(old_sums + sums, old_norms + norms, scale)
+
+
+class Marks(NamedTuple):
+    """What belongs to places besides their features: the scale (..., places) and the label, each None if all agree."""
+
+    scale: torch.Tensor | None
+    labels: torch.Tensor | None
+
+    def change(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Marks":
+        return Marks(*(None if marks is None else function(marks) for marks in self))
+
+
+def links(to: Marks, source: Marks, like: torch.Tensor, is_causal: bool = False) -> torch.Tensor | None:
+    """Factors on what place t reads of place s: `exp(scale_s - scale_t)`, and 0 for another label.
+
+    Args:
+        to: Marks (..., T).
+        source: Marks (..., S).
+        like: A tensor (..., S, X) of the right dtype and device.
+        is_causal: Whether nothing is read of places after t; then T = S.
+
+    Returns:
+        (..., T, S), or None if all factors are 1.
+    """
+    seen = None
+    if is_causal:
+        size = like.shape[-2]
+        seen = torch.ones(size, size, dtype=torch.bool, device=like.device).tril()
+    if to.labels is not None and source.labels is not None:
+        same = to.labels[..., :, None] == source.labels[..., None, :]
+        seen = same if seen is None else seen & same
+    if to.scale is None or source.scale is None:
+        return None if seen is None else seen.to(like.dtype)
+    exponents = source.scale[..., None, :] - to.scale[..., :, None]
+    return (exponents if seen is None else exponents.masked_fill(~seen, -torch.inf)).exp().to(like.dtype)
+
+
+def shifted(marks: Marks) -> Marks:
+    """Marks (..., N) of the place before each; before the first is nothing, of the least scale."""
+
+    def shift(values: torch.Tensor) -> torch.Tensor:
+        first = values[..., :1]
+        if values.is_floating_point():
+            first = torch.full_like(first, torch.finfo(values.dtype).min)
+        return torch.cat([first, values], dim=-1)[..., :-1]
+
+    return marks.change(shift)
+
+
+def incoming(
+    key: torch.Tensor,
+    norm_key: torch.Tensor,
+    value: torch.Tensor,
+    keys: Marks,
+    queries: Marks,
+    before: KernelState | None,
+) -> tuple[torch.Tensor, torch.Tensor, Marks]:
+    """What the queries of each chunk find there, before its own keys.
+
+    Args:
+        key: Features (B, G, N, C, F), as is `norm_key`; `value` is (B, G, N, C, D).
+        keys: The scale of each key and its label, (B, G or 1, N, C).
+        queries: The largest scale that each query sees, and its label.
+        before: The state before the first chunk.
+
+    Returns:
+        Sums (B, G, N, F, D) and (B, G, N, F, 1), and their marks (B, G or 1, N, 1).
+    """
+    ends = queries.change(lambda marks: marks[..., -1])
+    earlier = shifted(ends)
+    if before is None:
+        shape = *key.shape[:2], 1, key.shape[-1]
+        first_sums, first_norms = key.new_zeros(*shape, value.shape[-1]), key.new_zeros(*shape, 1)
+    else:
+        first_sums, first_norms = before.sums[:, :, None], before.norms[:, :, None]
+        if before.scale is not None and earlier.scale is not None:
+            scale = torch.cat([before.scale[..., None], earlier.scale[..., 1:]], dim=-1)
+            earlier = Marks(scale, earlier.labels)
+    if key.shape[2] == 1:
+        return first_sums, first_norms, earlier.change(lambda marks: marks[..., None])
+    weights = links(ends.change(lambda marks: marks[..., None]), keys, value)  # (B, G or 1, N, 1, C)
+    last_sums, last_norms = value, torch.ones_like(value[..., :1])
+    if weights is not None:
+        last_norms = weights.transpose(-1, -2).expand_as(last_norms)
+        last_sums = value * last_norms
+    # What the last chunk adds is not read; to leave it out before the products would copy all keys.
+    sums, norms = key.transpose(-1, -2) @ last_sums, norm_key.transpose(-1, -2) @ last_norms
+    sums = running(torch.cat([first_sums, sums], dim=2)[:, :, :-1].flatten(3), earlier)
+    norms = running(torch.cat([first_norms, norms], dim=2)[:, :, :-1].flatten(3), earlier)
+    sums, norms = sums.unflatten(3, (key.shape[-1], -1)), norms[..., None]
+    return sums, norms, earlier.change(lambda marks: marks[..., None])
+
+
+def running(states: torch.Tensor, marks: Marks) -> torch.Tensor:
+    """Sums over places so far: place t of the result is the sum of `links` times the states of places up to t.
+
+    A group of places is summed by a table of weights, and what groups leave by the same function, so that cost is
+    linear. An exported program, which serves all counts, has one table for all places.
+
+    Args:
+        states: (B, G, N, X).
+        marks: (B, G or 1, N).
+
+    Returns:
+        (B, G, N, X).
+    """
+    count = states.shape[2]
+    weights: Any  # never None, since it is causal
+    if serves_all_lengths(count) or count <= GROUP:
+        weights = links(marks, marks, states, is_causal=True)
+        return weights @ states
+    missing = -count % GROUP
+    states = nn.functional.pad(states, (0, 0, 0, missing)).unflatten(2, (-1, GROUP))
+    grouped = marks.change(lambda x: torch.cat([x, x[..., -1:].expand(*x.shape[:-1], missing)], dim=-1))
+    grouped = grouped.change(lambda x: x.unflatten(-1, (-1, GROUP)))
+    weights = links(grouped, grouped, states, is_causal=True)
+    within = weights @ states
+    ends = grouped.change(lambda x: x[..., -1])
+    before = running(within[..., -1, :], ends)
+    before = nn.functional.pad(before[:, :, :-1], (0, 0, 1, 0)).unsqueeze(3)  # what is before each group
+    earlier = shifted(ends).change(lambda x: x[..., None])
+    reads = links(grouped, earlier, before)
+    within = within + (before if reads is None else reads * before)
+    return within.flatten(2, 3)[:, :, :count]

@@ -1,0 +1,180 @@
+"""How the chunked path cuts 2-simplicial attention: chunks of queries, their windows, their joint softmax."""
+
+# Shapes: B batch, H heads, G key-value heads, R = H / G, Q queries, K keys, M second keys, D head size;
+# in a chunk: N batch x key-value heads, C queries, W keys that they may see, T second keys that each may see.
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from .forms import FORMS, Reach
+
+
+# Logits that exist at a time. On a CPU they stay in its cache; elsewhere, few launches matter more.
+BLOCK_LOGITS = {"cpu": 2**20}
+BLOCK_LOGITS_ELSEWHERE = 2**26
+# A chunk's keys are a multiple of this where there are so many: rows of logits that fill cache lines multiply faster.
+ALIGNMENT = 16
+
+
+class Chunk(NamedTuple):
+    """The part of a problem that is computed at once: slices of the following axes.
+
+    Attributes:
+        heads: Batch x key-value heads.
+        queries: Queries.
+        keys: The first keys that one of those may see.
+        seconds: The second keys that one of those may see, counted in the padded sequence.
+    """
+
+    heads: slice
+    queries: slice
+    keys: slice
+    seconds: slice
+
+
+class ChunkedProblem:
+    """One call: its tensors with heads flattened to N = B * G, its windows, and its chunks.
+
+    Args:
+        query: (B, H, Q, D).
+        key: (B, G, K, D), as is `value`.
+        second_key: (B, G, M, D), as is `second_value`.
+        offset_bias: (H, T) or None.
+        segments: (B, max(K, M)) or None.
+        reaches: Left and right reach of the first window, then of the second.
+        form: Name of the trilinear form.
+        scale: Factor on the logits.
+    """
+
+    def __init__(self, query, key, value, second_key, second_value, offset_bias, segments, reaches, form, scale):
+        self.num_queries, self.num_keys, self.num_seconds = query.shape[2], key.shape[2], second_key.shape[2]
+        self.first_offset, self.second_offset = self.num_keys - self.num_queries, self.num_seconds - self.num_queries
+        self.batch, self.groups = key.shape[:2]
+        self.repeat = query.shape[1] // self.groups
+        self.first, self.second = Reach(*reaches[:2]), Reach(*reaches[2:])
+        self.form, self.scale = FORMS[form], scale
+        self.query = self.by_group(query)
+        self.key, self.value = key.flatten(0, 1), value.flatten(0, 1)  # (N, K, D)
+        # What windows have before the first second key and after the last.
+        self.padding = max(0, self.second.left - self.second_offset), self.second.right
+        self.second_key, self.second_value = self.pad(second_key), self.pad(second_value)
+        self.bias = None
+        if offset_bias is not None:
+            bias = offset_bias.to(query.dtype).view(self.groups, self.repeat, 1, -1, 1)
+            self.bias = bias.repeat(self.batch, 1, 1, 1, 1)  # (N, R, 1, T, 1)
+        self.segments = None if segments is None else segments.repeat_interleave(self.groups, dim=0)
+        span = min(self.num_keys, self.first.size)
+        self.length = min(32 if span < 256 else 16, self.num_queries)  # queries in a chunk
+        rows = self.repeat * self.length * self.second.size
+        width = min(self.num_keys, align(span + self.length - 1))
+        block = BLOCK_LOGITS.get(self.query.device.type, BLOCK_LOGITS_ELSEWHERE)
+        self.heads = max(1, min(len(self.query), block // (rows * width)))  # batch x key-value heads in a chunk
+        self.block_size = self.heads * rows * width
+        self.block = self.make_block()
+        self.mask, self.mask_place = self.query, None
+
+    def make_block(self) -> torch.Tensor:
+        """Memory for the logits of any chunk. Chunks take turns in it: fresh memory is slow at its first use."""
+        return self.query.new_empty(self.block_size)
+
+    def multiply(self, left: torch.Tensor, right: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
+        """The products (N, R * C * T, W) of (N, R * C * T, D) and (N, W, D), in `block`."""
+        shape = (*left.shape[:2], right.shape[1])
+        return torch.bmm(left, right.transpose(1, 2), out=block[: math.prod(shape)].view(shape))
+
+    def by_group(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, H, Q, D) as (N, R, Q, D)."""
+        return states.reshape(-1, self.repeat, *states.shape[2:])
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, G, M, D) as (N, M + padding, D)."""
+        states = states.flatten(0, 1)
+        return functional.pad(states, (0, 0, *self.padding)) if any(self.padding) else states
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Cuts heads and queries so that a chunk's logits fit the block."""
+        for head in range(0, len(self.query), self.heads):
+            for start in range(0, self.num_queries, self.length):
+                stop = min(start + self.length, self.num_queries)
+                right = min(self.num_keys, self.first_offset + stop + self.first.right)
+                left = max(0, right - align(right - self.first_offset - start + self.first.left))
+                reach = self.padding[0] + self.second_offset + start - self.second.left
+                seconds = slice(reach, reach + stop - start + self.second.size - 1)
+                yield Chunk(slice(head, head + self.heads), slice(start, stop), slice(left, right), seconds)
+
+    def windows(self, states: torch.Tensor, chunk: Chunk) -> torch.Tensor:
+        """The second window of each query, a view (N, 1, C, T, D) of padded states."""
+        return states[chunk.heads, chunk.seconds].unfold(1, self.second.size, 1).transpose(-1, -2)[:, None]
+
+    def compose(self, chunk: Chunk) -> torch.Tensor:
+        """Scaled queries composed with each of their second keys, (N, R * C * T, D)."""
+        query = self.query[chunk.heads, :, chunk.queries, None] * self.scale
+        return self.form.compose(query, self.windows(self.second_key, chunk)).flatten(1, 3)
+
+    def weights(self, composed: torch.Tensor, chunk: Chunk) -> torch.Tensor:
+        """The joint softmax (N, R * C * T, W), which sums to 1 over T and W."""
+        key = self.key[chunk.heads, chunk.keys]
+        logits = self.multiply(composed, key, self.block)
+        blocks = logits.view(len(key), self.repeat, -1, self.second.size, key.shape[1])
+        if self.bias is not None:
+            blocks += self.bias[chunk.heads]
+        self.hide(blocks, chunk)
+        flat = blocks.flatten(-2)
+        return torch.softmax(flat, dim=-1, out=flat).view_as(logits)
+
+    def first_mask(self, distance: int, length: int, width: int) -> torch.Tensor:
+        """What to add to logits (N, R, C, T, W): the lowest number outside the first window; 0 inside, (C, 1, W).
+
+        Most chunks share the mask of the chunk before.
+
+        Args:
+            distance: From the chunk's first query to its first key.
+            length: C.
+            width: W.
+        """
+        if self.mask_place != (distance, length, width):
+            self.mask_place = distance, length, width
+            steps = torch.arange(width) - torch.arange(length)[:, None] + distance
+            outside = (steps < -self.first.left) | (steps > self.first.right)
+            lowest = torch.finfo(self.query.dtype).min
+            self.mask = torch.zeros(length, 1, width, dtype=self.query.dtype).masked_fill_(outside[:, None], lowest)
+            self.mask = self.mask.to(self.query.device)
+        return self.mask
+
+    def hide(self, logits: torch.Tensor, chunk: Chunk) -> None:
+        """Sets the logits (N, R, C, T, W) of pairs that a query does not see to the lowest number."""
+        lowest, device = torch.finfo(logits.dtype).min, logits.device
+        distance = chunk.keys.start - chunk.queries.start - self.first_offset
+        length, width = chunk.queries.stop - chunk.queries.start, chunk.keys.stop - chunk.keys.start
+        if distance + width - 1 > self.first.right or distance - length + 1 < -self.first.left:
+            mask, edge = self.first_mask(distance, length, width), self.length + ALIGNMENT
+            for columns in (slice(0, edge), slice(max(edge, width - edge), width)):  # windows end nowhere else
+                logits[..., columns] += mask[..., columns]
+        if chunk.seconds.start < self.padding[0] or chunk.seconds.stop > self.padding[0] + self.num_seconds:
+            rows = torch.arange(chunk.queries.start, chunk.queries.stop, device=device)[:, None]
+            offsets = torch.arange(-self.second.left, self.second.right + 1, device=device)
+            index = rows + self.second_offset + offsets
+            logits.masked_fill_(((index < 0) | (index >= self.num_seconds))[..., None], lowest)
+        if self.segments is not None:
+            ids, last = self.segments[chunk.heads], self.segments.shape[1]
+            own = ids[:, last - self.num_queries :][:, chunk.queries, None]
+            firsts = ids[:, None, last - self.num_keys :][..., chunk.keys]
+            logits.masked_fill_((firsts != own)[:, None, :, None], lowest)
+            seconds = functional.pad(ids[:, last - self.num_seconds :], self.padding)[:, chunk.seconds]
+            seconds = seconds.unfold(1, self.second.size, 1)
+            logits.masked_fill_((seconds != own)[:, None, ..., None], lowest)
+
+    def clear_padding(self, states: torch.Tensor) -> torch.Tensor:
+        """Zeroes what belongs to queries of segment 0, (N, R, Q, D)."""
+        if self.segments is None:
+            return states
+        return states.masked_fill(self.segments[:, None, -self.num_queries :, None] == 0, 0)
+
+
+def align(width: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-width // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,98 @@
+"""The paths that compute 2-simplicial attention, by name, and the choice among them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from transformers.utils import logging
+
+from ....configuration.choices import Choices
+from ....configuration.configuration_trine import TrineConfig
+from .chunked import simplicial_chunked
+from .eager import simplicial_eager
+from .flex import flex_unavailable, simplicial_flex
+from .forms import Reach
+from .triton.operators import simplicial_triton, triton_unavailable
+
+
+logger = logging.get_logger(__name__)
+
+
+class SimplicialBackend(NamedTuple):
+    """One path, which computes no more of the windows than the text has.
+
+    Attributes:
+        name: What `config.simplicial_backend` calls it.
+        compute: Takes what `simplicial_chunked` takes, and returns the same or, with marginals, three tensors.
+        unavailable: Says why the path cannot serve a query with this reach of the second window, or None.
+        has_marginals: Whether it returns the weights of first and of second keys, too.
+    """
+
+    name: str
+    compute: Callable
+    unavailable: Callable[[torch.Tensor, Reach], str | None] = lambda query, second: None
+    has_marginals: bool = False
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        second_key: torch.Tensor,
+        second_value: torch.Tensor,
+        offset_bias: torch.Tensor | None,
+        segments: torch.Tensor | None,
+        *,
+        first: Reach,
+        second: Reach,
+        **options,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        if not torch.compiler.is_compiling():  # one graph serves texts of all lengths
+            window, queries = second, query.shape[2]
+            first, second = first.clip(queries, key.shape[2]), second.clip(queries, second_key.shape[2])
+            if offset_bias is not None:
+                offset_bias = offset_bias.narrow(1, window.left - second.left, second.size)
+        states = (query, key, value, second_key, second_value)
+        result = self.compute(*states, offset_bias, segments, first=first, second=second, **options)
+        return result if self.has_marginals else (result, None, None)
+
+
+EAGER = SimplicialBackend("eager", simplicial_eager, has_marginals=True)
+CHUNKED = SimplicialBackend("chunked", simplicial_chunked)
+FLEX = SimplicialBackend("flex", simplicial_flex, flex_unavailable)
+TRITON = SimplicialBackend("triton", simplicial_triton, triton_unavailable)
+
+
+def choose_automatically(config: TrineConfig, query: torch.Tensor, second: Reach) -> SimplicialBackend:
+    """`eager` where `attn_implementation` is, which returns weights; else `triton` on an accelerator that runs it."""
+    if config._attn_implementation == "eager":
+        return EAGER
+    return TRITON if query.device.type == "cuda" and TRITON.unavailable(query, second) is None else CHUNKED
+
+
+# Each takes the config, a query and the reach of the second window.
+BACKENDS = Choices(
+    "simplicial_backend",
+    {
+        "auto": choose_automatically,
+        "eager": lambda *_: EAGER,
+        "chunked": lambda *_: CHUNKED,
+        "flex": lambda *_: FLEX,
+        "triton": lambda *_: TRITON,
+    },
+)
+
+
+def choose_backend(config: TrineConfig, query: torch.Tensor, second: Reach) -> SimplicialBackend:
+    """The path that `config.simplicial_backend` names, or that `auto` stands for.
+
+    Raises:
+        ValueError: If the path that is named cannot serve.
+    """
+    backend = BACKENDS[config.simplicial_backend](config, query, second)
+    reason = backend.unavailable(query, second)
+    if reason is not None:
+        raise ValueError(f"simplicial_backend={backend.name!r} cannot serve here: {reason}. Use 'auto' or 'chunked'.")
+    if not torch.compiler.is_compiling():
+        logger.info_once(f"2-simplicial attention on {query.device.type!r} runs by the path {backend.name!r}.")
+    return backend

@@ -1,0 +1,111 @@
+"""Masks of sliding and chunked attention in the form of a band, which grows with the text and not with its square."""
+
+# Shapes: B batch, N tokens; T blocks of C tokens, W keys around a block.
+
+import math
+
+import torch
+
+from ...configuration.choices import Choices
+from ...configuration.configuration_trine import TrineConfig
+from ..kernels.blocks.banded import FoldedMask
+
+
+SMALLEST_BLOCK, LARGEST_BLOCK = 16, 128
+
+
+def fold_sliding(config: TrineConfig) -> tuple[int, int, int]:
+    """Tokens in a block, and how many blocks before and after its own a token's window can reach."""
+    block = 2 ** round(math.log2(max(1, config.sliding_window / 4)))  # smaller ones see less in vain, but are more
+    block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK)
+    if config.is_causal:
+        return block, -(-(config.sliding_window - 1) // block), 0
+    reach = -(-config.sliding_window // block)
+    return block, reach, reach
+
+
+def fold_chunked(config: TrineConfig) -> tuple[int, int, int]:
+    """The same for chunks, which begin anywhere: there may be padding on the left."""
+    return config.attention_chunk_size, 1, 0 if config.is_causal else 1
+
+
+def see_sliding(config: TrineConfig, distance: torch.Tensor) -> torch.Tensor:
+    """Whether a key is in the window, `distance` tokens before the query."""
+    if config.is_causal:
+        return (distance >= 0) & (distance < config.sliding_window)
+    return distance.abs() <= config.sliding_window
+
+
+def see_chunked(config: TrineConfig, distance: torch.Tensor) -> torch.Tensor:
+    """Whether a key of the same chunk is visible."""
+    return distance >= 0 if config.is_causal else torch.ones_like(distance, dtype=torch.bool)
+
+
+def number_chunks(config: TrineConfig, positions: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
+    """Numbers (B or 1, N) that are equal for tokens of one chunk of one sequence.
+
+    With padding they are counted from the first token that is none, as the library does; else an encoder counts
+    positions.
+    """
+    packed = number_sequences(config, positions, segments)
+    if packed is None and (config.is_causal or segments is not None):
+        positions = torch.arange(positions.shape[1], device=positions.device)[None]
+        if segments is not None:
+            positions = positions - segments.int().argmax(dim=1, keepdim=True)
+    chunks = torch.div(positions, config.attention_chunk_size, rounding_mode="floor")
+    return chunks if packed is None else chunks + packed.long() * positions.shape[1]
+
+
+def number_sequences(
+    config: TrineConfig, positions: torch.Tensor, segments: torch.Tensor | None
+) -> torch.Tensor | None:
+    """The same for all tokens of one sequence, or None if there is one a row."""
+    return None if segments is None or segments.dtype == torch.bool else segments
+
+
+FOLDS = Choices(
+    "layer_types",
+    {
+        "sliding_attention": (fold_sliding, see_sliding, number_sequences),
+        "chunked_attention": (fold_chunked, see_chunked, number_chunks),
+    },
+)
+
+
+def make_folded_mask(
+    config: TrineConfig,
+    layer_type: str,
+    positions: torch.Tensor,
+    segments: torch.Tensor | None,
+    counts_from_zero: bool,
+) -> FoldedMask | None:
+    """The mask of a whole text, or None where a band would be as wide as the text.
+
+    Args:
+        positions: (B or 1, N).
+        segments: (B, N) as `make_segments` returns it.
+        counts_from_zero: Whether positions are those of the tokens in a row.
+    """
+    fold, see, number = FOLDS[layer_type]
+    block, back, ahead = fold(config)
+    if layer_type == "chunked_attention" and segments is None and (counts_from_zero or config.is_causal):
+        back = ahead = 0  # chunks are blocks
+    length, device = positions.shape[1], positions.device
+    if (back + 1 + ahead) * block >= length:
+        return None
+    num_blocks = -(-length // block)
+    queries = torch.arange(num_blocks * block, device=device).view(num_blocks, block, 1)
+    keys = torch.arange(-back * block, (1 + ahead) * block, device=device) + queries[:, :1]
+    visible = (see(config, queries - keys) & (keys >= 0) & (keys < length))[None]
+    numbers = number(config, positions, segments)
+    rows, columns = queries.clamp(max=length - 1), keys.clamp(0, length - 1)
+    if numbers is not None:
+        visible = visible & (numbers[:, rows] == numbers[:, columns])
+    if segments is not None and segments.dtype == torch.bool:
+        visible = visible & segments[:, columns]
+    return FoldedMask(visible | (queries == keys)[None], back, ahead)  # padding sees itself, so that nothing is NaN
+
+
+# What `masks.py` looks up, so that other models need none of this.
+FOLDED_MASKS = Choices("layer_types", {"sliding_attention": make_folded_mask, "chunked_attention": make_folded_mask})
+CHUNK_NUMBERS = Choices("layer_types", {"chunked_attention": number_chunks})

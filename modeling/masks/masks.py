@@ -1,0 +1,316 @@
+"""Attention masks and position ids: made once a forward pass, for each attention type that the model has."""
+
+# Shapes: B batch, Q queries, K keys.
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.masking_utils import (
+    and_masks,
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+    create_causal_mask,
+    create_chunked_causal_mask,
+    create_sliding_window_causal_mask,
+    find_packed_sequence_indices,
+)
+from transformers.utils.import_utils import is_tracing
+
+from ...configuration.choices import Choices
+from ...configuration.configuration_trine import TrineConfig
+from ...configuration.kinds import ATTENTION_KINDS
+from .bands import CHUNK_NUMBERS, FOLDED_MASKS
+
+
+# Mechanisms with kernels of their own read segments (batch, keys) in place of a mask.
+SEGMENTED_KINDS = [kind for kind, row in ATTENTION_KINDS.items() if not row.has_pair_scores]
+SEGMENTED = {ATTENTION_KINDS[kind].layer_type for kind in SEGMENTED_KINDS}
+
+
+def make_position_ids(
+    inputs_embeds: torch.Tensor, attention_mask: torch.Tensor | None, past_key_values: Cache | None
+) -> torch.Tensor:
+    """Counts the real tokens of each sequence from 0, so that padding on the left shifts nothing.
+
+    Args:
+        inputs_embeds: (B, Q, hidden).
+        attention_mask: (B, K) with 1 for a token, 0 for padding. Any other form says nothing about padding.
+        past_key_values: The cache, which knows how many tokens came before.
+
+    Returns:
+        (B, Q), or (1, Q) if there is no padding mask.
+    """
+    length = inputs_embeds.shape[1]
+    if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
+        return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -length:].to(inputs_embeds.device)
+    past = past_key_values.get_seq_length() if past_key_values is not None else 0
+    return (torch.arange(length, device=inputs_embeds.device) + past)[None]
+
+
+def same_group(groups: torch.Tensor) -> Callable:
+    """Mask function that lets a token see the tokens of its own group; `groups` is (B, K)."""
+
+    def inner_mask(batch_idx, head_idx, q_idx, kv_idx):
+        return groups[batch_idx, q_idx] == groups[batch_idx, kv_idx]
+
+    return inner_mask
+
+
+def make_segments(
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+    position_ids: torch.Tensor | None,
+    lengths: list[int] | None = None,
+) -> torch.Tensor | None:
+    """Tells which tokens of a batch belong together: tokens see tokens of their own segment only.
+
+    Args:
+        inputs_embeds: (B, Q, hidden).
+        attention_mask: (B, K) with 1 for a token, 0 for padding.
+        past_key_values: The cache, or None if it is empty.
+        position_ids: (B, Q), or None if they were not given. Without a mask and a cache, positions that start again
+            begin another segment.
+        lengths: What `packed_lengths` found.
+
+    Returns:
+        None if all tokens are of one segment. For a padding mask, booleans (B, K) that are True for tokens. For packed
+        sequences, their numbers in int32, (B, K), which grow from 1. The type tells the two apart while tracing, too.
+
+    Raises:
+        ValueError: For a ready mask, which may be more than segments can say.
+    """
+    device = inputs_embeds.device
+    if attention_mask is not None:
+        if attention_mask.ndim != 2:
+            raise ValueError(
+                f"attention_mask has shape {tuple(attention_mask.shape)}, but layers of the kinds "
+                f"{SEGMENTED_KINDS} read a padding mask (batch, length): they make no table of all pairs of tokens "
+                "that a mask (batch, 1, queries, keys) could act on."
+            )
+        length = inputs_embeds.shape[1] + (past_key_values.get_seq_length() if past_key_values is not None else 0)
+        padding = attention_mask[:, :length] != 0
+        if not is_tracing(padding) and bool(padding.all()):
+            return None
+        return padding.to(device)
+    if lengths is not None:
+        numbers = torch.arange(1, len(lengths) + 1, device=device, dtype=torch.int32)
+        return numbers.repeat_interleave(torch.tensor(lengths, device=device))[None]
+    if position_ids is None or past_key_values is not None:
+        return None
+    packed = find_packed_sequence_indices(position_ids)
+    return None if packed is None else (packed + 1).to(torch.int32)
+
+
+def encoder_overlay(
+    config: TrineConfig, layer_type: str, attention_mask: torch.Tensor | None, position_ids: torch.Tensor
+) -> Callable | None:
+    """What an encoder layer may not see besides padding: other chunks, and other sequences of a packed batch.
+
+    The library looks for packed sequences in causal masks only.
+    """
+    overlays = []
+    packed = find_packed_sequence_indices(position_ids) if attention_mask is None else None
+    if packed is not None:
+        overlays.append(same_group(packed))
+    if layer_type in CHUNK_NUMBERS:
+        padding = attention_mask != 0 if attention_mask is not None and attention_mask.ndim == 2 else None
+        overlays.append(same_group(CHUNK_NUMBERS[layer_type](config, position_ids, padding)))
+    return and_masks(*overlays) if overlays else None
+
+
+def encoder_masks(
+    first_layers: dict[str, int],
+    position_ids: torch.Tensor,
+    *,
+    config: TrineConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+) -> dict[str, Any]:
+    """What `decoder_masks` makes, for an encoder."""
+    positions = position_ids.expand(inputs_embeds.shape[0], -1)
+    return {
+        layer_type: ENCODER_MASKS[layer_type](
+            config=config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            and_mask_function=encoder_overlay(config, layer_type, attention_mask, positions),
+        )
+        for layer_type in first_layers
+    }
+
+
+def decoder_masks(
+    first_layers: dict[str, int],
+    position_ids: torch.Tensor,
+    *,
+    inputs_embeds: torch.Tensor,
+    past_key_values: Cache | None,
+    **arguments,
+) -> dict[str, Any]:
+    """The mask of each type of layer.
+
+    Args:
+        first_layers: Each type that needs one, and its first layer.
+        position_ids: (B or 1, Q).
+        arguments: What transformers' functions read, as `inputs_embeds` and `past_key_values`.
+    """
+    length = inputs_embeds.shape[1]
+    return {
+        layer_type: DECODER_MASKS[layer_type](
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+            layer_idx=index,
+            allow_is_causal_skip=not reads_empty_places(past_key_values, index, length),
+            **arguments,
+        )
+        for layer_type, index in first_layers.items()
+    }
+
+
+DECODER_MASKS = Choices(
+    "layer_types",
+    {
+        "full_attention": create_causal_mask,
+        "sliding_attention": create_sliding_window_causal_mask,
+        "chunked_attention": create_chunked_causal_mask,
+    },
+)
+ENCODER_MASKS = Choices(
+    "layer_types",
+    {
+        "full_attention": create_bidirectional_mask,
+        "sliding_attention": create_bidirectional_sliding_window_mask,
+        "chunked_attention": create_bidirectional_mask,
+    },
+)
+PAIR_MASKS = Choices("is_causal", {True: decoder_masks, False: encoder_masks})
+# The kinds that read segments, always or where their masks are bands.
+SEGMENTS = Choices(
+    "attention_types",
+    {
+        "sliding": make_segments,
+        "chunked": make_segments,
+        "simplicial": make_segments,
+        "linear": make_segments,
+        "performer": make_segments,
+        "bigbird": make_segments,
+        "lsh": make_segments,
+    },
+)
+
+
+def folded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_key_values: Cache | None) -> set[str]:
+    """The types whose masks may be bands: where PyTorch's own kernel is asked for, which has no windows.
+
+    Not where the mask is a ready one, a bias is added to the scores, or cached tokens come first, few of which are
+    visible then; and an exported program serves texts of all lengths.
+    """
+    is_padding = attention_mask is None or attention_mask.ndim == 2
+    if config._attn_implementation != "sdpa" or not is_padding or past_key_values is not None:
+        return set()
+    if config.position_type == "relative" or torch.compiler.is_exporting():
+        return set()
+    return set(FOLDED_MASKS)
+
+
+def make_masks(
+    config: TrineConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | dict | None,
+    past_key_values: Cache | None,
+    position_ids: torch.Tensor | None,
+    lengths: list[int] | None = None,
+) -> dict:
+    """Makes the mask of every attention type in the model, or the segments that it reads in place of one.
+
+    Args:
+        inputs_embeds: (B, Q, hidden).
+        attention_mask: Padding mask (B, K), a ready mask (B, 1, Q, K), or, as `generate` hands over with a static
+            cache, the result of this function.
+        past_key_values: The cache.
+        position_ids: (B or 1, Q), or None to count tokens. Positions that start again mark packed sequences, which do
+            not see each other.
+        lengths: What `packed_lengths` found. Masks are then those of the longest sequence.
+
+    Returns:
+        The library's name of each type to its mask, in the form that the attention implementation reads; None where
+        that needs no mask.
+    """
+    if isinstance(attention_mask, dict):
+        return attention_mask
+    if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
+        past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
+    given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
+    folded = folded_types(config, attention_mask, past_key_values)
+    segments, readers = None, SEGMENTED.union(folded).intersection(config.layer_types)
+    if readers:
+        count = next(iter(SEGMENTS.values()))
+        segments = count(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
+    all_positions = make_position_ids(inputs_embeds, attention_mask, None) if position_ids is None else position_ids
+    if lengths is not None:
+        inputs_embeds = inputs_embeds[:, : max(lengths)]
+        position_ids = torch.arange(max(lengths), device=inputs_embeds.device)[None]
+    elif position_ids is None:
+        position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
+    arguments = {
+        "config": config,
+        "inputs_embeds": inputs_embeds,
+        "attention_mask": attention_mask,
+        "past_key_values": past_key_values,
+    }
+    first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
+    masks: dict[str, Any] = {layer_type: segments for layer_type in first_layers if layer_type in SEGMENTED}
+    for layer_type in folded.intersection(first_layers):
+        mask = FOLDED_MASKS[layer_type](config, layer_type, all_positions, segments, given_positions is None)
+        if mask is not None:
+            masks[layer_type] = mask
+    first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in masks}
+    return masks | PAIR_MASKS[config.is_causal](first_layers, position_ids, **arguments)
+
+
+def packed_lengths(
+    attention_mask: torch.Tensor | dict | None, past_key_values: Cache | None, position_ids: torch.Tensor
+) -> list[int] | None:
+    """Lengths of the sequences that a batch of one row packs one after the other, or None for any other batch.
+
+    Each begins at position 0. Reading the positions costs a synchronisation with an accelerator.
+
+    Args:
+        attention_mask: What the forward pass was given; packing is recognised without one, as in the library.
+        past_key_values: The cache, which must be empty.
+        position_ids: (B or 1, Q).
+    """
+    if attention_mask is not None or position_ids.shape[0] != 1 or is_tracing(position_ids):
+        return None
+    if past_key_values is not None and (has_fixed_length(past_key_values) or past_key_values.get_seq_length()):
+        return None
+    starts = (position_ids[0] == 0).nonzero()[:, 0].tolist()
+    if len(starts) < 2 or starts[0] != 0:
+        return None
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True)]
+    expected = torch.cat([torch.arange(length) for length in lengths]).to(position_ids.device)
+    return lengths if torch.equal(position_ids[0], expected) else None
+
+
+def has_fixed_length(cache: Cache) -> bool:
+    """Whether a layer of the cache holds places for tokens to come, which masks have to hide."""
+    return any(is_static(layer) for layer in cache.layers)
+
+
+def is_static(layer: Any) -> bool:
+    """Whether a layer of a cache is made in full before the first token, as that of a `StaticCache`."""
+    return getattr(layer, "is_compileable", False)
+
+
+def reads_empty_places(cache: Cache | None, layer_idx: int, length: int) -> bool:
+    """Whether a single new token gets keys from a layer of the cache that tell of no token yet.
+
+    Then it needs a mask. transformers makes one only if *all* layers of the cache are static.
+    """
+    return length == 1 and cache is not None and layer_idx < len(cache.layers) and is_static(cache.layers[layer_idx])

@@ -1,0 +1,20 @@
+"""The position encodings by name."""
+
+from ...configuration.choices import Choices
+from .base import PositionEncoding
+from .layered_rope import make_rotary
+from .learned import LearnedEncoding
+from .relative import RelativeEncoding
+from .sinusoidal import SinusoidalEncoding
+
+
+POSITIONS = Choices(
+    "position_type",
+    {
+        "sinusoidal": SinusoidalEncoding,
+        "learned": LearnedEncoding,
+        "rope": make_rotary,
+        "relative": RelativeEncoding,
+        "none": PositionEncoding,
+    },
+)

@@ -1,0 +1,91 @@
+"""What the commands import beyond the package's own requirements, and the extras that bring it."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+
+# The extra that brings a module. tests/scripts/test_optional_packages.py compares this with pyproject.toml.
+EXTRAS = {
+    "bm25s": "embeddings",
+    "codecarbon": "energy",
+    "datasets": "scripts",
+    "fastapi": "serving",
+    "jieba": "chinese",
+    "matplotlib": "scripts",
+    "openai": "serving",
+    "pyarrow": "scripts",
+    "reasoning_gym": "study",
+    "sacrebleu": "study",
+    "seqeval": "study",
+    "uvicorn": "serving",
+    "xgrammar": "constrained",
+}
+
+# What a command imports in any case.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "benchmark attention": ("matplotlib",),
+    "benchmark data": ("datasets",),
+    "demo": ("matplotlib",),
+    "finetune-classifier": ("matplotlib",),
+    "finetune-lora": ("matplotlib",),
+    "finetune-tagger": ("matplotlib",),
+    "inspect": ("matplotlib",),
+    "pretrain": ("matplotlib",),
+    "serve": ("fastapi", "openai", "uvicorn"),
+    "study recall": ("matplotlib",),
+    "train-embeddings": ("datasets", "matplotlib"),
+    "train-summarizer": ("matplotlib",),
+    "train-translation": ("matplotlib",),
+}
+
+
+def _files(values: Mapping[str, Any]) -> list[str]:
+    named = [name for option in ("files", "validation_files") for name in values.get(option) or ()]
+    return named + [values["sample_file"]] if values.get("sample_file") else named
+
+
+def _has_parquet(name: str) -> bool:
+    path = Path(name)
+    return path.suffix == ".parquet" or (path.is_dir() and next(path.rglob("*.parquet"), None) is not None)
+
+
+def _is_data_set(name: str) -> bool:
+    """Whether it is one of the Hub, or a folder of `Dataset.save_to_disk`."""
+    return name.startswith("hf:") or (Path(name) / "state.json").is_file()
+
+
+# What a command imports if its arguments, by their names, ask for it.
+IF_ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "bm25s": lambda values: values.get("bm25"),
+    "codecarbon": lambda values: values.get("energy_country"),
+    "datasets": lambda values: any(map(_is_data_set, _files(values))),
+    "jieba": lambda values: values.get("whole_words") == "jieba",
+    "pyarrow": lambda values: any(map(_has_parquet, _files(values))),
+    "reasoning_gym": lambda values: "word-problems" in (values.get("experiments") or ()),
+    "sacrebleu": lambda values: "translation" in (values.get("experiments") or ()),
+    "seqeval": lambda values: "tagging" in (values.get("experiments") or ()),
+    "xgrammar": lambda values: any(values.get(name) for name in ("json_schema", "grammar", "regex")),
+}
+
+
+def require(command: str, modules: Iterable[str]) -> None:
+    """Ends the process with status 2 and one line if any of the modules cannot be imported."""
+    missing = [module for module in modules if not _can_import(module)]
+    if missing:
+        extras = ",".join(dict.fromkeys(EXTRAS[module] for module in missing))
+        print(f"trine {command} needs {', '.join(missing)}: pip install 'trine[{extras}]'", file=sys.stderr)
+        sys.exit(2)
+
+
+def require_for(command: str, values: Mapping[str, Any]) -> None:
+    """`require` of what these arguments, by their names, ask for."""
+    require(command, [module for module, is_asked in IF_ASKED.items() if is_asked(values)])
+
+
+def _can_import(module: str) -> bool:
+    if module in sys.modules:
+        return sys.modules[module] is not None  # None stands for a module that is hidden
+    return find_spec(module) is not None

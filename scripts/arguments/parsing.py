@@ -1,0 +1,141 @@
+"""Arguments of the scripts: dataclasses filled from the command line, over a recipe in YAML."""
+
+import difflib
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_origin, get_type_hints
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HfArgumentParser
+
+from trine.scripts.arguments.optional_packages import NEEDS, require, require_for
+from trine.scripts.arguments.recipe_yaml import load_yaml
+from trine.scripts.jobs.hub_access import ask_once
+
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+# What a command reports in one line: files and values that cannot be used, configs with a value of the wrong type.
+INPUT_ERRORS = (OSError, ValueError, StrictDataclassError)
+# Of every argument that names records.
+RECORDS_HELP = (
+    "Records: .jsonl, .csv (both also .gz), .parquet, .json, folders of them, or a data set, hf:NAME:CONFIG:SPLIT."
+)
+
+
+@dataclass
+class RecipeArguments:
+    """The option that every script has."""
+
+    recipe: str | None = field(
+        default=None,
+        metadata={"help": "YAML file of arguments by name, or the name of a packaged one; the command line wins."},
+    )
+
+
+def parse_arguments(
+    types: Sequence[Any],
+    argv: Sequence[str] | None = None,
+    *,
+    command: str,
+    description: str | None,
+    default_recipe: str | None = None,
+) -> tuple[Any, ...]:
+    """Fill dataclasses from `argv` (default: the process's) over the recipe that it names; return one object per type.
+
+    In a recipe, a list of `key=value` texts may be written as a mapping.
+    Exits with status 2 and a message on an unknown argument or a value of the wrong type, in either place, and on a
+    package that is not installed although the command, with these arguments, will import it. From then on an
+    unreachable Hub is asked once.
+    """
+    options = {
+        "prog": f"trine {command}",
+        "usage": "%(prog)s [--recipe NAME] [--ARGUMENT VALUE ...]",
+        "allow_abbrev": False,
+    }
+    recipe_type: Any = RecipeArguments
+    parser = HfArgumentParser([recipe_type, *types], description=description, **options)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not {"-h", "--help"} & {*argv}:
+        require(command, NEEDS.get(command, ()))
+    recipe_parser = HfArgumentParser(recipe_type, add_help=False, **options)
+    recipe = recipe_parser.parse_known_args(argv)[0].recipe or default_recipe
+    try:
+        if recipe is not None:
+            argv = _as_argv(read_recipe(recipe), types, parser) + argv
+        _, *filled, unknown = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    if unknown:
+        parser.error(unknown_name("argument", unknown[0], parser._option_string_actions))
+    ask_once()
+    require_for(command, {name: value for part in filled for name, value in vars(part).items()})
+    return tuple(filled)
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The arguments of a YAML file, or of the packaged recipe of that name.
+
+    Raises:
+        ValueError: neither is there, or the file is not a mapping.
+    """
+    import yaml
+
+    packaged = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    path = packaged.get(name, Path(name))
+    if not path.is_file():
+        raise ValueError(f"{unknown_name('recipe', name, packaged)} There is no such file either.")
+    try:
+        recipe = load_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The recipe '{path}' is not UTF-8 text: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"The recipe '{path}' is not YAML: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"The recipe '{path}' holds a {type(recipe).__name__}, not a mapping of arguments to values.")
+    return recipe
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
+    """The message for a name that is not one of `choices`, with the nearest or with all of them."""
+    choices = list(choices)
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f"Did you mean '{near[0]}'?" if near else f"Choose from {choices}." if len(choices) < 20 else "See --help."
+    return f"Unknown {kind} '{name}'. {hint}"
+
+
+def _as_argv(recipe: dict[str, Any], types: Sequence[Any], parser: HfArgumentParser) -> list[str]:
+    """A recipe as texts of a command line, so that both are read by the same rules.
+
+    Raises:
+        ValueError: An unknown key, or a value of a shape that its argument does not take.
+    """
+    known = {item.name: get_type_hints(type_)[item.name] for type_ in types for item in fields(type_) if item.init}
+    argv = []
+    for name, value in recipe.items():
+        if name not in known:
+            raise ValueError(unknown_name("recipe key", str(name), known))
+        if isinstance(value, dict) and get_origin(known[name]) is list:
+            value = [f"{key}={json.dumps(item)}" for key, item in value.items()]
+        if isinstance(value, list):
+            if parser._option_string_actions[f"--{name}"].nargs not in ("+", "*"):
+                raise ValueError(f"recipe key '{name}' takes one value, not the list {value}.")
+            if strange := [item for item in value if item is None or isinstance(item, (list, dict))]:
+                raise ValueError(f"recipe key '{name}' is a list of texts or numbers, and holds {strange[0]!r}.")
+            argv += [f"--{name}", *map(_as_text, value)]
+        elif isinstance(value, dict) and known[name] in (bool, int, float, str):
+            raise ValueError(f"recipe key '{name}' takes one value, not the mapping {value}.")
+        elif value is not None:  # an empty value is as if left out
+            words = {"on": "true", "off": "false"} if known[name] is bool else {}
+            text = _as_text(value)
+            argv.append(f"--{name}={words.get(text.lower(), text)}")
+    return argv
+
+
+def _as_text(value: Any) -> str:
+    """A value as the command line has it."""
+    return json.dumps(value) if isinstance(value, (bool, dict)) else str(value)

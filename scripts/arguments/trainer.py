@@ -1,0 +1,46 @@
+"""What the commands that train have in common: the trainer's arguments, with other defaults than the library's."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from trine.scripts.arguments.training_checks import check_numbers, check_trackers, keep_apart
+from trine.training.run.half_precision import check_half_precision
+
+
+def trainer_default(name: str, value: Any):
+    """A field of `TrainingArguments` with another default and the same help."""
+    (original,) = [item for item in fields(TrainingArguments) if item.name == name]
+    return field(default=value, metadata=dict(original.metadata))
+
+
+@dataclass
+class UsualTraining:
+    """Stands before `TrainingArguments`, or a class made of it, among the bases of a command's arguments."""
+
+    lr_scheduler_type: str = trainer_default("lr_scheduler_type", "cosine")
+    warmup_steps: float = trainer_default("warmup_steps", 0.05)
+    max_grad_norm: float = trainer_default("max_grad_norm", 1.0)
+    logging_steps: float = trainer_default("logging_steps", 10)
+    logging_nan_inf_filter: bool = trainer_default("logging_nan_inf_filter", False)
+    eval_strategy: str = trainer_default("eval_strategy", "steps")
+    eval_steps: float | None = trainer_default("eval_steps", 0.1)
+    save_strategy: str = trainer_default("save_strategy", "steps")
+    save_steps: float = trainer_default("save_steps", 500)
+    save_total_limit: int | None = trainer_default("save_total_limit", 2)
+    dataloader_pin_memory: bool = trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
+    report_to: str = trainer_default("report_to", "none")
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "Checkpoint to go on from, or 'last': that of output_dir, or from the start without one."},
+    )
+
+    def __post_init__(self):
+        training: Any = self  # the class that this one stands before has the other arguments
+        check_numbers(training)
+        super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue] likewise
+        check_trackers(training)
+        check_half_precision(training)
+        keep_apart(training)

@@ -1,0 +1,99 @@
+"""The tables, text and plots of `trine benchmark attention`."""
+
+import math
+import platform
+import statistics
+from datetime import date
+from pathlib import Path
+
+import torch
+import transformers
+
+from trine.scripts.benchmarks.attention_arguments import AttentionBenchmarkArguments
+from trine.scripts.benchmarks.attention_layers import BOTH, EAGER, HEADS, HIDDEN, QUADRATIC, TASKS
+from trine.scripts.benchmarks.scaling import Figures, exponents, faster_from, variation
+from trine.scripts.reports.markdown import processor
+from trine.scripts.reports.plots import draw_curves
+
+
+LARGEST_EXPONENT = 1.15
+FLAT = 1.2  # of decoding: time after the longest text over that after the shortest
+
+
+def growth_table(figures: dict[str, Figures], unit: str, arguments: AttentionBenchmarkArguments) -> str:
+    """A row a kind: medians, the exponent, whether it is small enough, and from where on full attention costs more."""
+    lengths = [length for length in arguments.lengths if any(length in row for row in figures.values())]
+    rows = [f"| {unit} | {' | '.join(map(str, lengths))} | exponent | at most {LARGEST_EXPONENT} | below full from |"]
+    rows.append("|---" * (len(lengths) + 4) + "|")
+    for way, row in figures.items():
+        cells = [f"{statistics.median(row[length]):,.1f}" if length in row else "" for length in lengths]
+        middle, least, most = exponents(row, arguments.fit_from)
+        exponent = "-" if math.isnan(middle) else f"{middle:.2f}"
+        if least < most:
+            exponent += f" ({least:.2f} to {most:.2f})"
+        is_met = "" if way in QUADRATIC or math.isnan(middle) else "yes" if middle <= LARGEST_EXPONENT else "**no**"
+        start = faster_from(row, figures.get("full", {})) if way not in QUADRATIC else ""
+        rows.append(f"| {way} | {' | '.join(cells)} | {exponent} | {is_met} | {'-' if start is None else start} |")
+    return "\n".join(rows)
+
+
+def decoding_table(figures: dict[str, Figures]) -> str:
+    """A row a kind: medians, and how much longer a token takes after the longest text than after the shortest."""
+    contexts = list(next(iter(figures.values())))
+    rows = [f"| ms a token after | {' | '.join(map(str, contexts))} | last over first | flat: at most {FLAT} |"]
+    rows.append("|---" * (len(contexts) + 3) + "|")
+    for way, row in figures.items():
+        medians = [statistics.median(values) for values in row.values()]
+        growth = medians[-1] / medians[0]
+        cells = " | ".join(f"{median:.3f}" for median in medians)
+        rows.append(f"| {way} | {cells} | {growth:.2f} | {'yes' if growth <= FLAT else 'no'} |")
+    return "\n".join(rows)
+
+
+def report(results: dict, arguments: AttentionBenchmarkArguments, command: str) -> str:
+    """The part of the Markdown file."""
+    spreads = [variation(values) for task in TASKS for row in results[task].values() for values in row.values()]
+    parts = [
+        f"## Attention kinds against length, {arguments.shape}",
+        f"""Made on {date.today()} by `{command}`: {processor()}, 1 thread, float32, torch {torch.__version__}, \
+transformers {transformers.__version__}, Python {platform.python_version()}.""",
+        f"""One attention layer of each kind, projections and the making of its mask included: hidden size {HIDDEN}, \
+{HEADS} heads of {HIDDEN // HEADS},
+batch 1, no positions, windows and blocks at their defaults (simplicial: 64 and 8 tokens) in a model meant for texts of
+{max(arguments.lengths)} tokens. `full` runs the library's kernel, which holds no table of weights; `{EAGER}` writes it
+out. All kinds of a length take turns in one process, which keeps freed memory
+for the next tensors; else new pages for those above 32 MiB can take as long as the computation. Times are CPU time of
+the process: medians of \
+{arguments.rounds} rounds, or up
+to 4 times as many below 8192 tokens; from a figure's least to its greatest it is {statistics.median(spreads):.0%} of \
+it in the median, and {max(spreads):.0%} at
+most. Memory is the peak growth of a fresh process, with weights, gradients and inputs. Exponents are slopes of least
+squares in log cost against log length, from {arguments.fit_from} tokens on (in brackets: of single rounds).""",
+    ]
+    for task in TASKS:
+        parts += [f"### {task.capitalize()}", growth_table(results[task], "ms", arguments)]
+    parts += [f"### Peak memory, {BOTH}", growth_table(results["memory"], "MiB", arguments)]
+    if results["decoding"]:
+        parts += ["### Decoding a token with a cache", decoding_table(results["decoding"])]
+    if results["peers"]:
+        heading = "| what | beside | Trine | peer | ratio | target | met |\n|---|---|---|---|---|---|---|"
+        text = "At equal settings, both in turn; a ratio is the peer's time over Trine's."
+        parts += ["### Beside other implementations", text, "\n".join([heading, *results["peers"]])]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(results: dict, arguments: AttentionBenchmarkArguments) -> None:
+    """Log-log plots of all that was measured against the number of tokens."""
+    for name, ylabel in (
+        ("forward", "forward [ms]"),
+        (BOTH, f"{BOTH} [ms]"),
+        ("memory", "peak memory [MiB]"),
+        ("decoding", "a token after the text [ms]"),
+    ):
+        curves = {
+            way: {length: statistics.median(values) for length, values in row.items()}
+            for way, row in results[name].items()
+        }
+        path = Path(arguments.output_dir) / f"{arguments.shape}-{name.replace(' ', '-')}.png"
+        if curves:
+            draw_curves(curves, path, xlabel="tokens", ylabel=ylabel, is_logarithmic=True)

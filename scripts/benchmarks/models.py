@@ -1,0 +1,268 @@
+"""Measure speed and memory beside Llama, Mixtral, BERT and T5 of transformers, in one run."""
+
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.benchmarks.model_peers import PEERS, make_model
+from trine.scripts.reports.markdown import in_fresh_process, process_memory, processor, write_part
+from trine.training.data.padding_free import PaddingFreeCollator
+
+
+# Lengths of Debian's package descriptions in tokens of an 8,000-piece WordPiece: the 0th, 5th, ... 95th percentile.
+# The longest twentieth is represented by its shortest; its mean is higher, so padding costs more than here.
+DESCRIPTION_LENGTHS = (7, 25, 29, 34, 39, 43, 47, 50, 55, 59, 64, 70, 76, 82, 89, 99, 111, 125, 149, 191)
+
+
+@dataclass
+class BenchmarkArguments:
+    rounds: int = field(default=5, metadata={"help": "Measurements of each model, the two in turn."})
+    threads: int = field(default=1, metadata={"help": "Threads of PyTorch on the CPU."})
+    device: str = field(default="cpu", metadata={"help": "Such as cpu or cuda."})
+    dtype: str = field(default="float32", metadata={"help": "Such as float32 or bfloat16."})
+    length: int = field(default=1024, metadata={"help": "Tokens in a sequence."})
+    train_batch: int = field(default=2, metadata={"help": "Sequences in the training step that is timed."})
+    memory_batches: list[int] = field(
+        default_factory=lambda: [2, 4], metadata={"help": "Sequences in the training steps whose memory is measured."}
+    )
+    new_tokens: int = field(default=64, metadata={"help": "Tokens that decoding adds to a prompt of 32."})
+    output: str = field(
+        default="docs/measurements/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."}
+    )
+    peers: list[str] = field(
+        default_factory=lambda: list(PEERS), metadata={"help": f"Which of {', '.join(PEERS)} to compare with."}
+    )
+    quick: bool = field(default=False, metadata={"help": "Tiny models: tries the benchmark out, measures nothing."})
+
+    def __post_init__(self):
+        for name in ("rounds", "threads", "length", "train_batch", "new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        unknown = [name for name in self.peers if name not in PEERS]
+        if unknown:
+            raise ValueError(f"peers={unknown} are not among {list(PEERS)}.")
+
+
+def synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+def some_labels(tokens: torch.Tensor, share: float) -> torch.Tensor:
+    """The tokens as labels, of which the given share, spread evenly, is predicted."""
+    numbers = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
+    predicted = ((numbers + 1) * share).floor() > (numbers * share).floor()
+    return tokens.masked_fill(~predicted, -100)
+
+
+def optimizer_step(model: PreTrainedModel, inputs: dict[str, Any], num_tokens: int) -> Callable[[], int]:
+    """A step of AdamW; it returns the number of tokens."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def step() -> int:
+        model.train()
+        model(**inputs).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return num_tokens
+
+    return step
+
+
+def train_step(model: PreTrainedModel, peer: str, batch: int, length: int) -> Callable[[], int]:
+    """A step on random tokens; an encoder-decoder predicts as many as it reads."""
+    length = min(length, PEERS[peer].longest)
+    tokens = torch.randint(5, model.config.vocab_size, (batch, length), device=model.device)
+    inputs: dict[str, Any] = {"input_ids": tokens, "labels": some_labels(tokens, PEERS[peer].labels)}
+    if peer in ("Llama", "Mixtral", "T5"):
+        inputs["use_cache"] = False
+    return optimizer_step(model, inputs, tokens.numel() * (2 if model.config.is_encoder_decoder else 1))
+
+
+def prefill(model: PreTrainedModel, length: int) -> Callable[[], int]:
+    """The first pass of generation over a prompt."""
+    tokens = torch.randint(5, model.config.vocab_size, (1, length), device=model.device)
+
+    @torch.no_grad()
+    def run() -> int:
+        model.eval()(input_ids=tokens, use_cache=True, logits_to_keep=1)
+        return length
+
+    return run
+
+
+def decode(model: PreTrainedModel, new_tokens: int) -> Callable[[], int]:
+    """Greedy generation with a cache, after 32 tokens."""
+    tokens = torch.randint(5, model.config.vocab_size, (1, 32), device=model.device)
+    options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
+
+    def run() -> int:
+        model.eval()
+        model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)  # pyright: ignore[reportCallIssue]
+        return new_tokens
+
+    return run
+
+
+def ragged_steps(model: PreTrainedModel, quick: bool) -> tuple[Callable[[], int], Callable[[], int]]:
+    """Steps on 40 sequences of the lengths that descriptions have: without padding, and with it."""
+    lengths = [max(2, length // (16 if quick else 1)) for length in DESCRIPTION_LENGTHS * 2]
+    rows = [torch.randint(5, model.config.vocab_size, (length,)) for length in lengths]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(model.device)
+    features = {"input_ids": padded, "labels": some_labels(padded, 0.15).masked_fill(mask == 0, -100)}
+    features["attention_mask"] = mask
+    packed = PaddingFreeCollator(lambda batch: batch[0])([features])
+    return tuple(optimizer_step(model, inputs, sum(lengths)) for inputs in (packed, features))  # pyright: ignore[reportReturnType]
+
+
+# Name of a task to its description, what makes a step of it, and how many times as many rounds it gets: short steps
+# vary more.
+TASKS: dict[str, tuple[str, Callable, int]] = {
+    "training": (
+        "training, {train_batch} x {length} tokens",
+        lambda model, peer, arguments: train_step(model, peer, arguments.train_batch, arguments.length),
+        1,
+    ),
+    "prefill": ("prefill, {length} tokens", lambda model, peer, arguments: prefill(model, arguments.length), 3),
+    "decoding": (
+        "decoding, {new_tokens} tokens",
+        lambda model, peer, arguments: decode(model, arguments.new_tokens),
+        4,
+    ),
+}
+
+
+def time_pair(ours: Callable[[], int], theirs: Callable[[], int], rounds: int, device: str) -> list[tuple]:
+    """Tokens per second of both, round by round; which of the two goes first alternates."""
+    results = []
+    for run in (ours, theirs):
+        run()
+    for number in range(rounds):
+        speeds = {}
+        for run in (ours, theirs) if number % 2 else (theirs, ours):
+            synchronize(device)
+            start = time.perf_counter()
+            tokens = run()
+            synchronize(device)
+            speeds[run] = tokens / (time.perf_counter() - start)
+        results.append((speeds[ours], speeds[theirs]))
+    return results
+
+
+def peak_memory(peer: str, who: str, batch: int, arguments: BenchmarkArguments) -> float:
+    """Peak memory of three training steps in MiB: weights, gradients, optimizer and activations.
+
+    On the CPU it is the largest resident size of the process, less its size before the model was made.
+    """
+    before = process_memory("VmRSS")
+    model = make_model(peer, who, arguments.quick, arguments.device, arguments.dtype)
+    step = train_step(model, peer, batch, arguments.length)
+    for _ in range(3):
+        step()
+    if arguments.device == "cpu":
+        return process_memory("VmHWM") - before
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def speed_row(peer: str, task: str, speeds: list[tuple]) -> str:
+    """A row of the report: medians, and the rounds' ratios."""
+    ratios = [ours / theirs for ours, theirs in speeds]
+    ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
+    spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    return f"| {peer} | {task} | {ours:,.1f} tokens/s | {theirs:,.1f} tokens/s | {spread} |"
+
+
+def benchmark_peer(peer: str, arguments: BenchmarkArguments, progress: tqdm) -> list[str]:
+    """Rows of the report for one peer."""
+    shared = (arguments.quick, arguments.device, arguments.dtype)
+    models = [make_model(peer, who, *shared) for who in ("Trine", peer)]
+    sizes = [model.num_parameters() for model in models]
+    if sizes[0] != sizes[1]:
+        raise RuntimeError(f"Trine has {sizes[0]:,} parameters, {peer} {sizes[1]:,}: the shapes are not equal.")
+    numbers = {**vars(arguments), "length": min(arguments.length, PEERS[peer].longest)}
+    rows = []
+    for name in PEERS[peer].tasks:
+        description, make, factor = TASKS[name]
+        progress.set_description(f"{peer}: {name}")
+        ours, theirs = (make(model, peer, arguments) for model in models)
+        rows.append(
+            speed_row(
+                peer,
+                description.format(**numbers),
+                time_pair(ours, theirs, factor * arguments.rounds, arguments.device),
+            )
+        )
+        progress.update()
+    if peer == "BERT":
+        progress.set_description("padding-free")
+        speeds = time_pair(*ragged_steps(models[0], arguments.quick), arguments.rounds, arguments.device)
+        rows.append(speed_row("Trine with padding", "training on ragged texts, padding-free", speeds))
+    del models
+    for batch in arguments.memory_batches:
+        progress.set_description(f"{peer}: memory")
+        ours, theirs = (in_fresh_process(peak_memory, peer, who, batch, arguments) for who in ("Trine", peer))
+        task = f"training peak memory, {batch} x {numbers['length']} tokens"
+        rows.append(f"| {peer} | {task} | {ours:,.0f} MiB | {theirs:,.0f} MiB | {ours / theirs:.2f} |")
+        progress.update()
+    return rows
+
+
+def report(rows: list[str], arguments: BenchmarkArguments, command: str) -> str:
+    """The part of the Markdown file."""
+    hardware = processor() if arguments.device == "cpu" else torch.cuda.get_device_name()
+    shapes = {peer: ", ".join(f"{key} {size}" for key, size in PEERS[peer].shape.items()) for peer in arguments.peers}
+    return f"""## Beside {", ".join(PEERS)}
+
+Made on {date.today()} by `{command}`: {hardware}, {arguments.threads} thread(s), {arguments.dtype}, torch \
+{torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}.
+
+Both models of a row have the same shape and number of parameters, and run in turn in one process. Speeds are medians
+of {arguments.rounds} rounds (prefill 3, decoding 4 times as many); the ratio is the median of the rounds' ratios, with
+the smallest and the largest. Training is forward, backward and AdamW, without dropout. Peak memory is that of three
+training steps in a process of their own, beyond what the process held before the model was made. Speeds above 1.00 are
+faster, memory below 1.00 is less than the peer's.
+
+| beside | what | Trine | peer | ratio |
+|---|---|---|---|---|
+{chr(10).join(rows)}
+
+Shapes:
+
+{chr(10).join(f"* {peer}: {shape}" for peer, shape in shapes.items())}
+
+The padding-free row is the encoder beside itself with padding, on 40 sequences of the lengths of Debian's package
+descriptions (0th, 5th, ... 95th percentile); only real tokens are counted.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    (arguments,) = parse_arguments([BenchmarkArguments], argv, command="benchmark models", description=__doc__)
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.disable_progress_bar()
+    rows = []
+    steps = sum(len(PEERS[peer].tasks) + len(arguments.memory_batches) for peer in arguments.peers)
+    with tqdm(total=steps) as progress:
+        for peer in arguments.peers:
+            rows += benchmark_peer(peer, arguments, progress)
+    text = report(rows, arguments, shlex.join(["trine", "benchmark", "models", *words]))
+    write_part(Path(arguments.output), text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

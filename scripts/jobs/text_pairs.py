@@ -1,0 +1,262 @@
+"""What training on pairs of texts has in common, whether they are translations or summaries."""
+
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
+
+from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
+from trine.generation.mask_predict import MaskPredict, keep_settings
+from trine.generation.translation.metrics import describe_scores, score_texts
+from trine.generation.translation.translator import Translator, find_tag
+from trine.scripts.arguments.parsing import INPUT_ERRORS
+from trine.scripts.arguments.pretraining import parse_overrides
+from trine.scripts.arguments.text_pairs import PairArguments, PairTrainingArguments
+from trine.scripts.jobs.cut_texts import encode_cut, say_cut
+from trine.scripts.jobs.finetuning import read_examples
+from trine.scripts.jobs.tokenizer_loading import load_tokenizer
+from trine.scripts.reports.plots import draw_losses
+from trine.tokenization.records import BadRecords
+from trine.tokenization.text_ends import decoder_start, encode_targets, end_ids
+from trine.training.objectives.masked_targets import MaskedTargetCollator
+from trine.training.run.callbacks import InterruptCallback, RandomFeatureCallback
+from trine.training.run.early_stopping import SpokenEarlyStopping
+from trine.training.run.resuming import check_writable, find_checkpoint, train
+from trine.training.run.scheduled_sampling import ScheduledSamplingTrainer
+
+
+LEAST_SPREAD = 0.1  # tokens; where lengths follow from those of the sources, rounding is left
+
+
+class Pair(NamedTuple):
+    """A text, what is to be made of it, and the language of that, or None."""
+
+    source: str
+    target: str
+    language: str | None = None
+
+
+# What is scored beside the model: texts made of the source alone.
+Baselines = Mapping[str, Callable[[str], str]]
+
+
+@dataclass
+class Task:
+    """All that training needs."""
+
+    train_pairs: list[Pair]
+    validation_pairs: list[Pair]
+    bad_records: int
+    tokenizer: PreTrainedTokenizerBase
+    model: TrineForConditionalGeneration
+    collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+    checkpoint: str | None
+    truncated_pairs: int = 0
+
+
+def train_on_pairs(
+    arguments: PairArguments, training: PairTrainingArguments, *, baselines: Baselines | None = None
+) -> int:
+    """Trains, saves, prints samples and scores; returns the status of the process."""
+    try:
+        check_writable(Path(str(training.output_dir)))
+        task = prepare(arguments, training)
+    except INPUT_ERRORS as error:
+        sys.exit(f"trine: {error}")
+    interrupt = InterruptCallback()
+    callbacks: list[TrainerCallback] = [RandomFeatureCallback(), interrupt]
+    if arguments.early_stopping_patience:
+        callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
+    (examples, cut), (validation, others_cut) = (
+        encode(pairs, task.tokenizer, task.model.config, arguments.max_length)
+        for pairs in (task.train_pairs, task.validation_pairs)
+    )
+    task.truncated_pairs = cut + others_cut
+    say_cut(task.truncated_pairs, len(examples) + len(validation), "pairs", arguments.max_length)
+    if arguments.objective == "masked":
+        keep_settings(task.model, **settings_of_mask_predict(examples, task.tokenizer.mask_token_id))
+    trainer = ScheduledSamplingTrainer(
+        task.model,
+        training,
+        train_dataset=examples,  # pyright: ignore[reportArgumentType] a list
+        eval_dataset=validation,  # pyright: ignore[reportArgumentType]
+        data_collator=task.collator,  # pyright: ignore[reportArgumentType] any mapping serves
+        processing_class=task.tokenizer,
+        callbacks=callbacks,
+        schedule=arguments.scheduled_sampling,
+    )
+    try:
+        train(trainer, task.checkpoint)
+    except OSError as error:
+        sys.exit(f"trine: {error}")
+    if interrupt.interrupted:
+        print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
+        return 130
+    finish(task, trainer, arguments, baselines or {})
+    return 0
+
+
+def prepare(arguments: PairArguments, training: PairTrainingArguments) -> Task:
+    """Reads and splits the pairs, makes or loads the tokenizer, and makes the model."""
+    if arguments.early_stopping_patience and not training.load_best_model_at_end:
+        raise ValueError(
+            f"early_stopping_patience={arguments.early_stopping_patience} needs --load_best_model_at_end, with "
+            "save_steps that eval_steps divide."
+        )
+    checkpoint = find_checkpoint(training)
+    bad = BadRecords(arguments.skip_bad_records)
+    pairs, others = (read_pairs(files, arguments, bad) for files in (arguments.files, arguments.validation_files))
+    bad.check()
+    train_pairs, validation_pairs = split_pairs(pairs, arguments.validation_pairs, training.seed, others)
+    tokenizer = make_tokenizer(arguments, train_pairs, checkpoint, not training.disable_tqdm)
+    tokenizer.model_max_length = arguments.max_length  # is saved, so that longer texts are known to be too long
+    train_pairs, validation_pairs = (
+        [tag_pair(pair, tokenizer) for pair in part] for part in (train_pairs, validation_pairs)
+    )
+    set_seed(training.seed)
+    model = TrineForConditionalGeneration(make_config(arguments, tokenizer))
+    collator = make_collator(arguments, tokenizer, model)
+    return Task(train_pairs, validation_pairs, bad.count, tokenizer, model, collator, checkpoint)
+
+
+def read_pairs(files: Sequence[str], arguments: PairArguments, bad: BadRecords) -> list[Pair]:
+    """The pairs of all files."""
+    names = [arguments.source_field, arguments.target_field]
+    names += [arguments.target_language_field] if arguments.target_language_field else []
+    return [Pair(*texts) for texts in read_texts(files, names, bad)] if files else []
+
+
+def read_texts(files: Sequence[str], names: Sequence[str], bad: BadRecords) -> list[tuple[str, ...]]:
+    """The fields of these names of all records. What is wrong with records is added to `bad`, an empty text too.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file of another kind.
+    """
+
+    def read(record: Mapping[str, Any]) -> tuple[str, ...]:
+        if empty := [name for name in names if not record[name].strip()]:
+            raise ValueError(f"the field '{empty[0]}' is empty")
+        return tuple(record[name] for name in names)
+
+    return read_examples(files, dict.fromkeys(names, str), read, bad)
+
+
+def split_pairs(
+    pairs: Sequence[Pair], held_out: int, seed: int, others: Sequence[Pair] = ()
+) -> tuple[list[Pair], list[Pair]]:
+    """Training and validation pairs: drawn from the pairs, or from `others` where there are any.
+
+    A text that is held out is not trained on with another target either.
+    """
+    order, others = list(pairs), list(others)
+    random.Random(seed).shuffle(order)
+    random.Random(seed).shuffle(others)
+    validation = (others or order)[:held_out]
+    sources = {pair[0] for pair in others or validation}
+    train_pairs = [pair for pair in (order if others else order[held_out:]) if pair[0] not in sources]
+    if left_out := len(order) - len(train_pairs) - (0 if others else len(validation)):
+        print(f"{left_out:,} pairs are left out of training: their sources are held out for validation.")
+    if not train_pairs:
+        beside = "the validation_files" if others else f"validation_pairs={held_out}"
+        raise ValueError(f"{len(pairs)} pairs leave none to train on beside {beside}.")
+    return train_pairs, validation
+
+
+def make_tokenizer(
+    arguments: PairArguments, pairs: Sequence[Pair], checkpoint: str | None, show_progress: bool
+) -> PreTrainedTokenizerBase:
+    if source := checkpoint or arguments.tokenizer:
+        return load_tokenizer(source)
+    texts = (text for pair in pairs for text in pair[:2])
+    languages = sorted({pair.language for pair in pairs if pair.language is not None})
+    return train_unigram(texts, arguments.vocab_size, language_tags=languages, show_progress=show_progress)
+
+
+def tag_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Pair:
+    """The pair with the tag of its language, if it has one, before the source."""
+    return pair if pair.language is None else pair._replace(source=find_tag(tokenizer, pair.language) + pair.source)
+
+
+def make_config(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase) -> TrineSeq2SeqConfig:
+    fields = {"vocab_size": len(tokenizer), **end_ids(tokenizer), "decoder_start_token_id": decoder_start(tokenizer)}
+    fields["decoder_is_causal"] = arguments.objective == "next_token"
+    return TrineSeq2SeqConfig.from_preset(arguments.preset, **fields | parse_overrides(arguments.config_overrides))
+
+
+def make_collator(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase, model: Any) -> Any:
+    """What makes batches of encoded pairs."""
+    if arguments.objective == "masked":
+        return MaskedTargetCollator(tokenizer)
+    return DataCollatorForSeq2Seq(tokenizer, model=model)
+
+
+def settings_of_mask_predict(rows: Sequence[dict[str, list[int]]], mask_token_id: Any) -> dict[str, Any]:
+    """What `MaskPredict` has to know: the mask, and how long targets are, in tokens, beside their sources."""
+    sizes = [(len(row["input_ids"]), len(row["labels"])) for row in rows]
+    ratio = sum(target for _, target in sizes) / sum(source for source, _ in sizes)
+    variance = sum((target - ratio * source) ** 2 for source, target in sizes) / len(sizes)
+    return {"mask_token_id": mask_token_id, "length_ratio": ratio, "length_spread": max(variance**0.5, LEAST_SPREAD)}
+
+
+def encode(
+    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int
+) -> tuple[list[dict[str, list[int]]], int]:
+    """What the encoder reads of each pair, and what the decoder is to write; how many pairs have a longer text."""
+    inputs, cut = encode_cut(tokenizer, [pair.source for pair in pairs], max_length=max_length)
+    sources: Any = inputs["input_ids"]
+    ends = config.decoder_start_token_id, config.eos_token_id
+    targets = encode_targets(tokenizer, [pair.target for pair in pairs], *ends, max_length)
+    if long := [place for place, target in enumerate(targets) if len(target) >= max_length]:
+        whole = encode_targets(tokenizer, [pairs[place].target for place in long], *ends, sys.maxsize)
+        cut |= {place for place, target in zip(long, whole, strict=True) if len(target) > len(targets[place])}
+    rows = [{"input_ids": source, "labels": target} for source, target in zip(sources, targets, strict=True)]
+    return rows, len(cut)
+
+
+def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArguments, baselines: Baselines) -> None:
+    """Saves the model, the metrics and the picture of the loss; prints samples and, where asked for, scores."""
+    model: Any = task.model
+    vars(model.config).pop("use_cache", None)  # the trainer sets it where the config has no such field
+    metrics: dict[str, Any] = {"loss": trainer.evaluate()["eval_loss"], "parameters": model.num_parameters()}
+    metrics |= {"steps": trainer.state.global_step, "training_pairs": len(task.train_pairs)}
+    metrics |= {"validation_pairs": len(task.validation_pairs), "bad_records": task.bad_records}
+    metrics["truncated_pairs"] = task.truncated_pairs
+    trainer.save_model()
+    trainer.save_state()
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(str(trainer.args.output_dir))
+    draw_losses(trainer.state.log_history, {}, folder / "loss.png")
+    translator = Translator(model.eval(), task.tokenizer, language=arguments.language)
+    options: dict[str, Any] = {"truncation": True, "max_new_tokens": arguments.max_length}
+    best: dict[str, Any] = {"num_beams": 4}
+    if arguments.objective == "masked":
+        options["custom_generate"], best = MaskPredict(arguments.iterations), {}
+    if shown := task.validation_pairs[: arguments.samples]:
+        for pair, text in zip(shown, translator([pair.source for pair in shown], **best, **options), strict=True):
+            print(f"\n{pair.source}\n  model:  {text}\n  target: {pair.target}")
+    if arguments.metrics:
+        pairs = task.validation_pairs[: arguments.score_pairs]
+        sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        written = {"model": translator(sources, show_progress=not trainer.args.disable_tqdm, **options)}
+        written |= {name: [baseline(source) for source in sources] for name, baseline in baselines.items()}
+        metrics["scores"] = {
+            name: score_texts(texts, targets, arguments.metrics, arguments.language) for name, texts in written.items()
+        }
+        how = f"mask-predict in {arguments.iterations}" if arguments.objective == "masked" else "greedy"
+        print(f"\n{len(pairs):,} validation pairs, {how}:\n{describe_scores(metrics['scores'])}")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    smoothing = trainer.label_smoothing
+    print(f"\nValidation loss {metrics['loss']:.3f} nats a token, with label smoothing {smoothing:g}.")

@@ -1,0 +1,298 @@
+"""The routes of `trine serve`: transformers' handlers for one model, behind checks, with OpenAI's form of errors."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Mapping
+from threading import Event
+from typing import Any
+from uuid import uuid4
+
+import torch
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from jinja2 import TemplateError
+from starlette.exceptions import HTTPException
+from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers.cli.serving.chat_completion import ChatCompletionHandler
+from transformers.cli.serving.completion import CompletionHandler
+from transformers.cli.serving.model_manager import ModelManager, TimedModel
+from transformers.cli.serving.response import ResponseHandler
+from transformers.cli.serving.utils import (
+    BaseHandler,
+    CBGenerateManager,
+    CBWorkerDeadError,
+    GenerateManager,
+    GenerationState,
+    Modality,
+)
+
+from trine.scripts.serving.request_checks import (
+    BadRequest,
+    check_fields,
+    check_input,
+    check_messages,
+    check_prompt,
+    find_room,
+    host_of,
+    is_allowed,
+)
+
+
+class OneByOne(GenerateManager):
+    """Generation that ends with the request that asked for it, or when the server closes."""
+
+    def __init__(self):
+        super().__init__()
+        self.closing = Event()
+
+    def generate_streaming(self, model, processor, inputs, *args, **kwargs):
+        return super().generate_streaming(model, processor, self._stoppable(inputs, self.closing), *args, **kwargs)
+
+    async def generate_non_streaming(self, model, processor, inputs, *args, **kwargs):
+        abandoned = Event()
+        inputs = self._stoppable(inputs, abandoned, self.closing)
+        task = asyncio.ensure_future(super().generate_non_streaming(model, processor, inputs, *args, **kwargs))
+        try:
+            return await asyncio.shield(task)  # the thread that generates sets its result in any case
+        except asyncio.CancelledError:
+            abandoned.set()
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+
+    @staticmethod
+    def _stoppable(inputs: Mapping[str, Any], *ends: Event) -> dict[str, Any]:
+        """The arguments of `generate`, which then stops after the token at which one of the events is set."""
+
+        def stop(ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+            return torch.full(ids.shape[:1], any(end.is_set() for end in ends), device=ids.device, dtype=torch.bool)
+
+        return {**inputs, "stopping_criteria": [stop]}
+
+
+class Together(CBGenerateManager):
+    """Continuous batching in which a request that is abandoned leaves the batch."""
+
+    async def generate_non_streaming(self, model, processor, inputs, gen_config, request_id):
+        try:
+            return await super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
+        except asyncio.CancelledError:
+            if self._cb is not None:
+                self._cb.cancel_request(request_id)
+            raise
+
+
+class OneModel(GenerationState):
+    """The one manager of the one model."""
+
+    def __init__(self, continuous_batching: bool, options: dict[str, Any]):
+        config = ContinuousBatchingConfig(**options) if options else None
+        super().__init__(continuous_batching, cb_config=config)
+        self.manager = Together(config) if continuous_batching else OneByOne()
+        if isinstance(self.manager, Together):
+            self._cb_manager = self.manager  # /health looks at it
+
+    def get_manager(self, model_id: str, use_cb: bool = False) -> Any:
+        return self.manager
+
+
+class AllowedHosts:
+    """Refuses requests that name a foreign host, as those of a page do whose name was made to lead here."""
+
+    def __init__(self, app: Any, names: Collection[str], any_address: bool):
+        self.app, self.names, self.any_address = app, names, any_address
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        given = ((key.decode("latin-1"), value.decode("latin-1")) for key, value in scope.get("headers", ()))
+        for name, value in given:
+            if name == "host" and not is_allowed(host_of(value), self.names, self.any_address):
+                message = f"Host '{value}' is not one of {sorted(self.names)}: start with --allowed_hosts NAME."
+                await JSONResponse(error_body(403, message), 403)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def error_body(status: int, message: str, field: str | None = None) -> dict[str, Any]:
+    """An error in OpenAI's form."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": field, "code": None}}
+
+
+class Server(uvicorn.Server):
+    """Says when it listens, and on a signal ends what is being generated, so that it closes at once."""
+
+    def __init__(self, app: Any, host: str, port: int, log_level: str, welcome: str, state: OneModel):
+        super().__init__(uvicorn.Config(app, host, port, log_level=log_level, timeout_graceful_shutdown=2))
+        self.welcome, self.state = welcome, state
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self.welcome, flush=True)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        if isinstance(self.state.manager, OneByOne):
+            self.state.manager.closing.set()
+
+
+def make_app(name: str, model: Any, tokenizer: Any, state: OneModel, any_origin: bool = False) -> FastAPI:
+    """The application that serves a model under a name. `state` generates; `any_origin` lets pages of all sites in."""
+    manager = ModelManager()
+    manager.force_model = name
+    manager.loaded_models[manager.process_model_name(name)] = TimedModel(model, -1, tokenizer)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    if any_origin:
+        app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    _add_errors(app)
+    _add_information(app, name, state)
+    options = {"model_manager": manager, "generation_state": state}
+    chats, texts, items = ChatCompletionHandler(**options), CompletionHandler(**options), ResponseHandler(**options)
+
+    def count_prompt(body: dict) -> int:
+        check_prompt(body)
+        return len(tokenizer(body["prompt"])["input_ids"])
+
+    def count_messages(body: dict) -> int:
+        check_messages(body)
+        return len(render(tokenizer, lambda: body["messages"], body))
+
+    def count_input(body: dict) -> int:
+        check_input(body)
+        return len(render(tokenizer, lambda: items._normalize_input(body), body))
+
+    for path, handler, count, field in (
+        ("/v1/chat/completions", chats, count_messages, "max_completion_tokens"),
+        ("/v1/completions", texts, count_prompt, "max_tokens"),
+        ("/v1/responses", items, count_input, "max_output_tokens"),
+    ):
+        _add_route(app, path, handler, count, field, model)
+    return app
+
+
+def _add_route(app: FastAPI, path: str, handler: Any, count: Callable[[dict], int], field: str, model: Any) -> None:
+    limits = getattr(model, "position_limits", lambda: (None, None))
+
+    @app.post(path)
+    async def answer(request: Request, body: dict):
+        given = {"max_tokens": read_settings(body).get("max_new_tokens"), **body}
+        check_fields(given)
+        default = max(1024, model.generation_config.max_new_tokens or 0)  # that of the handlers
+        asked = next((given[name] for name in (field, "max_tokens") if given.get(name) is not None), None)
+        room = find_room(count(body), asked, limits()[1])
+        if asked is None and room is not None:
+            body[field] = min(default, room)
+        body.setdefault("stream", False)  # the handler of responses would stream
+        number = request.headers.get("x-request-id") or str(uuid4())
+        response = await until_disconnected(request, handler.handle_request(body, number))
+        if isinstance(response, StreamingResponse):
+            response.body_iterator = mend_errors(response.body_iterator)
+        return response
+
+
+def read_settings(body: dict) -> dict[str, Any]:
+    """The `generation_config` of a request, which `transformers chat` sends as JSON; raises a `BadRequest`."""
+    try:
+        settings = json.loads(body.get("generation_config") or "{}")
+        GenerationConfig(**settings)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"generation_config cannot be read: {error}", "generation_config") from error
+    return settings
+
+
+def render(tokenizer: Any, messages: Callable[[], list[dict]], body: dict) -> list[int]:
+    """The tokens of what `messages` returns, by the chat template, as the handlers make them.
+
+    Raises:
+        BadRequest: There is no template, or it refuses the messages.
+    """
+    if tokenizer.chat_template is None:
+        raise BadRequest("The model has no chat template: ask /v1/completions, or start with --chat_template chatml.")
+    try:
+        plain = BaseHandler.get_processor_inputs_from_messages(messages(), Modality.LLM)
+        options = {"add_generation_prompt": True, "tools": body.get("tools"), "return_dict": True}
+        encoded: Any = tokenizer.apply_chat_template(plain, **options, **(body.get("chat_template_kwargs") or {}))
+    except (TemplateError, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadRequest(f"The chat template cannot write the messages: {reason}", "messages") from error
+    return encoded["input_ids"]
+
+
+async def until_disconnected(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """What `answer` returns, unless the client goes away: then it is cancelled, and nobody sees the response."""
+
+    async def wait_for_end() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, end = asyncio.ensure_future(answer), asyncio.ensure_future(wait_for_end())
+    try:
+        await asyncio.wait((task, end), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else Response(status_code=499)
+    finally:
+        task.cancel()
+        end.cancel()
+
+
+async def mend_errors(events: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    """The events of a stream, in which an error is in OpenAI's form; transformers writes its text unquoted."""
+    start, end = 'data: {"error": "', '"}\n\n'
+    async for event in events:
+        before, mark, message = str(event).rpartition(start)
+        if mark and message.endswith(end):
+            error = error_body(400, message.removesuffix(end))
+            event = f"{before}data: {json.dumps(error)}\n\n"
+        yield event
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every error in OpenAI's form, with the reason."""
+
+    def answer_with(status: int, describe: Callable[[Any], str] = str) -> Callable[[Request, Any], Any]:
+        async def respond(request: Request, error: Any) -> JSONResponse:
+            code = getattr(error, "status_code", status)
+            return JSONResponse(error_body(code, describe(error), getattr(error, "field", None)), code)
+
+        return respond
+
+    app.add_exception_handler(HTTPException, answer_with(500, lambda error: str(error.detail)))
+    app.add_exception_handler(RequestValidationError, answer_with(400, lambda _: "The body must be a JSON object."))
+    app.add_exception_handler(ValueError, answer_with(400))  # a BadRequest, or what `generate` refuses
+    app.add_exception_handler(CBWorkerDeadError, answer_with(503))
+    app.add_exception_handler(
+        Exception, answer_with(500, lambda error: f"{type(error).__name__}: see the server's log")
+    )
+
+
+def _add_information(app: FastAPI, name: str, state: OneModel) -> None:
+    """The routes that tell what is served, and whether all is well."""
+    card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "trine"}
+
+    @app.get("/v1/models")
+    async def list_models():
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{model:path}")
+    async def find_model(model: str):
+        check_model(model, 404)
+        return card
+
+    @app.post("/load_model")
+    async def load_model(body: dict):
+        """What `transformers chat` asks first."""
+        check_model(body.get("model"), 400)
+        event = json.dumps({"status": "ready", "model": name, "cached": True})
+        return Response(f"data: {event}\n\n", media_type="text/event-stream")
+
+    def check_model(asked: Any, status: int) -> None:
+        if asked != name:
+            raise HTTPException(status, f"model={asked!r} is not served, only {name!r}.")
+
+    @app.get("/health")
+    async def tell_health():
+        if state.is_cb_alive():
+            return {"status": "ok"}
+        return JSONResponse({"status": "unhealthy", "reason": "continuous batching has died"}, 503)

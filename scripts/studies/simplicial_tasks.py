@@ -1,0 +1,64 @@
+"""What the experiments of `trine study simplicial` learn: made-up problems as token ids, or texts."""
+
+# Shapes: B batch, N tokens.
+
+from collections.abc import Iterable
+
+import torch
+
+
+SET_SIZE, MODULUS = 8, 29
+DOMAIN = 8  # values that the functions to be composed are defined on
+COMPOSITION_VOCABULARY = 2 * DOMAIN**2 + DOMAIN
+COMMON_ENDING = " Give the result as your final answer. Do not include units."
+
+
+def match3(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Sets of numbers, and of each number x_i whether there are j and k with x_i + x_j + x_k = 0 (mod 29).
+
+    j and k need not differ, from each other or from i. Both results are (B, N).
+    Source: Sanford et al. 2023, Representational strengths and limitations of transformers, arXiv 2306.02896.
+    """
+    numbers = torch.randint(MODULUS, (size, SET_SIZE), generator=generator)
+    sums = (numbers[:, :, None] + numbers[:, None, :]) % MODULUS
+    found = torch.zeros(size, MODULUS, dtype=torch.int64).scatter_(1, sums.flatten(1), 1)
+    return {"input_ids": numbers, "labels": found.gather(1, -numbers % MODULUS)}
+
+
+def composition(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """A permutation g and a function f of eight values, listed in random order, and a query q: what is f(g(q))?
+
+    Each token is a pair: first those of (a, g(a)), then those of (b, f(b)), then the query alone: (B, 17). Labels are
+    (B,).
+    """
+
+    def shuffled() -> torch.Tensor:
+        return torch.rand(size, DOMAIN, generator=generator).argsort(dim=1)
+
+    g, f = shuffled(), torch.randint(DOMAIN, (size, DOMAIN), generator=generator)
+    query = torch.randint(DOMAIN, (size, 1), generator=generator)
+    first, second = shuffled(), shuffled()
+    tokens = (first * DOMAIN + g.gather(1, first), DOMAIN**2 + second * DOMAIN + f.gather(1, second))
+    labels = f.gather(1, g.gather(1, query))[:, 0]
+    return {"input_ids": torch.cat((*tokens, 2 * DOMAIN**2 + query), dim=1), "labels": labels}
+
+
+def word_problems(count: int, seed: int, without: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Different questions in the manner of GSM8K, none of which is in `without`, each with its answer.
+
+    They come from the 100 templates of reasoning-gym's `gsm_symbolic`, with other names and numbers each time; the
+    ending that all of them have is cut off.
+    Source: Mirzadeh et al. 2024, GSM-Symbolic, arXiv 2410.05229.
+    """
+    from reasoning_gym.factory import create_dataset
+
+    # Some come again. Entries are made one by one, so four times as many cost no more time than are needed.
+    seen, problems = set(without), []
+    for entry in create_dataset("gsm_symbolic", size=4 * count, seed=seed):
+        question = entry["question"].removesuffix(COMMON_ENDING)
+        if question not in seen:
+            seen.add(question)
+            problems.append((question, entry["answer"]))
+        if len(problems) == count:
+            break
+    return problems

@@ -1,0 +1,426 @@
+"""Encoders get decoders, and every lift that cannot be exact says why."""
+
+import pytest
+import torch
+from support.messages import unseen
+from support.tiny import GPT2, random_ids, tiny_model
+from support.translators import tiny_translator
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from trine import TrineForMaskedLM, TrineModel, lift
+from trine.conversion.lifts.change import largest_change
+from trine.conversion.lifts.checkpoint import load_checkpoint
+
+
+BERT = {**GPT2, "is_causal": False, "norm_position": "post", "pad_token_id": 0, "add_pooling_layer": True}
+MORE = {"eos_token_id": 2, "decoder_start_token_id": 1}
+
+
+def encoder(**fields):
+    return tiny_model(TrineModel, **{**BERT, **fields})
+
+
+@pytest.mark.parametrize("cross_attention", ["self", "zero"])
+@pytest.mark.parametrize("fields", [{}, {"norm_position": "pre", "attention_types": "sliding, simplicial"}])
+def test_an_encoder_keeps_its_states_behind_a_decoder_of_its_own_layers(fields, cross_attention):
+    model = encoder(**fields)
+    lifted = lift(model, "encoder_decoder", cross_attention=cross_attention, **MORE)
+    assert largest_change(model, lifted) == 0.0
+    assert lifted.lm_head.weight is lifted.model.encoder.embed_tokens.weight
+    assert lifted.config.decoder.is_causal and not lifted.config.encoder.is_causal
+    ids, other = random_ids(2, 9), random_ids(2, 5)
+    states = lifted.get_encoder()(ids).last_hidden_state
+    torch.testing.assert_close(states, model(ids).last_hidden_state, rtol=0, atol=0)
+    logits = lifted(input_ids=ids, decoder_input_ids=other).logits
+    reads_source = not torch.equal(lifted(input_ids=ids.flip(0), decoder_input_ids=other).logits, logits)
+    assert reads_source == (cross_attention == "self")
+    prefix = lifted(input_ids=ids, decoder_input_ids=other[:, :3]).logits
+    torch.testing.assert_close(prefix, logits[:, :3], rtol=0, atol=1e-10)  # the decoder is causal
+    weights = lifted.state_dict()
+    for name, tensor in model.state_dict().items():
+        if "pooler" not in name:
+            assert torch.equal(weights[f"model.decoder.{name}"], tensor)
+
+
+def test_cross_attention_begins_as_self_attention():
+    model = encoder(norm_position="pre", qk_norm=True)
+    lifted = lift(model, "encoder_decoder", **MORE)
+    cross, self_attention = lifted.model.decoder.layers[1].cross_attn, model.layers[1].self_attn
+    ids = random_ids(1, 6)
+    states = model(ids).last_hidden_state
+    kwargs = {"attention_mask": None, "position_embeddings": None}
+    torch.testing.assert_close(cross(states, states)[0], self_attention(states, **kwargs)[0])
+
+
+def test_it_writes_as_a_language_model_does_and_trains_on():
+    lifted = lift(encoder().float(), "encoder_decoder", **MORE).train()
+    assert lifted.generation_config.eos_token_id == 2 and lifted.generation_config.decoder_start_token_id == 1
+    optimizer, losses, ids = torch.optim.Adam(lifted.parameters(), lr=1e-3), [], random_ids(4, 6)
+    for _ in range(5):
+        loss = lifted(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        assert all(p.grad is not None for name, p in lifted.named_parameters() if "cross_attn" in name)
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    assert lifted.eval().generate(ids, max_new_tokens=3, do_sample=False)[:, 0].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("fields", [{}, {"attention_types": "linear, lsh", "tie_word_embeddings": False}])
+def test_a_given_decoder_keeps_its_logits_whatever_the_source(fields, tmp_path):
+    model, decoder = encoder(), tiny_model(hidden_size=24, head_dim=6, vocab_size=50, **fields)
+    lifted = lift(model, "encoder_decoder", decoder=decoder, **MORE)
+    assert largest_change(model, lifted) == 0.0 and largest_change(decoder, lifted) <= 1e-12
+    settings = {"do_sample": False, "max_new_tokens": 4, "eos_token_id": 2, "pad_token_id": 0}
+    start = torch.tensor([[1]])  # what it begins with behind the encoder
+    expected = decoder.generate(start, **settings)
+    actual = lifted.generate(random_ids(1, 5), **settings)
+    assert torch.equal(actual, expected)
+    decoder.save_pretrained(tmp_path)
+    from_folder = lift(model, "encoder_decoder", decoder=str(tmp_path), **MORE)
+    weights = from_folder.state_dict()
+    name = "model.decoder.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(weights[name], lifted.state_dict()[name]) and weights[name].dtype == torch.float64
+
+
+def test_a_given_decoder_can_copy_its_self_attention():
+    decoder = tiny_model(attention_types="full")
+    cross = lift(encoder(), "encoder_decoder", decoder=decoder, cross_attention="self", **MORE).model.decoder.layers
+    for layer, source in zip(cross, decoder.model.layers, strict=True):
+        assert torch.equal(layer.cross_attn.v_proj.weight, source.self_attn.v_proj.weight)
+
+
+def test_relative_positions_of_earlier_keys_stay():
+    model = encoder(position_type="relative", norm_position="pre")
+    decoder = lift(model, "encoder_decoder", **MORE).model.decoder
+    indices = torch.arange(60)
+    before, after = (trunk.positions.bias(indices, indices)[0] for trunk in (model, decoder))
+    assert decoder.config.relative_attention_num_buckets == 16
+    assert torch.equal(before.tril(), after.tril()) and not torch.equal(before, after)
+
+
+def adapted():
+    model = tiny_model()
+    model.model.layers[0].adapter = nn.Linear(2, 2)
+    return model
+
+
+def on_two_devices():
+    model = tiny_model()
+    model.lm_head = nn.Linear(32, 61, bias=False, device="meta")
+    return model
+
+
+LLAMA = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+# Model, lift, its options, and the message.
+ERRORS = {
+    "kind": (
+        tiny_model,
+        "simplical",
+        {},
+        "kind='simplical' is not one of ['simplicial', 'sliding', 'sparse', 'deeper', ",
+    ),
+    "option": (
+        tiny_model,
+        "sliding",
+        {"window": 3},
+        "The lift 'sliding' has no option 'window', but ['stack', 'layers', ",
+    ),
+    "another's": (
+        tiny_model,
+        "sliding",
+        {"num_experts": 3},
+        "The lift 'sliding' has no option 'num_experts', but ['stack', 'layers', "
+        "'sliding_window']. 'num_experts' is one "
+        "of ['sparse'].",
+    ),
+    "class": (
+        lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
+        "sliding",
+        {},
+        "model is a LlamaForCausalLM, but must be ",
+    ),
+    "recurrent": (
+        lambda: tiny_translator("recurrent"),
+        "sliding",
+        {},
+        "model is a TrineRecurrentForConditionalGenera",
+    ),
+    "adapter": (
+        adapted,
+        "sliding",
+        {},
+        "model has the tensor 'model.layers.0.adapter.weight' (2, 2), which is none of "
+        "TrineForCausalLM with its config. "
+        "Merge or remove adapters and quantization first.",
+    ),
+    "devices": (
+        on_two_devices,
+        "sliding",
+        {},
+        "model has weights on the devices ['cpu', 'meta']; a lift takes one that",
+    ),
+    "stack": (tiny_translator, "sliding", {"stack": "encode"}, "stack='encode' is not one of ['encoder', 'decoder']."),
+    "one stack": (
+        tiny_model,
+        "sliding",
+        {"stack": "decoder"},
+        "stack='decoder', but TrineForCausalLM has one stack only",
+    ),
+    "layer": (tiny_model, "sliding", {"layers": [0, 2]}, "layers[1]=2 is no layer of the model, which has 0 to 1."),
+    "negative": (tiny_model, "sparse", {"layers": [-1]}, "layers[0]=-1 is no layer of the model, which has 0 to 1."),
+    "layer's kind": (
+        lambda: tiny_model(attention_types="full, linear"),
+        "sliding",
+        {"layers": [1]},
+        "layers[0]=1, but attention_types[1]='linear' is not one of ['full'], which the lift 'sliding' changes.",
+    ),
+    "no layer": (
+        lambda: tiny_model(attention_types="linear"),
+        "simplicial",
+        {},
+        "attention_types=['linear', 'linear'] has no layer that the lift 'simplicial' changes: one "
+        "of ['full', 'sliding'].",
+    ),
+    "read already": (
+        lambda: tiny_model(attention_types="full, sliding"),
+        "sliding",
+        {"sliding_window": 4},
+        "sliding_window=4 would change the layers [1], too, which read sliding_window=8 already. Leave it out.",
+    ),
+    "form": (
+        tiny_model,
+        "simplicial",
+        {"simplicial_form": "determinant"},
+        "simplicial_form='determinant' is not one of ['hadamard', 'complex'].",
+    ),
+    "hadamard with rope": (
+        tiny_model,
+        "simplicial",
+        {"simplicial_form": "hadamard"},
+        "simplicial_form='hadamard' with position_type='rope' depends on absolute positions",
+    ),
+    "relative": (
+        lambda: tiny_model(position_type="relative"),
+        "simplicial",
+        {},
+        "position_type='relative' adds a bias to the scores of pairs of tokens, but "
+        "attention_types[0]='simplicial' takes",
+    ),
+    "scale": (
+        lambda: tiny_model(attention_scale=1.0),
+        "simplicial",
+        {},
+        "attention_scale=1.0 is a factor on the scores of pairs of tokens, but "
+        "attention_types[0]='simplicial' does not",
+    ),
+    "dropout": (
+        lambda: tiny_model(attention_dropout=0.1),
+        "simplicial",
+        {},
+        "attention_dropout=0.1 drops the weights of pairs of tokens, but attention_types[0]='simplicial' offers none.",
+    ),
+    "too small": (tiny_model, "sliding", {"sliding_window": 0}, "sliding_window=0 must be at least 1."),
+    "rope": (
+        lambda: tiny_model(
+            attention_types="full, sliding",
+            rope_parameters={
+                "full_attention": {"rope_type": "default", "rope_theta": 10.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+            },
+        ),
+        "sliding",
+        {},
+        "rope_parameters['sliding_attention']={'rope_type': 'default', 'rope_theta': 20.0} of "
+        "layer 1 are not those of the "
+        "other layers that are to be 'sliding_attention', {'rope_type': 'default', 'rope_theta': "
+        "10.0}: choose layers of "
+        "one type.",
+    ),
+    "router noise": (
+        tiny_model,
+        "sparse",
+        {"router_noise": 0},
+        "router_noise=0 must be above 0: without it every token visits the same experts, which stay equal.",
+    ),
+    "weights of experts": (
+        tiny_model,
+        "sparse",
+        {"norm_topk_prob": False},
+        "norm_topk_prob=False changes the function: copies of a feed-forward compute the same only with "
+        "norm_topk_prob=True.",
+    ),
+    "weights of sigmoids": (
+        tiny_model,
+        "sparse",
+        {"norm_topk_prob": False, "num_experts_per_tok": 4, "router_type": "sigmoid"},
+        "norm_topk_prob=False changes the function",
+    ),
+    "shared": (lambda: tiny_model(num_shared_experts=1), "sparse", {}, "num_shared_experts=1 changes the function"),
+    "scaled": (
+        lambda: tiny_model(routed_scaling_factor=2.0),
+        "sparse",
+        {},
+        "routed_scaling_factor=2.0 changes the funct",
+    ),
+    "width": (
+        lambda: tiny_model(mlp_layer_types="dense, sparse"),
+        "sparse",
+        {},
+        "moe_intermediate_size=24 of the layers [1], which are sparse already, must be "
+        "intermediate_size=40: experts are "
+        "copies of the dense feed-forward.",
+    ),
+    "too many": (
+        tiny_model,
+        "sparse",
+        {"num_experts": 4, "num_experts_per_tok": 9},
+        "num_experts_per_tok=9 must be at most num_experts=4.",
+    ),
+    "post-norm": (
+        lambda: encoder(),
+        "deeper",
+        {"after": [0]},
+        "norm_position='post' normalises what a new layer passes on, so that none is the identity; the lift 'deeper' "
+        "needs norm_position='pre'.",
+    ),
+    "how many": (
+        tiny_model,
+        "deeper",
+        {},
+        "num_hidden_layers=None and after=None: give one of them, to say how many layers are new, "
+        "or after which layers.",
+    ),
+    "both": (
+        tiny_model,
+        "deeper",
+        {"after": [0], "num_hidden_layers": 3},
+        "num_hidden_layers=3 and after=[0]: give one",
+    ),
+    "after": (tiny_model, "deeper", {"after": [2]}, "after[0]=2 is no layer of the model, which has 0 to 1."),
+    "fewer": (
+        tiny_model,
+        "deeper",
+        {"num_hidden_layers": 2},
+        "num_hidden_layers=2 must be above 2, the layers there are.",
+    ),
+    "no length": (
+        tiny_model,
+        "longer",
+        {},
+        "max_position_embeddings=None must be above 96, the positions that the model has already.",
+    ),
+    "waves": (
+        tiny_model,
+        "longer",
+        {"max_position_embeddings": 200, "rope_type": "ntk"},
+        "rope_type='ntk' is not one of ['dynamic', 'linear', 'yarn', 'llama3'].",
+    ),
+    "no waves": (
+        lambda: tiny_model(**GPT2),
+        "longer",
+        {"max_position_embeddings": 200, "rope_type": "yarn"},
+        "rope_type='yarn' is read with position_type='rope' only, but the model has "
+        "position_type='learned'. Leave it out.",
+    ),
+    "scaled waves": (
+        lambda: tiny_model(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
+        "longer",
+        {"max_position_embeddings": 200},
+        "rope_parameters['rope_type']='linear' scales the waves already; the lift 'longer' needs 'default'.",
+    ),
+    "a decoder": (
+        tiny_model,
+        "encoder_decoder",
+        MORE,
+        "model has is_causal=True, but the lift 'encoder_decoder' needs False.",
+    ),
+    "two stacks": (
+        tiny_translator,
+        "encoder_decoder",
+        MORE,
+        "model is a TrineForConditionalGeneration, but must be one stack of Trine: an encoder or a decoder.",
+    ),
+    "no start": (
+        lambda: encoder(pad_token_id=None),
+        "encoder_decoder",
+        {"eos_token_id": 2},
+        "decoder_start_token_id=None: the config names no such token, so that generation needs the option.",
+    ),
+    "no end": (encoder, "encoder_decoder", {}, "eos_token_id=None: the config names no such token"),
+    "cross-attention": (
+        encoder,
+        "encoder_decoder",
+        {"cross_attention": "none", **MORE},
+        "cross_attention='none' is not one of ['self', 'zero'].",
+    ),
+    "an encoder as decoder": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": tiny_model(TrineForMaskedLM, **BERT), **MORE},
+        "decoder has is_causal=False, but the lift 'encoder_decoder' needs True.",
+    ),
+    "another's decoder": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": LlamaForCausalLM(LlamaConfig(**LLAMA)).double(), **MORE},
+        "decoder is a LlamaForCausalLM, but must be one of ",
+    ),
+    "dtype": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": tiny_model().float(), **MORE},
+        "decoder has dtype=torch.float32, but the model torch.float64; convert one of them.",
+    ),
+    "post-norm decoder": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": tiny_model(norm_position="post"), **MORE},
+        "norm_position='post' of the decoder normalises what cross-attention passes on, so that no "
+        "zero keeps its logits; "
+        "use cross_attention='self'.",
+    ),
+    "width of the decoder": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": tiny_model(hidden_size=24, head_dim=6), "cross_attention": "self", **MORE},
+        "hidden_size=24 of the decoder is not that of the encoder, 32, whose states its "
+        "self-attention cannot read; use "
+        "cross_attention='zero'.",
+    ),
+    "keys": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": tiny_model(attention_types="lsh"), "cross_attention": "self", **MORE},
+        "attention_types=['lsh', 'lsh'] has 'lsh', whose keys are its queries, so that "
+        "cross-attention cannot be a copy; "
+        "use cross_attention='zero'.",
+    ),
+}
+
+
+def message_of(case) -> str:
+    make, kind, options, _ = case
+    with pytest.raises(ValueError) as refused:
+        lift(make(), kind, **options)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_cannot_be_lifted_is_refused_with_a_reason(name):
+    assert message_of(ERRORS[name]).startswith(ERRORS[name][-1])
+
+
+def test_every_error_of_the_lifts_is_tested(tmp_path):
+    messages = [message_of(case) for case in ERRORS.values()]
+    for name, config in {"llama": LlamaConfig(**LLAMA), "other": tiny_model().config}.items():
+        config.architectures = ["Other"]
+        config.save_pretrained(tmp_path / name)
+        with pytest.raises(ValueError) as refused:
+            load_checkpoint(tmp_path / name)
+        messages.append(str(refused.value))
+    assert "is not one of ['trine', 'trine_seq2seq']: make a Trine checkpoint" in messages[-2]
+    assert messages[-1].startswith("architectures=['Other'] of ")
+    assert unseen("modeling/lifting", messages) == []
