@@ -18,11 +18,11 @@ from transformers import (
 from trine.scripts.arguments.parallel import ParallelArguments
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, unknown_name
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
-from trine.scripts.jobs.objectives import OBJECTIVES, CausalObjective
 from trine.scripts.jobs.tokenizer_loading import fit_inputs, load_tokenizer
 from trine.scripts.reports.plots import draw_expert_load, draw_losses, draw_progress
 from trine.tokenization.text_ends import end_ids
 from trine.training.data.corpus import PARTS, Corpus
+from trine.training.objectives.pretraining import OBJECTIVES, CausalObjective
 from trine.training.run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
 from trine.training.run.label_smoothing import TrineTrainer
 from trine.training.run.monitoring import EnergyCallback, ThroughputCallback

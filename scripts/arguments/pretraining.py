@@ -7,48 +7,30 @@ from transformers import TrainingArguments
 
 from trine.scripts.arguments.recipe_yaml import load_yaml
 from trine.scripts.arguments.trainer import UsualTraining, trainer_default
+from trine.training.objectives.pretraining import ObjectiveOptions
 
 
 @dataclass
-class PretrainArguments:
+class PretrainArguments(ObjectiveOptions):
     """Data and model."""
 
     _argument_group_name = "data and model"
 
     files: list[str] = field(
+        kw_only=True,
         metadata={
             "help": "Text files (.txt, .md, .rst), records (.jsonl, .csv, both also .gz, .parquet, .json), folders of "
             "them, read at any depth, folders written by `Dataset.save_to_disk`, and data sets for `load_dataset`: "
             "hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT."
-        }
-    )
-    objective: str = field(
-        default="causal",
-        metadata={
-            "help": "What is learned: 'causal', a decoder tells the next token; 'masked', an encoder restores masked "
-            "tokens; 'masked_next_sentence', and also tells whether two segments belong together, as BERT; "
-            "'span_corruption', an encoder-decoder writes the spans that are left out of a text, as T5."
         },
     )
     text_field: str = field(default="text", metadata={"help": "Name of the text in a record."})
     skip_bad_records: bool = field(
         default=False, metadata={"help": "Leave out records without a text, and report them, instead of stopping."}
     )
-    cache_dir: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of tokenizers and tokens, which later runs on the same files find again. "
-            "Default: trine in the folder of Hugging Face's caches (HF_HOME)."
-        },
-    )
-    preprocessing_num_workers: int | None = field(
-        default=None, metadata={"help": "Processes that tokenise a long text. Default: one for each core."}
-    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of a tokenizer. By default one is trained on the text."}
     )
-    vocab_size: int = field(default=8192, metadata={"help": "Number of tokens of the tokenizer that is trained."})
-    preset: str = field(default="tiny", metadata={"help": "Named size that the model starts from."})
     config_overrides: list[str] = field(
         default_factory=list,
         metadata={
@@ -57,26 +39,6 @@ class PretrainArguments:
             "action": "extend",
         },
     )
-    block_length: int = field(
-        default=512, metadata={"help": "Tokens in one training sequence; masked ones may be shorter."}
-    )
-    document_boundaries: bool = field(
-        default=False, metadata={"help": "Keep the documents of a block apart: none sees the one before it."}
-    )
-    mlm_probability: float = field(
-        default=0.3, metadata={"help": "Share of the tokens, or of the words, that is masked (arXiv 2202.08005)."}
-    )
-    whole_words: str | None = field(
-        default=None,
-        metadata={"help": "Mask whole words: those of the 'tokenizer', or in Chinese those that 'jieba' finds."},
-    )
-    noise_density: float = field(
-        default=0.15, metadata={"help": "Share of the tokens that span corruption leaves out."}
-    )
-    mean_span_length: float = field(default=3.0, metadata={"help": "Tokens of such a span, on average."})
-    validation_fraction: float = field(
-        default=0.05, metadata={"help": "Share of the text, in whole documents, that is held out."}
-    )
     energy_country: str | None = field(
         default=None,
         metadata={
@@ -84,10 +46,6 @@ class PretrainArguments:
         },
     )
     baselines: bool = field(default=True, metadata={"help": "Compare with unigram and bigram models of the tokens."})
-
-    def __post_init__(self):
-        if self.preprocessing_num_workers is not None and self.preprocessing_num_workers < 1:
-            raise ValueError(f"preprocessing_num_workers={self.preprocessing_num_workers} must be at least 1.")
 
 
 @dataclass

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trine.scripts import generate, pretrain, train_tokenizer
-from trine.scripts.jobs import objectives
 from trine.tokenization.hub_data import HubData
 from trine.training.data.corpus import Corpus
 from trine.training.data.packing import PackedBlocks
 from trine.training.measures.baselines import ngram_losses
+from trine.training.objectives import pretraining as objectives
 from trine.training.objectives.span_corruption import SENTINELS
 
 

@@ -2,38 +2,83 @@
 
 import math
 from collections.abc import Callable, Sized
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import DataCollatorForLanguageModeling, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from trine import (
-    TrineConfig,
-    TrineForCausalLM,
-    TrineForConditionalGeneration,
-    TrineForMaskedLM,
-    TrineForPreTraining,
-    TrineSeq2SeqConfig,
-    train_byte_level_bpe,
-    train_unigram,
-    train_wordpiece,
-)
-from trine.scripts.arguments.pretraining import PretrainArguments
-from trine.training.data.cache_folders import DEFAULT_CACHE, find_or_make
-from trine.training.data.corpus import PARTS, Corpus, Part
-from trine.training.data.packing import PackedBlocks
-from trine.training.data.padding_free import PaddingFreeCollator
-from trine.training.data.token_store import TokenStore, read_tokens, tokenizer_identity, write_tokens
-from trine.training.data.word_cache import TokenEncoder
-from trine.training.measures.baselines import ngram_losses
-from trine.training.objectives.masked_text import MaskedPairs, MaskedSequences, MaskedText, sentence_pieces
-from trine.training.objectives.span_corruption import SENTINELS, SpanCorruptionCollator, check_spans, text_length
-from trine.training.objectives.whole_words import WORDS, WholeWordMaskingCollator, WordEncoder
+from ...configuration.configuration_trine import TrineConfig
+from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from ...modeling.heads.causal_lm import TrineForCausalLM
+from ...modeling.heads.masked_lm import TrineForMaskedLM, TrineForPreTraining
+from ...modeling.heads.seq2seq import TrineForConditionalGeneration
+from ...tokenization.training import train_byte_level_bpe, train_unigram, train_wordpiece
+from ..data.cache_folders import DEFAULT_CACHE, find_or_make
+from ..data.corpus import Corpus, Part
+from ..data.packing import PackedBlocks
+from ..data.padding_free import PaddingFreeCollator
+from ..data.token_store import TokenStore, read_tokens, tokenizer_identity, write_tokens
+from ..data.word_cache import TokenEncoder
+from ..measures.baselines import ngram_losses
+from .masked_text import MaskedPairs, MaskedSequences, MaskedText, sentence_pieces
+from .span_corruption import SENTINELS, SpanCorruptionCollator, check_spans, text_length
+from .whole_words import WORDS, WholeWordMaskingCollator, WordEncoder
 
 
 # Training tokens that the counting baselines count at most: memory is theirs alone.
 BASELINE_TOKENS = 10_000_000
+
+
+@dataclass
+class ObjectiveOptions:
+    """How a model is pretrained: its objective and its size, its tokenizer's, and how text becomes examples."""
+
+    objective: str = field(
+        default="causal",
+        metadata={
+            "help": "What is learned: 'causal', a decoder tells the next token; 'masked', an encoder restores masked "
+            "tokens; 'masked_next_sentence', and also tells whether two segments belong together, as BERT; "
+            "'span_corruption', an encoder-decoder writes the spans that are left out of a text, as T5."
+        },
+    )
+    cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of tokenizers and tokens, which later runs on the same files find again. "
+            "Default: trine in the folder of Hugging Face's caches (HF_HOME)."
+        },
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes that tokenise a long text. Default: one for each core."}
+    )
+    vocab_size: int = field(default=8192, metadata={"help": "Number of tokens of the tokenizer that is trained."})
+    preset: str = field(default="tiny", metadata={"help": "Named size that the model starts from."})
+    block_length: int = field(
+        default=512, metadata={"help": "Tokens in one training sequence; masked ones may be shorter."}
+    )
+    document_boundaries: bool = field(
+        default=False, metadata={"help": "Keep the documents of a block apart: none sees the one before it."}
+    )
+    mlm_probability: float = field(
+        default=0.3, metadata={"help": "Share of the tokens, or of the words, that is masked (arXiv 2202.08005)."}
+    )
+    whole_words: str | None = field(
+        default=None,
+        metadata={"help": "Mask whole words: those of the 'tokenizer', or in Chinese those that 'jieba' finds."},
+    )
+    noise_density: float = field(
+        default=0.15, metadata={"help": "Share of the tokens that span corruption leaves out."}
+    )
+    mean_span_length: float = field(default=3.0, metadata={"help": "Tokens of such a span, on average."})
+    validation_fraction: float = field(
+        default=0.05, metadata={"help": "Share of the text, in whole documents, that is held out."}
+    )
+
+    def __post_init__(self):
+        if self.preprocessing_num_workers is not None and self.preprocessing_num_workers < 1:
+            raise ValueError(f"preprocessing_num_workers={self.preprocessing_num_workers} must be at least 1.")
 
 
 class CausalObjective:
@@ -46,17 +91,17 @@ class CausalObjective:
     is_causal = True
     fields: ClassVar[dict[str, Any]] = {}  # of the config, where it has no others
 
-    def __init__(self, arguments: PretrainArguments, seed: int):
-        self.arguments, self.seed = arguments, seed
-        self.cache = Path(arguments.cache_dir or DEFAULT_CACHE)
+    def __init__(self, options: ObjectiveOptions, seed: int = 0):
+        self.options, self.seed = options, seed
+        self.cache = Path(options.cache_dir or DEFAULT_CACHE)
         self.check()
 
     def check(self) -> None:
         """Raises a ValueError if an argument is given that means nothing here."""
-        if self.arguments.whole_words is not None:
+        if self.options.whole_words is not None:
             raise ValueError(
-                f"whole_words='{self.arguments.whole_words}' masks words, and "
-                f"objective='{self.arguments.objective}' masks none."
+                f"whole_words='{self.options.whole_words}' masks words, and "
+                f"objective='{self.options.objective}' masks none."
             )
 
     def make_config(self, **overrides: Any) -> PreTrainedConfig:
@@ -65,14 +110,14 @@ class CausalObjective:
         Raises:
             ValueError: it is not of the shape that the objective needs, besides the errors of the config.
         """
-        make = partial(TrineConfig.from_preset, self.arguments.preset)
+        make = partial(TrineConfig.from_preset, self.options.preset)
         config = make(**{"is_causal": self.is_causal, **overrides})
         missing = {name: value for name, value in self.fields.items() if not getattr(config, name)}
         if missing:
             config = make(**{"is_causal": self.is_causal, **missing, **overrides})
         if config.is_causal != self.is_causal:
             raise ValueError(
-                f"is_causal={config.is_causal}, but objective='{self.arguments.objective}' needs {self.is_causal}."
+                f"is_causal={config.is_causal}, but objective='{self.options.objective}' needs {self.is_causal}."
             )
         return config
 
@@ -81,11 +126,11 @@ class CausalObjective:
 
         def make(folder: Path) -> None:
             texts = corpus.texts("training")
-            self.train_tokenizer(texts, self.arguments.vocab_size, show_progress=show_progress).save_pretrained(folder)
+            self.train_tokenizer(texts, self.options.vocab_size, show_progress=show_progress).save_pretrained(folder)
 
         from transformers import AutoTokenizer
 
-        kind = f"{type(self).__name__} {self.arguments.vocab_size}"
+        kind = f"{type(self).__name__} {self.options.vocab_size}"
         key = {"tokenizer": kind, **corpus.identity}
         return AutoTokenizer.from_pretrained(find_or_make(self.cache, key, make))
 
@@ -99,7 +144,7 @@ class CausalObjective:
         """
         end: Any = tokenizer.eos_token_id if self.ends_documents else None
         description = "Tokenising the text" if show_progress else None
-        words = self.arguments.whole_words
+        words = self.options.whole_words
         encode = WordEncoder(tokenizer, words) if words else TokenEncoder(tokenizer)
         pieces = sentence_pieces(corpus.pieces()) if self.splits_sentences else corpus.pieces()
         how = {"end": end, "words": words, "sentences": self.splits_sentences}
@@ -110,7 +155,7 @@ class CausalObjective:
             encode=encode,
             ends_with=end,
             description=description,
-            processes=self.arguments.preprocessing_num_workers,
+            processes=self.options.preprocessing_num_workers,
         )
         folder = find_or_make(self.cache, key, write)
         return {part: read_tokens(folder / part) for part in PARTS}
@@ -121,7 +166,7 @@ class CausalObjective:
         Raises:
             ValueError: there is too little text.
         """
-        separator: Any = tokenizer.eos_token_id if self.arguments.document_boundaries else None
+        separator: Any = tokenizer.eos_token_id if self.options.document_boundaries else None
         return self.make_blocks(part, store, separator)
 
     def make_blocks(self, part: Part, store: TokenStore, separator: int | None) -> PackedBlocks:
@@ -129,14 +174,14 @@ class CausalObjective:
         if len(store.tokens) < length:
             raise ValueError(
                 f"The {part} text has {len(store.tokens)} tokens, fewer than one block of {length} (block_length="
-                f"{self.arguments.block_length}): give more text, or change block_length or validation_fraction="
-                f"{self.arguments.validation_fraction}."
+                f"{self.options.block_length}): give more text, or change block_length or validation_fraction="
+                f"{self.options.validation_fraction}."
             )
         return PackedBlocks(store.tokens, length, separator)
 
     def text_length(self) -> int:
         """Tokens of text in one block."""
-        return self.arguments.block_length
+        return self.options.block_length
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable | None:
         """What makes batches; None for the trainer's own."""
@@ -160,23 +205,23 @@ class MaskedObjective(CausalObjective):
     is_causal = False
 
     def check(self) -> None:
-        words = self.arguments.whole_words
+        words = self.options.whole_words
         if words is not None and words not in WORDS:
             raise ValueError(f"whole_words='{words}' is not among {list(WORDS)}.")
-        if not 0 < self.arguments.mlm_probability < 1:
-            raise ValueError(f"mlm_probability={self.arguments.mlm_probability} must lie between 0 and 1.")
-        if self.arguments.document_boundaries:
+        if not 0 < self.options.mlm_probability < 1:
+            raise ValueError(f"mlm_probability={self.options.mlm_probability} must lie between 0 and 1.")
+        if self.options.document_boundaries:
             raise ValueError(
                 "document_boundaries=True says nothing new: masked sequences never reach beyond a document."
             )
 
     def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
-        whole_words = self.arguments.whole_words is not None
-        return MaskedSequences(store, tokenizer, self.arguments.block_length, whole_words=whole_words)
+        whole_words = self.options.whole_words is not None
+        return MaskedSequences(store, tokenizer, self.options.block_length, whole_words=whole_words)
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
-        probability = self.arguments.mlm_probability
-        if self.arguments.whole_words:
+        probability = self.options.mlm_probability
+        if self.options.whole_words:
             return PaddingFreeCollator(WholeWordMaskingCollator(tokenizer, probability))
         return PaddingFreeCollator(DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability))
 
@@ -196,13 +241,13 @@ class NextSentenceObjective(MaskedObjective):
     splits_sentences = True
 
     def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
-        length = self.arguments.block_length
-        whole_words = self.arguments.whole_words is not None
+        length = self.options.block_length
+        whole_words = self.options.whole_words is not None
         if (documents := len(store.ends.unique())) < 2:
             raise ValueError(
                 f"The {part} text has {documents} document; objective='masked_next_sentence' takes segments from "
                 "others, too, so that 2 are needed: give more texts, or change validation_fraction="
-                f"{self.arguments.validation_fraction}."
+                f"{self.options.validation_fraction}."
             )
         return MaskedPairs(store, tokenizer, length, whole_words=whole_words, seed=self.seed)
 
@@ -220,21 +265,21 @@ class SpanCorruptionObjective(CausalObjective):
 
     def check(self) -> None:
         super().check()
-        check_spans(self.arguments.noise_density, self.arguments.mean_span_length)
-        if self.arguments.document_boundaries:
+        check_spans(self.options.noise_density, self.options.mean_span_length)
+        if self.options.document_boundaries:
             raise ValueError("document_boundaries=True does not apply to objective='span_corruption'.")
 
     def make_config(self, **overrides: Any) -> PreTrainedConfig:
         # As in T5: a sentinel follows it, not a text, so that the token that begins texts would say nothing.
         if "decoder_start_token_id" not in overrides and overrides.get("pad_token_id") is not None:
             overrides["decoder_start_token_id"] = overrides["pad_token_id"]
-        return TrineSeq2SeqConfig.from_preset(self.arguments.preset, **overrides)
+        return TrineSeq2SeqConfig.from_preset(self.options.preset, **overrides)
 
     def text_length(self) -> int:
-        return text_length(self.arguments.block_length, self.arguments.noise_density, self.arguments.mean_span_length)
+        return text_length(self.options.block_length, self.options.noise_density, self.options.mean_span_length)
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
-        return SpanCorruptionCollator(tokenizer, self.arguments.noise_density, self.arguments.mean_span_length)
+        return SpanCorruptionCollator(tokenizer, self.options.noise_density, self.options.mean_span_length)
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
         return {}  # half of what is predicted are marks, whose order is known
