@@ -37,8 +37,8 @@ def constrained_by(
             no spaces.
         vocab_size: Number of the model's logits, `model.config.vocab_size`, where that is not the tokenizer's.
         json_schema: JSON written without free white space, properties in the order of the schema. Only what a
-            grammar can hold is taken, see `generation/constraints/json_schemas.py`. Without bounds on lengths and numbers, a model
-            may write for ever.
+            grammar can hold is taken, see `json_schemas.py` beside this file. Without bounds on lengths and numbers,
+            a model may write for ever.
         grammar: EBNF in the form of GBNF, whose first rule is called `root`.
         regex: What the whole output is to match.
         eos_token_id: What ends an output. Default: the tokenizer's.

@@ -56,10 +56,11 @@ def test_every_script_is_a_sub_command_with_help(capsys):
     assert not {"arguments", "plots", "cli", "python-corpus"} & set(scripts)
     assert cli.main(["--help"]) == 0
     overview = capsys.readouterr().out
-    for name, summary in scripts.items():
-        assert summary and f"{summary}\n" in overview
+    for name, module in scripts.items():
+        summary = cli.summary_of(module)
+        assert summary and f"  {name} " in overview and f"{summary}\n" in overview
         with pytest.raises(SystemExit) as stop:
-            cli.main([name, "--help"])
+            cli.main([*name.split(), "--help"])
         assert stop.value.code == 0
         assert "--recipe" in capsys.readouterr().out, name
 
@@ -88,6 +89,18 @@ def test_a_sub_command_may_have_another_name_than_its_script(capsys):
     with pytest.raises(SystemExit):
         cli.main(["inspect", "--help"])
     assert capsys.readouterr().out.startswith("usage: trine inspect ")
+
+
+@pytest.mark.parametrize("words", [["benchmark"], ["benchmark", "--help"]])
+def test_a_group_tells_its_own_commands(words, capsys):
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "  benchmark models " in told and "pretrain" not in told and "study" not in told
+
+
+def test_a_misspelt_command_of_a_group(capsys):
+    assert cli.main(["study", "recal"]) == 2
+    assert "Unknown sub-command 'study recal'. Did you mean 'study recall'?" in capsys.readouterr().err
 
 
 def test_misspelt_sub_command(capsys):
