@@ -52,9 +52,7 @@ def find_facts() -> dict[str, Any]:
         },
         "half precision": _half_precision(),
         "hub": {"folder": constants.HF_HUB_CACHE, "offline": constants.is_offline_mode()},
-        "amiss": [
-            f"{each.name} {_installed(each.name) or 'is missing'}: needs {each}" for each in required if _bad(each)
-        ],
+        "amiss": amiss,
     }
 
 
