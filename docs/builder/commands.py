@@ -13,9 +13,9 @@ from unittest.mock import patch
 from tables import code, table
 from transformers import Seq2SeqTrainingArguments
 
-from ...conversion.lifts.table import LIFTS
-from ...scripts import cli
-from ...scripts.arguments import parsing as arguments
+from trine.conversion.lifts.table import LIFTS
+from trine.scripts import cli
+from trine.scripts.arguments import parsing as arguments
 
 
 TRAINING = {field.name: field for field in fields(Seq2SeqTrainingArguments)}
@@ -42,7 +42,7 @@ def command_sections() -> str:
 
 
 def sections_of(name: str) -> Iterator[str]:
-    parser = parser_of(name)
+    parser = parser_of(*name.split())
     yield f"## trine {name}\n\n{one_line(parser.description)}\n"
     yield options_of(parser)
     if name == "lift":

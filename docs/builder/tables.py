@@ -13,7 +13,7 @@ from typing import Any
 from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
 from trine.configuration import kinds
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
-from trine.scripts.cli import find_scripts
+from trine.scripts.cli import find_scripts, summary_of
 
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +135,10 @@ def commands() -> str:
     """The sub-commands of `trine`, with links to their options."""
     return table(
         ("command", "what it does"),
-        ((f"[`trine {name}`](#trine-{name})", summary) for name, summary in find_scripts().items()),
+        (
+            (f"[`trine {name}`](#trine-{name.replace(' ', '-')})", summary_of(module))
+            for name, module in find_scripts().items()
+        ),
     )
 
 

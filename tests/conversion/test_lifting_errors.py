@@ -423,4 +423,4 @@ def test_every_error_of_the_lifts_is_tested(tmp_path):
         messages.append(str(refused.value))
     assert "is not one of ['trine', 'trine_seq2seq']: make a Trine checkpoint" in messages[-2]
     assert messages[-1].startswith("architectures=['Other'] of ")
-    assert unseen("modeling/lifting", messages) == []
+    assert unseen("conversion/lifts", messages) == []

@@ -28,11 +28,7 @@ from trine.modeling.kernels.simplicial.forms import Reach
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 
-ELSEWHERE = (
-    "modeling/lifting/",
-    "modeling/conversion/",
-    "modeling/checkpoint",
-)  # whose errors have files of their own
+ELSEWHERE = ("modeling/checkpoints", "modeling/checks/checkpoints")  # whose errors have files of their own
 
 
 def run(ids, **fields):

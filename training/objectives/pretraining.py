@@ -16,7 +16,7 @@ from ...modeling.heads.masked_lm import TrineForMaskedLM, TrineForPreTraining
 from ...modeling.heads.seq2seq import TrineForConditionalGeneration
 from ...tokenization.training import train_byte_level_bpe, train_unigram, train_wordpiece
 from ..data.cache_folders import DEFAULT_CACHE, find_or_make
-from ..data.corpus import Corpus, Part
+from ..data.corpus import PARTS, Corpus, Part
 from ..data.packing import PackedBlocks
 from ..data.padding_free import PaddingFreeCollator
 from ..data.token_store import TokenStore, read_tokens, tokenizer_identity, write_tokens
