@@ -295,7 +295,10 @@ SEQ2SEQ_FIELDS = {
         "share_embeddings=True needs equal sizes, but encoder.vocab_size=64 and decoder.vocab_size=32000.",
     ),
     "logit scale": ({"logit_scale": 0.0}, "logit_scale=0.0 must be above 0."),
-    "vocabulary": ({"vocab_size": 9}, "vocab_size=9 is the decoder's, but decoder.vocab_size=32000."),
+    "vocabulary": (
+        {"vocab_size": 9, "decoder": {"vocab_size": 32000}},
+        "vocab_size=9 is the decoder's, but decoder.vocab_size=32000.",
+    ),
     "start": (
         {"decoder_start_token_id": 32000},
         "decoder_start_token_id=32000 must lie in the vocabulary, 0 to 31999.",

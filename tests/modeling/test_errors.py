@@ -137,6 +137,11 @@ CASES = {
         for generator, make in GENERATORS.items()
         for name, (settings, message) in BAD_SETTINGS.items()
     },
+    "router logits of a dense decoder": (
+        lambda: tiny_model(TrineForCausalLM)(random_ids(1, 5), output_router_logits=True),
+        "output_router_logits=True, but no layer has experts: mlp_layer_types are all 'dense'. TRL asks for router "
+        "logits where its router_aux_loss_coef is set: leave that out, or set it to 0.",
+    ),
     "grouped experts": (
         lambda: TrineForCausalLM(
             tiny_config(**SPARSE, hidden_size=36, head_dim=8, experts_implementation="grouped_mm")
