@@ -118,7 +118,7 @@ def served(contender, folder):
         yield found.group()
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
+        server.wait(timeout=300)  # on a busy machine; a server that does not end fails all the same
 
 
 def ask(contender, folder):
