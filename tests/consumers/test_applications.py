@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM
 
 LIBRARY = "LangChain, LlamaIndex, OpenAI"
 QUESTION = PAIRS[0][0]
+UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 GREEDY = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
 
 
@@ -132,7 +133,8 @@ def ask(contender, folder):
         completion = client.completions.create(prompt=QUESTION, **keywords)
     expected = greedy(contender, chat_inputs(contender))
     assert answer.choices[0].message.content == expected
-    assert "".join(parts) == expected
+    # A stream of transformers holds bytes back until they are a character: those that never are, are not sent.
+    assert "".join(parts).rstrip(UNFINISHED) == expected.rstrip(UNFINISHED)
     assert completion.choices[0].text == greedy(contender, contender.tokenizer(QUESTION, return_tensors="pt"))
     assert answer.usage.completion_tokens <= 8
 
