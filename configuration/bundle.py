@@ -329,8 +329,13 @@ def stacks_of(config: Any) -> list[Any]:
 
 
 def named_choices(config: Any, field: str) -> frozenset:
-    """What the stacks of a config name in a field: its value, or each of a list of values."""
-    values = [getattr(stack, field) for stack in stacks_of(config) if hasattr(stack, field)]
+    """What the stacks of a config name in a field: its value, or each of a list of values.
+
+    So do default ones of those within it: transformers makes them when it prints or saves the config.
+    """
+    stacks = stacks_of(config)
+    stacks += [kind() for kind in dict.fromkeys(map(type, stacks[1:]))]
+    values = [getattr(stack, field) for stack in stacks if hasattr(stack, field)]
     return frozenset(item for value in values for item in (value if isinstance(value, list) else [value]))
 
 

@@ -252,6 +252,17 @@ def test_so_does_a_choice_that_the_model_reads(carried):
             model(config.from_pretrained(folder, **fields))
 
 
+def test_an_encoder_decoder_without_the_default_kinds_is_printed_and_saved(tmp_path):
+    """transformers compares its stacks with default ones, whose kinds no layer of it has."""
+    written = bundles.seq2seq(attention_types="sliding", mlp_layer_types="sparse")
+    written.save_pretrained(tmp_path / "first")
+    remote = get_class_from_dynamic_module("configuration_trine_seq2seq.TrineSeq2SeqConfig", str(tmp_path / "first"))
+    config = remote.from_pretrained(tmp_path / "first")
+    assert remote is not type(written) and '"sparse"' in str(config)
+    config.save_pretrained(tmp_path / "second")
+    assert type(written).from_pretrained(tmp_path / "second").to_dict() == written.to_dict()
+
+
 def test_a_typing_error_is_still_called_one(carried):
     folder, config, _ = carried
     with pytest.raises(ValueError, match="Did you mean 'full'") as caught:
