@@ -1,4 +1,4 @@
-"""Pairwise softmax attention: what `full`, `sliding` and `chunked` layers share."""
+"""Pairwise softmax attention: `full`, `sliding` and `chunked` layers, and what they share."""
 
 # Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size.
 
@@ -185,3 +185,37 @@ class SoftmaxAttention(nn.Module):
     def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """Views (B, N, heads * D) as (B, N, heads, D)."""
         return projected.view(*projected.shape[:-1], -1, self.head_dim)
+
+
+class FullAttention(SoftmaxAttention):
+    """Softmax attention without a window.
+
+    Cost O(Q * K). Cache: all tokens.
+    Source: Vaswani et al. 2017, arXiv 1706.03762.
+    """
+
+
+class SlidingAttention(SoftmaxAttention):
+    """Softmax attention in which a token sees the `sliding_window` tokens up to and including itself.
+
+    An encoder's window is centred and reaches `sliding_window` tokens to each side.
+    Cost O(Q * sliding_window) with a windowed kernel. Cache: the last `sliding_window - 1` tokens.
+    Source: Beltagy et al. 2020, Longformer, arXiv 2004.05150, section 3.1.
+    """
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.sliding_window = config.sliding_window
+        self.sees_only_itself = config.sliding_window == 1
+
+
+class ChunkedAttention(SoftmaxAttention):
+    """Softmax attention within chunks of `attention_chunk_size` tokens, counted from the first real token.
+
+    Cost O(Q * attention_chunk_size) with a block kernel. Cache: at most one chunk.
+    Source: Llama 4 (Meta 2025); blocks: Child et al. 2019, arXiv 1904.10509.
+    """
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.sees_only_itself = config.attention_chunk_size == 1

@@ -2,13 +2,11 @@
 
 from ...configuration.choices import Choices
 from .bigbird import BigBirdAttention
-from .chunked import ChunkedAttention
-from .full import FullAttention
 from .linear import LinearAttention
 from .lsh import LSHAttention
 from .performer import PerformerAttention
 from .simplicial import SimplicialAttention
-from .sliding import SlidingAttention
+from .softmax import ChunkedAttention, FullAttention, SlidingAttention
 
 
 ATTENTIONS = Choices(
