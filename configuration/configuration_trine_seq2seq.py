@@ -114,6 +114,18 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
         return cls(**cls.override(preset, {**overrides, "encoder": encoder or {}, "decoder": decoder or {}}))
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """See the mixin. What is no field of a stack is kept in that stack, likewise."""
+        stacks = {side: config_dict[side] for side in SIDES if isinstance(config_dict.get(side), dict)}
+        split = {side: TrineConfig.without_notes(stack) for side, stack in stacks.items()}
+        result = super().from_dict({**config_dict, **{side: known for side, (known, _) in split.items()}}, **kwargs)
+        config = result[0] if isinstance(result, tuple) else result
+        for side, (_, notes) in split.items():
+            for key, value in notes.items():
+                setattr(getattr(config, side), key, value)
+        return result
+
+    @classmethod
     def takes(cls, keyword: str) -> bool:
         """See the mixin; the fields of the stacks are taken, too."""
         return super().takes(keyword) or TrineConfig.takes(keyword)

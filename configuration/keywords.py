@@ -49,18 +49,23 @@ class StrictKeywordsMixin:
             name = cls.attribute_map.get(key, key)
             if cls.takes(name):
                 changes[name] = kwargs.pop(key)
-        unknown = cls.unknown_keywords(config_dict)
-        for message in unknown.values():
-            logger.warning(f"{message} It is kept in the config, but changes nothing.")
-        known = {key: value for key, value in config_dict.items() if key not in unknown}
+        known, notes = cls.without_notes(config_dict)
         if changes:
             known = cls.override(known, changes)
         result = super().from_dict(known, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it
         config = result[0] if isinstance(result, tuple) else result
-        for key in unknown:
-            setattr(config, key, config_dict[key])
+        for key, value in notes.items():
+            setattr(config, key, value)
         config.check()
         return result
+
+    @classmethod
+    def without_notes(cls, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The fields among what was saved, and the rest, of which a warning tells."""
+        unknown = cls.unknown_keywords(saved)
+        for message in unknown.values():
+            logger.warning(f"{message} It is kept in the config, but changes nothing.")
+        return {key: saved[key] for key in saved if key not in unknown}, {key: saved[key] for key in unknown}
 
     def check_given(self, keywords: dict[str, Any]) -> None:
         """Checks what was given before anything is derived from it.

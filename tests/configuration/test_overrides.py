@@ -164,6 +164,19 @@ def test_the_vocabulary_of_the_decoder_is_that_of_the_model(shared):
     assert sizes == (20, 20, 20 if shared else STACK["vocab_size"])
 
 
+def test_a_note_in_the_file_of_a_stack_is_kept_in_the_stack(tmp_path):
+    TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES, export_code=False).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    fields = json.loads(path.read_text())
+    fields["decoder"]["forced_eos_token_id"] = None
+    path.write_text(json.dumps(fields))
+    for loaded in (TrineSeq2SeqConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path, vocab_size=70)):
+        assert loaded.decoder.forced_eos_token_id is None and not hasattr(loaded.encoder, "forced_eos_token_id")
+        loaded.save_pretrained(tmp_path / "again")
+        assert "forced_eos_token_id" in json.loads((tmp_path / "again" / "config.json").read_text())["decoder"]
+    assert loaded.decoder.vocab_size == loaded.encoder.vocab_size == 70
+
+
 def test_the_special_tokens_that_are_given_are_taken(tmp_path):
     """The preset has others: padding 0 and end 1."""
     config = TrineSeq2SeqConfig.from_preset("tiny", **GIVEN, **NO_CODE)

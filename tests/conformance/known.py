@@ -291,12 +291,6 @@ KNOWN = (
         (ValueError,),
     ),
     Known(
-        "test_eager_matches_sdpa_generate",
-        is_two_stacks,
-        "the test writes `forced_eos_token_id`, which is no field, into the decoder's config, and loads it again",
-        (ValueError,),
-    ),
-    Known(
         "test_generate_without_input_ids",
         of("T5", "ForConditionalGeneration"),
         "T5 has no token that begins a text, and the test asks for it",
