@@ -350,9 +350,3 @@ def test_router_losses_are_added_in_training_only(chunk_size):
     trained = model(tokens, labels=tokens)
     torch.testing.assert_close(trained.loss, outputs.loss + 0.3 * outputs.aux_loss + 0.2 * z_loss, check_dtype=False)
     assert trained.router_logits is None and trained.aux_loss is not None
-
-
-def test_a_dense_model_has_no_router_outputs():
-    model = tiny_model()
-    outputs = model(random_ids(1, 4), labels=random_ids(1, 4), output_router_logits=True)
-    assert not outputs.router_logits and outputs.aux_loss is None

@@ -95,7 +95,7 @@ def test_the_whole_demo(tmp_path, capsys, monkeypatch):
     assert config["attention_types"] == ["sliding", "sliding", "full", "simplicial"]
     assert "sparse" in config["mlp_layer_types"]
 
-    (output / "modeling_trine_causal_lm.py").write_text("raise OSError('broken')")
+    (output / "modeling_trine.py").write_text("raise OSError('broken')")
     with pytest.raises(RuntimeError, match="could not be loaded without the package:(.|\n)*broken"):
         demo.check_without_package(output, "Line", tmp_path)
     monkeypatch.setattr(demo, "LOAD_WITHOUT_PACKAGE", "import sys, torch; torch.save(torch.ones(1), sys.argv[3])")

@@ -83,7 +83,7 @@ def losses(folder, output):
 def test_what_a_run_leaves(folder):
     output = folder / "straight"
     names = {path.name for path in output.iterdir()}
-    assert {"model.safetensors", "config.json", "tokenizer.json", "modeling_trine_causal_lm.py"} <= names
+    assert {"model.safetensors", "config.json", "tokenizer.json", "modeling_trine.py"} <= names
     assert {"checkpoint-2", "checkpoint-4", "metrics.json"} <= names
     for name in ("loss.png", "expert-load.png", "training.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")

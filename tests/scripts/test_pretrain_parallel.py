@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trine.scripts import pretrain
-from trine.scripts.jobs import objectives
 from trine.tokenization.hub_data import HubData
+from trine.training.objectives import pretraining as objectives
 
 
 OPTIONS = """
@@ -99,7 +99,8 @@ def test_two_processes_do_what_one_does(folder, way):
 # Runs the command in each process, and writes a line for each time that it reads the data set or makes tokens.
 COUNTED = """
 import os, sys
-from trine.scripts import cli, objectives
+from trine.scripts import cli
+from trine.training.objectives import pretraining as objectives
 from trine.tokenization.hub_data import HubData
 
 def counted(name, function):

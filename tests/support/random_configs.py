@@ -1,7 +1,7 @@
 """Hypothesis strategies that draw whole configurations: every field of every config class has one.
 
-`CLASSES` maps each config class to its strategies by field; `tests/properties/test_strategies.py` compares their names
-with the fields of the dataclass, so that a new field without a strategy fails.
+`CLASSES` maps each config class to its strategies by field; `tests/properties/test_random_models.py` compares their
+names with the fields of the dataclass, so that a new field without a strategy fails.
 """
 
 from hypothesis import strategies as st

@@ -83,7 +83,7 @@ def test_what_is_damaged_is_made_anew(tmp_path, caplog, damage):
 KILLED = """
 import sys, time
 from pathlib import Path
-from trine.training.cache_folders import find_or_make
+from trine.training.data.cache_folders import find_or_make
 def make(folder):
     (folder / "tokens").write_bytes(b"half")
     print(folder, flush=True)
