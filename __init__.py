@@ -3,6 +3,8 @@
 `import trine` registers the models with the Auto classes of transformers.
 """
 
+from typing import TYPE_CHECKING
+
 import transformers
 
 # This module of the library imports the library anew and replaces `transformers` by the result. It must have done so
@@ -11,13 +13,11 @@ import transformers.processing_utils
 from transformers import AutoConfig
 from transformers.models.auto import modeling_auto
 
+from ._lazy import lazy_names
 from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from .conversion.convert import convert
-from .conversion.lifts.lift import lift
-from .conversion.programs.export import export
 from .modeling.heads.causal_lm import TrineForCausalLM
 from .modeling.heads.classification import (
     TrineForMultipleChoice,
@@ -41,7 +41,15 @@ from .modeling.modeling_trine_recurrent import (
     TrineRecurrentModel,
 )
 from .modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
-from .tokenization.training import train_byte_level_bpe, train_unigram, train_wordpiece
+
+
+if TYPE_CHECKING:
+    from .conversion.convert import convert
+    from .conversion.lifts.lift import lift
+    from .conversion.programs.export import export
+    from .tokenization.byte_level_bpe import train_byte_level_bpe
+    from .tokenization.unigram import train_unigram
+    from .tokenization.wordpiece import train_wordpiece
 
 
 FAMILIES = (
@@ -112,3 +120,5 @@ __all__ = [
     "train_unigram",
     "train_wordpiece",
 ]
+
+__getattr__, __dir__ = lazy_names(__name__)

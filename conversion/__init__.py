@@ -1,0 +1,32 @@
+"""Other families' checkpoints to ours and back, lifts to other architectures, programs.
+
+The functions `convert`, `lift` and `export` are in `trine` itself.
+"""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+
+if TYPE_CHECKING:
+    from .families.base import Family
+    from .families.table import FAMILIES
+    from .lifts.change import exact_length, largest_change
+    from .lifts.checkpoint import lift_checkpoint
+    from .lifts.table import LIFTS
+    from .programs.export import FORMATS
+    from .stream import CheckpointReader, CheckpointWriter
+
+__all__ = [
+    "FAMILIES",
+    "FORMATS",
+    "LIFTS",
+    "CheckpointReader",
+    "CheckpointWriter",
+    "Family",
+    "exact_length",
+    "largest_change",
+    "lift_checkpoint",
+]
+
+__getattr__, __dir__ = lazy_names(__name__)

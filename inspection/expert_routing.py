@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .attention_maps import Reading, WeightMap, choose_layers, run, stacks_of
+from .attention import Reading, WeightMap, choose_layers, run, stacks_of
 
 
 ALL = "(all)"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .attention_maps import CROSS_ATTENTION, SECOND_KEYS, WeightMap
+from .attention import CROSS_ATTENTION, SECOND_KEYS, WeightMap
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "inspection.html"

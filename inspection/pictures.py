@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from .attention_maps import WeightMap
+from .attention import WeightMap
 
 
 logger = logging.get_logger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
-from trine.inspection.attention_maps import NoWeights, WeightMap, alignment, attention_maps, read
+from trine.inspection.attention import NoWeights, WeightMap, alignment, attention_maps, read
 from trine.inspection.expert_routing import expert_maps, experts_by_tag
 from trine.inspection.page import write_page
 from trine.inspection.pictures import draw_map, file_name, fonts_for, title_of

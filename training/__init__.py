@@ -1,0 +1,102 @@
+"""What training needs beside transformers' Trainer: data, objectives, callbacks, adapters and measures."""
+
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy_names
+
+
+if TYPE_CHECKING:
+    from .adapters.lora import lora_targets, make_lora_config
+    from .data.corpus import Corpus
+    from .data.packing import PackedBlocks
+    from .data.padding_free import PaddingFreeCollator
+    from .data.token_store import TokenStore, read_tokens, write_tokens
+    from .data.word_cache import TokenEncoder
+    from .measures.baselines import BigramCounts, NgramLosses, ngram_losses
+    from .measures.classification import class_metrics, confusion_matrix, f1_scores, label_set_metrics, value_metrics
+    from .objectives.instructions import encode_completion, encode_conversation
+    from .objectives.labels import LabelSet, OneClass, Value, find_problem
+    from .objectives.masked_targets import MaskedTargetCollator
+    from .objectives.masked_text import MaskedPairs, MaskedSequences, sentence_pieces, split_sentences
+    from .objectives.pretraining import (
+        OBJECTIVES,
+        CausalObjective,
+        MaskedObjective,
+        NextSentenceObjective,
+        ObjectiveOptions,
+        SpanCorruptionObjective,
+    )
+    from .objectives.sentence_pairs import sentence_pairs
+    from .objectives.span_corruption import SpanCorruptionCollator
+    from .objectives.whole_words import WholeWordMaskingCollator, WordEncoder
+    from .objectives.word_labels import label_pieces
+    from .run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
+    from .run.early_stopping import SpokenEarlyStopping
+    from .run.flops import active_parameters, flops_per_token
+    from .run.half_precision import check_half_precision
+    from .run.label_smoothing import TrineSeq2SeqTrainer, TrineTrainer
+    from .run.monitoring import EnergyCallback, ThroughputCallback
+    from .run.parallelism import Parallelism, make_model
+    from .run.resuming import find_checkpoint, list_checkpoints, train
+    from .run.scheduled_sampling import ScheduledSamplingTrainer
+
+__all__ = [
+    "OBJECTIVES",
+    "BigramCounts",
+    "CausalObjective",
+    "Corpus",
+    "EnergyCallback",
+    "ExpertLoadCallback",
+    "InterruptCallback",
+    "LabelSet",
+    "MaskedObjective",
+    "MaskedPairs",
+    "MaskedSequences",
+    "MaskedTargetCollator",
+    "NextSentenceObjective",
+    "NgramLosses",
+    "ObjectiveOptions",
+    "OneClass",
+    "PackedBlocks",
+    "PaddingFreeCollator",
+    "Parallelism",
+    "RandomFeatureCallback",
+    "ScheduledSamplingTrainer",
+    "SpanCorruptionCollator",
+    "SpanCorruptionObjective",
+    "SpokenEarlyStopping",
+    "ThroughputCallback",
+    "TokenEncoder",
+    "TokenStore",
+    "TrineSeq2SeqTrainer",
+    "TrineTrainer",
+    "Value",
+    "WholeWordMaskingCollator",
+    "WordEncoder",
+    "active_parameters",
+    "check_half_precision",
+    "class_metrics",
+    "confusion_matrix",
+    "encode_completion",
+    "encode_conversation",
+    "f1_scores",
+    "find_checkpoint",
+    "find_problem",
+    "flops_per_token",
+    "label_pieces",
+    "label_set_metrics",
+    "list_checkpoints",
+    "lora_targets",
+    "make_lora_config",
+    "make_model",
+    "ngram_losses",
+    "read_tokens",
+    "sentence_pairs",
+    "sentence_pieces",
+    "split_sentences",
+    "train",
+    "value_metrics",
+    "write_tokens",
+]
+
+__getattr__, __dir__ = lazy_names(__name__)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 from tables import code, table
 from transformers import Seq2SeqTrainingArguments
 
-from trine.conversion.lifts.table import LIFTS
+from trine.conversion import LIFTS
 from trine.scripts import cli
 from trine.scripts.arguments import parsing as arguments
 

@@ -8,7 +8,7 @@ from support.recurrent import tiny_model as tiny_recurrent
 from support.tiny import SIZES, SPARSE, random_ids, tiny_model
 
 from trine import TrineForConditionalGeneration, TrineForMaskedLM, TrineSeq2SeqConfig, train_wordpiece
-from trine.inspection.attention_maps import Reading
+from trine.inspection.attention import Reading
 from trine.inspection.expert_routing import ALL, REST, expert_maps, experts_by_tag
 
 

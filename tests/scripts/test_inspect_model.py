@@ -25,7 +25,7 @@ from trine import (
     train_wordpiece,
 )
 from trine.inspection import pictures as inspection_pictures
-from trine.inspection.attention_maps import WeightMap
+from trine.inspection.attention import WeightMap
 from trine.inspection.page import write_page
 from trine.scripts import cli, inspect_model
 

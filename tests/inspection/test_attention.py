@@ -14,7 +14,7 @@ from trine import (
     TrineSeq2SeqConfig,
     train_unigram,
 )
-from trine.inspection.attention_maps import NoWeights, Reading, WeightMap, alignment, attention_maps, read
+from trine.inspection.attention import NoWeights, Reading, WeightMap, alignment, attention_maps, read
 
 
 KINDS = {"num_hidden_layers": 4, "attention_types": "full, simplicial, sliding, simplicial"}
