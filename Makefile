@@ -42,6 +42,9 @@ consumers: .venv-consumers/consumers.stamp  ## run Trine beside its peers throug
 			--way $$way tests/consumers || status=1; \
 	done; exit $$status
 
+surface: .venv/test.stamp  ## accept the public names, fields, options and weights as they are now, in tests/surface.json
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests:docs/builder $(BIN)/python tests/support/surface.py
+
 docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/docs.stamp  ## build the documentation into build/site, and look at it in a browser where there is one
 	$(BIN)/python docs/builder/tables.py
