@@ -14,6 +14,7 @@ from .choices import Choices, from_package, in_package
 
 
 TABLE, LEFT_OUT = Choices.__name__, in_package.__name__  # which a packed file calls with less
+ABOUT = "about"  # the last keyword of a row, which a packed file has not
 LINE_LENGTH = 119
 INDENT = 8  # of the rows of a table
 
@@ -190,6 +191,10 @@ def read_row(source: Source, key: ast.expr | None, value: ast.expr) -> Row:
     shift = INDENT - (len(lines[0]) - len(lines[0].lstrip())) if len(lines) > 1 else 0
     lines[-1] = lines[-1][: value.end_col_offset]
     lines[0] = lines[0][key.col_offset :]
+    if isinstance(value, ast.Call) and value.keywords and value.keywords[-1].arg == ABOUT:
+        left_out = value.keywords.pop()
+        del lines[left_out.lineno - key.lineno : (left_out.end_lineno or 0) - key.lineno + 1]
+        lines = lines if value.keywords else [lines[0] + b")"]
     text = "\n".join([lines[0].decode(), *((" " * shift + line.decode()) for line in lines[1:])])
     return Row(ast.literal_eval(key), text, mentioned(value))
 

@@ -10,7 +10,7 @@ class Choices(dict):
 
     Args:
         field: The field. Of one with a value a layer, all values count.
-        rows: By name.
+        rows: By name. The last keyword of a row, `about`, does not go along, nor what it mentions.
         left_out: Names that the package has, but this copy of the code has not.
     """
 

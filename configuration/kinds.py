@@ -1,167 +1,202 @@
 """What each attention, position, feed-forward and router kind supports: the single source of truth.
 
-A kind is a row here, a class in the table of its folder under `modeling/`, and a loop in the tests' reference. The
-tests, the tables of README and documentation and the benchmarks loop over these rows.
+A kind is a row here, a class in the table of its folder under `modeling/`, and a loop in the tests' reference. What
+else has to know of a kind reads its row: rules, model cards, documentation, lifts, exports, counts of operations,
+tests, benchmarks. With a checkpoint goes what its model reads; `about` stays in the package.
 """
 
-from dataclasses import dataclass
-
+from .attention_costs import (
+    bigbird_pairs,
+    chunked_pairs,
+    full_pairs,
+    full_span,
+    lsh_pairs,
+    performer_products,
+    simplicial_pairs,
+    simplicial_span,
+    sliding_pairs,
+    sliding_span,
+    state_products,
+)
 from .choices import Choices
-
-
-@dataclass(frozen=True)
-class AttentionKind:
-    """One way in which a layer mixes tokens."""
-
-    layer_type: str  # the library's name, which keys its cache layers and mask functions
-    window_field: str | None  # the config field that holds the window, in tokens
-    cost: str  # arithmetic cost of one layer at sequence length n
-    flash: bool  # whether the library's flash attention functions serve it, or it needs none
-    has_pair_scores: bool  # whether it scores each pair of tokens, so that a position bias and dropout can act on that
-    paged: bool  # whether continuous batching serves it: the library's paged cache holds its layers
-    sees: str  # what a token attends to
-    cache: str  # what generation keeps of the past
-    source: str
-
-
-@dataclass(frozen=True)
-class TrilinearKind:
-    """One form of the logits of 2-simplicial attention."""
-
-    parts: int  # groups of features that it mixes: the head size is a multiple of it
-    rotary_factor: float | None  # the `partial_rotary_factor` with which it reads relative positions; None: with none
-    has_unit: bool  # whether a second key makes it the dot product
-    logit: str  # of a query q, a first key k and a second key k', over features
-    positions: str  # position kinds that it may have
-    source: str
-
-
-@dataclass(frozen=True)
-class FeatureMapKind:
-    """One feature map of linear attention."""
-
-    expansion: int  # features, in units of the head size
-    source: str
-
-
-@dataclass(frozen=True)
-class PositionKind:
-    """One way in which a layer knows where its tokens are."""
-
-    flash: bool
-    paged: bool  # whether it needs no more than the position of each token, so that requests can share one row
-    description: str
-    beyond: str  # what happens beyond the trained length
-    source: str
-
-
-@dataclass(frozen=True)
-class FeedForwardKind:
-    """One kind of feed-forward layer."""
-
-    description: str
-    source: str
-
-
-@dataclass(frozen=True)
-class RouterKind:
-    """One way in which a token chooses its experts."""
-
-    weights: str  # of the chosen experts
-    balance: str  # what keeps the load of the experts even
-    source: str
+from .kind_rows import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    ZERO_OR_MORE,
+    About,
+    AboutAttention,
+    AboutFeedForward,
+    AboutForm,
+    AboutPosition,
+    AboutRouter,
+    AttentionKind,
+    FeatureMapKind,
+    FeedForwardKind,
+    PositionKind,
+    RouterKind,
+    TrilinearKind,
+)
 
 
 ATTENTION_KINDS = Choices(
     "attention_types",
     {
         "full": AttentionKind(
-            "full_attention",
-            None,
-            "O(n²)",
+            layer_type="full_attention",
             flash=True,
             has_pair_scores=True,
             paged=True,
-            sees="all tokens up to itself",
-            cache="all tokens",
-            source="Vaswani et al. 2017, arXiv 1706.03762",
+            about=AboutAttention(
+                cost="O(n²)",
+                sees="all tokens up to itself",
+                cache="all tokens",
+                pairs=full_pairs,
+                span=full_span,
+                cached_exports=("onnx",),
+                source="Vaswani et al. 2017, arXiv 1706.03762",
+            ),
         ),
         "sliding": AttentionKind(
-            "sliding_attention",
-            "sliding_window",
-            "O(n · window)",
+            layer_type="sliding_attention",
+            window_field="sliding_window",
             flash=True,
             has_pair_scores=True,
             paged=True,
-            sees="the last `sliding_window` tokens",
-            cache="`sliding_window` tokens",
-            source="Beltagy et al. 2020, arXiv 2004.05150",
+            card=("sliding window", "{0.sliding_window} tokens"),
+            about=AboutAttention(
+                cost="O(n · window)",
+                sees="the last `sliding_window` tokens",
+                cache="`sliding_window` tokens",
+                fields={"sliding_window": AT_LEAST_ONE},
+                pairs=sliding_pairs,
+                span=sliding_span,
+                cached_exports=("onnx",),
+                source="Beltagy et al. 2020, arXiv 2004.05150",
+            ),
         ),
         "chunked": AttentionKind(
-            "chunked_attention",
-            "attention_chunk_size",
-            "O(n · chunk)",
+            layer_type="chunked_attention",
+            window_field="attention_chunk_size",
             flash=False,
             has_pair_scores=True,
             paged=False,
-            sees="its chunk of `attention_chunk_size` tokens, up to itself",
-            cache="one chunk",
-            source="Llama 4 (Meta 2025), block-local attention",
+            card=("attention chunk", "{0.attention_chunk_size} tokens"),
+            about=AboutAttention(
+                cost="O(n · chunk)",
+                sees="its chunk of `attention_chunk_size` tokens, up to itself",
+                cache="one chunk",
+                fields={"attention_chunk_size": AT_LEAST_ONE},
+                pairs=chunked_pairs,
+                cached_exports=("onnx",),
+                source="Llama 4 (Meta 2025), block-local attention",
+            ),
         ),
         "simplicial": AttentionKind(
-            "simplicial_attention",
-            "simplicial_window",
-            "O(n · window · second window)",
+            layer_type="simplicial_attention",
+            window_field="simplicial_window",
             flash=True,
             has_pair_scores=False,
             paged=False,
-            sees="pairs of tokens: one of the last `simplicial_window`, one of the last `simplicial_second_window`",
-            cache="both windows",
-            source="Clift et al. 2019, arXiv 1909.00668; windows: Roy et al. 2025, arXiv 2507.02754",
+            about=AboutAttention(
+                cost="O(n · window · second window)",
+                sees="pairs of tokens: one of the last `simplicial_window`, "
+                "one of the last `simplicial_second_window`",
+                cache="both windows",
+                fields={
+                    "simplicial_window": AT_LEAST_ONE,
+                    "simplicial_second_window": AT_LEAST_ONE,
+                    "simplicial_form": None,
+                    "simplicial_offset_bias": None,
+                    "simplicial_warm_start": None,
+                    "simplicial_backend": None,
+                },
+                pairs=simplicial_pairs,
+                span=simplicial_span,
+                weights=("num_attention_heads", "simplicial_second_window"),
+                source="Clift et al. 2019, arXiv 1909.00668; windows: Roy et al. 2025, arXiv 2507.02754",
+            ),
         ),
         "linear": AttentionKind(
-            "kernelized_attention",
-            None,
-            "O(n)",
+            layer_type="kernelized_attention",
             flash=True,
             has_pair_scores=False,
             paged=False,
-            sees="all tokens, through a state of constant size",
-            cache="one state",
-            source="Katharopoulos et al. 2020, arXiv 2006.16236",
+            card=("linear features", "{0.linear_feature_map}"),
+            about=AboutAttention(
+                cost="O(n)",
+                sees="all tokens, through a state of constant size",
+                cache="one state",
+                fields={"linear_feature_map": None},
+                products=lambda config: state_products(
+                    config, config.head_dim * LINEAR_FEATURE_MAPS[config.linear_feature_map].expansion
+                ),
+                cached_exports=("onnx",),
+                source="Katharopoulos et al. 2020, arXiv 2006.16236",
+            ),
         ),
         "performer": AttentionKind(
-            "kernelized_attention",
-            None,
-            "O(n · features)",
+            layer_type="kernelized_attention",
             flash=True,
             has_pair_scores=False,
             paged=False,
-            sees="all tokens, through random features of softmax attention",
-            cache="one state",
-            source="Choromanski et al. 2020, arXiv 2009.14794",
+            card=("random features", "{0.performer_num_features} a layer"),
+            about=AboutAttention(
+                cost="O(n · features)",
+                sees="all tokens, through random features of softmax attention",
+                cache="one state",
+                fields={"performer_num_features": AT_LEAST_ONE, "performer_redraw_interval": ZERO_OR_MORE},
+                products=performer_products,
+                weights=("performer_num_features", "head_dim"),
+                source="Choromanski et al. 2020, arXiv 2009.14794",
+            ),
         ),
         "bigbird": AttentionKind(
-            "bigbird_attention",
-            None,
-            "O(n · blocks · block size)",
+            layer_type="bigbird_attention",
             flash=True,
             has_pair_scores=False,
             paged=False,
-            sees="blocks: global ones, a window, random ones",
-            cache="all tokens",
-            source="Zaheer et al. 2020, arXiv 2007.14062",
+            card=(
+                "blocks",
+                "of {0.bigbird_block_size} tokens: {0.bigbird_num_global_blocks} global, "
+                "{0.bigbird_num_window_blocks} around a token's own, {0.bigbird_num_random_blocks} random",
+            ),
+            about=AboutAttention(
+                cost="O(n · blocks · block size)",
+                sees="blocks: global ones, a window, random ones",
+                cache="all tokens",
+                fields={
+                    "bigbird_block_size": AT_LEAST_ONE,
+                    "bigbird_num_global_blocks": ZERO_OR_MORE,
+                    "bigbird_num_window_blocks": AT_LEAST_ONE,
+                    "bigbird_num_random_blocks": ZERO_OR_MORE,
+                },
+                pairs=bigbird_pairs,
+                source="Zaheer et al. 2020, arXiv 2007.14062",
+            ),
         ),
         "lsh": AttentionKind(
-            "lsh_attention",
-            None,
-            "O(n · hashes · chunk)",
+            layer_type="lsh_attention",
             flash=True,
             has_pair_scores=False,
             paged=False,
-            sees="tokens that fall into its buckets",
-            cache="all tokens",
-            source="Kitaev et al. 2020, Reformer, arXiv 2001.04451",
+            card=(
+                "hashes",
+                "{0.lsh_num_hashes}, {0.lsh_num_buckets} buckets each, chunks of {0.lsh_chunk_length} tokens",
+            ),
+            about=AboutAttention(
+                cost="O(n · hashes · chunk)",
+                sees="tokens that fall into its buckets",
+                cache="all tokens",
+                fields={
+                    "lsh_chunk_length": AT_LEAST_ONE,
+                    "lsh_num_adjacent_chunks": ZERO_OR_MORE,
+                    "lsh_num_buckets": AT_LEAST_ONE,
+                    "lsh_num_hashes": AT_LEAST_ONE,
+                },
+                pairs=lsh_pairs,
+                weights=("lsh_num_hashes", "lsh_num_buckets", "head_dim"),
+                source="Kitaev et al. 2020, Reformer, arXiv 2001.04451",
+            ),
         ),
     },
 )
@@ -170,23 +205,34 @@ TRILINEAR_KINDS = Choices(
     "simplicial_form",
     {
         "hadamard": TrilinearKind(
-            1, None, True, "Σ q k k'", "any but `rope`", "Roy et al. 2025, arXiv 2507.02754, equation 5"
+            parts=1,
+            rotary_factor=None,
+            has_unit=True,
+            about=AboutForm(
+                logit="Σ q k k'",
+                positions="any but `rope`",
+                source="Roy et al. 2025, arXiv 2507.02754, equation 5",
+            ),
         ),
         "complex": TrilinearKind(
-            2,
-            1.0,
-            True,
-            "Re Σ q conj(k') conj(k) of complex numbers, k' without positions",
-            "any; `rope` composes exactly",
-            "Trine: equation 5 of Roy et al. 2025 on complex numbers, the second key without positions",
+            parts=2,
+            rotary_factor=1.0,
+            has_unit=True,
+            about=AboutForm(
+                logit="Re Σ q conj(k') conj(k) of complex numbers, k' without positions",
+                positions="any; `rope` composes exactly",
+                source="Trine: equation 5 of Roy et al. 2025 on complex numbers, the second key without positions",
+            ),
         ),
         "determinant": TrilinearKind(
-            3,
-            2 / 3,
-            False,
-            "Σ det(q, k, k') of triples",
-            "any; `rope` with `partial_rotary_factor` 2/3",
-            "Roy et al. 2025, arXiv 2507.02754, equation 9",
+            parts=3,
+            rotary_factor=2 / 3,
+            has_unit=False,
+            about=AboutForm(
+                logit="Σ det(q, k, k') of triples",
+                positions="any; `rope` with `partial_rotary_factor` 2/3",
+                source="Roy et al. 2025, arXiv 2507.02754, equation 9",
+            ),
         ),
     },
 )
@@ -194,12 +240,22 @@ TRILINEAR_KINDS = Choices(
 LINEAR_FEATURE_MAPS = Choices(
     "linear_feature_map",
     {
-        "elu": FeatureMapKind(1, "elu(x) + 1: Katharopoulos et al. 2020, arXiv 2006.16236, equation 7"),
-        "relu": FeatureMapKind(1, "max(x, 0): Kasai et al. 2021, arXiv 2103.13076, without its learned projection"),
-        "softmax": FeatureMapKind(
-            2, "softmax of x and of -x: Zhang et al. 2024, Hedgehog, arXiv 2402.04347, likewise"
+        "elu": FeatureMapKind(
+            expansion=1,
+            about=About(source="elu(x) + 1: Katharopoulos et al. 2020, arXiv 2006.16236, equation 7"),
         ),
-        "dpfp": FeatureMapKind(2, "DPFP with nu = 1: Schlag et al. 2021, arXiv 2102.11174, equation 37"),
+        "relu": FeatureMapKind(
+            expansion=1,
+            about=About(source="max(x, 0): Kasai et al. 2021, arXiv 2103.13076, without its learned projection"),
+        ),
+        "softmax": FeatureMapKind(
+            expansion=2,
+            about=About(source="softmax of x and of -x: Zhang et al. 2024, Hedgehog, arXiv 2402.04347, likewise"),
+        ),
+        "dpfp": FeatureMapKind(
+            expansion=2,
+            about=About(source="DPFP with nu = 1: Schlag et al. 2021, arXiv 2102.11174, equation 37"),
+        ),
     },
 )
 
@@ -207,31 +263,54 @@ POSITION_KINDS = Choices(
     "position_type",
     {
         "sinusoidal": PositionKind(
-            True,
-            True,
-            "adds fixed waves to the embeddings",
-            "runs",
-            "Vaswani et al. 2017, arXiv 1706.03762, section 3.5",
+            flash=True,
+            paged=True,
+            about=AboutPosition(
+                description="adds fixed waves to the embeddings",
+                beyond="runs",
+                fields={"max_position_embeddings": None},
+                source="Vaswani et al. 2017, arXiv 1706.03762, section 3.5",
+            ),
         ),
         "learned": PositionKind(
-            True, True, "adds a learned vector per position", "an error", "Devlin et al. 2018, arXiv 1810.04805"
+            flash=True,
+            paged=True,
+            about=AboutPosition(
+                description="adds a learned vector per position",
+                beyond="an error",
+                fields={"max_position_embeddings": None},
+                source="Devlin et al. 2018, arXiv 1810.04805",
+            ),
         ),
         "rope": PositionKind(
-            True,
-            True,
-            "rotates queries and keys, with any scaling of transformers in `rope_parameters`",
-            "runs well with scaling",
-            "Su et al. 2021, arXiv 2104.09864",
+            flash=True,
+            paged=True,
+            about=AboutPosition(
+                description="rotates queries and keys, with any scaling of transformers in `rope_parameters`",
+                beyond="runs well with scaling",
+                fields={"rope_parameters": None, "max_position_embeddings": None},
+                source="Su et al. 2021, arXiv 2104.09864",
+            ),
         ),
         "relative": PositionKind(
-            False,
-            False,
-            "adds a learned bias per bucket of distances; no flash kernels, no tensor parallelism",
-            "runs",
-            "Raffel et al. 2019, T5, arXiv 1910.10683",
+            flash=False,
+            paged=False,
+            about=AboutPosition(
+                description="adds a learned bias per bucket of distances; no flash kernels, no tensor parallelism",
+                beyond="runs",
+                fields={"relative_attention_num_buckets": None, "relative_attention_max_distance": None},
+                source="Raffel et al. 2019, T5, arXiv 1910.10683",
+            ),
         ),
         "none": PositionKind(
-            True, True, "adds nothing: the causal mask is all there is", "runs", "Haviv et al. 2022, arXiv 2203.16634"
+            flash=True,
+            paged=True,
+            about=AboutPosition(
+                description="adds nothing: the causal mask is all there is",
+                beyond="runs",
+                fields={"max_position_embeddings": None},
+                source="Haviv et al. 2022, arXiv 2203.16634",
+            ),
         ),
     },
 )
@@ -240,11 +319,36 @@ FEED_FORWARD_KINDS = Choices(
     "mlp_layer_types",
     {
         "dense": FeedForwardKind(
-            "an MLP, gated or not", "Vaswani et al. 2017, arXiv 1706.03762; gated: Shazeer 2020, arXiv 2002.05202"
+            about=AboutFeedForward(
+                description="an MLP, gated or not",
+                fields={"intermediate_size": None},
+                source="Vaswani et al. 2017, arXiv 1706.03762; gated: Shazeer 2020, arXiv 2002.05202",
+            ),
         ),
         "sparse": FeedForwardKind(
-            "a mixture of experts, of which each token visits a few",
-            "Shazeer et al. 2017, arXiv 1701.06538; Fedus et al. 2021, arXiv 2101.03961",
+            card=(
+                "experts",
+                "{0.num_experts} of width {0.moe_intermediate_size}, {0.num_experts_per_tok} a token, "
+                "{0.num_shared_experts} shared, {0.router_type} router",
+            ),
+            about=AboutFeedForward(
+                description="a mixture of experts, of which each token visits a few",
+                fields={
+                    "num_experts": AT_LEAST_ONE,
+                    "num_experts_per_tok": AT_LEAST_ONE,
+                    "moe_intermediate_size": AT_LEAST_ONE,
+                    "num_shared_experts": ZERO_OR_MORE,
+                    "router_type": None,
+                    "norm_topk_prob": None,
+                    "routed_scaling_factor": ABOVE_ZERO,
+                    "router_aux_loss_coef": ZERO_OR_MORE,
+                    "router_aux_loss_reduction": None,
+                    "router_z_loss_coef": ZERO_OR_MORE,
+                    "router_bias_update_rate": ZERO_OR_MORE,
+                    "output_router_logits": None,
+                },
+                source="Shazeer et al. 2017, arXiv 1701.06538; Fedus et al. 2021, arXiv 2101.03961",
+            ),
         ),
     },
 )
@@ -253,15 +357,19 @@ ROUTER_KINDS = Choices(
     "router_type",
     {
         "softmax": RouterKind(
-            "softmax over the experts",
-            "the loss `router_aux_loss_coef`",
-            "Jiang et al. 2024, Mixtral, arXiv 2401.04088",
+            about=AboutRouter(
+                weights="softmax over the experts",
+                balance="the loss `router_aux_loss_coef`",
+                source="Jiang et al. 2024, Mixtral, arXiv 2401.04088",
+            ),
         ),
         "sigmoid": RouterKind(
-            "independent sigmoids",
-            "a bias on the choice, moved between steps by `ExpertLoadCallback`, and the loss unless its coefficient "
-            "is 0",
-            "DeepSeek-AI 2024, DeepSeek-V3, arXiv 2412.19437, section 2.1.2",
+            about=AboutRouter(
+                weights="independent sigmoids",
+                balance="a bias on the choice, moved between steps by `ExpertLoadCallback`, and the loss unless its "
+                "coefficient is 0",
+                source="DeepSeek-AI 2024, DeepSeek-V3, arXiv 2412.19437, section 2.1.2",
+            ),
         ),
     },
 )

@@ -3,6 +3,7 @@
 from itertools import groupby
 
 from .configuration_trine_recurrent import RECURRENT_ATTENTIONS
+from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 
 
 CARD = """\
@@ -63,25 +64,10 @@ def architecture_rows(config) -> list[tuple[str, str]]:
         ("norm", f"{config.norm_type}, {config.norm_position}"),
         ("vocabulary", f"{config.vocab_size:,}"),
     ]
-    if "sliding" in config.attention_types:
-        rows.append(("sliding window", f"{config.sliding_window} tokens"))
-    if "chunked" in config.attention_types:
-        rows.append(("attention chunk", f"{config.attention_chunk_size} tokens"))
-    if "linear" in config.attention_types:
-        rows.append(("linear features", config.linear_feature_map))
-    if "performer" in config.attention_types:
-        rows.append(("random features", f"{config.performer_num_features} a layer"))
-    if "bigbird" in config.attention_types:
-        blocks = f"{config.bigbird_num_global_blocks} global, {config.bigbird_num_window_blocks} around a token's own"
-        blocks += f", {config.bigbird_num_random_blocks} random"
-        rows.append(("blocks", f"of {config.bigbird_block_size} tokens: {blocks}"))
-    if "lsh" in config.attention_types:
-        chunks = f"chunks of {config.lsh_chunk_length} tokens"
-        rows.append(("hashes", f"{config.lsh_num_hashes}, {config.lsh_num_buckets} buckets each, {chunks}"))
-    if "sparse" in config.mlp_layer_types:
-        experts = f"{config.num_experts} of width {config.moe_intermediate_size}, {config.num_experts_per_tok} a token"
-        rows.append(("experts", f"{experts}, {config.num_shared_experts} shared, {config.router_type} router"))
-    return rows
+    used = {*config.attention_types, *config.mlp_layer_types}
+    kinds = [*ATTENTION_KINDS.items(), *FEED_FORWARD_KINDS.items()]
+    cards = [row.card for kind, row in kinds if kind in used and row.card]
+    return rows + [(part, template.format(config)) for part, template in cards]
 
 
 def length_limit(config) -> str:

@@ -6,6 +6,7 @@ from transformers.activations import ACT2FN
 
 from .bounds import check_fields, check_weights
 from .choices import in_package
+from .kind_rows import ABOVE_ZERO, AT_LEAST_ONE, ZERO_OR_MORE
 from .kinds import (
     ATTENTION_KINDS,
     BALANCING_REDUCTIONS,
@@ -24,6 +25,19 @@ from .patterns import check_choice, suggest
 from .rope_rules import check_rope
 
 
+TABLES = {
+    "attention_types": ATTENTION_KINDS,
+    "mlp_layer_types": FEED_FORWARD_KINDS,
+    "position_type": POSITION_KINDS,
+}
+
+
+def fields_of_kinds(allowed: str) -> tuple[str, ...]:
+    """The fields of which the rows of kinds say that a number has to be so."""
+    rows = [row.about.fields for table in TABLES.values() for row in table.values()]
+    return tuple(field for fields in rows for field, rule in fields.items() if rule == allowed)
+
+
 POSITIVE_INTEGERS = (
     "vocab_size",
     "hidden_size",
@@ -33,33 +47,12 @@ POSITIVE_INTEGERS = (
     "num_key_value_heads",
     "head_dim",
     "max_position_embeddings",
-    "attention_chunk_size",
-    "simplicial_window",
-    "simplicial_second_window",
-    "performer_num_features",
-    "bigbird_block_size",
-    "bigbird_num_window_blocks",
-    "lsh_chunk_length",
-    "lsh_num_buckets",
-    "lsh_num_hashes",
-    "num_experts",
-    "num_experts_per_tok",
-    "moe_intermediate_size",
     "cross_attention_hidden_size",
+    *fields_of_kinds(AT_LEAST_ONE),
 )
 PROBABILITIES = ("attention_dropout", "hidden_dropout", "classifier_dropout")
-NOT_NEGATIVE = (
-    "type_vocab_size",
-    "performer_redraw_interval",
-    "bigbird_num_global_blocks",
-    "bigbird_num_random_blocks",
-    "lsh_num_adjacent_chunks",
-    "num_shared_experts",
-    "router_aux_loss_coef",
-    "router_z_loss_coef",
-    "router_bias_update_rate",
-)
-POSITIVE_NUMBERS = ("norm_eps", "initializer_range", "routed_scaling_factor")
+NOT_NEGATIVE = ("type_vocab_size", *fields_of_kinds(ZERO_OR_MORE))
+POSITIVE_NUMBERS = ("norm_eps", "initializer_range", *fields_of_kinds(ABOVE_ZERO))
 CHOICES = {
     "hidden_act": ACT2FN,
     "position_type": POSITION_KINDS,
@@ -111,14 +104,11 @@ def unknown_keywords(
     }
 
 
-def check_window(config) -> None:
-    window = config.sliding_window
-    if window is None and "sliding" in config.attention_types:
+def check_sliding(config) -> None:
+    if config.sliding_window is None:
         raise ValueError(
             f"sliding_window=None, but attention_types={config.attention_types} has sliding layers: set it."
         )
-    if window is not None and window < 1:
-        raise ValueError(f"sliding_window={window} must be at least 1.")
 
 
 def check_numbers(config) -> None:
@@ -146,7 +136,7 @@ def check_choices(config) -> None:
 
 
 def check_layers(config) -> None:
-    for field, kinds in (("attention_types", ATTENTION_KINDS), ("mlp_layer_types", FEED_FORWARD_KINDS)):
+    for field, kinds in {"attention_types": ATTENTION_KINDS, "mlp_layer_types": FEED_FORWARD_KINDS}.items():
         types = getattr(config, field)
         if isinstance(types, str):
             raise ValueError(
@@ -230,8 +220,6 @@ def check_pair_scores(config) -> None:
 
 
 def check_simplicial(config) -> None:
-    if "simplicial" not in config.attention_types:
-        return
     name, kind = config.simplicial_form, TRILINEAR_KINDS[config.simplicial_form]
     if config.head_dim % kind.parts:
         raise ValueError(
@@ -275,12 +263,12 @@ def check_shift_invariance(config) -> None:
 
 def check_bigbird(config) -> None:
     window = config.bigbird_num_window_blocks
-    if "bigbird" in config.attention_types and not config.is_causal and window % 2 == 0:
+    if not config.is_causal and window % 2 == 0:
         raise ValueError(f"bigbird_num_window_blocks={window} must be odd in an encoder, whose window is centred.")
 
 
 def check_lsh(config) -> None:
-    if "lsh" in config.attention_types and config.lsh_num_buckets % 2:
+    if config.lsh_num_buckets % 2:
         raise ValueError(
             f"lsh_num_buckets={config.lsh_num_buckets} must be even: a hash is the nearest of random directions and "
             "their opposites."
@@ -288,8 +276,6 @@ def check_lsh(config) -> None:
 
 
 def check_experts(config) -> None:
-    if "sparse" not in config.mlp_layer_types:
-        return
     for field in ("num_experts", "num_experts_per_tok", "router_aux_loss_coef"):
         if getattr(config, field) is None:
             raise ValueError(f"{field}=None, but mlp_layer_types={config.mlp_layer_types} has sparse layers: set it.")
@@ -297,6 +283,23 @@ def check_experts(config) -> None:
         raise ValueError(
             f"num_experts_per_tok={config.num_experts_per_tok} must be at most num_experts={config.num_experts}."
         )
+
+
+# Rules between the fields of a kind.
+KIND_RULES = {
+    "sliding": check_sliding,
+    "simplicial": check_simplicial,
+    "bigbird": check_bigbird,
+    "lsh": check_lsh,
+    "sparse": check_experts,
+}
+
+
+def check_kinds(config) -> None:
+    used = {*config.attention_types, *config.mlp_layer_types}
+    for kind, rule in KIND_RULES.items():
+        if kind in used:
+            rule(config)
 
 
 def check_token_ids(config) -> None:
@@ -333,6 +336,7 @@ def check_pooler(config) -> None:
 
 def check_size(config) -> None:
     layers, sparse = config.num_hidden_layers, config.mlp_layer_types.count("sparse")
+    weighty = [(kind, row) for kind, row in ATTENTION_KINDS.items() if row.about.weights]
     parts = {
         ("vocab_size", "hidden_size"): 1,
         ("type_vocab_size", "hidden_size"): 1,
@@ -342,9 +346,7 @@ def check_size(config) -> None:
         ("hidden_size", "intermediate_size"): layers - sparse,
         ("num_experts", "hidden_size", "moe_intermediate_size"): sparse,
         ("num_shared_experts", "hidden_size", "moe_intermediate_size"): sparse,
-        ("performer_num_features", "head_dim"): config.attention_types.count("performer"),
-        ("lsh_num_hashes", "lsh_num_buckets", "head_dim"): config.attention_types.count("lsh"),
-        ("num_attention_heads", "simplicial_second_window"): config.attention_types.count("simplicial"),
+        **{row.about.weights: config.attention_types.count(kind) for kind, row in weighty},
         ("num_attention_heads", "relative_attention_num_buckets"): int(config.position_type == "relative"),
     }
     check_weights(parts, config)
@@ -363,16 +365,12 @@ RULES = in_package(
         check_layers,
         check_size,
         check_role,
-        check_window,
         check_heads,
         check_positions,
         check_rope,
         check_norms,
         check_pair_scores,
-        check_simplicial,
-        check_bigbird,
-        check_lsh,
-        check_experts,
+        check_kinds,
         check_token_ids,
         check_pooler,
     )

@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from ..configuration.validation import TABLES
 
 
 logger = logging.get_logger(__name__)
@@ -78,10 +79,6 @@ WITHOUT_EFFECT = {
     "router_aux_loss_reduction",
     *("cross_attention_hidden_size", "task_specific_params", "classifier_dropout"),
 }
-SPARSE_FIELDS = {
-    *("num_experts", "num_experts_per_tok", "moe_intermediate_size", "num_shared_experts", "router_type"),
-    *("norm_topk_prob", "routed_scaling_factor", "router_aux_loss_coef", "router_z_loss_coef"),
-}
 CLASSIFIERS = (
     *("TrineForSequenceClassification", "TrineForTokenClassification", "TrineForQuestionAnswering"),
     "TrineForMultipleChoice",
@@ -89,26 +86,17 @@ CLASSIFIERS = (
 POOLED_HEADS = ("TrineModel", "TrineForSequenceClassification", "TrineForMultipleChoice")
 
 
+def fields_without_kind(config: TrineConfig) -> set[str]:
+    """The fields that belong to kinds of which the stack has none."""
+    used = {*config.attention_types, *config.mlp_layer_types, config.position_type}
+    rows = [(kind, set(row.about.fields)) for table in TABLES.values() for kind, row in table.items()]
+    read = [fields for kind, fields in rows if kind in used]
+    return set().union(*(fields for _, fields in rows)).difference(*read)
+
+
 def effective(config: TrineConfig, head: str) -> dict[str, Any]:
     """The fields of one stack that something in it reads, for the class named `head`."""
-    unread = set(WITHOUT_EFFECT)
-    for kind, prefixes in {
-        "sliding": ["sliding_window"],
-        "chunked": ["attention_chunk_size"],
-        **{kind: [f"{kind}_"] for kind in ("simplicial", "linear", "performer", "bigbird", "lsh")},
-    }.items():
-        if kind not in config.attention_types:
-            unread |= {name for name in config.to_dict() if name.startswith(tuple(prefixes))}
-    if "sparse" not in config.mlp_layer_types:
-        unread |= SPARSE_FIELDS
-    if "dense" not in config.mlp_layer_types:
-        unread.add("intermediate_size")
-    if config.position_type != "relative":
-        unread |= {"relative_attention_num_buckets", "relative_attention_max_distance"}
-    else:
-        unread.add("max_position_embeddings")
-    if config.position_type != "rope":
-        unread.add("rope_parameters")
+    unread = WITHOUT_EFFECT | fields_without_kind(config)
     if head not in CLASSIFIERS:
         unread.add("classifier_transform")
     if head not in POOLED_HEADS:

@@ -36,8 +36,8 @@ def list_kinds() -> list[str]:
     for name, kinds in TABLES.items():
         lines.append(f"{name}:")
         for kind, row in kinds.items():
-            cost = getattr(row, "cost", None)
-            lines.append(f"  {kind:12}{f'{cost:34}' if cost else ''}{row.source}")
+            cost = getattr(row.about, "cost", None)
+            lines.append(f"  {kind:12}{f'{cost:34}' if cost else ''}{row.about.source}")
     return lines
 
 

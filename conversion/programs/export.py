@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import __version__ as library_version
 
+from ...configuration.kinds import ATTENTION_KINDS
 from ...modeling.kernels.exporting.patches import ONNX_REPLACEMENTS
 from ...modeling.modeling_trine_recurrent import RECURRENT_HEADS, TrineRecurrentModel
 from ..companions import copy_companions, find_source
@@ -43,7 +44,7 @@ FORMATS = {
     "onnx": Format(
         "onnx",
         ("onnx", "onnxruntime", "onnxscript"),
-        ("full", "sliding", "chunked", "linear"),
+        tuple(kind for kind, row in ATTENTION_KINDS.items() if "onnx" in row.about.cached_exports),
         ONNX_REPLACEMENTS,
     ),
     "torch": Format("dynamo", (), (), ()),  # a file with a cache among its inputs is not loaded again

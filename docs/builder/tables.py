@@ -51,7 +51,7 @@ def attention() -> str:
     return table(
         header,
         (
-            (code(name), row.sees, row.cost, row.cache, _kernels(row), linked(row.source))
+            (code(name), row.about.sees, row.about.cost, row.about.cache, _kernels(row), linked(row.about.source))
             for name, row in kinds.ATTENTION_KINDS.items()
         ),
     )
@@ -65,7 +65,7 @@ def positions() -> str:
     rows = kinds.POSITION_KINDS.items()
     return table(
         ("kind", "what it does", "beyond the trained length", "source"),
-        ((code(name), row.description, row.beyond, linked(row.source)) for name, row in rows),
+        ((code(name), row.about.description, row.about.beyond, linked(row.about.source)) for name, row in rows),
     )
 
 
@@ -73,7 +73,7 @@ def routers() -> str:
     rows = kinds.ROUTER_KINDS.items()
     return table(
         ("`router_type`", "weights", "balance", "source"),
-        ((code(name), row.weights, row.balance, linked(row.source)) for name, row in rows),
+        ((code(name), row.about.weights, row.about.balance, linked(row.about.source)) for name, row in rows),
     )
 
 
@@ -81,7 +81,7 @@ def simplicial_forms() -> str:
     rows = kinds.TRILINEAR_KINDS.items()
     return table(
         ("`simplicial_form`", "logit, over features", "positions it may have", "source"),
-        ((code(name), row.logit, row.positions, linked(row.source)) for name, row in rows),
+        ((code(name), row.about.logit, row.about.positions, linked(row.about.source)) for name, row in rows),
     )
 
 
@@ -89,7 +89,7 @@ def feature_maps() -> str:
     rows = kinds.LINEAR_FEATURE_MAPS.items()
     return table(
         ("`linear_feature_map`", "features, in head sizes", "what"),
-        ((code(name), str(row.expansion), linked(row.source)) for name, row in rows),
+        ((code(name), str(row.expansion), linked(row.about.source)) for name, row in rows),
     )
 
 
@@ -110,17 +110,17 @@ def choices() -> str:
     rows: list[Sequence[str]] = []
     for field, kinds_of_field, describe in DESCRIBED:
         for number, (name, row) in enumerate(kinds_of_field.items()):
-            rows.append((code(field) if number == 0 else "", code(name), describe(row), brief(row.source)))
+            rows.append((code(field) if number == 0 else "", code(name), describe(row), brief(row.about.source)))
     rows += [(code(field), ", ".join(map(code, names)), "", "") for field, names in NAMED.items()]
     return table(("field", "choice", "what it is", "source"), rows)
 
 
 DESCRIBED: tuple[tuple[str, dict[str, Any], Callable[[Any], str]], ...] = (
-    ("attention_types", kinds.ATTENTION_KINDS, lambda row: f"sees {row.sees}; {row.cost}"),
-    ("simplicial_form", kinds.TRILINEAR_KINDS, lambda row: row.logit),
-    ("position_type", kinds.POSITION_KINDS, lambda row: row.description),
-    ("mlp_layer_types", kinds.FEED_FORWARD_KINDS, lambda row: row.description),
-    ("router_type", kinds.ROUTER_KINDS, lambda row: row.weights),
+    ("attention_types", kinds.ATTENTION_KINDS, lambda row: f"sees {row.about.sees}; {row.about.cost}"),
+    ("simplicial_form", kinds.TRILINEAR_KINDS, lambda row: row.about.logit),
+    ("position_type", kinds.POSITION_KINDS, lambda row: row.about.description),
+    ("mlp_layer_types", kinds.FEED_FORWARD_KINDS, lambda row: row.about.description),
+    ("router_type", kinds.ROUTER_KINDS, lambda row: row.about.weights),
 )
 NAMED = {
     "linear_feature_map": kinds.LINEAR_FEATURE_MAPS,

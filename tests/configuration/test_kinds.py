@@ -28,7 +28,7 @@ TABLES = {
 def test_every_kind_has_a_class_and_a_reference(name):
     rows, classes = TABLES[name]
     assert set(rows) == set(classes) == set(reference.REFERENCES[name])
-    assert all(row.source for row in rows.values())
+    assert all(row.about.source for row in rows.values())
     assert len(set(classes.values())) == len(classes)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from ....configuration.attention_costs import window_span
 from ....configuration.choices import Choices
 
 
@@ -28,7 +29,7 @@ class Reach(NamedTuple):
 
 def window_reach(size: int, is_causal: bool) -> Reach:
     """The reach of a window of `size` tokens: up to the token itself, or centred on it (even sizes lean left)."""
-    return Reach(size - 1, 0) if is_causal else Reach(size // 2, (size - 1) // 2)
+    return Reach(*window_span(size, is_causal))
 
 
 def hadamard(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,95 @@
+"""How far a token of each attention kind sees, and how many operations mix its tokens: what the rows of kinds name."""
+
+from math import inf
+
+
+Span = tuple[float, float]  # tokens to the left and to the right of a token, itself not counted
+# A backward pass computes two products where the forward pass computes one.
+PASSES = 3
+
+
+def window_span(size: int, is_causal: bool) -> tuple[int, int]:
+    """That of a window of `size` tokens: up to the token itself, or centred on it (even sizes lean left)."""
+    return (size - 1, 0) if is_causal else (size // 2, (size - 1) // 2)
+
+
+def full_span(config) -> Span:
+    return inf, 0 if config.is_causal else inf
+
+
+def sliding_span(config) -> Span:
+    """An encoder sees `sliding_window` tokens to either side, a decoder as many with itself."""
+    return (config.sliding_window - 1, 0) if config.is_causal else (config.sliding_window, config.sliding_window)
+
+
+def simplicial_span(config) -> Span:
+    """That of the first keys; the second ones have a narrower window."""
+    return window_span(config.simplicial_window, config.is_causal)
+
+
+def seen_tokens(length: int, reach: Span) -> list[int]:
+    """How many tokens each of `length` tokens sees in a window."""
+    left, right = reach
+    return [int(min(place, left) + 1 + min(length - 1 - place, right)) for place in range(length)]
+
+
+def full_pairs(config, length: int) -> int:
+    return sum(seen_tokens(length, full_span(config)))
+
+
+def sliding_pairs(config, length: int) -> int:
+    return sum(seen_tokens(length, sliding_span(config)))
+
+
+def chunked_pairs(config, length: int) -> int:
+    size = config.attention_chunk_size
+    return sum(full_pairs(config, min(size, length - start)) for start in range(0, length, size))
+
+
+def simplicial_pairs(config, length: int) -> int:
+    """Each second key makes another query, which meets each first key."""
+    first, second = (
+        seen_tokens(length, window_span(size, config.is_causal))
+        for size in (config.simplicial_window, config.simplicial_second_window)
+    )
+    return sum(one * other for one, other in zip(first, second, strict=True))
+
+
+def bigbird_pairs(config, length: int) -> float:
+    """On average over random blocks, the last of which may be shorter; a decoder's own block is seen by halves."""
+    size, causal = config.bigbird_block_size, config.is_causal
+    sizes = [min(size, length - start) for start in range(0, length, size)]
+    count, width, total = len(sizes), config.bigbird_num_window_blocks, 0.0
+    head = config.bigbird_num_global_blocks if causal else -(-config.bigbird_num_global_blocks // 2)
+    tail = config.bigbird_num_global_blocks - head
+    for own, queries in enumerate(sizes):
+        limit = own + 1 if causal else count
+        is_whole = not causal and not head <= own < count - tail
+        left = own - (width - 1 if causal else width // 2)
+        seen = {*range(head), *range(limit - tail, limit), *range(left, left + width)}
+        seen = set(range(limit)) if is_whole else seen & set(range(limit))
+        keys, others = sum(sizes[block] for block in seen), limit - len(seen)
+        if others:
+            keys += (sum(sizes[:limit]) - keys) * min(1.0, config.bigbird_num_random_blocks / others)
+        total += queries * keys - (queries * (queries - 1) / 2 if causal else 0)
+    return total
+
+
+def lsh_pairs(config, length: int) -> int:
+    """What chunks allow in each hash; the tokens of a bucket may be fewer."""
+    sides = 1 if config.is_causal else 2
+    keys = (1 + sides * config.lsh_num_adjacent_chunks) * config.lsh_chunk_length
+    return config.lsh_num_hashes * sum(min(keys, seen) for seen in seen_tokens(length, full_span(config)))
+
+
+def state_products(config, num_features: int) -> int:
+    """A key adds its features times values to the state of its group; a query reads that, and a sum of features."""
+    reads = config.num_attention_heads * num_features * (config.head_dim + 1)
+    return 2 * (reads + config.num_key_value_heads * num_features * config.head_dim)
+
+
+def performer_products(config) -> float:
+    """Queries and keys are also multiplied with the random directions, for which no gradient is computed."""
+    heads = config.num_attention_heads + config.num_key_value_heads
+    directions = 2 * heads * config.head_dim * config.performer_num_features
+    return directions * (PASSES - 1) / PASSES + state_products(config, config.performer_num_features)

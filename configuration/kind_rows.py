@@ -1,0 +1,154 @@
+"""The classes of the rows in `kinds.py`: what a model reads of a kind, and what the package alone needs to know.
+
+The latter is `about`, which the code of a checkpoint leaves out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .attention_costs import Span
+
+
+# What a number in a field has to be.
+AT_LEAST_ONE = "an integer of 1 or more, or None"
+ZERO_OR_MORE = "0 or more"
+ABOVE_ZERO = "above 0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What is known of any kind.
+
+    Attributes:
+        source: The paper or model that it comes from.
+        fields: The config fields that a model without the kind does not read, each with what its number has to be;
+            None where that does not apply.
+    """
+
+    source: str
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AboutAttention(About):
+    """What is known of a kind of attention. Either `pairs` or `products` says what it computes.
+
+    Attributes:
+        cost: Arithmetic cost of one layer at sequence length n.
+        sees: What a token attends to.
+        cache: What generation keeps of the past.
+        pairs: Pairs of a query and what it sees, of a config and the length of a sequence.
+        products: Operations that mix one token of a forward pass in, of a config: for layers that carry a state.
+        span: Tokens to the left and right that a token sees, of a config; None if a lift cannot compare it.
+        weights: Fields whose product is the size of a tensor that each such layer has beside its projections.
+        cached_exports: Formats of `conversion/programs` whose graphs pass its cache on.
+    """
+
+    cost: str
+    sees: str
+    cache: str
+    pairs: Callable[[Any, int], float] | None = None
+    products: Callable[[Any], float] | None = None
+    span: Callable[[Any], Span] | None = None
+    weights: tuple[str, ...] = ()
+    cached_exports: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AboutForm(About):
+    """What is known of a form of 2-simplicial attention.
+
+    Attributes:
+        logit: Of a query q, a first key k and a second key k', over features.
+        positions: Position kinds that it may have.
+    """
+
+    logit: str
+    positions: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AboutPosition(About):
+    """What is known of a position encoding.
+
+    Attributes:
+        description: What it does.
+        beyond: What happens beyond the trained length.
+    """
+
+    description: str
+    beyond: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AboutFeedForward(About):
+    """What is known of a kind of feed-forward: `description` says what it is."""
+
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AboutRouter(About):
+    """What is known of a router.
+
+    Attributes:
+        weights: Of the chosen experts.
+        balance: What keeps the load of the experts even.
+    """
+
+    weights: str
+    balance: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One thing that a config field can name."""
+
+    about: Any = None  # what only the package needs: a subclass of `About`
+    card: tuple[str, str] | None = None  # a row of the model card: part, and a template that is given the config
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionKind(Kind):
+    """One way in which a layer mixes tokens."""
+
+    layer_type: str  # transformers' name, which keys its cache layers and mask functions
+    window_field: str | None = None  # the config field that holds the window, in tokens
+    flash: bool  # whether transformers' flash attention functions serve it, or it needs none
+    has_pair_scores: bool  # whether it scores each pair of tokens, so that a position bias and dropout can act on that
+    paged: bool  # whether continuous batching serves it: transformers' paged cache holds its layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrilinearKind(Kind):
+    """One form of the logits of 2-simplicial attention."""
+
+    parts: int  # groups of features that it mixes: the head size is a multiple of it
+    rotary_factor: float | None  # the `partial_rotary_factor` with which it reads relative positions; None: with none
+    has_unit: bool  # whether a second key makes it the dot product
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMapKind(Kind):
+    """One feature map of linear attention."""
+
+    expansion: int  # features, in units of the head size
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionKind(Kind):
+    """One way in which a layer knows where its tokens are."""
+
+    flash: bool
+    paged: bool  # whether it needs no more than the position of each token, so that requests can share one row
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardKind(Kind):
+    """One kind of feed-forward layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterKind(Kind):
+    """One way in which a token chooses its experts."""
