@@ -1,12 +1,14 @@
-"""The `trine` command: every script of this folder is a sub-command, and every script of a group one of the group."""
+"""The `trine` command: every script of this folder is a sub-command, and every script of a group one of the group.
+
+Nothing of the package is imported before a sub-command is known: help and version must not wait for torch.
+"""
 
 import ast
 import importlib
+import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from trine._version import __version__
 
 
 # Sub-commands with other names than their scripts: beside a script that is run by its path, a file `inspect.py` would
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     length = 2 if arguments and arguments[0] in GROUPS else 1
     command = " ".join(arguments[:length]) or "--help"
     if command == "--version":
-        print(__version__)
+        print(runpy.run_path(str(Path(__file__).parents[1] / "_version.py"))["__version__"])
         return 0
     if command.split()[-1] in ("-h", "--help") or command in GROUPS:
         group = command.split()[0] if command.split()[0] in GROUPS else ""

@@ -13,7 +13,9 @@ from trine._lazy import guarded_imports
 
 ROOMS = ["conversion", "generation", "inspection", "retrieval", "tokenization", "training"]
 PACKAGES = ["trine", *(f"trine.{room}" for room in ROOMS)]
+COMMAND = Path(__file__).resolve().parents[1] / "scripts" / "command"
 MOST_MODULES = 125
+MOST_FOR_HELP = 250  # with those that Python and the installed packages load at its start
 LATER = ("trine.conversion", "trine.generation", "trine.tokenization", "trine.training")
 
 
@@ -63,3 +65,12 @@ def test_a_star_import_of_a_room_brings_its_public_names(room):
     scope = {}
     exec(f"from trine.{room} import *", scope)
     assert {*importlib.import_module(f"trine.{room}").__all__} <= {*scope}
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "benchmark"])
+def test_the_command_answers_without_torch(argument):
+    """The entry point's package, as an installed command finds it: beside `trine`, not within."""
+    code = f"import sys; sys.path.insert(0, {str(COMMAND.parent)!r}); sys.argv = ['trine', {argument!r}]\n"
+    loaded = loaded_by(f"{code}import {COMMAND.name}; assert {COMMAND.name}.main() == 0")
+    assert not {"torch", "transformers", "trine"} & {*loaded}
+    assert len(loaded) < MOST_FOR_HELP

@@ -42,12 +42,16 @@ def wheel(built) -> zipfile.ZipFile:
 def package_files() -> set[str]:
     """The files of the listed packages, as the wheel has to name them, whatever else is in the checkout."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    folders = {name: ROOT.joinpath(*name.split(".")[1:]) for name in settings["packages"]}
-    code = [path for folder in folders.values() for path in folder.glob("*.py")]
+    places = settings["package-dir"]
+    folders = {name: ROOT.joinpath(places.get(name, ""), *name.split(".")[1:]) for name in settings["packages"]}
+    code = [(name, path.name) for name, folder in folders.items() for path in folder.glob("*.py")]
     data = [
-        path for name, globs in settings["package-data"].items() for each in globs for path in folders[name].glob(each)
+        (name, path.relative_to(folders[name]).as_posix())
+        for name, globs in settings["package-data"].items()
+        for each in globs
+        for path in folders[name].glob(each)
     ]
-    return {f"trine/{path.relative_to(ROOT).as_posix()}" for path in [*code, *data]}
+    return {f"{name.replace('.', '/')}/{path}" for name, path in [*code, *data]}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
@@ -62,7 +66,7 @@ def test_there_are_recipes_in_the_wheel(wheel):
 def test_the_metadata_names_the_command_the_plugin_and_the_licence(wheel):
     info = next(name.partition("/")[0] for name in wheel.namelist() if ".dist-info/" in name)
     entry_points = wheel.read(f"{info}/entry_points.txt").decode()
-    assert "trine = trine.scripts.cli:main" in entry_points
+    assert "trine = trine_command:main" in entry_points
     assert "[vllm.general_plugins]\ntrine = trine:register" in entry_points
     assert "License-Expression: Apache-2.0" in wheel.read(f"{info}/METADATA").decode()
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
@@ -71,7 +75,7 @@ def test_the_metadata_names_the_command_the_plugin_and_the_licence(wheel):
 def test_the_source_distribution_holds_the_package(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    files = {name.removeprefix("trine/") for name in package_files()}
+    files = {name.removeprefix("trine/").replace("trine_command/", "scripts/command/") for name in package_files()}
     assert files <= held
     code = {name for name in held if name.endswith(".py") and not name.startswith("tests/")}
     assert code <= files | {"setup.py"}, "the checkout's other folders are no part of it"
@@ -94,3 +98,17 @@ def test_the_installed_wheel_makes_and_saves_a_model(built, tmp_path):
     assert done.stdout.startswith(f"{site}{os.sep}trine"), done.stdout
     assert done.stdout.rstrip().endswith("(1, 3)")
     assert (tmp_path / "saved" / "modeling_trine.py").is_file()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["benchmark"], ["list", "kinds"]])
+def test_the_installed_command_answers(built, tmp_path, arguments):
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path)]
+    subprocess.run([*install, str(next(built.glob("*.whl")))], check=True)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "bin" / "trine"), *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout, done.stderr

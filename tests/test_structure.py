@@ -29,7 +29,8 @@ EXPORTED_CODE_MAY_TRY = {"fcntl", "transformers", "triton"}  # of transformers w
 EXPORTED_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names
 OPTIONAL = {"codecarbon", "datasets", "matplotlib", "pyarrow", "yaml"}
 LONGEST_FILE = 400
-PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+PACKAGES, APART = SETUPTOOLS["packages"], {"scripts/command": "trine_command"}  # a package outside of `trine`
 PUBLIC = [
     "TrineConfig",
     "TrineForCausalLM",
@@ -145,8 +146,9 @@ def test_every_folder_with_code_is_a_listed_package():
     """An unlisted package is missing from the wheel, without an error."""
     folders = {path.parent.relative_to(ROOT) for path in ROOM_FILES + SCRIPT_FILES}
     assert all((ROOT / folder / "__init__.py").is_file() for folder in folders), "a folder has no __init__.py"
-    names = {".".join(("trine", *folder.parts)) for folder in folders}
+    names = {APART.get(folder.as_posix(), ".".join(("trine", *folder.parts))) for folder in folders}
     assert sorted(PACKAGES) == sorted(names | {"trine"})
+    assert SETUPTOOLS["package-dir"] == {"trine": "."} | {name: folder for folder, name in APART.items()}
 
 
 def test_the_rooms_are_the_listed_folders():
