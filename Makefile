@@ -10,16 +10,25 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lint conformance consumers docs bench bench-simplicial bench-attention wheel clean
+.PHONY: help demo check fast test tiers fuzz lint conformance consumers surface docs bench bench-simplicial bench-attention wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/test.stamp  ## train, sample, plot, save and reload a small model (minutes on a CPU)
-	$(BIN)/trine demo
+	$(BIN)/trine demo $(ARGS)
 
-test: .venv/test.stamp  ## run the tests
-	$(PYTEST)
+check: .venv/dev.stamp  ## style, types, structure, documentation and the fast tests, for every change (4 minutes on two cores)
+	$(MAKE) --jobs 2 lint fast
+
+fast: .venv/test.stamp
+	$(PYTEST) -m "not thorough" $(ARGS)
+
+test: .venv/test.stamp  ## run all tests
+	$(PYTEST) $(ARGS)
+
+tiers: .venv/test.stamp  ## run all tests, and write which are too long for `make check` into tests/thorough.txt
+	$(PYTEST) --measure-tiers
 
 fuzz: .venv/test.stamp  ## draw thousands of random configs and bad values, and count what fails
 	TRINE_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/pytest --capture=no --show-capture=no tests/properties

@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the libraries are impo
 
 import pytest
 import torch
+from support.tiers import Marker
 from transformers.utils import logging
 
 
@@ -18,6 +19,14 @@ torch.set_num_threads(1)
 # not the replacements below: otherwise models would no longer be made on the meta device.
 with torch.device("meta"):
     torch.empty(0)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--measure-tiers", action="store_true", help="write tests/thorough.txt from what this run takes")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Marker(config.option.measure_tiers), "trine-tiers")
 
 
 @pytest.fixture(autouse=True)

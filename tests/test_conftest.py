@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support import tiers
 from transformers.utils import logging
 
 
@@ -60,3 +61,17 @@ def test_no_test_finds_the_logger_as_another_left_it(turn):
     assert logging.get_verbosity() != critical and not logging.get_logger("transformers").propagate
     logging.set_verbosity(critical)
     logging.enable_propagation()
+
+
+def test_long_tests_and_those_with_many_cases_are_thorough(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiers, "FILE", tmp_path / "thorough.txt")
+    many = {f"tests/a.py::many[{case}]": 0.25 for case in range(40)}
+    tiers.write_thorough({"tests/a.py::long": 2.0, "tests/a.py::short": 0.4, "tests/b.py::short[1]": 0.1, **many})
+    assert tiers.thorough_tests() == {"tests/a.py::long": 2.0, "tests/a.py::many": 10.0}
+
+
+@pytest.mark.parametrize("name", tiers.thorough_tests())
+def test_thorough_tests_exist(name):
+    """A name that is no longer there would put its test, renamed, among the fast ones."""
+    file, *_, function = name.split("::")
+    assert f"def {function}(" in (tiers.FILE.parents[1] / file).read_text(encoding="utf-8")
