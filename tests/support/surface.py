@@ -70,6 +70,11 @@ def public_names() -> Lines:
     return lines
 
 
+def signature_of_class(value: type) -> str:
+    """As `signature_of`; "" for the errors, which Python's own class makes and whose signature cannot be inspected."""
+    return "" if issubclass(value, Exception) and "__init__" not in vars(value) else signature_of(value)
+
+
 def kind_or_signature(value: Any) -> str:
     return signature_of(value) if callable(value) else type(value).__name__
 
@@ -78,7 +83,7 @@ def lines_of_class(full: str, value: type) -> Lines:
     """The class, and the methods that Trine gives it: of models and configs those of `OF_MODELS`."""
     is_transformers = issubclass(value, (PreTrainedModel, PreTrainedConfig))
     # The fields of a config have a section of their own.
-    lines = {full: "a config" if issubclass(value, PreTrainedConfig) else f"class{signature_of(value)}"}
+    lines = {full: "a config" if issubclass(value, PreTrainedConfig) else f"class{signature_of_class(value)}"}
     for owner in value.__mro__:
         for name, member in vars(owner).items() if owner.__module__.startswith("trine.") else ():
             function = member.__func__ if isinstance(member, (classmethod, staticmethod)) else member
