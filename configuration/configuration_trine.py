@@ -52,8 +52,8 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
             multi-query. Default: `num_attention_heads`.
         head_dim: Size of a head. Default: `hidden_size / num_attention_heads`.
         attention_types: Attention kind of each layer: a name, a pattern such as `"sliding*3, full"` that is repeated
-            over the layers, or a list with one name per layer. Kinds: `full`, `sliding`, `chunked`, `simplicial`,
-            `linear`, `performer`, `bigbird`, `lsh`.
+            over the layers, or a list with one name per layer. Kinds: those of
+            `ATTENTION_KINDS` in `kinds.py`, which `trine list kinds` prints.
         mlp_layer_types: Feed-forward kind of each layer, written likewise. Kinds: `dense`, `sparse` (experts).
         position_type: `rope`, `sinusoidal`, `learned`, `relative` (T5 buckets) or `none`.
         rope_parameters: The library's rotary parameters: `rope_type`, `rope_theta`, scaling `factor`, ...; or such for

@@ -15,6 +15,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from trine import FAMILIES, TrineConfig, TrineForCausalLM
 from trine.configuration.bundle import files_of, pack
+from trine.modeling.attention.table import ATTENTIONS
 
 
 LONGEST_PLAIN_DECODER = 2620
@@ -37,17 +38,14 @@ def test_a_plain_decoder_needs_few_lines_and_nothing_of_other_mechanisms(fields)
 @pytest.mark.parametrize("kind", bundles.KINDS)
 def test_a_file_holds_the_classes_of_its_kinds_only(kind):
     text = text_of(tiny_config(attention_types=kind))
-    classes = {
-        "full": "FullAttention",
-        "sliding": "SlidingAttention",
-        "chunked": "ChunkedAttention",
-        "simplicial": "SimplicialAttention",
-        "linear": "LinearAttention",
-        "performer": "PerformerAttention",
-        "bigbird": "BigBirdAttention",
-        "lsh": "LSHAttention",
-    }
+    classes = {name: cls.__name__ for name, cls in ATTENTIONS.items()}
     assert {name for name, cls in classes.items() if f"class {cls}(" in text} == {kind}
+
+
+def test_what_only_the_package_needs_of_a_kind_stays_there():
+    text = text_of(tiny_config(**bundles.EVERYTHING))
+    assert "class AttentionKind(" in text and "class About" not in text
+    assert not [word for word in ("about=", "source=", "_pairs", "_products", 'arXiv 2009.14794"') if word in text]
 
 
 @pytest.mark.parametrize(("backend", "expected"), [("auto", True), ("chunked", False), ("eager", False)])

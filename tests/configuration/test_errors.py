@@ -106,13 +106,11 @@ FIELDS = {
     "redraws": ({"performer_redraw_interval": -1}, "performer_redraw_interval=-1 must not be negative."),
     "kind": (
         {"num_hidden_layers": 4, "attention_types": ["full", "full", "full", "slidin"]},
-        "attention_types[3]='slidin' is not one of ['full', 'sliding', 'chunked', 'simplicial', 'linear', "
-        "'performer', 'bigbird', 'lsh']. Did you mean 'sliding'?",
+        f"attention_types[3]='slidin' is not one of {list(ATTENTION_KINDS)}. Did you mean 'sliding'?",
     ),
     "kind in a pattern": (
         {"attention_types": "sliding*3, ful"},
-        "attention_types[3]='ful' is not one of ['full', 'sliding', 'chunked', 'simplicial', 'linear', 'performer', "
-        "'bigbird', 'lsh']. Did you mean 'full'?",
+        f"attention_types[3]='ful' is not one of {list(ATTENTION_KINDS)}. Did you mean 'full'?",
     ),
     "kind far from all": (
         {"mlp_layer_types": "moe"},

@@ -55,6 +55,7 @@ from trine import (
     TrineSeq2SeqForTokenClassification,
     TrineSeq2SeqModel,
 )
+from trine.configuration.kinds import ATTENTION_KINDS
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,9 @@ DENSE_DECODERS = {
     "BigBird": {"attention_types": ["bigbird", "sliding"], "position_type": "learned"},
     "Lsh": {"attention_types": ["lsh"] * 2, "position_type": "sinusoidal"},
 }
+# A kind that no case above names has one of its own.
+NAMED = {kind for fields in DENSE_DECODERS.values() for kind in fields.get("attention_types", ["full"])}
+DENSE_DECODERS |= {kind.title(): {"attention_types": [kind] * 2} for kind in ATTENTION_KINDS if kind not in NAMED}
 SPARSE_DECODERS = {
     "SoftmaxExperts": {"num_experts_per_tok": 2, "router_z_loss_coef": 0.001},
     "SigmoidExperts": {

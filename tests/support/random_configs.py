@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 
 from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
 from trine.configuration.configuration_trine_recurrent import RECURRENT_ATTENTIONS
+from trine.configuration.kind_rows import ABOVE_ZERO, AT_LEAST_ONE, ZERO_OR_MORE
 from trine.configuration.kinds import (
     ATTENTION_KINDS,
     BALANCING_REDUCTIONS,
@@ -147,6 +148,15 @@ STACK = {
     "router_bias_update_rate": st.sampled_from([0, 0.001]),
     "output_router_logits": st.booleans(),
 }
+# Of a field of a kind that has no strategy of its own, by what its row says that a number has to be.
+NUMBERS = {
+    AT_LEAST_ONE: st.integers(1, 5),
+    ZERO_OR_MORE: st.integers(0, 3),
+    ABOVE_ZERO: st.sampled_from([0.5, 1, 2.5]),
+}
+for row in ATTENTION_KINDS.values():
+    own = {name: rule for name, rule in row.about.fields.items() if name not in {**SIZES, **STACK}}
+    STACK |= {name: NUMBERS[rule] for name, rule in own.items() if rule in NUMBERS}
 # Set by the shape, not drawn.
 ROLES = {
     "is_causal": st.booleans(),
