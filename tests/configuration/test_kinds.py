@@ -30,7 +30,7 @@ TABLES = {
 }
 
 
-PARTS = ("row in configuration/kinds.py", "class in the table of its folder", "loop in tests/support/reference.py")
+PARTS = ("row in configuration/kinds.py", "class in the table of its folder", "loop in tests/support/reference/")
 RULED = {*POSITIVE_INTEGERS, *NOT_NEGATIVE, *POSITIVE_NUMBERS, *PROBABILITIES, *CHOICES}
 # Fields with a rule in a function of their own.
 SPECIAL = {"relative_attention_num_buckets", "relative_attention_max_distance"}
@@ -101,7 +101,7 @@ def test_every_field_of_a_config_is_drawn_at_random(config):
 
 
 def test_what_is_missing_is_said_by_name():
-    assert missing_parts({"new": 1}, {"new": 1}, {}) == ["'new' has no loop in tests/support/reference.py"]
+    assert missing_parts({"new": 1}, {"new": 1}, {}) == ["'new' has no loop in tests/support/reference/"]
     assert missing_parts({}, {"new": 1}, {"new": 1}) == ["'new' has no row in configuration/kinds.py"]
     assert missing_parts({"new": 1}, {}, {"new": 1}) == ["'new' has no class in the table of its folder"]
 
