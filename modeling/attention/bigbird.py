@@ -13,7 +13,7 @@ from ...configuration.configuration_trine import TrineConfig
 from ..caches.tokens import BigBirdCacheLayer
 from ..kernels.blocks.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout, traceable
 from ..kernels.blocks.bigbird_step import bigbird_step, step_tokens
-from ..kernels.blocks.sparse import listed_blocks
+from ..kernels.blocks.sparse import BlockSparseInputs, block_sparse_attention
 from .softmax import SoftmaxAttention
 
 
@@ -95,7 +95,8 @@ class BigBirdAttention(SoftmaxAttention):
         outputs = []
         for query_blocks, lists in layout.calls:
             tables = query_blocks, layout.key_blocks, lists
-            output, _ = listed_blocks(query, key, value, *tables, is_causal=self.is_causal, scale=self.scaling)
+            options = {"is_causal": self.is_causal, "scale": self.scaling}
+            output, _ = block_sparse_attention(BlockSparseInputs(query, key, value, *tables, **options))
             outputs.append(output.flatten(2, 3))
         output = torch.cat(outputs, dim=2).transpose(1, 2)  # (B, places, H, D)
         batch, num_places = output.shape[:2]

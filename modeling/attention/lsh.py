@@ -13,7 +13,7 @@ from ...configuration.configuration_trine import TrineConfig
 from ..caches.tokens import LSHCacheLayer
 from ..initialization import fill_
 from ..kernels.blocks.lsh_chunks import recent_of_bucket, sort_into_chunks
-from ..kernels.blocks.sparse import SELF_SCORE, listed_blocks
+from ..kernels.blocks.sparse import SELF_SCORE, BlockSparseInputs, block_sparse_attention
 from ..positions.rope import apply_rotation
 from .softmax import SoftmaxAttention
 
@@ -99,14 +99,15 @@ class LSHAttention(SoftmaxAttention):
     def attend_to_all(self, query, key, value, buckets, segments) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs (B, H, R, Q, D) of each hash, and the logarithms (B, H, R, Q) of the sums of its weights."""
         chunks = sort_into_chunks(buckets, segments, self.chunk_length, self.adjacent, self.is_causal)
-        output, normalizers = listed_blocks(
+        inputs = BlockSparseInputs(
             *(query, key, value if self.repeat == 1 else value.repeat_interleave(self.repeat, dim=1)),
             *(chunks.blocks, chunks.blocks, chunks.lists, chunks.labels, chunks.labels),
             is_causal=self.is_causal,
             adjacent=self.adjacent,
-            shuns_itself=True,
+            masks_self=True,
             scale=self.scaling,
         )
+        output, normalizers = block_sparse_attention(inputs)
         hashes = buckets.shape[-1]
         output = output.flatten(2, 3).unflatten(2, (hashes, -1))
         normalizers = normalizers.flatten(2, 3).unflatten(2, (hashes, -1))

@@ -12,6 +12,7 @@ from ...configuration.configuration_trine import TrineConfig
 from ..caches.simplicial import SimplicialCacheLayer
 from ..initialization import fill_
 from ..kernels.simplicial.forms import FORMS, window_reach
+from ..kernels.simplicial.inputs import SimplicialInputs
 from ..kernels.simplicial.table import choose_backend
 from ..positions.rope import apply_rotation
 from .softmax import SoftmaxAttention
@@ -102,7 +103,7 @@ class SimplicialAttention(SoftmaxAttention):
         if isinstance(bias, DTensor):  # tensor parallelism: that of this process's heads
             bias = bias.to_local()
         dtype = value.dtype
-        output, weights, second_weights = choose_backend(self.config, query, self.reaches["second"])(
+        inputs = SimplicialInputs(
             query.to(dtype),
             key.to(dtype),
             value,
@@ -114,4 +115,5 @@ class SimplicialAttention(SoftmaxAttention):
             form=self.form,
             scale=self.scaling,
         )
+        output, weights, second_weights = choose_backend(self.config, query, self.reaches["second"])(inputs)
         return self.o_proj(output.transpose(1, 2).flatten(2)), weights, second_weights

@@ -15,6 +15,7 @@ from unittest import mock
 import torch
 
 from trine.modeling.kernels.simplicial.forms import FORMS, Reach, window_reach
+from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton import launch as launches
 from trine.modeling.kernels.simplicial.triton.rows import is_interpreted, triton
 from trine.scripts.arguments.parsing import parse_arguments
@@ -91,7 +92,8 @@ def share(arguments: InspectArguments, head_dim: int, lengths: tuple[int, int, i
     inputs = [torch.empty(1, *shape, head_dim, dtype=DTYPES[arguments.dtype]) for shape in heads_and_lengths]
     bias = torch.empty(HEADS, second.size)
     segments = torch.empty(1, max(keys, seconds), dtype=torch.int32) if arguments.segments else None
-    return launches.shared_arguments(tuple(inputs), bias, segments, first, second, arguments.form, 1.0)
+    options = {"first": first, "second": second, "form": arguments.form, "scale": 1.0}
+    return launches.shared_arguments(SimplicialInputs(*inputs, offset_bias=bias, segments=segments, **options))
 
 
 def describe(function, values: dict[str, Any]):

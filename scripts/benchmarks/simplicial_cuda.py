@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from trine.modeling.kernels.simplicial.flex import simplicial_flex
 from trine.modeling.kernels.simplicial.forms import FORMS, window_reach
+from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton, triton_unavailable
 from trine.scripts.benchmarks.simplicial_peers import FORM, count_pairs
 
@@ -36,7 +37,8 @@ def simplicial(path: Callable) -> Callable:
 
     def attend(*states: torch.Tensor) -> torch.Tensor:
         scale = FORMS[FORM].scale(states[0].shape[-1])
-        return path(*states, None, None, first=first, second=second, form=FORM, scale=scale)
+        options = {"first": first, "second": second, "form": FORM, "scale": scale}
+        return path(SimplicialInputs(*states, offset_bias=None, segments=None, **options))
 
     return attend
 

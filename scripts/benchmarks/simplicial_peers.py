@@ -14,6 +14,7 @@ from trine.modeling.attention.simplicial import SimplicialAttention
 from trine.modeling.kernels.simplicial.chunked import simplicial_chunked
 from trine.modeling.kernels.simplicial.chunks import ChunkedProblem
 from trine.modeling.kernels.simplicial.forms import FORMS, Reach, window_reach
+from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 
 
 FORM = "hadamard"
@@ -34,6 +35,11 @@ def count_pairs(length: int, windows: list[int]) -> int:
     """Pairs that the tokens of one head see in causal windows of these two sizes."""
     first, second = windows
     return sum(min(seen, first) * min(seen, second) for seen in range(1, length + 1))
+
+
+def trine_chunked(*states: torch.Tensor, **options) -> torch.Tensor:
+    """Trine's path on a CPU."""
+    return simplicial_chunked(SimplicialInputs(*states, offset_bias=None, segments=None, **options))
 
 
 def naive(query, key, value, second_key, second_value, *, first: Reach, second: Reach, form: str, scale: float):
@@ -78,7 +84,7 @@ def chunked_autograd(query, key, value, second_key, second_value, *, first, seco
 def same_chunks_autograd(query, key, value, second_key, second_value, *, first, second, form, scale):
     """The chunks of `simplicial_chunked` without its backward pass: autograd keeps what each of them needs."""
     states = (query, key, value, second_key, second_value)
-    problem = ChunkedProblem(*states, None, None, [*first, *second], form, scale)
+    problem = ChunkedProblem(SimplicialInputs(*states, None, None, first, second, form, scale))
     places = torch.arange(query.shape[2], device=query.device)
     outputs = []
     for chunk in problem.chunks():
@@ -99,7 +105,7 @@ def same_chunks_autograd(query, key, value, second_key, second_value, *, first, 
 
 
 PATHS = {
-    "Trine": simplicial_chunked,
+    "Trine": trine_chunked,
     "naive einsum": naive,
     "chunked autograd": chunked_autograd,
     "same chunks, autograd": same_chunks_autograd,
@@ -127,7 +133,7 @@ def decode_kernels(context: int, windows: list[int]) -> dict[str, Callable[[], o
     first, second = ([states[:, :, -size:].contiguous() for states in (key, value)] for size in windows)
     options = causal_options(windows)
     return {
-        "Trine": lambda: simplicial_chunked(query, *first, *second, **options),
+        "Trine": lambda: trine_chunked(query, *first, *second, **options),
         "SDPA": lambda: functional.scaled_dot_product_attention(query, key, value),
     }
 

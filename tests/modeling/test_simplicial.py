@@ -11,6 +11,7 @@ from trine.modeling.kernels.simplicial.chunks import BLOCK_LOGITS
 from trine.modeling.kernels.simplicial.eager import simplicial_eager
 from trine.modeling.kernels.simplicial.flex import simplicial_flex
 from trine.modeling.kernels.simplicial.forms import FORMS, window_reach
+from trine.modeling.kernels.simplicial.inputs import SimplicialInputs, from_flat
 from trine.modeling.kernels.simplicial.table import CHUNKED
 
 
@@ -62,8 +63,12 @@ def make_inputs(heads, groups, lengths, second_window, head_dim=12, dtype=torch.
     return [tensor.requires_grad_() for tensor in (*states, torch.randn(heads, second_window, dtype=dtype))]
 
 
+def chunked(*inputs, **options) -> torch.Tensor:
+    return simplicial_chunked(SimplicialInputs(*inputs, **options))
+
+
 def eager(*inputs, **options) -> torch.Tensor:
-    return simplicial_eager(*inputs, **options)[0]
+    return simplicial_eager(SimplicialInputs(*inputs, **options))[0]
 
 
 def check(paths, truth, windows, lengths, padding, form, is_causal, heads=4, groups=2, **kwargs):
@@ -88,7 +93,7 @@ def check(paths, truth, windows, lengths, padding, form, is_causal, heads=4, gro
 @CAUSAL
 def test_outputs_and_gradients_equal_the_definition(is_causal, form):
     for case in cases(CASES, form, is_causal):
-        check([simplicial_chunked, eager], simplicial_reference, *case, form, is_causal)
+        check([chunked, eager], simplicial_reference, *case, form, is_causal)
 
 
 @CAUSAL
@@ -96,7 +101,7 @@ def test_outputs_and_gradients_equal_the_definition(is_causal, form):
 def test_each_window_with_each_padding(padding, is_causal):
     for windows, lengths in CASES:
         if is_causal or len(set(lengths)) == 1:
-            check([simplicial_chunked, eager], simplicial_reference, windows, lengths, padding, "hadamard", is_causal)
+            check([chunked, eager], simplicial_reference, windows, lengths, padding, "hadamard", is_causal)
 
 
 @FORM
@@ -105,14 +110,14 @@ def test_each_window_with_each_padding(padding, is_causal):
 def test_chunks_of_longer_texts_equal_the_whole(block, is_causal, form, monkeypatch):
     monkeypatch.setitem(BLOCK_LOGITS, "cpu", block)
     for case in cases(LONG_CASES, form, is_causal):
-        check([simplicial_chunked], eager, *case, form, is_causal, head_dim=6)
+        check([chunked], eager, *case, form, is_causal, head_dim=6)
 
 
 @FORM
 @CAUSAL
 def test_windows_are_clipped_to_the_text(is_causal, form):
     def clipped(*inputs, **options):
-        return CHUNKED(*inputs, **options)[0]
+        return CHUNKED(SimplicialInputs(*inputs, **options))[0]
 
     for windows, lengths, padding in cases([*CASES, ((99, 40), (37, 37, 37))], form, is_causal):
         check([clipped], simplicial_reference, windows, lengths, padding, form, is_causal)
@@ -121,7 +126,7 @@ def test_windows_are_clipped_to_the_text(is_causal, form):
 @pytest.mark.parametrize(("heads", "groups"), [(3, 1), (2, 2), (6, 3)])
 def test_grouped_heads_and_large_heads(heads, groups):
     case = (300, 4), (33, 33, 33), "none"
-    check([simplicial_chunked, eager], simplicial_reference, *case, "hadamard", True, heads, groups, head_dim=128)
+    check([chunked, eager], simplicial_reference, *case, "hadamard", True, heads, groups, head_dim=128)
 
 
 @FORM
@@ -137,7 +142,7 @@ def test_lower_precision_is_near_float64(dtype, tolerance, grad_tolerance, is_ca
         segments = make_segments(padding, max(lengths))
         first, second = (window_reach(size, is_causal) for size in windows)
         options = {"first": first, "second": second, "form": form, "scale": FORMS[form].scale(head_dim)}
-        actual, expected = simplicial_chunked(*low, segments, **options), eager(*high, segments, **options)
+        actual, expected = chunked(*low, segments, **options), eager(*high, segments, **options)
         direction = torch.randn_like(actual)
         grads = torch.autograd.grad(actual, low, direction), torch.autograd.grad(expected, high, direction.double())
         assert actual.dtype == dtype and relative_error(actual, expected) <= tolerance
@@ -156,7 +161,8 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 def test_flex_outputs_equal_the_definition(is_causal, form):
     def compute(*inputs, **options):
         with torch.no_grad():
-            return simplicial_flex(*(x if x is None else x.detach() for x in inputs), **options)
+            tensors = (tensor if tensor is None else tensor.detach() for tensor in inputs)
+            return simplicial_flex(SimplicialInputs(*tensors, **options))
 
     for padding in PADDING:
         for lengths in ((40, 40, 40), (3, 9, 5)) if is_causal else ((40, 40, 40),):
@@ -170,14 +176,17 @@ def test_marginals_are_those_of_the_definition(padding):
     options = {"first": first, "second": second, "form": "complex", "scale": 0.2}
     segments = make_segments(padding, 9)
     expected = simplicial_reference(*inputs, segments, return_marginals=True, **options)
-    for actual, other in zip(simplicial_eager(*inputs, segments, **options), expected, strict=True):
+    for actual, other in zip(simplicial_eager(SimplicialInputs(*inputs, segments, **options)), expected, strict=True):
         torch.testing.assert_close(actual, other, rtol=1e-10, atol=1e-11)
 
 
 def test_the_operator_is_well_formed():
     inputs = make_inputs(2, 1, (5, 5, 5), 3, head_dim=6)
-    arguments = (*inputs, make_segments("packed", 5), [7, 0, 2, 0], "complex", 0.3)
-    torch.library.opcheck(chunked_operator, arguments)
+    first, second = window_reach(8, True), window_reach(3, True)
+    whole = SimplicialInputs(*inputs, make_segments("packed", 5), first, second, "complex", 0.3)
+    assert whole.flat()[7:] == ([7, 0, 2, 0], "complex", 0.3)
+    assert all(one is other or one == other for one, other in zip(from_flat(*whole.flat()), whole, strict=True))
+    torch.library.opcheck(chunked_operator, whole.flat())
 
 
 @CAUSAL

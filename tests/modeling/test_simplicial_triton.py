@@ -20,6 +20,7 @@ from support.simplicial_reference import simplicial_reference, trilinear_logits
 from trine import TrineConfig
 from trine.configuration.bundle import files_of
 from trine.modeling.kernels.simplicial.forms import FORMS, Reach
+from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton import launch as simplicial_triton_launch
 from trine.modeling.kernels.simplicial.triton.launch import FORWARD, parts_of
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton, triton_unavailable
@@ -99,7 +100,11 @@ def define(case: Case, tensors) -> tuple[list[torch.Tensor | None], torch.Tensor
     return doubles, simplicial_reference(*doubles, None if segments is None else segments.cpu(), **case.options)
 
 
-def check(case: Case, dtype=torch.float32, output_error=1e-5, gradient_error=1e-5, compute=simplicial_triton) -> None:
+def triton_path(*tensors, **options) -> torch.Tensor:
+    return simplicial_triton(SimplicialInputs(*tensors, **options))
+
+
+def check(case: Case, dtype=torch.float32, output_error=1e-5, gradient_error=1e-5, compute=triton_path) -> None:
     """Compares the output and all gradients with the definition."""
     tensors, segments = case.tensors(dtype), case.segment_ids()
     output = compute(*tensors, segments, **case.options)
@@ -144,7 +149,7 @@ def test_deterministic_algorithms_repeat_themselves(deterministic):
     case = Case((8, 2), (1000, 1000, 1000), 64, Reach(127, 0), Reach(15, 0))
     tensors = case.tensors(torch.bfloat16)
     given = [tensor for tensor in tensors if tensor is not None]
-    runs = [torch.autograd.grad(simplicial_triton(*tensors, None, **case.options).sum(), given) for _ in range(3)]
+    runs = [torch.autograd.grad(triton_path(*tensors, None, **case.options).sum(), given) for _ in range(3)]
     assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
 
 
@@ -178,7 +183,7 @@ def test_some_parts_of_the_keys_may_be_empty(monkeypatch):
     monkeypatch.setattr(simplicial_triton_launch, "parts_of", lambda *_: 8)
     case = CASES["decode"]
     tensors = case.tensors()
-    assert relative_error(simplicial_triton(*tensors, None, **case.options), define(case, tensors)[1]) <= 1e-5
+    assert relative_error(triton_path(*tensors, None, **case.options), define(case, tensors)[1]) <= 1e-5
 
 
 @on_kernels
@@ -190,7 +195,7 @@ def test_only_few_queries_are_attended_to_in_parts():
 
 def log_sum_of(tensors, case, segments=None) -> torch.Tensor:
     output, log_sum = torch.ops.trine.simplicial_triton_forward(
-        *tensors, segments, *case.first, *case.second, case.form, case.options["scale"]
+        *SimplicialInputs(*tensors, segments, **case.options).flat()
     )
     return log_sum
 
@@ -230,7 +235,7 @@ RULES = ("test_schema", "test_faketensor", "test_autograd_registration")  # trac
 def test_the_operators_keep_the_rules_of_operators(bias):
     segments = (((0, 1), (1, 3)),) if bias else None
     case = Case((2, 1), (2, 4, 3), 16, Reach(2, 0), Reach(1, 0), bias=bias, segments=segments)
-    arguments = (*case.tensors(), case.segment_ids(), *case.first, *case.second, case.form, case.options["scale"])
+    arguments = SimplicialInputs(*case.tensors(), case.segment_ids(), **case.options).flat()
     torch.library.opcheck(torch.ops.trine.simplicial_triton_forward.default, arguments, test_utils=RULES)
     output, log_sum = torch.ops.trine.simplicial_triton_forward(*arguments)
     with torch.no_grad():
@@ -240,13 +245,13 @@ def test_the_operators_keep_the_rules_of_operators(bias):
 
 @on_kernels
 def test_compiles_without_graph_breaks():
-    compiled = torch.compile(simplicial_triton, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(triton_path, fullgraph=True, dynamic=True, backend="aot_eager")
     check(CASES["caches of two lengths"], compute=compiled)
 
 
 class Attention(torch.nn.Module):
     def forward(self, *tensors):
-        return simplicial_triton(*tensors, None, **CASES["causal"].options)
+        return triton_path(*tensors, None, **CASES["causal"].options)
 
 
 @on_kernels
@@ -275,9 +280,13 @@ def import_copy(tmp_path, monkeypatch):
 @on_kernels
 def test_a_second_copy_of_the_code_works_beside_the_first(import_copy):
     """The operators bear the same names."""
-    copy = import_copy("carried_kernels").simplicial_triton
-    assert copy is not simplicial_triton
-    check(CASES["windows of one token"], compute=copy)
+    copy = import_copy("carried_kernels")
+    assert copy.simplicial_triton is not simplicial_triton
+
+    def compute(*tensors, **options):
+        return copy.simplicial_triton(copy.SimplicialInputs(*tensors, **options))
+
+    check(CASES["windows larger than the sequence"], compute=compute)  # of the default form
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="is in the interpreter")
@@ -301,7 +310,7 @@ def test_refusals_name_the_reason(head_dim, offsets, dtype, message):
     tensors = case.tensors(dtype)
     assert message in triton_unavailable(tensors[0], case.second)
     with pytest.raises(ValueError, match=f"The Triton path cannot serve this call: .*{message}"):
-        simplicial_triton(*tensors, None, **case.options)
+        triton_path(*tensors, None, **case.options)
 
 
 @on_kernels
@@ -309,7 +318,7 @@ def test_inputs_of_different_types_are_refused():
     case = CASES["causal"]
     query, *others = case.tensors()
     with pytest.raises(ValueError, match="inputs differ in dtype: .*torch.float16, torch.float32"):
-        simplicial_triton(query.half(), *others, None, **case.options)
+        triton_path(query.half(), *others, None, **case.options)
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="is in the interpreter")
@@ -318,7 +327,7 @@ def test_a_cpu_is_refused_where_nothing_interprets():
     case = Case((1, 1), (2, 2, 2), 16, Reach(1, 0), Reach(1, 0))
     tensors = [tensor.cpu() for tensor in case.tensors()]
     with pytest.raises(ValueError, match="query.device='cpu' is not a CUDA device"):
-        simplicial_triton(*tensors, None, **case.options)
+        triton_path(*tensors, None, **case.options)
 
 
 @pytest.mark.skipif(IS_INTERPRETED or DEVICE == "cuda", reason="is in the interpreter, or ran on the GPU")

@@ -1,4 +1,4 @@
-"""Which blocks of a text see which in BigBird attention: the tables that `listed_blocks` reads."""
+"""Which blocks of a text see which in BigBird attention: the tables that `block_sparse_attention` reads."""
 
 # Shapes: R rows of a table (1 where all sequences of a batch are alike), H query heads, Q queries, K keys; T blocks of
 # M queries each, S blocks of C keys each, L blocks of keys on a list. -1 stands for none in every table.
@@ -64,7 +64,7 @@ class Blocks(NamedTuple):
 
 
 class BigBirdLayout(NamedTuple):
-    """Tables of a pass: one of keys, and for each call of `listed_blocks` those of queries and lists."""
+    """Tables of a pass: one of keys, and for each call of `block_sparse_attention` those of queries and lists."""
 
     key_blocks: torch.Tensor  # (R, 1, S, C)
     calls: list[tuple[torch.Tensor, torch.Tensor]]  # (R, 1, T, M) and (R, 1 or H, T, L)

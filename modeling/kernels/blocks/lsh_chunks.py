@@ -1,4 +1,4 @@
-"""Which tokens share a bucket: the tables that locality-sensitive hashing hands to `listed_blocks`."""
+"""Which tokens share a bucket: the tables that locality-sensitive hashing hands to `block_sparse_attention`."""
 
 # Shapes: B batch, H heads, R hashes, N tokens, K keys, Q queries, C tokens in a chunk, T blocks of C places.
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from ..operator_names import free_name
+from ..operators import register_operator
 from .patches import replace_for_onnx
 
 
@@ -43,8 +43,7 @@ def traced_lstm(
     return outputs.gather(1, places[..., None].expand_as(outputs)), hidden, cell
 
 
-@torch.library.custom_op(free_name("lstm"), mutates_args=())
-def lstm_operator(
+def run_lstm(
     inputs: torch.Tensor,
     lengths: torch.Tensor,
     hidden: torch.Tensor,
@@ -67,10 +66,18 @@ def lstm_operator(
     return outputs, hidden.index_select(1, back), cell.index_select(1, back)
 
 
-@lstm_operator.register_fake
-def _(inputs, lengths, hidden, cell, weights, bidirectional):
+def empty_states(inputs, lengths, hidden, cell, weights, bidirectional) -> tuple[torch.Tensor, ...]:
     outputs = inputs.new_empty(*inputs.shape[:2], hidden.shape[0] * hidden.shape[2])
     return outputs, torch.empty_like(hidden), torch.empty_like(cell)
+
+
+lstm_operator = register_operator(
+    "lstm",
+    "(Tensor inputs, Tensor lengths, Tensor hidden, Tensor cell, Tensor[] weights, bool bidirectional) "
+    "-> (Tensor, Tensor, Tensor)",
+    run_lstm,
+    empty_states,
+)
 
 
 def onnx_lstm(

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from .forms import FORMS, Reach
+from .forms import FORMS
+from .inputs import SimplicialInputs
 
 
 # Logits that exist at a time. On a CPU they stay in its cache; elsewhere, few launches matter more.
@@ -37,26 +38,16 @@ class Chunk(NamedTuple):
 
 
 class ChunkedProblem:
-    """One call: its tensors with heads flattened to N = B * G, its windows, and its chunks.
+    """One call: its tensors with heads flattened to N = B * G, its windows, and its chunks."""
 
-    Args:
-        query: (B, H, Q, D).
-        key: (B, G, K, D), as is `value`.
-        second_key: (B, G, M, D), as is `second_value`.
-        offset_bias: (H, T) or None.
-        segments: (B, max(K, M)) or None.
-        reaches: Left and right reach of the first window, then of the second.
-        form: Name of the trilinear form.
-        scale: Factor on the logits.
-    """
-
-    def __init__(self, query, key, value, second_key, second_value, offset_bias, segments, reaches, form, scale):
+    def __init__(self, inputs: SimplicialInputs):
+        query, key, value, second_key, second_value, offset_bias, segments = inputs[:7]
         self.num_queries, self.num_keys, self.num_seconds = query.shape[2], key.shape[2], second_key.shape[2]
         self.first_offset, self.second_offset = self.num_keys - self.num_queries, self.num_seconds - self.num_queries
         self.batch, self.groups = key.shape[:2]
         self.repeat = query.shape[1] // self.groups
-        self.first, self.second = Reach(*reaches[:2]), Reach(*reaches[2:])
-        self.form, self.scale = FORMS[form], scale
+        self.first, self.second = inputs.first, inputs.second
+        self.form, self.scale = FORMS[inputs.form], inputs.scale
         self.query = self.by_group(query)
         self.key, self.value = key.flatten(0, 1), value.flatten(0, 1)  # (N, K, D)
         # What windows have before the first second key and after the last.

@@ -6,24 +6,12 @@
 import torch
 from torch.nn import functional
 
-from .forms import FORMS, Reach
+from .forms import FORMS
+from .inputs import SimplicialInputs
 
 
-def simplicial_eager(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    second_key: torch.Tensor,
-    second_value: torch.Tensor,
-    offset_bias: torch.Tensor | None = None,
-    segments: torch.Tensor | None = None,
-    *,
-    first: Reach,
-    second: Reach,
-    form: str,
-    scale: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What `simplicial_chunked` computes, with marginals of the weights, at once for all queries.
+def simplicial_eager(inputs: SimplicialInputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The attention of `simplicial_chunked` for all queries at once, and marginals of its weights.
 
     Memory: H * Q * T * K numbers, so it is for short texts.
 
@@ -31,6 +19,7 @@ def simplicial_eager(
         Output (B, H, Q, D); the weight of each first key, summed over its second keys, (B, H, Q, K); and that of each
         second key, summed over its first keys, (B, H, Q, M). Both sum to 1 over the keys.
     """
+    query, key, value, second_key, second_value, offset_bias, segments, first, second, form, scale = inputs
     queries, keys, seconds = query.shape[2], key.shape[2], second_key.shape[2]
     groups = key.shape[1]
     rows = torch.arange(queries, device=query.device)[:, None]

@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
 from .forms import FORMS, Reach
+from .inputs import SimplicialInputs
 
 
 @lru_cache(maxsize=1)
@@ -26,24 +27,12 @@ def flex_unavailable(query: torch.Tensor, second: Reach) -> str | None:
     return None
 
 
-def simplicial_flex(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    second_key: torch.Tensor,
-    second_value: torch.Tensor,
-    offset_bias: torch.Tensor | None = None,
-    segments: torch.Tensor | None = None,
-    *,
-    first: Reach,
-    second: Reach,
-    form: str,
-    scale: float,
-) -> torch.Tensor:
-    """What `simplicial_chunked` computes: T query heads, one an offset, weighed by the exponentials of their log-sums.
+def simplicial_flex(inputs: SimplicialInputs) -> torch.Tensor:
+    """The attention of `simplicial_chunked`: T query heads, one for each offset, weighed by their log-sum-exps.
 
     Memory: T times that of ordinary attention for queries and outputs.
     """
+    query, key, value, second_key, second_value, offset_bias, segments, first, second, form, scale = inputs
     batch, heads, queries, size = query.shape
     groups, keys, seconds = key.shape[1], key.shape[2], second_key.shape[2]
     offset = keys - queries

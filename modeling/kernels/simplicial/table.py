@@ -1,7 +1,7 @@
 """The paths that compute 2-simplicial attention, by name, and the choice among them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers.utils import logging
@@ -12,6 +12,7 @@ from .chunked import simplicial_chunked
 from .eager import simplicial_eager
 from .flex import flex_unavailable, simplicial_flex
 from .forms import Reach
+from .inputs import SimplicialInputs
 from .triton.operators import simplicial_triton, triton_unavailable
 
 
@@ -23,37 +24,20 @@ class SimplicialBackend(NamedTuple):
 
     Attributes:
         name: What `config.simplicial_backend` calls it.
-        compute: Takes what `simplicial_chunked` takes, and returns the same or, with marginals, three tensors.
+        compute: Takes the inputs, and returns the output (B, H, Q, D) or, with marginals, three tensors.
         unavailable: Says why the path cannot serve a query with this reach of the second window, or None.
         has_marginals: Whether it returns the weights of first and of second keys, too.
     """
 
     name: str
-    compute: Callable
+    compute: Callable[[SimplicialInputs], Any]
     unavailable: Callable[[torch.Tensor, Reach], str | None] = lambda query, second: None
     has_marginals: bool = False
 
-    def __call__(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        second_key: torch.Tensor,
-        second_value: torch.Tensor,
-        offset_bias: torch.Tensor | None,
-        segments: torch.Tensor | None,
-        *,
-        first: Reach,
-        second: Reach,
-        **options,
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    def __call__(self, inputs: SimplicialInputs) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         if not torch.compiler.is_compiling():  # one graph serves texts of all lengths
-            window, queries = second, query.shape[2]
-            first, second = first.clip(queries, key.shape[2]), second.clip(queries, second_key.shape[2])
-            if offset_bias is not None:
-                offset_bias = offset_bias.narrow(1, window.left - second.left, second.size)
-        states = (query, key, value, second_key, second_value)
-        result = self.compute(*states, offset_bias, segments, first=first, second=second, **options)
+            inputs = inputs.clip()
+        result = self.compute(inputs)
         return result if self.has_marginals else (result, None, None)
 
 

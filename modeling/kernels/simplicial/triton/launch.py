@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..forms import FORMS, Reach
+from ..forms import FORMS
+from ..inputs import SimplicialInputs
 from .backward import simplicial_backward_query
 from .backward_keys import simplicial_backward_key
-from .decode import merge_parts
-from .forward import simplicial_forward
+from .forward import merge_parts, simplicial_forward
 from .rows import is_interpreted, triton
 
 
@@ -101,23 +101,16 @@ def parts_of(query: torch.Tensor, programs: int, keys: int) -> int:
     return 1 << max(wanted, 1).bit_length() - 1
 
 
-def shared_arguments(
-    inputs: tuple[torch.Tensor, ...],
-    offset_bias: torch.Tensor | None,
-    segments: torch.Tensor | None,
-    first: Reach,
-    second: Reach,
-    form: str,
-    scale: float,
-) -> dict[str, Any]:
-    """The arguments that all kernels take. The five inputs are queries, keys, values, second keys and second values.
+def shared_arguments(inputs: SimplicialInputs) -> dict[str, Any]:
+    """The arguments that all kernels take.
 
     In place of biases or segments that there are none of, kernels get the queries, which they then do not read.
     """
-    query, key, _, second_key, _ = inputs
-    names = ("query", "key", "value", "second_key", "second_value", "offset_bias", "segments")
-    used = (query if tensor is None else tensor.contiguous() for tensor in (*inputs, offset_bias, segments))
-    pointers = dict(zip(names, used, strict=True))
+    query, key, _, second_key, _, offset_bias, segments, first, second, form, scale = inputs
+    pointers = {
+        name: query if tensor is None else tensor.contiguous()
+        for name, tensor in zip(inputs._fields[:7], inputs[:7], strict=True)
+    }
     keys, head_dim = key.shape[2:]
     may_round = query.dtype != torch.float32 or torch.backends.cuda.matmul.fp32_precision == "tf32"
     return pointers | {

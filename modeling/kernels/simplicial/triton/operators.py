@@ -1,6 +1,6 @@
 """2-simplicial attention by Triton kernels, as operators that torch.compile and torch.export trace through.
 
-The kernels fold the second window into the rows of a flash-attention loop over the first (simplicial_triton_rows.py);
+The kernels fold the second window into the rows of a flash-attention loop over the first (rows.py);
 nothing of size Q * K * M or Q * M * D reaches memory. Cost, with windows w1 and w2: 4 Q w1 w2 D operations a head
 forward and 16 Q w1 w2 D backward.
 """
@@ -10,8 +10,9 @@ forward and 16 Q w1 w2 D backward.
 import torch
 from torch import Tensor
 
-from ...operator_names import free_name
+from ...operators import register_operator
 from ..forms import Reach
+from ..inputs import SIMPLICIAL_ARGUMENTS, SimplicialInputs, from_flat
 from .launch import LARGEST_SECOND_WINDOW, LARGEST_VECTOR, launch_backward, launch_forward, shared_arguments
 from .rows import is_interpreted, triton
 
@@ -35,25 +36,9 @@ def triton_unavailable(query: Tensor, second: Reach | None = None) -> str | None
     return None
 
 
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    second_key: Tensor,
-    second_value: Tensor,
-    offset_bias: Tensor | None,
-    segments: Tensor | None,
-    first_left: int,
-    first_right: int,
-    second_left: int,
-    second_right: int,
-    form: str,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+def forward(*flat) -> tuple[Tensor, Tensor]:
     """Output (B, H, Q, D) and natural log-sum-exp (B, H, Q) in float32, which is -inf where nothing is seen."""
-    inputs = (query, key, value, second_key, second_value)
-    first, second = Reach(first_left, first_right), Reach(second_left, second_right)
-    return launch_forward(shared_arguments(inputs, offset_bias, segments, first, second, form, scale))
+    return launch_forward(shared_arguments(from_flat(*flat)))
 
 
 def fake_forward(query, *_):
@@ -61,96 +46,58 @@ def fake_forward(query, *_):
     return output, query.new_empty(query.shape[:3], dtype=torch.float32)
 
 
-def backward(
-    output_grad: Tensor,
-    log_sum: Tensor,
-    delta: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    second_key: Tensor,
-    second_value: Tensor,
-    offset_bias: Tensor | None,
-    segments: Tensor | None,
-    first_left: int,
-    first_right: int,
-    second_left: int,
-    second_right: int,
-    form: str,
-    scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of the five inputs and of the offset biases (0, without them).
+def backward(output_grad: Tensor, log_sum: Tensor, delta: Tensor, *flat) -> tuple[Tensor, ...]:
+    """The gradients of the five states and of the offset biases (empty without them).
 
     Args:
         delta: (B, H, Q) in float32, the sum of output times its gradient, less the gradient of `log_sum`.
     """
-    inputs = (query, key, value, second_key, second_value)
-    first, second = Reach(first_left, first_right), Reach(second_left, second_right)
-    shared = shared_arguments(inputs, offset_bias, segments, first, second, form, scale)
-    *gradients, bias_grad = launch_backward(shared, output_grad, log_sum, delta)
-    if offset_bias is None:
-        return *gradients, query.new_empty(0)  # pyright: ignore[reportReturnType] five gradients
-    return *gradients, bias_grad.to(offset_bias.dtype)  # pyright: ignore[reportReturnType] five gradients
+    inputs = from_flat(*flat)
+    *gradients, bias_grad = launch_backward(shared_arguments(inputs), output_grad, log_sum, delta)
+    bias = inputs.offset_bias
+    return *gradients, inputs.query.new_empty(0) if bias is None else bias_grad.to(bias.dtype)
 
 
-def fake_backward(output_grad, log_sum, delta, query, key, value, second_key, second_value, offset_bias, *_):
-    inputs = (query, key, value, second_key, second_value)
-    gradients = tuple(torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs)
-    return *gradients, query.new_empty(0) if offset_bias is None else torch.empty_like(offset_bias)
+def fake_backward(output_grad: Tensor, log_sum: Tensor, delta: Tensor, *flat) -> tuple[Tensor, ...]:
+    gradients = (torch.empty_like(state, memory_format=torch.contiguous_format) for state in flat[:5])
+    return *gradients, flat[0].new_empty(0) if flat[5] is None else torch.empty_like(flat[5])
 
 
-def save_for_backward(ctx, inputs, output) -> None:
-    tensors, ctx.options = inputs[:7], inputs[7:]
-    ctx.save_for_backward(*output, *tensors)
-
-
-def differentiate(ctx, output_grad, log_sum_grad):
-    output, log_sum, *tensors = ctx.saved_tensors
+def differentiate(inputs, outputs, output_grads) -> tuple[Tensor | None, ...]:
+    (output, log_sum), (output_grad, log_sum_grad) = outputs, output_grads
     delta = (output.float() * output_grad.float()).sum(dim=-1) - log_sum_grad
-    *gradients, bias_grad = backward_operator(output_grad, log_sum, delta, *tensors, *ctx.options)
-    return *gradients, None if tensors[5] is None else bias_grad, None, *[None] * len(ctx.options)
+    *gradients, bias_grad = backward_operator(output_grad, log_sum, delta, *inputs)
+    return *gradients, None if inputs[5] is None else bias_grad
 
 
-forward_operator = torch.library.custom_op(free_name("simplicial_triton_forward"), forward, mutates_args=())
-forward_operator.register_fake(fake_forward)
-forward_operator.register_autograd(differentiate, setup_context=save_for_backward)
-backward_operator = torch.library.custom_op(free_name("simplicial_triton_backward"), backward, mutates_args=())
-backward_operator.register_fake(fake_backward)
+backward_operator = register_operator(
+    "simplicial_triton_backward",
+    f"(Tensor output_grad, Tensor log_sum, Tensor delta, {SIMPLICIAL_ARGUMENTS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    backward,
+    fake_backward,
+)
+forward_operator = register_operator(
+    "simplicial_triton_forward",
+    f"({SIMPLICIAL_ARGUMENTS}) -> (Tensor, Tensor)",
+    forward,
+    fake_forward,
+    differentiate,
+    keeps_outputs=True,
+)
 
 
-def simplicial_triton(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    second_key: Tensor,
-    second_value: Tensor,
-    offset_bias: Tensor | None,
-    segments: Tensor | None,
-    *,
-    first: Reach,
-    second: Reach,
-    form: str,
-    scale: float,
-) -> Tensor:
+def simplicial_triton(inputs: SimplicialInputs) -> Tensor:
     """2-simplicial attention (B, H, Q, D). The second window, folded into the rows, is better the smaller one.
-
-    Args:
-        query: (B, H, Q, D), the last Q tokens of both axes.
-        key, value: (B, G, K, D), of the query's type.
-        second_key, second_value: (B, G, M, D), likewise.
-        offset_bias: (H, T), added to the logits of a query and the second key that lies t - second.left from it.
-        segments: (B, max(K, M)) int32, ending where the keys end; 0 is padding.
 
     Raises:
         ValueError: When `triton_unavailable` has a reason, or types differ.
     """
-    inputs = (query, key, value, second_key, second_value)
-    if any(tensor.dtype != query.dtype for tensor in inputs):
-        raise ValueError(f"The inputs differ in dtype: {[tensor.dtype for tensor in inputs]}.")
-    reason = triton_unavailable(query, second)
+    states = inputs[:5]
+    if any(state.dtype != inputs.query.dtype for state in states):
+        raise ValueError(f"The inputs differ in dtype: {[state.dtype for state in states]}.")
+    reason = triton_unavailable(inputs.query, inputs.second)
     if reason is not None:
         raise ValueError(f"The Triton path cannot serve this call: {reason}.")
-    output, _ = forward_operator(
-        *inputs, offset_bias, segments, first.left, first.right, second.left, second.right, form, scale
-    )
+    output, _ = forward_operator(*inputs.flat())
     return output

@@ -9,12 +9,12 @@ import torch
 from support import bundles
 
 from trine.configuration.bundle import files_of
-from trine.modeling.kernels.blocks.sparse import listed_blocks
+from trine.modeling.kernels.blocks import sparse
 
 
 OPERATORS = {
     "modeling_trine": (
-        *("listed_operator", "listed_backward_operator", "chunked_operator", "chunked_backward_operator"),
+        *("block_sparse_operator", "block_sparse_backward_operator", "chunked_operator", "chunked_backward_operator"),
         *("forward_operator", "backward_operator"),
     ),
     "modeling_trine_recurrent": ("lstm_operator",),
@@ -54,5 +54,6 @@ def test_an_older_copy_computes_after_a_newer_one_came(copies):
     arguments, options = (query, key, value, places, places, lists), {"is_causal": True, "scale": 0.5}
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.5)
     modules = [importlib.import_module(f"{copy}.modeling_trine") for copy in copies]
-    for compute in (listed_blocks, *(module.listed_blocks for module in modules)):
-        torch.testing.assert_close(compute(*arguments, **options)[0].flatten(2, 3), expected)
+    for module in (sparse, *modules):
+        output, _ = module.block_sparse_attention(module.BlockSparseInputs(*arguments, **options))
+        torch.testing.assert_close(output.flatten(2, 3), expected)

@@ -1,10 +1,10 @@
-"""Attention to lists of blocks against the masked full product: outputs, normalizers, gradients."""
+"""Block-sparse attention against the masked full product: outputs, normalizers, gradients."""
 
 import pytest
 import torch
 
 from trine.modeling.kernels.blocks import sparse as module
-from trine.modeling.kernels.blocks.sparse import listed_blocks, listed_operator
+from trine.modeling.kernels.blocks.sparse import BlockSparseInputs, block_sparse_attention, block_sparse_operator
 
 
 EXACT = {"rtol": 1e-10, "atol": 1e-11}
@@ -52,11 +52,11 @@ def visible_pairs(query_blocks, key_blocks, lists, labels, *, is_causal, adjacen
     return table
 
 
-def masked_product(query, key, value, visible, shuns_itself):
+def masked_product(query, key, value, visible, masks_self):
     repeat = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeat, dim=1), value.repeat_interleave(repeat, dim=1)
     scores = 0.3 * query @ key.transpose(-1, -2)
-    if shuns_itself:
+    if masks_self:
         scores = scores.masked_fill(torch.eye(scores.shape[-1], dtype=torch.bool), -1e5)
     scores = scores.masked_fill(~visible, -torch.inf)
     return scores.softmax(dim=-1) @ value, scores.logsumexp(dim=-1)
@@ -78,8 +78,8 @@ def test_outputs_and_gradients_equal_the_masked_product(is_causal, labelled, bud
         blocks, blocks, lists, None if labels is None else labels.tolist(), length=length, **options
     )
     expected, sums = masked_product(*inputs, visible, labelled)
-    output, normalizers = listed_blocks(
-        *inputs, blocks, blocks, lists, *tables, scale=0.3, shuns_itself=labelled, **options
+    output, normalizers = block_sparse_attention(
+        BlockSparseInputs(*inputs, blocks, blocks, lists, *tables, scale=0.3, masks_self=labelled, **options)
     )
     actual = output.flatten(2, 3)[:, :, :length]
     torch.testing.assert_close(actual, expected, **EXACT)
@@ -97,7 +97,8 @@ def test_queries_are_the_last_of_the_keys():
     inputs = make_inputs(3, 21)
     query_blocks, key_blocks = torch.arange(3).view(1, 1, 3, 1), blocks_of(21, 4)
     lists = torch.tensor([[4, 1], [4, 0], [5, 4]])[None, None]
-    output, _ = listed_blocks(*inputs, query_blocks, key_blocks, lists, is_causal=True, scale=0.3)
+    tables = query_blocks, key_blocks, lists
+    output, _ = block_sparse_attention(BlockSparseInputs(*inputs, *tables, is_causal=True, scale=0.3))
     for place, seen in enumerate(([16, 17, 18, 4, 5, 6, 7], [16, 17, 18, 19, 0, 1, 2, 3], [20, 16, 17, 18, 19])):
         key, value = (states[:, :, seen].repeat_interleave(2, dim=1) for states in inputs[1:])
         scores = 0.3 * (inputs[0][:, :, place, None] * key).sum(-1)
@@ -114,7 +115,8 @@ def test_lower_precision_is_near_float64(labelled, dtype):
     labels = [torch.zeros(1, 1, 6, 4, dtype=torch.long)] * 2 if labelled else []
     results = []
     for inputs in (low, high):
-        output = listed_blocks(*inputs, blocks, blocks, lists, *labels, is_causal=True, scale=0.25)[0]
+        tables = (blocks, blocks, lists, *labels)
+        output, _ = block_sparse_attention(BlockSparseInputs(*inputs, *tables, is_causal=True, scale=0.25))
         results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
     for actual, expected in zip(*results, strict=True):
@@ -125,4 +127,4 @@ def test_lower_precision_is_near_float64(labelled, dtype):
 def test_the_operator_is_well_formed():
     inputs, blocks = make_inputs(), blocks_of(24, 4)
     arguments = (*inputs, blocks, blocks, make_lists(6, 6, 4, 0), None, None, True, 0, False, 0.3)
-    torch.library.opcheck(listed_operator, arguments)
+    torch.library.opcheck(block_sparse_operator, arguments)
