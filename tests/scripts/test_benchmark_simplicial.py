@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.simplicial_reference import simplicial_reference
 
+from trine.modeling.kernels.simplicial.chunked import simplicial_chunked
 from trine.scripts.benchmarks import simplicial as benchmark_simplicial
 from trine.scripts.benchmarks import simplicial_cuda as benchmark_simplicial_cuda
 from trine.scripts.benchmarks.simplicial import SimplicialBenchmarkArguments, main
@@ -119,7 +120,7 @@ def test_the_rows_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch, "randn", lambda *sizes, device, **kwargs: make(*sizes, **kwargs))
     monkeypatch.setattr(benchmark_simplicial_cuda, "gpu_time", lambda run: 1e-12 if run() is not None else 0)
     monkeypatch.setattr(benchmark_simplicial_cuda, "clocks", lambda: "1980 MHz")
-    attend = benchmark_simplicial_cuda.simplicial(PATHS["Trine"])
+    attend = benchmark_simplicial_cuda.simplicial(simplicial_chunked)
     pairs = benchmark_simplicial_cuda.PATHS["Triton"][1]
     sdpa = benchmark_simplicial_cuda.PATHS["SDPA, causal"]
     monkeypatch.setattr(benchmark_simplicial_cuda, "PATHS", {"Triton": (attend, pairs), "SDPA, causal": sdpa})
