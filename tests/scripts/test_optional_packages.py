@@ -17,7 +17,6 @@ from trine.scripts.arguments.optional_packages import EXTRAS, IF_ASKED, NEEDS, r
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-SCRIPTS = {name: stem for stem, name in cli.RENAMED.items()}
 # Requirements of the package under the names of their modules, and what they bring in any case.
 REQUIRED = {re.split(r"[>=\[]", name)[0].replace("-", "_") for name in PROJECT["dependencies"]}
 REQUIRED |= {"jinja2", "numpy", "packaging", "tqdm", "trine", "yaml"}
@@ -74,7 +73,7 @@ def test_the_extras_bring_what_the_table_says():
 
 @pytest.mark.parametrize("command", cli.find_scripts())
 def test_what_a_command_imports_is_declared(command):
-    found = reachable(ROOT / "scripts" / f"{SCRIPTS.get(command, command.replace('-', '_'))}.py")
+    found = reachable(ROOT.joinpath("scripts", *cli.find_scripts()[command].split(".")).with_suffix(".py"))
     declared = {*NEEDS.get(command, ()), *IF_ASKED, *NEVER.get(command, ())} | WHERE_THERE | CHECKED_ELSEWHERE
     brought = {"starlette"} if command == "serve" else set()  # by fastapi
     assert found - declared - brought == set()
@@ -83,11 +82,11 @@ def test_what_a_command_imports_is_declared(command):
 
 @pytest.mark.parametrize("command", NEEDS)
 def test_a_missing_package_is_named_before_anything_else(command, monkeypatch, capsys):
-    importlib.import_module(f"trine.scripts.{SCRIPTS.get(command, command.replace('-', '_'))}")
+    importlib.import_module(f"trine.scripts.{cli.find_scripts()[command]}")
     for module in NEEDS[command]:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SystemExit) as stop:
-        cli.main([command])
+        cli.main(command.split())
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     extras = ",".join(dict.fromkeys(EXTRAS[module] for module in NEEDS[command]))

@@ -20,8 +20,8 @@ COMMANDS = {
     "finetune_lora": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
     "finetune_tagger": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
     "inspect_model": (["--model", "nowhere", "--text", "a"], "connect"),
-    "study_shapes": (["--data_dir", "nowhere"], "nowhere"),
-    "study_simplicial": (["--data_dir", "nowhere", "--experiments", "real-text"], "nowhere"),
+    "studies.shapes": (["--data_dir", "nowhere"], "nowhere"),
+    "studies.simplicial": (["--data_dir", "nowhere", "--experiments", "real-text"], "nowhere"),
 }
 
 
