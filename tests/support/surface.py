@@ -57,6 +57,7 @@ def signature_of(function: Callable) -> str:
 def annotation_of(annotation: Any) -> str:
     """A type without the modules of its parts, which may move."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+    text = re.sub(r"\*<class '(.*?)'>", r"Unpack[\1]", text)
     return re.sub(r"\b(\w+\.)+(?=\w)", "", text)
 
 
