@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from support import bundles
 
-import trine
 from trine.configuration.bundle import files_of
 
 
@@ -31,36 +30,6 @@ OPTIONAL = {"codecarbon", "datasets", "matplotlib", "pyarrow", "yaml"}
 LONGEST_FILE = 400
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
 PACKAGES, APART = SETUPTOOLS["packages"], {"scripts/command": "trine_command"}  # a package outside of `trine`
-PUBLIC = [
-    "TrineConfig",
-    "TrineForCausalLM",
-    "TrineForConditionalGeneration",
-    "TrineForMaskedLM",
-    "TrineForMultipleChoice",
-    "TrineForNextSentencePrediction",
-    "TrineForPreTraining",
-    "TrineForQuestionAnswering",
-    "TrineForSequenceClassification",
-    "TrineForTokenClassification",
-    "TrineModel",
-    "TrinePreTrainedModel",
-    "TrineRecurrentConfig",
-    "TrineRecurrentForConditionalGeneration",
-    "TrineRecurrentModel",
-    "TrineSeq2SeqConfig",
-    "TrineSeq2SeqForQuestionAnswering",
-    "TrineSeq2SeqForSequenceClassification",
-    "TrineSeq2SeqForTokenClassification",
-    "TrineSeq2SeqModel",
-    "__version__",
-    "convert",
-    "export",
-    "lift",
-    "register",
-    "train_byte_level_bpe",
-    "train_unigram",
-    "train_wordpiece",
-]
 
 ROOM_FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 LIBRARY_FILES = [*sorted(ROOT.glob("*.py")), *ROOM_FILES]
@@ -169,11 +138,6 @@ def test_what_is_imported_is_in_a_listed_package(path):
             leaf = target_of(path, dots, module) if dots else ROOT.joinpath(*module.split(".")[1:])
             folder = leaf.parent if leaf.with_suffix(".py").is_file() else leaf
             assert ".".join(("trine", *folder.relative_to(ROOT).parts)) in PACKAGES, f"{name_of(path)}: {module}"
-
-
-def test_the_public_names_are_frozen():
-    assert sorted(trine.__all__) == PUBLIC
-    assert all(hasattr(trine, name) for name in PUBLIC)
 
 
 @each(LIBRARY_FILES + SCRIPT_FILES)
