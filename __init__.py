@@ -32,8 +32,7 @@ from .modeling.heads.seq2seq_classification import (
     TrineSeq2SeqForSequenceClassification,
     TrineSeq2SeqForTokenClassification,
 )
-from .modeling.heads.seq2seq_table import SEQ2SEQ_HEADS
-from .modeling.heads.table import HEADS
+from .modeling.heads.table import HEADS, SEQ2SEQ_HEADS
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
 from .modeling.modeling_trine_recurrent import (
     RECURRENT_HEADS,

@@ -72,11 +72,7 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
         "AutoModelForTokenClassification": "TrineSeq2SeqForTokenClassification",
         "AutoModelForQuestionAnswering": "TrineSeq2SeqForQuestionAnswering",
     }
-    hub_entry_modules = (
-        "trine.configuration.configuration_trine_seq2seq",
-        "trine.modeling.heads.seq2seq_table",
-        "trine.modeling.heads.table",  # of the encoder, when it is saved by itself
-    )
+    hub_entry_modules = ("trine.configuration.configuration_trine_seq2seq", "trine.modeling.heads.table")
 
     encoder: Stack = DERIVED
     decoder: Stack = DERIVED

@@ -14,8 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from ..modeling.heads.seq2seq_table import SEQ2SEQ_HEADS
-from ..modeling.heads.table import HEADS
+from ..modeling.heads.table import HEADS, SEQ2SEQ_HEADS
 from ..modeling.modeling_trine import TrineModel
 from ..modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
 from .config_rules import differences

@@ -107,9 +107,9 @@ def summed_cross_entropy(
         )
 
 
-def next_token_targets(labels: torch.Tensor) -> torch.Tensor:
-    """The token that each position predicts: `labels` (batch, length) moved one to the left."""
-    return nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+def causal_targets(labels: torch.Tensor, shift_labels: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
+    """What each position predicts: `labels` (batch, length) moved one to the left, unless the caller has done so."""
+    return nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:] if shift_labels is None else shift_labels
 
 
 def shift_right(labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:

@@ -9,14 +9,14 @@ from typing import Any, Unpack
 
 import torch
 from torch import nn
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import Seq2SeqModelOutput
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
-from .checks.batching import CheckedContinuousBatching
+from .checks.batching import BatchingGenerationMixin
 from .checks.generation import Generation
+from .heads.base import Head, Prediction
 from .heads.token_head import TokenHead, select_positions
 from .losses import shift_right
 from .outputs import TrineRecurrentLMOutput
@@ -103,8 +103,15 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
         )
 
 
+RECORDED = ("decoder_hidden_states", "cross_attentions", "encoder_last_hidden_state", "encoder_hidden_states")
+
+
 class TrineRecurrentForConditionalGeneration(
-    TrineRecurrentPreTrainedModel, TokenHead, Generation, CheckedContinuousBatching, GenerationMixin
+    Head[TrineRecurrentLMOutput],
+    TrineRecurrentPreTrainedModel,
+    TokenHead,
+    Generation,
+    BatchingGenerationMixin,
 ):
     """Predicts the next token of the target.
 
@@ -115,6 +122,8 @@ class TrineRecurrentForConditionalGeneration(
         config: The architecture.
     """
 
+    output_class = TrineRecurrentLMOutput
+    records = {name: name for name in RECORDED}
     _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}
     _is_stateful = True
 
@@ -169,33 +178,29 @@ class TrineRecurrentForConditionalGeneration(
         Raises:
             ValueError: Labels lie outside the vocabulary, or what the stacks raise.
         """
-        sources = (input_ids, inputs_embeds, encoder_outputs and encoder_outputs[0])
-        self.check_labels(labels, next((source for source in sources if source is not None), None))
+        self.check_labels(labels, input_ids, inputs_embeds, encoder_outputs and encoder_outputs[0])
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+            "encoder_outputs": encoder_outputs,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "decoder_inputs_embeds": decoder_inputs_embeds,
+            "use_cache": use_cache,
+        }
+        return self.answer(inputs, labels, False, kwargs, logits_to_keep=logits_to_keep)
+
+    def predict(self, outputs, labels, inputs, logits_to_keep=0, **kwargs) -> Prediction:
         hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
         loss, logits = self.loss_and_logits(hidden_states, labels, labels, self.config.loss_chunk_size, **kwargs)
-        return TrineRecurrentLMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            encoder_hidden_states=outputs.encoder_hidden_states,
-        )
+        return loss, labels, {"logits": logits, "past_key_values": outputs.past_key_values}
+
+    def has_experts(self) -> bool:
+        return False
 
 
 # Auto class to head class, as for the other families.

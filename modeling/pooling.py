@@ -2,8 +2,6 @@
 
 # Shapes: B rows of a batch, N tokens in a row, S sequences (as many as rows, unless one row packs several), H hidden.
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from transformers.masking_utils import find_packed_sequence_indices
@@ -14,11 +12,16 @@ from .initialization import fill_
 
 
 def sequence_masks(
-    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
+    hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Which tokens each sequence has, (S, N), as 1 and 0.
+    """Which tokens each sequence has, (S, N), as 1 and 0; padding, on whichever side, does not count.
 
     A single row whose positions start again, without a mask, packs sequences one after the other.
+
+    Args:
+        hidden_states: (B, N, H).
+        attention_mask: (B, at least N), 1 for a token, 0 for padding. Any other form says nothing about padding.
+        position_ids: (1, N) where the row packs several sequences.
     """
     rows, length = hidden_states.shape[:2]
     if isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2:
@@ -48,27 +51,8 @@ def mean_token(hidden_states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor
     return torch.matmul(weights[:, None].to(hidden_states.dtype), hidden_states).squeeze(1)
 
 
-POOLINGS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "cls": first_token,
-    "mean": mean_token,
-    "last": last_token,
-}
-
-
-def pool(
-    hidden_states: torch.Tensor,
-    how: str,
-    attention_mask: torch.Tensor | None = None,
-    position_ids: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Pools (B, N, H) to (S, H); padding, on whichever side, does not count.
-
-    Args:
-        how: A name in `POOLINGS`.
-        attention_mask: (B, at least N), 1 for a token, 0 for padding. Any other form says nothing about padding.
-        position_ids: (1, N) where the row packs several sequences.
-    """
-    return POOLINGS[how](hidden_states, sequence_masks(hidden_states, attention_mask, position_ids))
+# Each maps hidden states (B, N, H) and what `sequence_masks` tells to (S, H).
+POOLINGS = Choices("classifier_pooling", {"cls": first_token, "mean": mean_token, "last": last_token})
 
 
 class TrinePooler(nn.Module):
@@ -89,7 +73,8 @@ class TrinePooler(nn.Module):
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
     ) -> torch.Tensor:
         """Maps (B, N, H) to (S, H)."""
-        return torch.tanh(self.dense(pool(hidden_states, "cls", attention_mask, position_ids)))
+        first = first_token(hidden_states, sequence_masks(hidden_states, attention_mask, position_ids))
+        return torch.tanh(self.dense(first))
 
 
 POOLERS = Choices("is_causal", {False: TrinePooler})  # a decoder's first token sees no other

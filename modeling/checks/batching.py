@@ -3,7 +3,7 @@
 from copy import copy
 from typing import Any
 
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig, GenerationMixin
 
 from .paged_serving import check_paged
 
@@ -12,8 +12,8 @@ from .paged_serving import check_paged
 CPU_CACHE = {"num_blocks": 64, "max_batch_tokens": 256}
 
 
-class CheckedContinuousBatching:
-    """Stands before the library's `GenerationMixin` among the bases of a class: checks before a manager is made."""
+class BatchingGenerationMixin(GenerationMixin):  # transformers knows by the name that a model can generate
+    """Checks of the model before a manager of continuous batching is made."""
 
     def init_continuous_batching(
         self,
@@ -32,7 +32,7 @@ class CheckedContinuousBatching:
             for name, value in CPU_CACHE.items():
                 if getattr(continuous_batching_config, name) is None:
                     setattr(continuous_batching_config, name, value)
-        return super().init_continuous_batching(generation_config, continuous_batching_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+        return super().init_continuous_batching(generation_config, continuous_batching_config, **kwargs)
 
 
 def check_continuous_batching(config: Any) -> None:

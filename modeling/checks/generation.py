@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from ...configuration.choices import Choices, in_package
 
@@ -11,7 +11,7 @@ from ...configuration.choices import Choices, in_package
 BOUNDED_POSITIONS = ("learned",)  # the position types that end at `max_position_embeddings`
 
 
-class MendedPrefill:
+class MendedPrefill(GenerationMixin):
     """The mend of `generate` that encoder-decoders need."""
 
     def _prefill(self, input_ids: Any, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> Any:
@@ -24,14 +24,14 @@ class MendedPrefill:
         without_mask = self.config.is_encoder_decoder and mask is None  # pyright: ignore[reportAttributeAccessIssue] of the model
         if without_mask and cache is not None and 0 < cache.get_seq_length() < input_ids.shape[1]:
             generation_config._mask_length = input_ids.shape[1]
-        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
 
 PREFILLS = Choices("is_encoder_decoder", {True: MendedPrefill})
 
 
-class MendedGeneration(*PREFILLS.values()):  # pyright: ignore[reportGeneralTypeIssues] one or none
-    """Stands before `GenerationMixin` among the bases of a class, as the next one: mends of `generate` itself."""
+class MendedGeneration(*PREFILLS.values(), GenerationMixin):  # pyright: ignore[reportGeneralTypeIssues] one or none
+    """Mends of `generate` itself."""
 
     def _assisted_decoding(self, *args: Any, inputs_tensor: torch.Tensor | None = None, **kwargs: Any) -> Any:
         """Mends two things of transformers' loop over drafts.
@@ -46,7 +46,7 @@ class MendedGeneration(*PREFILLS.values()):  # pyright: ignore[reportGeneralType
         layers = getattr(model.config, "num_hidden_layers", None)
         handle = model.register_forward_hook(tell_of_no_weights)
         try:
-            return super()._assisted_decoding(*args, inputs_tensor=inputs_tensor, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+            return super()._assisted_decoding(*args, inputs_tensor=inputs_tensor, **kwargs)
         finally:
             handle.remove()
             if layers is not None:
@@ -54,7 +54,7 @@ class MendedGeneration(*PREFILLS.values()):  # pyright: ignore[reportGeneralType
 
 
 class CheckedGeneration(MendedGeneration):
-    """Stands before the library's `GenerationMixin` among the bases of a class.
+    """`generate` with checks of what it is asked for.
 
     Each method is one that `generate` calls with everything at hand that is checked there. They look at masks and
     positions once a call, never in a step.
@@ -73,7 +73,7 @@ class CheckedGeneration(MendedGeneration):
     def _prepare_generation_config(
         self, generation_config: GenerationConfig | None, **kwargs: Any
     ) -> tuple[GenerationConfig, dict]:
-        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+        prepared, model_kwargs = super()._prepare_generation_config(generation_config, **kwargs)
         if not prepared.is_assistant:  # its settings are those of the model that it helps
             own: Any = self
             asked = [kwargs.get("top_k"), getattr(generation_config, "top_k", None), own.generation_config.top_k]
@@ -83,7 +83,7 @@ class CheckedGeneration(MendedGeneration):
         return prepared, model_kwargs
 
     def _prepare_model_inputs(self, inputs: Any, bos_token_id: Any, model_kwargs: dict) -> tuple[Any, Any, dict]:
-        prepared = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+        prepared = super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
         tensor, name, model_kwargs = prepared
         mask = model_kwargs.get("attention_mask")
         check_input(tensor, mask, name or "inputs")
@@ -97,7 +97,7 @@ class CheckedGeneration(MendedGeneration):
     ) -> None:
         self.check_target_length(generation_config, model_kwargs, max_cache_length)
         check_offloading(generation_config.cache_implementation, self.device)  # pyright: ignore[reportAttributeAccessIssue] of the model
-        super()._prepare_cache_for_generation(  # pyright: ignore[reportAttributeAccessIssue] the mixin's
+        super()._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
 

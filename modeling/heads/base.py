@@ -1,20 +1,27 @@
-"""What the heads on a Trine trunk share: the trunk, and the router losses of its experts."""
+"""The template of all heads, what the heads on one trunk share, and what hidden states pass before one reads them."""
 
-from typing import Any
+from typing import Any, Generic, TypeVar, Unpack
 
 import torch
+from torch import nn
 from transformers.utils import logging
+from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
 
 from ...configuration.choices import Choices
+from ...configuration.configuration_trine import TrineConfig
 from ..checks.ids import check_router_request
 from ..feed_forward.balancing import router_losses
+from ..feed_forward.mlp import make_activation
 from ..feed_forward.routers import TrineRouter
 from ..losses import batch_share
 from ..modeling_trine import TrineModel, TrinePreTrainedModel
-from ..outputs import TrineModelOutput
+from ..norms import make_norm
 
 
 logger = logging.get_logger(__name__)
+
+Output = TypeVar("Output", bound=ModelOutput)
+Prediction = tuple[torch.Tensor | None, torch.Tensor | None, dict[str, Any]]  # loss, targets, fields of the output
 
 
 def routers_of(trunk: TrineModel) -> list[TrineRouter]:
@@ -45,65 +52,156 @@ def balancing_losses(
     return aux_loss, config.router_aux_loss_coef * aux_loss + config.router_z_loss_coef * z_loss
 
 
-BALANCING = Choices("mlp_layer_types", {"sparse": balancing_losses})
+def add_router_losses(
+    loss: torch.Tensor | None,
+    targets: torch.Tensor | None,
+    routed: list[tuple[Any, Any, Any]],
+    num_items_in_batch: torch.Tensor | int | None,
+    is_training: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The loss with the router losses, which training adds, and the mean load-balancing loss of the stacks.
+
+    Args:
+        loss: The loss of the head, or None.
+        targets: What the head predicts; with `num_items_in_batch` it tells the share of this micro-batch in the
+            optimizer step, which weighs the router losses.
+        routed: Each stack of layers, its router logits, and the mask of what it read.
+    """
+    losses = [balancing_losses(trunk, logits, mask) for trunk, logits, mask in routed if logits]
+    if not losses:
+        return loss, None
+    if loss is not None and is_training:
+        share = 1.0 if targets is None else batch_share(targets, num_items_in_batch)
+        loss = loss + sum(total.to(loss.device) for _, total in losses) * share
+    return loss, sum(aux_loss for aux_loss, _ in losses) / len(losses)  # pyright: ignore[reportReturnType] a tensor
 
 
-def wants_router_logits(config, output_router_logits: bool | None) -> bool:
-    """The argument of a head's `forward`, or what its config says in its place."""
-    return config.output_router_logits if output_router_logits is None else output_router_logits
+ROUTER_LOSSES = Choices("mlp_layer_types", {"sparse": add_router_losses})
+
+
+class Head(Generic[Output]):
+    """A model with a head on a trunk, which its subclasses make and call `model`.
+
+    A head is its `__init__`, its `output_class` and `predict`; `forward` hands its arguments to `answer`, by name.
+    """
+
+    model: Any
+    config: Any
+    training: bool
+    output_class: type[Output]
+    records: dict[str, str]  # what the trunk recorded: the field of the output, and that of the trunk's
+
+    def answer(
+        self, inputs: dict[str, Any], labels: Any, output_router_logits: bool | None, kwargs: Any, **asked
+    ) -> Output:
+        """The forward pass of every head: trunk, prediction, loss, router losses, output.
+
+        Args:
+            inputs: What the trunk reads, by name.
+            labels: What the head compares its prediction with, in its own form, or None.
+            output_router_logits: Whether to return router logits. Default: what the config says.
+            kwargs: What else `forward` was given, for the trunk and for the losses.
+            asked: What `predict` alone reads.
+        """
+        wanted = self.config.output_router_logits if output_router_logits is None else output_router_logits
+        needed = self.has_experts() and (wanted or self.training and labels is not None)
+        outputs = self.model(**{**kwargs, **inputs, "output_router_logits": needed})
+        loss, targets, fields = self.predict(outputs, labels, inputs, **kwargs, **asked)
+        if needed:
+            routed, items = self.routed(outputs, inputs), kwargs.get("num_items_in_batch")
+            loss, fields["aux_loss"] = ROUTER_LOSSES["sparse"](loss, targets, routed, items, self.training)
+        names = {field: name for field, name in self.records.items() if wanted or "router" not in name}
+        return self.output_class(
+            loss=loss, **fields, **{field: getattr(outputs, name) for field, name in names.items()}
+        )
+
+    def predict(self, outputs: Any, labels: Any, inputs: dict[str, Any], **kwargs) -> Prediction:
+        """What the head makes of the trunk's outputs.
+
+        Returns:
+            The loss if there are labels; what is predicted, whose number tells the share of this micro-batch in the
+            optimizer step; and the other fields of the output.
+        """
+        raise NotImplementedError
+
+    def has_experts(self) -> bool:
+        return "sparse" in self.config.mlp_layer_types
+
+    def routed(self, outputs: Any, inputs: dict[str, Any]) -> list[tuple[Any, Any, Any]]:
+        """Each stack of layers, its router logits, and the mask of what it read."""
+        return [(self.model, outputs.router_logits, inputs["attention_mask"])]
+
+
+class TrineHead(Head[Output], TrinePreTrainedModel):
+    """A head on one trunk."""
+
+    model: TrineModel
+    records = {name: name for name in ("hidden_states", "attentions", "second_attentions", "router_logits")}
+
+    def answer(self, inputs, labels, output_router_logits, *args, **asked) -> Output:
+        check_router_request(self.config, output_router_logits)
+        return super().answer(inputs, labels, output_router_logits, *args, **asked)
 
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
-class TrineHead(TrinePreTrainedModel):
-    """A model with a head on a trunk, which its subclasses make and call `model`."""
+class TrineLabelledHead(TrineHead[Output]):
+    """A head on one trunk whose `labels` are one tensor. Its class says their shape, and that of the logits."""
 
-    model: TrineModel
-
-    def run_trunk(self, output_router_logits: bool | None, has_labels: bool, **inputs) -> TrineModelOutput:
-        """The trunk's outputs, with router logits if they are asked for or if training needs them for its losses."""
-        check_router_request(self.config, output_router_logits)
-        is_sparse = "sparse" in self.config.mlp_layer_types
-        needed = wants_router_logits(self.config, output_router_logits) or (self.training and has_labels)
-        return self.model(**inputs, output_router_logits=is_sparse and needed)
-
-    def read(self, inputs: tuple, router_logits: bool | None, has_labels: bool, **kwargs) -> TrineModelOutput:
-        """`run_trunk` of what all classifiers take: the arguments `INPUTS`, in this order."""
-        return self.run_trunk(router_logits, has_labels, **dict(zip(INPUTS, inputs, strict=True)), **kwargs)
-
-    def recorded(self, outputs: TrineModelOutput, output_router_logits: bool | None) -> dict:
-        """What the trunk recorded, as the outputs of the heads name it; router logits only if they are asked for."""
-        wanted = wants_router_logits(self.config, output_router_logits)
-        return {
-            "hidden_states": outputs.hidden_states,
-            "attentions": outputs.attentions,
-            "second_attentions": outputs.second_attentions,
-            "router_logits": outputs.router_logits if wanted else None,
-        }
-
-    def add_router_losses(
+    @can_return_tuple
+    def forward(
         self,
-        loss: torch.Tensor | None,
-        outputs: TrineModelOutput,
-        attention_mask: torch.Tensor | None,
-        targets: torch.Tensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The loss with the router losses, which training adds, and the load-balancing loss alone.
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_router_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+    ) -> Output:
+        """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
 
         Args:
-            loss: The loss of the head, or None.
-            targets: What the head predicts; with `num_items_in_batch` it tells the share of this micro-batch in the
-                optimizer step, which weighs the router losses.
+            labels: What the logits are compared with, in the shape that the class tells.
+            output_router_logits: Whether to return router logits and the load-balancing loss, `aux_loss`.
+            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step.
+
+        Returns:
+            `loss`: a mean over the targets; in training the router losses, times their coefficients, are added.
+            `logits`, and what was asked for.
+
+        Raises:
+            ValueError: Labels have another type or shape, or are none of the classes, or what the trunk raises.
         """
-        if not outputs.router_logits:
-            return loss, None
-        aux_loss, total = BALANCING["sparse"](self.model, outputs.router_logits, attention_mask)
-        if loss is not None and self.training:
-            share = 1.0 if targets is None else batch_share(targets, num_items_in_batch)
-            loss = loss + total.to(loss.device) * share
-        return loss, aux_loss
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        return self.answer(dict(zip(INPUTS, inputs, strict=True)), labels, output_router_logits, kwargs)
+
+
+class HeadTransform(nn.Module):
+    """`norm(act(W x + b))` on every state by itself, (..., hidden) to the same shape.
+
+    Source: Devlin et al. 2018, BERT, arXiv 1810.04805, as released; for classifiers Warner et al. 2024, ModernBERT,
+    arXiv 2412.13663, likewise.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = make_activation(config)
+        self.norm = make_norm(config, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.act_fn(self.dense(hidden_states)))
+
+
+CLASSIFIER_TRANSFORMS = Choices("classifier_transform", {False: nn.Identity, True: HeadTransform})
+
+
+def make_transform(config: TrineConfig) -> nn.Module:
+    """What a classifier reads its states through."""
+    return CLASSIFIER_TRANSFORMS[config.classifier_transform](config)
 
 
 __all__ = ["TrineHead"]

@@ -4,28 +4,31 @@ from typing import Unpack
 
 import torch
 from torch import nn
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ...configuration.configuration_trine import TrineConfig
-from ..checks.batching import CheckedContinuousBatching
+from ..checks.batching import BatchingGenerationMixin
 from ..checks.generation import Generation
-from ..losses import next_token_targets
+from ..losses import causal_targets
 from ..masks.masks import make_masks, make_position_ids
 from ..modeling_trine import TrineModel
 from ..outputs import TrineCausalLMOutput
-from .base import TrineHead
+from .base import Prediction, TrineHead
 from .token_head import TokenHead, select_positions
 
 
-class TrineForCausalLM(TrineHead, TokenHead, Generation, CheckedContinuousBatching, GenerationMixin):  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
+CACHED_INPUTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache")
+
+
+class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, Generation, BatchingGenerationMixin):  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
     """A decoder that predicts the next token.
 
     Args:
         config: The architecture; `is_causal` must be True.
     """
 
+    output_class = TrineCausalLMOutput
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # pyright: ignore[reportAssignmentType] lists in the library too
@@ -74,30 +77,15 @@ class TrineForCausalLM(TrineHead, TokenHead, Generation, CheckedContinuousBatchi
         """
         shifted = kwargs.get("shift_labels")
         self.check_labels(labels if shifted is None else shifted)
+        inputs = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
+        named = dict(zip(CACHED_INPUTS, inputs, strict=True))
+        return self.answer(named, labels, output_router_logits, kwargs, logits_to_keep=logits_to_keep)
+
+    def predict(self, outputs, labels, inputs, logits_to_keep=0, **kwargs) -> Prediction:
         targets = None if labels is None else causal_targets(labels, **kwargs)
-        outputs = self.run_trunk(
-            output_router_logits,
-            has_labels=labels is not None,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-        )
         hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
         loss, logits = self.loss_and_logits(hidden_states, labels, targets, self.config.loss_chunk_size, **kwargs)
-        loss, aux_loss = self.add_router_losses(
-            loss, outputs, attention_mask, targets, kwargs.get("num_items_in_batch")
-        )
-        return TrineCausalLMOutput(
-            loss=loss,
-            aux_loss=aux_loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            **self.recorded(outputs, output_router_logits),
-        )
+        return loss, targets, {"logits": logits, "past_key_values": outputs.past_key_values}
 
     @staticmethod
     def create_masks_for_generate(
@@ -115,11 +103,6 @@ class TrineForCausalLM(TrineHead, TokenHead, Generation, CheckedContinuousBatchi
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
         return make_masks(config, inputs_embeds, attention_mask, past_key_values, position_ids)
-
-
-def causal_targets(labels: torch.Tensor, shift_labels: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
-    """What each position predicts, (batch, length): the next label, unless the caller shifted them already."""
-    return next_token_targets(labels) if shift_labels is None else shift_labels
 
 
 __all__ = ["TrineForCausalLM"]

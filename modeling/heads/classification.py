@@ -1,6 +1,6 @@
 """Classifiers of sequences, tokens, spans and choices, on an encoder or a decoder."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -10,192 +10,118 @@ from ...configuration.configuration_trine import TrineConfig
 from ..checks.paged_serving import check_vllm_classifier
 from ..modeling_trine import TrineModel
 from ..outputs import (
-    TrineModelOutput,
     TrineMultipleChoiceOutput,
     TrineQuestionAnsweringOutput,
     TrineSequenceClassifierOutput,
     TrineTokenClassifierOutput,
 )
-from ..pooling import pool
-from .base import TrineHead
-from .classification_losses import class_loss, sequence_loss, span_loss
-from .transform import make_transform
+from ..pooling import POOLINGS, sequence_masks
+from .base import INPUTS, Output, Prediction, TrineHead, TrineLabelledHead, make_transform
+from .classification_losses import class_loss, predict_span, sequence_loss
 
 
-def reads_pooler(config: TrineConfig) -> bool:
-    """Whether a classifier of sequences sees them through the pooler."""
-    return config.add_pooling_layer and config.classifier_pooling == "cls"
+class TrineClassifier(TrineLabelledHead[Output]):
+    """A linear layer on the state of each token, or on one vector a sequence.
 
-
-class TrinePooledHead(TrineHead):
-    """A head on one vector a sequence, which `config.classifier_pooling` chooses.
-
-    `cls` goes through the pooler if `config.add_pooling_layer`, as in BERT, and any through a transform if
-    `config.classifier_transform`, as in ModernBERT.
+    `config.classifier_pooling` chooses that vector: `cls` goes through the pooler if `config.add_pooling_layer`, as in
+    BERT. Either passes a transform first if `config.classifier_transform`, as in ModernBERT.
     """
 
-    def __init__(self, config: TrineConfig, num_outputs: int):
+    def __init__(self, config: TrineConfig, num_outputs: int, is_pooled: bool):
         super().__init__(config)
-        self.model = TrineModel(config, add_pooling_layer=reads_pooler(config))
+        has_pooler = is_pooled and config.add_pooling_layer and config.classifier_pooling == "cls"
+        self.model = TrineModel(config, add_pooling_layer=has_pooler)
         self.transform = make_transform(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, num_outputs)
         self.post_init()
 
-    def classify(
-        self, outputs: TrineModelOutput, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None
-    ) -> torch.Tensor:
+    def classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Maps (..., hidden) to (..., outputs)."""
+        return self.classifier(self.dropout(self.transform(hidden_states)))
+
+    def classify_sequences(self, outputs: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Maps the trunk's outputs to (sequences, outputs)."""
-        pooled, hidden_states = outputs.pooler_output, outputs.last_hidden_state
+        pooled = outputs.pooler_output
         if pooled is None:
-            pooled = pool(hidden_states, self.config.classifier_pooling, attention_mask, position_ids)  # pyright: ignore[reportArgumentType] a trunk always has hidden states
-        return self.classifier(self.dropout(self.transform(pooled)))
+            masks = sequence_masks(outputs.last_hidden_state, inputs["attention_mask"], inputs["position_ids"])
+            pooled = POOLINGS[self.config.classifier_pooling](outputs.last_hidden_state, masks)
+        return self.classify(pooled)
 
 
-class TrineForSequenceClassification(TrinePooledHead):
-    """Classes, many labels, or values of whole sequences.
+class TrineForSequenceClassification(TrineClassifier[TrineSequenceClassifierOutput]):
+    """Classes, many labels, or values of whole sequences: logits (sequences, labels).
 
-    The attention mask tells which token is the first or the last; without one every token is real.
+    `labels` are (sequences,) class indices; floats (sequences, labels) if each label is a yes or no; floats
+    (sequences,) or (sequences, values) for regression. `config.problem_type` says which; if it is None, one label is
+    regression, floats are many labels, and the config remembers it, as in transformers. The attention mask tells which
+    token is the first or the last; without one every token is real.
 
     Args:
         config: The architecture, with `num_labels` or `id2label`, and `classifier_pooling`.
     """
 
+    output_class = TrineSequenceClassifierOutput
+
     def __init__(self, config: TrineConfig):
         check_vllm_classifier(config)
-        super().__init__(config, config.num_labels)  # pyright: ignore[reportArgumentType] derived
+        super().__init__(config, config.num_labels, is_pooled=True)  # pyright: ignore[reportArgumentType] derived
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> TrineSequenceClassifierOutput:
-        """Computes logits (sequences, labels), and the loss if there are labels.
-
-        Args:
-            labels: (sequences,) class indices; floats (sequences, labels) if each label is a yes or no; floats
-                (sequences,) or (sequences, values) for regression. `config.problem_type` says which; if it is None,
-                one label is regression, floats are many labels, and the config remembers it, as in the library.
-        """
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.read(inputs, output_router_logits, labels is not None, **kwargs)
-        logits, loss = self.classify(outputs, attention_mask, position_ids), None
-        num_items_in_batch = kwargs.get("num_items_in_batch")
-        if labels is not None:
-            loss = sequence_loss(self.config, logits, labels, num_items_in_batch)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
-        return TrineSequenceClassifierOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            aux_loss=aux_loss,
-            **self.recorded(outputs, output_router_logits),
-        )
+    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
+        logits = self.classify_sequences(outputs, inputs)
+        loss = None if labels is None else sequence_loss(self.config, logits, labels, num_items_in_batch)
+        return loss, labels, {"logits": logits, "past_key_values": outputs.past_key_values}
 
 
-class TrineForMultipleChoice(TrinePooledHead):
-    """Which of several continuations fits: each is a sequence of its own, and gets one score."""
+class TrineForMultipleChoice(TrineClassifier[TrineMultipleChoiceOutput]):
+    """Which of several continuations fits: each is a sequence of its own with one score; logits (batch, choices).
+
+    `input_ids` are (batch, choices, length), and so are the mask, the segments and the positions; embeddings have one
+    dimension more. `labels` are (batch,), the index of the right choice.
+    """
+
+    output_class = TrineMultipleChoiceOutput
 
     def __init__(self, config: TrineConfig):
-        super().__init__(config, num_outputs=1)
+        super().__init__(config, num_outputs=1, is_pooled=True)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> TrineMultipleChoiceOutput:
-        """Computes logits (batch, choices), and the loss if there are labels.
+    def answer(self, inputs, labels, *args, **asked) -> TrineMultipleChoiceOutput:
+        first = inputs["inputs_embeds"] if inputs["input_ids"] is None else inputs["input_ids"]
+        choices = 1 if first is None else first.shape[1]  # the trunk tells if both are missing
+        flat = {name: None if value is None else value.flatten(0, 1) for name, value in inputs.items()}
+        return super().answer(flat, labels, *args, **asked, choices=choices)
 
-        Args:
-            input_ids: (batch, choices, length), and so the mask, the segments and the positions; embeddings have one
-                dimension more.
-            labels: (batch,) index of the right choice.
-        """
-        choices = (input_ids if input_ids is not None else inputs_embeds).shape[1]  # pyright: ignore[reportOptionalMemberAccess] the trunk tells if both are missing
-        attention_mask, position_ids = flatten_choices(attention_mask), flatten_choices(position_ids)
-        inputs = (
-            flatten_choices(input_ids),
-            attention_mask,
-            flatten_choices(token_type_ids),
-            position_ids,
-            flatten_choices(inputs_embeds),
-        )
-        outputs = self.read(inputs, output_router_logits, labels is not None, **kwargs)
-        logits, loss = self.classify(outputs, attention_mask, position_ids).view(-1, choices), None
-        num_items_in_batch = kwargs.get("num_items_in_batch")
+    def predict(self, outputs, labels, inputs, choices=1, num_items_in_batch=None, **kwargs) -> Prediction:
+        logits, loss = self.classify_sequences(outputs, inputs).view(-1, choices), None
         if labels is not None:
             loss = class_loss(logits, labels, num_items_in_batch, "labels", f"{choices} choices")
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
-        return TrineMultipleChoiceOutput(
-            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
-        )
+        return loss, labels, {"logits": logits}
 
 
-def flatten_choices(inputs: torch.Tensor | None) -> torch.Tensor | None:
-    """(batch, choices, ...) as (batch * choices, ...)."""
-    return None if inputs is None else inputs.flatten(0, 1)
+class TrineForTokenClassification(TrineClassifier[TrineTokenClassifierOutput]):
+    """A class for every token, as in named-entity recognition: logits (batch, length, labels).
 
-
-class TrineForTokenClassification(TrineHead):
-    """A class for every token, as in named-entity recognition.
+    `labels` are (batch, length) class indices, -100 where there is none.
 
     Args:
         config: The architecture, with `num_labels` or `id2label`.
     """
 
+    output_class = TrineTokenClassifierOutput
+
     def __init__(self, config: TrineConfig):
-        super().__init__(config)
-        self.model = TrineModel(config, add_pooling_layer=False)
-        self.transform = make_transform(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # pyright: ignore[reportArgumentType] derived
-        self.post_init()
+        super().__init__(config, config.num_labels, is_pooled=False)  # pyright: ignore[reportArgumentType] derived
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> TrineTokenClassifierOutput:
-        """Computes logits (batch, length, labels), and the loss if there are labels.
-
-        Args:
-            labels: (batch, length) class indices, -100 where there is none.
-        """
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.read(inputs, output_router_logits, labels is not None, **kwargs)
-        logits, loss = self.classifier(self.dropout(self.transform(outputs.last_hidden_state))), None
-        num_items_in_batch = kwargs.get("num_items_in_batch")
-        if labels is not None:
-            loss = class_loss(logits, labels, num_items_in_batch)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
-        return TrineTokenClassifierOutput(
-            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
-        )
+    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
+        logits = self.classify(outputs.last_hidden_state)
+        loss = None if labels is None else class_loss(logits, labels, num_items_in_batch)
+        return loss, labels, {"logits": logits}
 
 
-class TrineForQuestionAnswering(TrineHead):
+class TrineForQuestionAnswering(TrineHead[TrineQuestionAnsweringOutput]):
     """Where in a text the answer begins and ends."""
+
+    output_class = TrineQuestionAnsweringOutput
 
     def __init__(self, config: TrineConfig):
         super().__init__(config)
@@ -223,21 +149,12 @@ class TrineForQuestionAnswering(TrineHead):
             start_positions: (batch,) index of the answer's first token; beyond the length, or -100, it is ignored.
             end_positions: (batch,) index of its last token, likewise.
         """
-        has_labels = start_positions is not None and end_positions is not None
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.read(inputs, output_router_logits, has_labels, **kwargs)
-        start_logits, end_logits = self.qa_outputs(self.transform(outputs.last_hidden_state)).unbind(dim=-1)
-        loss, starts, num_items_in_batch = None, None, kwargs.get("num_items_in_batch")
-        if start_positions is not None and end_positions is not None:
-            loss, starts = span_loss(start_logits, end_logits, start_positions, end_positions, num_items_in_batch)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, starts, num_items_in_batch)
-        return TrineQuestionAnsweringOutput(
-            loss=loss,
-            start_logits=start_logits.contiguous(),
-            end_logits=end_logits.contiguous(),
-            aux_loss=aux_loss,
-            **self.recorded(outputs, output_router_logits),
-        )
+        span = None if start_positions is None or end_positions is None else (start_positions, end_positions)
+        return self.answer(dict(zip(INPUTS, inputs, strict=True)), span, output_router_logits, kwargs)
+
+    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
+        return predict_span(self.qa_outputs(self.transform(outputs.last_hidden_state)), labels, num_items_in_batch)
 
 
 __all__ = [

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..checks.ids import check_labels, check_shape, check_shares, has_shape
-from ..losses import IGNORE_INDEX, number_of_items
+from ..losses import IGNORE_INDEX, lm_loss, number_of_items
 
 
 VALUE_LOSSES = {
@@ -37,9 +37,7 @@ def class_loss(
     """
     check_labels(labels, logits.shape[-1], name, classes or f"num_labels={logits.shape[-1]}")
     check_shape(labels, logits.shape[:-1], name)
-    logits, labels = logits.flatten(0, -2), labels.reshape(-1)
-    logits, labels = logits.to(torch.promote_types(logits.dtype, torch.float32)), labels.to(logits.device)
-    return nn.functional.cross_entropy(logits, labels, reduction="sum") / number_of_items(labels, num_items_in_batch)
+    return lm_loss(logits, labels, num_items_in_batch)
 
 
 def value_loss(
@@ -80,12 +78,8 @@ def sequence_loss(
     """
     problem_type = config.problem_type
     if problem_type is None:
-        if config.num_labels == 1:
-            problem_type = "regression"
-        elif labels.is_floating_point():
-            problem_type = "multi_label_classification"
-        else:
-            problem_type = "single_label_classification"
+        classes = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        problem_type = "regression" if config.num_labels == 1 else classes
     if problem_type not in VALUE_LOSSES:
         raise ValueError(f"problem_type={problem_type!r} is not one of {list(VALUE_LOSSES)}.")
     if problem_type == "single_label_classification":
@@ -107,20 +101,22 @@ def span_targets(positions: torch.Tensor, length: int, name: str) -> torch.Tenso
     return positions.masked_fill(positions >= length, IGNORE_INDEX)
 
 
-def span_loss(
-    start_logits: torch.Tensor,
-    end_logits: torch.Tensor,
-    start_positions: torch.Tensor,
-    end_positions: torch.Tensor,
+def predict_span(
+    logits: torch.Tensor,
+    positions: tuple[torch.Tensor, torch.Tensor] | None,
     num_items_in_batch: torch.Tensor | int | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of the losses of both ends, and the targets of the first.
+) -> tuple[torch.Tensor | None, torch.Tensor | None, dict[str, torch.Tensor]]:
+    """The mean of the losses of both ends, the targets of the first, and the logits of both.
 
     Args:
-        start_logits: (N, length), as are `end_logits`.
-        start_positions: What `span_targets` takes, as are `end_positions`.
+        logits: (N, length, 2), for the first token of a span and for its last.
+        positions: What `span_targets` takes of both ends, or None.
     """
-    starts = span_targets(start_positions, start_logits.shape[1], "start_positions")
-    ends = span_targets(end_positions, end_logits.shape[1], "end_positions")
+    start_logits, end_logits = (end.contiguous() for end in logits.unbind(dim=-1))
+    fields = {"start_logits": start_logits, "end_logits": end_logits}
+    if positions is None:
+        return None, None, fields
+    starts = span_targets(positions[0], logits.shape[1], "start_positions")
+    ends = span_targets(positions[1], logits.shape[1], "end_positions")
     start_loss = class_loss(start_logits, starts, num_items_in_batch, "start_positions")
-    return (start_loss + class_loss(end_logits, ends, num_items_in_batch, "end_positions")) / 2, starts
+    return (start_loss + class_loss(end_logits, ends, num_items_in_batch, "end_positions")) / 2, starts, fields

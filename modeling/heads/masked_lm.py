@@ -10,10 +10,9 @@ from ...configuration.configuration_trine import TrineConfig
 from ..losses import IGNORE_INDEX, batch_share, chunked_lm_loss, flatten_targets
 from ..modeling_trine import TrineModel
 from ..outputs import TrineMaskedLMOutput, TrinePreTrainingOutput, TrineSequenceClassifierOutput
-from .base import TrineHead
+from .base import INPUTS, HeadTransform, Prediction, TrineHead, TrineLabelledHead
 from .classification_losses import class_loss
 from .token_head import TokenHead
-from .transform import HeadTransform
 
 
 def require_encoder(config: TrineConfig, name: str) -> None:
@@ -22,14 +21,12 @@ def require_encoder(config: TrineConfig, name: str) -> None:
         raise ValueError(f"is_causal=True describes a decoder; {name} needs is_causal=False.")
 
 
-class TrineMaskedLMHead(TrineHead, TokenHead):
-    """What both of this file's models share: an encoder, and how masked tokens are predicted."""
-
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
-    _tp_plan = {"lm_head": "colwise_gather_output"}
+class MaskedTokenHead(TokenHead):
+    """How masked tokens are predicted, with or without a second head beside."""
 
     transform: HeadTransform
-    lm_head: nn.Linear
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.lm_head(self.transform(hidden_states))
@@ -45,12 +42,19 @@ class TrineMaskedLMHead(TrineHead, TokenHead):
         return chunked_lm_loss(self.transform(hidden_states), self.lm_head, targets, chunk_size, **kwargs)
 
 
-class TrineForMaskedLM(TrineMaskedLMHead):
-    """An encoder that fills masked tokens in.
+class TrineForMaskedLM(MaskedTokenHead, TrineLabelledHead[TrineMaskedLMOutput]):
+    """An encoder that fills masked tokens in: logits (batch, length, vocabulary).
+
+    `labels` are token ids, (batch, length), -100 where nothing is predicted. In training with labels, while
+    `config.loss_chunk_size` is set, logits are computed when they are first read, as the loss looks at the vocabulary
+    only where there is a label. `forward` also takes `label_smoothing`, the share of a target that is spread over the
+    vocabulary.
 
     Args:
         config: The architecture; `is_causal` must be False.
     """
+
+    output_class = TrineMaskedLMOutput
 
     def __init__(self, config: TrineConfig):
         require_encoder(config, type(self).__name__)
@@ -60,56 +64,17 @@ class TrineForMaskedLM(TrineMaskedLMHead):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> TrineMaskedLMOutput:
-        """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
-
-        Args:
-            labels: Token ids, (batch, length), -100 where nothing is predicted.
-            output_router_logits: Whether to return router logits and the load-balancing loss.
-            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step, and
-                `label_smoothing`, the share of a target that is spread over the vocabulary.
-
-        Returns:
-            `loss`: mean cross-entropy in nats; in training the router losses are added. `logits` (batch, length,
-            vocabulary): in training with labels, while `config.loss_chunk_size` is set, they are computed when they
-            are first read, as the loss looks at the vocabulary only where there is a label.
-
-        Raises:
-            ValueError: Labels lie outside the vocabulary, or what the trunk raises.
-        """
+    def answer(self, inputs, labels, *args, **asked) -> TrineMaskedLMOutput:
         self.check_labels(labels)
-        outputs = self.run_trunk(
-            output_router_logits,
-            has_labels=labels is not None,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-        )
-        chunk_size = self.config.loss_chunk_size
-        loss, logits = self.loss_and_logits(outputs.last_hidden_state, labels, labels, chunk_size, **kwargs)
-        loss, aux_loss = self.add_router_losses(
-            loss, outputs, attention_mask, labels, kwargs.get("num_items_in_batch")
-        )
-        return TrineMaskedLMOutput(
-            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
-        )
+        return super().answer(inputs, labels, *args, **asked)
+
+    def predict(self, outputs, labels, inputs, **kwargs) -> Prediction:
+        hidden_states, chunk_size = outputs.last_hidden_state, self.config.loss_chunk_size
+        loss, logits = self.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
+        return loss, labels, {"logits": logits}
 
 
-class TrineForPreTraining(TrineMaskedLMHead):
+class TrineForPreTraining(MaskedTokenHead, TrineHead[TrinePreTrainingOutput]):
     """An encoder with both heads of BERT: masked tokens, and next-sentence prediction on the pooled first token.
 
     Source: Devlin et al. 2018, arXiv 1810.04805, section 3.1.
@@ -117,6 +82,8 @@ class TrineForPreTraining(TrineMaskedLMHead):
     Args:
         config: The architecture; `is_causal` must be False. There is a pooler whatever `add_pooling_layer` says.
     """
+
+    output_class = TrinePreTrainingOutput
 
     def __init__(self, config: TrineConfig):
         require_encoder(config, type(self).__name__)
@@ -155,47 +122,36 @@ class TrineForPreTraining(TrineMaskedLMHead):
                 raises.
         """
         self.check_labels(labels)
-        has_labels = labels is not None or next_sentence_label is not None
-        outputs = self.run_trunk(
-            output_router_logits,
-            has_labels=has_labels,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-        )
-        num_items_in_batch = kwargs.get("num_items_in_batch")
-        chunk_size = self.config.loss_chunk_size
-        loss, prediction_logits = self.loss_and_logits(outputs.last_hidden_state, labels, labels, chunk_size, **kwargs)
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
+        both = None if labels is None and next_sentence_label is None else (labels, next_sentence_label)
+        return self.answer(dict(zip(INPUTS, inputs, strict=True)), both, output_router_logits, kwargs)
+
+    def predict(self, outputs, labels, inputs, **kwargs) -> Prediction:
+        tokens, sentences = labels or (None, None)
+        hidden_states, chunk_size = outputs.last_hidden_state, self.config.loss_chunk_size
+        loss, prediction_logits = self.loss_and_logits(hidden_states, tokens, tokens, chunk_size, **kwargs)
         relationship = self.seq_relationship(outputs.pooler_output)
-        if next_sentence_label is not None:
-            sentence_loss = class_loss(relationship, next_sentence_label, None, "next_sentence_label", "two classes")
+        if sentences is not None:
+            sentence_loss = class_loss(relationship, sentences, None, "next_sentence_label", "two classes")
             # The mean of this micro-batch, weighted as its masked tokens are.
-            share = 1.0
-            if labels is not None and num_items_in_batch is not None:
-                share = batch_share(labels, num_items_in_batch)
+            share, num_items_in_batch = 1.0, kwargs.get("num_items_in_batch")
+            if tokens is not None and num_items_in_batch is not None:
+                share = batch_share(tokens, num_items_in_batch)
             loss = sentence_loss if loss is None else loss + sentence_loss * share
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
-        return TrinePreTrainingOutput(
-            loss=loss,
-            prediction_logits=prediction_logits,
-            seq_relationship_logits=relationship,
-            aux_loss=aux_loss,
-            **self.recorded(outputs, output_router_logits),
-        )
+        return loss, tokens, {"prediction_logits": prediction_logits, "seq_relationship_logits": relationship}
 
 
-class TrineForNextSentencePrediction(TrineHead):
-    """An encoder with the second of BERT's heads: whether the second segment follows the first in its text.
+class TrineForNextSentencePrediction(TrineLabelledHead[TrineSequenceClassifierOutput]):
+    """An encoder with the second of BERT's heads, whether the second segment follows the first: logits (sequences, 2).
 
-    It reads the checkpoints of `TrineForPreTraining`, without the head for masked tokens.
+    `labels` are (sequences,): 0 if it follows the first in its text, 1 if not. It reads the checkpoints of
+    `TrineForPreTraining`, without the head for masked tokens.
 
     Args:
         config: The architecture; `is_causal` must be False. There is a pooler whatever `add_pooling_layer` says.
     """
 
+    output_class = TrineSequenceClassifierOutput
     _keys_to_ignore_on_load_unexpected = [r"^transform\.", r"^lm_head\."]
 
     def __init__(self, config: TrineConfig):
@@ -205,41 +161,11 @@ class TrineForNextSentencePrediction(TrineHead):
         self.seq_relationship = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
-    ) -> TrineSequenceClassifierOutput:
-        """Computes logits (sequences, 2), and the loss if there are labels.
-
-        Args:
-            labels: (sequences,): 0 if the second segment follows the first in its text, 1 if not.
-        """
-        outputs = self.run_trunk(
-            output_router_logits,
-            has_labels=labels is not None,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-        )
+    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
         logits, loss = self.seq_relationship(outputs.pooler_output), None
-        num_items_in_batch = kwargs.get("num_items_in_batch")
         if labels is not None:
             loss = class_loss(logits, labels, num_items_in_batch, "labels", "two classes")
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, labels, num_items_in_batch)
-        return TrineSequenceClassifierOutput(
-            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
-        )
+        return loss, labels, {"logits": logits}
 
 
 __all__ = ["TrineForMaskedLM", "TrineForNextSentencePrediction", "TrineForPreTraining"]

@@ -1,28 +1,32 @@
 """What the heads on an encoder-decoder share, and the head that predicts target tokens."""
 
+from dataclasses import fields
 from typing import Any, Unpack
 
 import torch
 from torch import nn
-from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from ..checks.batching import CheckedContinuousBatching
+from ..checks.batching import BatchingGenerationMixin
 from ..checks.generation import Generation
-from ..losses import batch_share, shift_right
+from ..losses import shift_right
 from ..masks.masks import make_masks, make_position_ids
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from ..outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
-from .base import BALANCING, wants_router_logits
+from .base import Head, Output, Prediction
 from .token_head import TokenHead, select_positions
 
 
-class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
-    """A model with a head on a `TrineSeq2SeqModel`, which its subclasses make and call `model`."""
+PREDICTED = ("last_hidden_state", "past_key_values")  # what the heads make their predictions of
+
+
+class TrineSeq2SeqHead(Head[Output], TrineSeq2SeqPreTrainedModel):
+    """A head on a `TrineSeq2SeqModel`."""
 
     model: TrineSeq2SeqModel
+    records = {field.name: field.name for field in fields(TrineSeq2SeqModelOutput) if field.name not in PREDICTED}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -30,46 +34,25 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.set_input_embeddings(value)
 
-    def router_logits_options(self, output_router_logits: bool | None, has_labels: bool) -> dict[str, bool]:
-        """What the trunks are told: router logits are needed on request, and in training for its losses."""
-        kinds = {*self.config.encoder.mlp_layer_types, *self.config.decoder.mlp_layer_types}
-        needed = wants_router_logits(self.config, output_router_logits) or (self.training and has_labels)
-        return {"output_router_logits": "sparse" in kinds and needed}
+    def has_experts(self) -> bool:
+        return "sparse" in {*self.config.encoder.mlp_layer_types, *self.config.decoder.mlp_layer_types}
 
-    def recorded(self, outputs: TrineSeq2SeqModelOutput, output_router_logits: bool | None) -> dict:
-        """What the trunks recorded, as the outputs of the heads name it."""
-        names = [
-            *("decoder_hidden_states", "decoder_attentions", "cross_attentions"),
-            *("encoder_last_hidden_state", "encoder_hidden_states", "encoder_attentions"),
-            *("encoder_second_attentions", "decoder_second_attentions"),
+    def routed(self, outputs: TrineSeq2SeqModelOutput, inputs: dict[str, Any]) -> list[tuple[Any, Any, Any]]:
+        return [
+            (self.model.encoder, outputs.encoder_router_logits, inputs["attention_mask"]),
+            (self.model.decoder, outputs.decoder_router_logits, inputs.get("decoder_attention_mask")),
         ]
-        if wants_router_logits(self.config, output_router_logits):
-            names += ["encoder_router_logits", "decoder_router_logits"]
-        return {name: outputs[name] for name in names if name in outputs}
 
-    def add_router_losses(
-        self,
-        loss: torch.Tensor | None,
-        outputs: TrineSeq2SeqModelOutput,
-        attention_mask: torch.Tensor | None,
-        decoder_attention_mask: torch.Tensor | None,
-        share: torch.Tensor | float,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The loss with the router losses of both stacks, times `share`, in training; and the mean balancing loss."""
-        sides = (
-            (self.model.encoder, outputs.encoder_router_logits, attention_mask),
-            (self.model.decoder, outputs.decoder_router_logits, decoder_attention_mask),
-        )
-        losses = [BALANCING["sparse"](trunk, logits, mask) for trunk, logits, mask in sides if logits]  # pyright: ignore[reportArgumentType] what has router logits is a trunk
-        if not losses:
-            return loss, None
-        if loss is not None and self.training:
-            loss = loss + sum(total.to(loss.device) for _, total in losses) * share
-        return loss, sum(aux_loss for aux_loss, _ in losses) / len(losses)  # pyright: ignore[reportReturnType] a tensor
+
+BOTH_SIDES = (
+    *("input_ids", "attention_mask", "position_ids"),
+    *("decoder_input_ids", "decoder_attention_mask", "decoder_position_ids"),
+    *("encoder_outputs", "inputs_embeds", "decoder_inputs_embeds"),
+)
 
 
 class TrineForConditionalGeneration(
-    TrineSeq2SeqHead, TokenHead, Generation, CheckedContinuousBatching, GenerationMixin
+    TrineSeq2SeqHead[TrineSeq2SeqLMOutput], TokenHead, Generation, BatchingGenerationMixin
 ):
     """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.
 
@@ -77,6 +60,7 @@ class TrineForConditionalGeneration(
         config: Both stacks.
     """
 
+    output_class = TrineSeq2SeqLMOutput
     _tied_weights_keys = {"lm_head.weight": "model.decoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
@@ -101,7 +85,7 @@ class TrineForConditionalGeneration(
                 "decoder_is_causal=False: the decoder reads both sides of a token, so that it cannot write token by "
                 "token. Use generate(custom_generate=MaskPredict()), from trine.generation.mask_predict."
             )
-        return super().generate(*args, custom_generate=custom_generate, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] of the mixin
+        return super().generate(*args, custom_generate=custom_generate, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -139,8 +123,7 @@ class TrineForConditionalGeneration(
         Raises:
             ValueError: Labels lie outside the vocabulary, or what the stacks raise.
         """
-        sources = (input_ids, inputs_embeds, encoder_outputs and encoder_outputs[0])
-        self.check_labels(labels, next((source for source in sources if source is not None), None))
+        self.check_labels(labels, input_ids, inputs_embeds, encoder_outputs and encoder_outputs[0])
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             if not self.config.decoder_is_causal:
                 raise ValueError(
@@ -150,36 +133,25 @@ class TrineForConditionalGeneration(
             decoder_input_ids = shift_right(labels, self.config)
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ValueError("One of decoder_input_ids, decoder_inputs_embeds and labels must be given.")
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            decoder_position_ids=decoder_position_ids,
-            encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-            **self.router_logits_options(output_router_logits, labels is not None),
+        sides = (
+            *(input_ids, attention_mask, position_ids),
+            *(decoder_input_ids, decoder_attention_mask, decoder_position_ids),
+            *(encoder_outputs, inputs_embeds, decoder_inputs_embeds),
         )
-        num_items_in_batch = kwargs.get("num_items_in_batch")
+        inputs = {
+            **dict(zip(BOTH_SIDES, sides, strict=True)),
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+        }
+        return self.answer(inputs, labels, output_router_logits, kwargs, logits_to_keep=logits_to_keep)
+
+    def predict(self, outputs, labels, inputs, logits_to_keep=0, **kwargs) -> Prediction:
         hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
         if self.config.logit_scale != 1:
             hidden_states = hidden_states * self.config.logit_scale
         chunk_size = self.config.decoder.loss_chunk_size
         loss, logits = self.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
-        share = 1.0 if labels is None else batch_share(labels, num_items_in_batch)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, decoder_attention_mask, share)
-        return TrineSeq2SeqLMOutput(
-            loss=loss,
-            logits=logits,
-            aux_loss=aux_loss,
-            past_key_values=outputs.past_key_values,
-            **self.recorded(outputs, output_router_logits),
-        )
+        return loss, labels, {"logits": logits, "past_key_values": outputs.past_key_values}
 
     @staticmethod
     def create_masks_for_generate(
@@ -198,7 +170,7 @@ class TrineForConditionalGeneration(
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         """Gives cross-attention a cache without windows: the library builds it from the decoder's layers."""
-        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] of the mixin
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("past_key_values")
         if isinstance(cache, EncoderDecoderCache) and not any(cache.is_updated.values()):
             model_kwargs["past_key_values"] = EncoderDecoderCache(cache.self_attention_cache, DynamicCache())

@@ -7,21 +7,20 @@ from torch import nn
 from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from ..losses import batch_share, shift_source
+from ..losses import shift_source
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel
 from ..outputs import (
     TrineSeq2SeqQuestionAnsweringOutput,
     TrineSeq2SeqSequenceClassifierOutput,
     TrineTokenClassifierOutput,
 )
-from ..pooling import pool
-from .base import wants_router_logits
-from .classification_losses import class_loss, sequence_loss, span_loss
-from .seq2seq import TrineSeq2SeqHead
-from .transform import make_transform
+from ..pooling import last_token, sequence_masks
+from .base import Prediction, TrineHead, make_transform
+from .classification_losses import class_loss, predict_span, sequence_loss
+from .seq2seq import BOTH_SIDES, TrineSeq2SeqHead
 
 
-class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
+class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead[TrineSeq2SeqSequenceClassifierOutput]):
     """Classes, many labels, or values of whole texts, read by both stacks; the decoder's last token answers.
 
     Source: Lewis et al. 2019, BART, arXiv 1910.13461, section 3.1.
@@ -29,6 +28,8 @@ class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
     Args:
         config: Both stacks, and `num_labels` or `id2label`.
     """
+
+    output_class = TrineSeq2SeqSequenceClassifierOutput
 
     def __init__(self, config: TrineSeq2SeqConfig):
         super().__init__(config)
@@ -63,33 +64,23 @@ class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead):
         if decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids, decoder_inputs_embeds = input_ids, inputs_embeds
             decoder_attention_mask = attention_mask if decoder_attention_mask is None else decoder_attention_mask
-        kwargs["use_cache"] = False  # pyright: ignore[reportGeneralTypeIssues] the typed keywords leave it out
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            decoder_position_ids=decoder_position_ids,
-            encoder_outputs=encoder_outputs,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-            **self.router_logits_options(output_router_logits, labels is not None),
+        sides = (
+            *(input_ids, attention_mask, position_ids),
+            *(decoder_input_ids, decoder_attention_mask, decoder_position_ids),
+            *(encoder_outputs, inputs_embeds, decoder_inputs_embeds),
         )
-        pooled = pool(outputs.last_hidden_state, "last", decoder_attention_mask)
-        logits, loss, share = self.classifier(self.dropout(self.transform(pooled))), None, 1.0
-        num_items_in_batch = kwargs.get("num_items_in_batch")
-        if labels is not None:
-            loss = sequence_loss(self.config, logits, labels, num_items_in_batch)
-            share = batch_share(labels, num_items_in_batch)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, decoder_attention_mask, share)
-        return TrineSeq2SeqSequenceClassifierOutput(
-            loss=loss, logits=logits, aux_loss=aux_loss, **self.recorded(outputs, output_router_logits)
-        )
+        inputs = {**dict(zip(BOTH_SIDES, sides, strict=True)), "use_cache": False}
+        return self.answer(inputs, labels, output_router_logits, kwargs)
+
+    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
+        masks = sequence_masks(outputs.last_hidden_state, inputs["decoder_attention_mask"])
+        pooled = last_token(outputs.last_hidden_state, masks)
+        logits = self.classifier(self.dropout(self.transform(pooled)))
+        loss = None if labels is None else sequence_loss(self.config, logits, labels, num_items_in_batch)
+        return loss, labels, {"logits": logits}
 
 
-class TrineSeq2SeqForTokenClassification(TrineSeq2SeqHead):
+class TrineSeq2SeqForTokenClassification(TrineSeq2SeqHead[TrineTokenClassifierOutput]):
     """A class for every source token, read by the encoder alone, as in T5. The decoder is not loaded.
 
     Where both stacks share their embeddings, a checkpoint has them under the decoder's name, here too.
@@ -98,6 +89,8 @@ class TrineSeq2SeqForTokenClassification(TrineSeq2SeqHead):
         config: Both stacks, and `num_labels` or `id2label`.
     """
 
+    output_class = TrineTokenClassifierOutput
+    records = {name: f"encoder_{name}" for name in TrineHead.records}
     _keys_to_ignore_on_load_unexpected = [r"decoder\."]
 
     def __init__(self, config: TrineSeq2SeqConfig):
@@ -128,39 +121,29 @@ class TrineSeq2SeqForTokenClassification(TrineSeq2SeqHead):
         Raises:
             ValueError: There is something to decode, or what the encoder raises.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            encoder_outputs=encoder_outputs,
-            inputs_embeds=inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-            **self.router_logits_options(output_router_logits, labels is not None),
-        )
-        logits, loss, share = self.classifier(self.dropout(self.transform(outputs.last_hidden_state))), None, 1.0
-        num_items_in_batch = kwargs.get("num_items_in_batch")
-        if labels is not None:
-            loss = class_loss(logits, labels, num_items_in_batch)
-            share = batch_share(labels, num_items_in_batch)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, None, share)
-        wanted = wants_router_logits(self.config, output_router_logits)
-        return TrineTokenClassifierOutput(
-            loss=loss,
-            logits=logits,
-            aux_loss=aux_loss,
-            hidden_states=outputs.encoder_hidden_states,
-            attentions=outputs.encoder_attentions,
-            second_attentions=outputs.encoder_second_attentions,
-            router_logits=outputs.encoder_router_logits if wanted else None,
-        )
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "encoder_outputs": encoder_outputs,
+            "inputs_embeds": inputs_embeds,
+        }
+        return self.answer(inputs, labels, output_router_logits, kwargs)
+
+    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
+        logits = self.classifier(self.dropout(self.transform(outputs.last_hidden_state)))
+        loss = None if labels is None else class_loss(logits, labels, num_items_in_batch)
+        return loss, labels, {"logits": logits}
 
 
-class TrineSeq2SeqForQuestionAnswering(TrineSeq2SeqHead):
+class TrineSeq2SeqForQuestionAnswering(TrineSeq2SeqHead[TrineSeq2SeqQuestionAnsweringOutput]):
     """Where in a text the answer begins and ends, read by both stacks; the decoder answers, as in T5 and BART.
 
     Args:
         config: Both stacks.
     """
+
+    output_class = TrineSeq2SeqQuestionAnsweringOutput
 
     def __init__(self, config: TrineSeq2SeqConfig):
         super().__init__(config)
@@ -202,34 +185,17 @@ class TrineSeq2SeqForQuestionAnswering(TrineSeq2SeqHead):
                 raise ValueError("One of decoder_input_ids, decoder_inputs_embeds and input_ids must be given.")
             decoder_input_ids = shift_source(input_ids, attention_mask, self.config)
             decoder_attention_mask = attention_mask if decoder_attention_mask is None else decoder_attention_mask
-        kwargs["use_cache"] = False  # pyright: ignore[reportGeneralTypeIssues] the typed keywords leave it out
-        has_labels = start_positions is not None and end_positions is not None
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            decoder_position_ids=decoder_position_ids,
-            encoder_outputs=encoder_outputs,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
-            **self.router_logits_options(output_router_logits, has_labels),
+        sides = (
+            *(input_ids, attention_mask, position_ids),
+            *(decoder_input_ids, decoder_attention_mask, decoder_position_ids),
+            *(encoder_outputs, inputs_embeds, decoder_inputs_embeds),
         )
-        start_logits, end_logits = self.qa_outputs(self.transform(outputs.last_hidden_state)).unbind(dim=-1)
-        loss, share, num_items_in_batch = None, 1.0, kwargs.get("num_items_in_batch")
-        if start_positions is not None and end_positions is not None:
-            loss, starts = span_loss(start_logits, end_logits, start_positions, end_positions, num_items_in_batch)
-            share = batch_share(starts, num_items_in_batch)
-        loss, aux_loss = self.add_router_losses(loss, outputs, attention_mask, decoder_attention_mask, share)
-        return TrineSeq2SeqQuestionAnsweringOutput(
-            loss=loss,
-            start_logits=start_logits.contiguous(),
-            end_logits=end_logits.contiguous(),
-            aux_loss=aux_loss,
-            **self.recorded(outputs, output_router_logits),
-        )
+        inputs = {**dict(zip(BOTH_SIDES, sides, strict=True)), "use_cache": False}
+        span = None if start_positions is None or end_positions is None else (start_positions, end_positions)
+        return self.answer(inputs, span, output_router_logits, kwargs)
+
+    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
+        return predict_span(self.qa_outputs(self.transform(outputs.last_hidden_state)), labels, num_items_in_batch)
 
 
 __all__ = [

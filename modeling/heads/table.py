@@ -1,4 +1,4 @@
-"""Auto class to head class. Registration, the Hub's `auto_map` and the tests follow this table."""
+"""Auto class to head class. Registration, the Hub's `auto_map` and the tests follow these tables."""
 
 from .causal_lm import TrineForCausalLM
 from .classification import (
@@ -8,6 +8,12 @@ from .classification import (
     TrineForTokenClassification,
 )
 from .masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
+from .seq2seq import TrineForConditionalGeneration
+from .seq2seq_classification import (
+    TrineSeq2SeqForQuestionAnswering,
+    TrineSeq2SeqForSequenceClassification,
+    TrineSeq2SeqForTokenClassification,
+)
 
 
 HEADS = {
@@ -19,4 +25,11 @@ HEADS = {
     "AutoModelForTokenClassification": TrineForTokenClassification,
     "AutoModelForQuestionAnswering": TrineForQuestionAnswering,
     "AutoModelForMultipleChoice": TrineForMultipleChoice,
+}
+
+SEQ2SEQ_HEADS = {
+    "AutoModelForSeq2SeqLM": TrineForConditionalGeneration,
+    "AutoModelForSequenceClassification": TrineSeq2SeqForSequenceClassification,
+    "AutoModelForTokenClassification": TrineSeq2SeqForTokenClassification,
+    "AutoModelForQuestionAnswering": TrineSeq2SeqForQuestionAnswering,
 }

@@ -21,18 +21,19 @@ class TokenHead:
         """Maps hidden states (..., hidden) to logits (..., vocabulary)."""
         return self.lm_head(hidden_states)
 
-    def check_labels(self, labels: torch.Tensor | None, source: torch.Tensor | None = None) -> None:
+    def check_labels(self, labels: torch.Tensor | None, *sources: torch.Tensor | None) -> None:
         """Raises a `ValueError` for labels that are no rows of tokens of the vocabulary, before the trunk is asked.
 
         Args:
             labels: (batch, length).
-            source: What an encoder reads or has read, (batch, ...), where another length is for the labels.
+            sources: What an encoder reads or has read, (batch, ...), where another length is for the labels: the first
+                that is given counts.
         """
+        source = next((source for source in sources if source is not None), None)
         if labels is not None and (labels.ndim != 2 or source is not None and len(labels) != len(source)):
             batch = "batch" if source is None else len(source)
             raise ValueError(f"labels have shape {tuple(labels.shape)}, but must have ({batch}, length).")
-        size = self.config.vocab_size
-        check_labels(labels, size, "labels", f"vocab_size={size}")
+        check_labels(labels, self.config.vocab_size, "labels", f"vocab_size={self.config.vocab_size}")
 
     def chunked_loss(
         self, hidden_states: torch.Tensor, targets: torch.Tensor, chunk_size: int, **kwargs
@@ -70,7 +71,7 @@ class TokenHead:
 
 
 def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """Selects the positions whose logits are wanted, with the library's meaning of `logits_to_keep`.
+    """Selects the positions whose logits are wanted, with transformers' meaning of `logits_to_keep`.
 
     Args:
         hidden_states: (batch, length, hidden).

@@ -18,7 +18,7 @@ from trine.configuration.bundle import files_of, pack
 from trine.modeling.attention.table import ATTENTIONS
 
 
-LONGEST_PLAIN_DECODER = 2620
+LONGEST_PLAIN_DECODER = 2500
 
 
 def text_of(config) -> str:

@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import Trainer, TrainingArguments
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from trine.modeling.heads.causal_lm import causal_targets
-from trine.modeling.losses import chunked_lm_loss, is_plain_head, summed_cross_entropy
+from trine.modeling.losses import causal_targets, chunked_lm_loss, is_plain_head, summed_cross_entropy
 
 
 IGNORED = {"nowhere": [], "somewhere": [0, 4, 10], "everywhere": list(range(11))}
