@@ -110,7 +110,7 @@ class TrineRecurrentForConditionalGeneration(
     Head[TrineRecurrentLMOutput],
     TrineRecurrentPreTrainedModel,
     TokenHead,
-    Generation,
+    Generation,  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
     BatchingGenerationMixin,
 ):
     """Predicts the next token of the target.

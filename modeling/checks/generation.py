@@ -24,7 +24,7 @@ class MendedPrefill(GenerationMixin):
         without_mask = self.config.is_encoder_decoder and mask is None  # pyright: ignore[reportAttributeAccessIssue] of the model
         if without_mask and cache is not None and 0 < cache.get_seq_length() < input_ids.shape[1]:
             generation_config._mask_length = input_ids.shape[1]
-        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
+        return super()._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] a model's
 
 
 PREFILLS = Choices("is_encoder_decoder", {True: MendedPrefill})

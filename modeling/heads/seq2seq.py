@@ -52,7 +52,10 @@ BOTH_SIDES = (
 
 
 class TrineForConditionalGeneration(
-    TrineSeq2SeqHead[TrineSeq2SeqLMOutput], TokenHead, Generation, BatchingGenerationMixin
+    TrineSeq2SeqHead[TrineSeq2SeqLMOutput],
+    TokenHead,
+    Generation,  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
+    BatchingGenerationMixin,
 ):
     """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.
 
