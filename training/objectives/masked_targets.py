@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-
-IGNORE_INDEX = -100
+from ...modeling.checks.ids import IGNORE_INDEX
 
 
 class MaskedTargetCollator:

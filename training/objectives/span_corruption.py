@@ -7,10 +7,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from ...modeling.checks.ids import IGNORE_INDEX
+
 
 NUM_SENTINELS = 100
 SENTINELS = tuple(f"<extra_id_{number}>" for number in range(NUM_SENTINELS))
-IGNORE_INDEX = -100
 
 
 class SpanCorruptionCollator:
