@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..kernels.linear.states import KernelState, absorb
+from ..kernels.linear.states import KernelState, update_state
 from .base import StatesCacheLayer
 
 
@@ -53,7 +53,7 @@ class KernelizedCacheLayer(StatesCacheLayer):
             for name, states in added.items():
                 earlier: Any = getattr(self, name)
                 setattr(self, name, states if earlier is None else torch.cat([earlier, states], dim=2))
-        after = absorbed(before, added)
+        after = state_after(before, added)
         self.put_state(after)
         return before, after
 
@@ -79,14 +79,14 @@ class KernelizedCacheLayer(StatesCacheLayer):
                 name: None if states is None else states[:, :, : recorded - count] for name, states in kept.items()
             }
             base = self.state("base_")
-            self.put_state(absorbed(base, kept) if count < recorded else base)
+            self.put_state(state_after(base, kept) if count < recorded else base)
         self.put_state(None, "base_")
         for name in RECORD:
             setattr(self, name, None)
 
 
-def absorbed(before: KernelState | None, added: dict[str, torch.Tensor | None]) -> KernelState:
+def state_after(before: KernelState | None, added: dict[str, torch.Tensor | None]) -> KernelState:
     """The state after tokens, whose tensors are named as in `RECORD`."""
     tensors: Any = added
     norm_keys = tensors["keys"] if tensors["norm_keys"] is None else tensors["norm_keys"]
-    return absorb(before, tensors["keys"], norm_keys, tensors["values"], tensors["log_scales"])
+    return update_state(before, tensors["keys"], norm_keys, tensors["values"], tensors["log_scales"])

@@ -1,9 +1,13 @@
 """Rotary positions: queries and keys are rotated by an angle that grows with the position."""
 
+from collections.abc import Collection
+from copy import copy
+
 import torch
 from torch import nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.patterns import check_choice
 from .base import PositionEncoding
@@ -49,6 +53,34 @@ class TrineRotaryEmbedding(PositionEncoding):
     def rotate(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
         cos, sin = self(hidden_states, position_ids)
         return cos[:, None], sin[:, None]
+
+
+class LayeredRotaryEncoding(PositionEncoding):
+    """One rotary embedding for each layer type, such as slow waves for full attention and fast ones for sliding.
+
+    Source: Gemma Team 2025, arXiv 2503.19786, section 2; Warner et al. 2024, ModernBERT, arXiv 2412.13663.
+    """
+
+    def __init__(self, config: TrineConfig):
+        super().__init__(config)
+        self.by_type = nn.ModuleDict()
+        for layer_type in dict.fromkeys(config.layer_types):
+            of_type = copy(config)
+            of_type.rope_parameters = config.rope_parameters_of(layer_type)
+            self.by_type[layer_type] = TrineRotaryEmbedding(of_type)
+
+    def rotations(
+        self, hidden_states: torch.Tensor, position_ids: torch.Tensor, layer_types: Collection[str]
+    ) -> dict[str, tuple[torch.Tensor, ...] | None]:
+        return {name: embedding.rotate(hidden_states, position_ids) for name, embedding in self.by_type.items()}  # pyright: ignore[reportCallIssue] a module of that class
+
+
+ROTARIES = Choices("has_layered_rope", {False: TrineRotaryEmbedding, True: LayeredRotaryEncoding})
+
+
+def make_rotary(config: TrineConfig) -> PositionEncoding:
+    """Builds the rotary positions that `config.rope_parameters` describes."""
+    return ROTARIES[config.has_layered_rope](config)
 
 
 def apply_rotation(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

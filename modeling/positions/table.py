@@ -2,9 +2,9 @@
 
 from ...configuration.choices import Choices
 from .base import PositionEncoding
-from .layered_rope import make_rotary
 from .learned import LearnedEncoding
 from .relative import RelativeEncoding
+from .rope import make_rotary
 from .sinusoidal import SinusoidalEncoding
 
 

@@ -15,8 +15,7 @@ from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.benchmarks.attention_arguments import AttentionBenchmarkArguments
 from trine.scripts.benchmarks.attention_layers import EAGER, TASKS, Layer, decoding, make_model, training_memory
 from trine.scripts.benchmarks.attention_peers import PEERS
-from trine.scripts.benchmarks.attention_report import draw, report
-from trine.scripts.benchmarks.scaling import Figures
+from trine.scripts.benchmarks.attention_report import Figures, draw, report
 from trine.scripts.reports.markdown import Target, in_fresh_process, keep_freed_memory, measure, write_part
 
 

@@ -3,6 +3,7 @@
 import math
 import platform
 import statistics
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -11,13 +12,46 @@ import transformers
 
 from trine.scripts.benchmarks.attention_arguments import AttentionBenchmarkArguments
 from trine.scripts.benchmarks.attention_layers import BOTH, EAGER, HEADS, HIDDEN, QUADRATIC, TASKS
-from trine.scripts.benchmarks.scaling import Figures, exponents, faster_from, variation
 from trine.scripts.reports.markdown import processor
 from trine.scripts.reports.plots import draw_curves
 
 
+Figures = Mapping[int, Sequence[float]]  # the measurements of each round by the number of tokens
+
 LARGEST_EXPONENT = 1.15
 FLAT = 1.2  # of decoding: time after the longest text over that after the shortest
+
+
+def fit_exponent(costs: Mapping[int, float]) -> float:
+    """The slope of log cost over log length by least squares: the e of a cost c * n**e. NaN below two lengths."""
+    if len(costs) < 2:
+        return math.nan
+    lengths, logs = [math.log(length) for length in costs], [math.log(cost) for cost in costs.values()]
+    return statistics.linear_regression(lengths, logs).slope
+
+
+def exponents(figures: Figures, fit_from: int) -> list[float]:
+    """The exponent of the medians over lengths from `fit_from` on, then the least and greatest of single rounds."""
+    chosen = {length: values for length, values in figures.items() if length >= fit_from}
+    rounds = min(map(len, chosen.values()), default=0)
+    singles = [fit_exponent({length: values[index] for length, values in chosen.items()}) for index in range(rounds)]
+    middle = fit_exponent({length: statistics.median(values) for length, values in chosen.items()})
+    return [middle, min(singles, default=math.nan), max(singles, default=math.nan)]
+
+
+def faster_from(figures: Figures, other: Figures) -> int | None:
+    """The length from which on the medians are below the other's, up to the longest that both have, or None."""
+    start = None
+    for length in sorted(figures.keys() & other.keys(), reverse=True):
+        if statistics.median(figures[length]) >= statistics.median(other[length]):
+            break
+        start = length
+    return start
+
+
+def variation(values: Sequence[float]) -> float:
+    """The distance of the greatest from the least, as a share of the median."""
+    return (max(values) - min(values)) / statistics.median(values)
 
 
 def growth_table(figures: dict[str, Figures], unit: str, arguments: AttentionBenchmarkArguments) -> str:

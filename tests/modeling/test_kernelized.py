@@ -14,7 +14,7 @@ from trine.modeling.caches.kernelized import KernelizedCacheLayer
 from trine.modeling.kernels.linear import chunkwise as mixing_module
 from trine.modeling.kernels.linear import states as states_module
 from trine.modeling.kernels.linear.chunkwise import kernelized_mixing
-from trine.modeling.kernels.linear.states import KernelState, absorb
+from trine.modeling.kernels.linear.states import KernelState, update_state
 
 
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])
@@ -96,7 +96,7 @@ def part_of(inputs: dict, where: slice) -> dict:
 
 def state_after(before: KernelState | None, inputs: dict) -> KernelState:
     norm_key, scale = inputs.get("norm_key", inputs["key"]), inputs.get("log_scale")
-    return absorb(before, inputs["key"], norm_key, inputs["value"], scale)
+    return update_state(before, inputs["key"], norm_key, inputs["value"], scale)
 
 
 @SCALED

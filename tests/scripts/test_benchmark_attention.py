@@ -22,8 +22,7 @@ from trine.scripts.benchmarks.attention_layers import (
     training_memory,
 )
 from trine.scripts.benchmarks.attention_peers import PEERS
-from trine.scripts.benchmarks.attention_report import growth_table
-from trine.scripts.benchmarks.scaling import exponents, faster_from, fit_exponent, variation
+from trine.scripts.benchmarks.attention_report import exponents, faster_from, fit_exponent, growth_table, variation
 from trine.scripts.reports.markdown import in_fresh_process
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..exporting.lengths import block_count, block_width, serves_all_lengths
-from .states import KernelState, Marks, absorb, incoming, links
+from .states import KernelState, Marks, incoming, links, update_state
 
 
 def chunk_size(num_features: int, head_dim: int) -> int:
@@ -56,7 +56,7 @@ def kernelized_mixing(
     norm_query = query if norm_query is None else norm_query
     norm_key = key if norm_key is None else norm_key
     if not is_causal and labels is None:
-        state = absorb(before, key, norm_key, value, log_scale)
+        state = update_state(before, key, norm_key, value, log_scale)
         numerator, denominator = by_group(query, key) @ state.sums, by_group(norm_query, key) @ state.norms
         return divide(numerator, denominator).reshape(*query.shape[:3], -1)
     if not is_causal and labels is not None and log_scale is not None:

@@ -26,7 +26,7 @@ class KernelState(NamedTuple):
     scale: torch.Tensor | None
 
 
-def absorb(
+def update_state(
     before: KernelState | None,
     key: torch.Tensor,
     norm_key: torch.Tensor,
