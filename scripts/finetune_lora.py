@@ -33,8 +33,12 @@ from trine.scripts.reports.plots import draw_losses
 from trine.tokenization.records import BadRecords
 from trine.training.data.padding_free import PaddingFreeCollator
 from trine.training.objectives.instructions import Example, encode_completion, encode_conversation
-from trine.training.run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
-from trine.training.run.early_stopping import SpokenEarlyStopping
+from trine.training.run.callbacks import (
+    ExpertLoadCallback,
+    InterruptCallback,
+    RandomFeatureCallback,
+    SpokenEarlyStopping,
+)
 from trine.training.run.resuming import check_writable, find_checkpoint, train
 
 

@@ -24,10 +24,10 @@ from trine.tokenization.text_ends import end_ids
 from trine.training.data.corpus import PARTS, Corpus
 from trine.training.objectives.pretraining import OBJECTIVES, CausalObjective
 from trine.training.run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
-from trine.training.run.label_smoothing import TrineTrainer
 from trine.training.run.monitoring import EnergyCallback, ThroughputCallback
 from trine.training.run.parallelism import Parallelism, SharedBatchCallback, check_launch, check_model, make_model
 from trine.training.run.resuming import check_writable, find_checkpoint, train
+from trine.training.run.trainers import TrineTrainer
 
 
 GO_ON = "Go on with --resume_from_checkpoint last."

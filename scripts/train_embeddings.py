@@ -36,8 +36,7 @@ from trine.scripts.jobs.finetuning import load_parts, read_examples
 from trine.scripts.jobs.new_heads import without_load_report
 from trine.scripts.reports.plots import draw_losses
 from trine.tokenization.records import BadRecords
-from trine.training.run.callbacks import InterruptCallback, RandomFeatureCallback
-from trine.training.run.early_stopping import SpokenEarlyStopping
+from trine.training.run.callbacks import InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
 from trine.training.run.resuming import check_writable, find_checkpoint, train
 
 

@@ -8,7 +8,7 @@ from trine.generation.translation.metrics import check_metrics
 from trine.generation.translation.post_processing import check_language
 from trine.scripts.arguments.parsing import RECORDS_HELP, unknown_name
 from trine.scripts.arguments.trainer import UsualTraining, trainer_default
-from trine.training.run.scheduled_sampling import SCHEDULES
+from trine.training.run.trainers import SCHEDULES
 
 
 OBJECTIVES = ("next_token", "masked")

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from trine.scripts.arguments.training_checks import check_numbers, check_trackers, keep_apart
-from trine.training.run.half_precision import check_half_precision
+from trine.scripts.arguments.training_checks import check_half_precision, check_numbers, check_trackers, keep_apart
 
 
 def trainer_default(name: str, value: Any):

@@ -22,8 +22,12 @@ from trine.scripts.jobs.tokenizer_loading import fit_inputs, load_tokenizer
 from trine.scripts.reports.plots import draw_losses
 from trine.tokenization.records import BadRecords, find_sources, wrong_field
 from trine.training.data.padding_free import PaddingFreeCollator
-from trine.training.run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
-from trine.training.run.early_stopping import SpokenEarlyStopping
+from trine.training.run.callbacks import (
+    ExpertLoadCallback,
+    InterruptCallback,
+    RandomFeatureCallback,
+    SpokenEarlyStopping,
+)
 
 
 Example = TypeVar("Example")

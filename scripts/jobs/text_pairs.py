@@ -30,10 +30,9 @@ from trine.scripts.reports.plots import draw_losses
 from trine.tokenization.records import BadRecords
 from trine.tokenization.text_ends import decoder_start, encode_targets, end_ids
 from trine.training.objectives.masked_targets import MaskedTargetCollator
-from trine.training.run.callbacks import InterruptCallback, RandomFeatureCallback
-from trine.training.run.early_stopping import SpokenEarlyStopping
+from trine.training.run.callbacks import InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
 from trine.training.run.resuming import check_writable, find_checkpoint, train
-from trine.training.run.scheduled_sampling import ScheduledSamplingTrainer
+from trine.training.run.trainers import ScheduledSamplingTrainer
 
 
 LEAST_SPREAD = 0.1  # tokens; where lengths follow from those of the sources, rounding is left

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from trine import TrineConfig, TrineForCausalLM
-from trine.training.run.label_smoothing import TrineTrainer
+from trine.training.run.trainers import TrineTrainer
 
 
 # Rows a process, accumulation, and processes: eight rows in every optimizer step.

@@ -9,7 +9,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFas
 
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.modeling.heads.classification_losses import value_loss
-from trine.training.run.label_smoothing import TrineTrainer
+from trine.training.run.trainers import TrineTrainer
 
 
 COUNTS = {"counted": None, "int": 0, "tensor": torch.tensor(0)}

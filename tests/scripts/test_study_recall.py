@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from trine.modeling.attention.table import ATTENTIONS
-from trine.scripts.studies.recall import main
-from trine.scripts.studies.recall_experiments import (
+from trine.scripts.studies.recall import (
     EXPERIMENTS,
     LENGTH,
     MODELS,
@@ -16,6 +15,7 @@ from trine.scripts.studies.recall_experiments import (
     RecallExperiment,
     by_distance,
     draw_runs,
+    main,
     thin,
 )
 from trine.scripts.studies.recall_tasks import (
@@ -131,7 +131,7 @@ def test_accuracy_by_distance_and_learning_curves():
 def test_pictures_of_means_over_seeds(tmp_path, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
-        "trine.scripts.studies.recall_experiments.draw_curves",
+        "trine.scripts.studies.recall.draw_curves",
         lambda curves, path, **_: drawn.update({path.name: curves}),
     )
     run = {"experiment": "needle", "by distance": {}}

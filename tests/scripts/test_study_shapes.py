@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from trine.scripts.studies.shape_experiments import EXPERIMENTS, Pretraining, Translation
-from trine.scripts.studies.shapes import main
+from trine.scripts.studies.shapes import EXPERIMENTS, Pretraining, Translation, main
 
 
 def write(folder, rows):

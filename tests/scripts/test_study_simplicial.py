@@ -6,8 +6,7 @@ import re
 import pytest
 import torch
 
-from trine.scripts.studies.simplicial import main
-from trine.scripts.studies.simplicial_experiments import EXPERIMENTS, Generated, RealText, WordProblems, token_losses
+from trine.scripts.studies.simplicial import EXPERIMENTS, Generated, RealText, WordProblems, main, token_losses
 from trine.scripts.studies.simplicial_tasks import (
     COMMON_ENDING,
     DOMAIN,

@@ -2,7 +2,7 @@
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from trine.training.run.early_stopping import SpokenEarlyStopping
+from trine.training.run.callbacks import SpokenEarlyStopping
 
 
 def test_one_line_says_when_and_why(tmp_path, capsys):

@@ -14,7 +14,7 @@ from trine import (
     TrineForPreTraining,
     TrineSeq2SeqConfig,
 )
-from trine.training.run.label_smoothing import TrineTrainer
+from trine.training.run.trainers import TrineTrainer
 
 
 FACTOR = 0.1

@@ -22,8 +22,8 @@ from trine import (
     TrineSeq2SeqConfig,
 )
 from trine.training.run import parallelism
-from trine.training.run.label_smoothing import TrineTrainer
 from trine.training.run.parallelism import Parallelism, SharedBatchCallback, check_launch, check_model, make_model
+from trine.training.run.trainers import TrineTrainer
 
 
 STEPS = 3

@@ -6,8 +6,8 @@ from support import recurrent
 from transformers import Seq2SeqTrainingArguments
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig
-from trine.training.run import scheduled_sampling
-from trine.training.run.scheduled_sampling import SCHEDULES, ScheduledSamplingTrainer, mix_inputs
+from trine.training.run import trainers
+from trine.training.run.trainers import SCHEDULES, ScheduledSamplingTrainer, mix_inputs
 
 
 PAD = 0
@@ -51,7 +51,7 @@ def test_with_true_tokens_only_nothing_changes(name):
 
 
 def test_the_recurrent_model_reads_what_it_would_generate(monkeypatch):
-    monkeypatch.setattr(scheduled_sampling, "draw", most_probable)
+    monkeypatch.setattr(trainers, "draw", most_probable)
     model, inputs = MODELS["recurrent"](), pairs()
     inputs["labels"][1, 4:] = 5
     mixed = mix_inputs(model, inputs, 0.0)
@@ -62,7 +62,7 @@ def test_the_recurrent_model_reads_what_it_would_generate(monkeypatch):
 
 
 def test_the_transformer_reads_what_it_predicts_after_true_tokens(monkeypatch):
-    monkeypatch.setattr(scheduled_sampling, "draw", most_probable)
+    monkeypatch.setattr(trainers, "draw", most_probable)
     model, inputs = MODELS["transformer"](), pairs()
     true = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
     mixed = mix_inputs(model, inputs, 0.0)
@@ -77,7 +77,7 @@ def test_the_transformer_reads_what_it_predicts_after_true_tokens(monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_share_of_true_tokens_is_that_of_the_schedule(name, monkeypatch):
-    monkeypatch.setattr(scheduled_sampling, "draw", lambda logits: logits.argmax(-1) * 0 + 2)  # no true token is 2
+    monkeypatch.setattr(trainers, "draw", lambda logits: logits.argmax(-1) * 0 + 2)  # no true token is 2
     model, inputs = MODELS[name](), pairs(rows=400, target=9)
     mixed = mix_inputs(model, inputs, 0.7)
     real = model.prepare_decoder_input_ids_from_labels(inputs["labels"])[:, 1:] != PAD
@@ -86,7 +86,7 @@ def test_the_share_of_true_tokens_is_that_of_the_schedule(name, monkeypatch):
 
 def test_tokens_are_drawn_from_the_distribution():
     probabilities = torch.tensor([0.5, 0.3, 0.2])
-    drawn = scheduled_sampling.draw(probabilities.log().expand(100, 100, 3))
+    drawn = trainers.draw(probabilities.log().expand(100, 100, 3))
     for token, expected in enumerate(probabilities):
         assert (drawn == token).float().mean() == pytest.approx(float(expected), abs=0.025)
 
@@ -113,7 +113,7 @@ def test_training_reads_mixed_tokens_and_evaluation_true_ones(name, smoothing, t
     inputs = pairs()
     true = model.prepare_decoder_input_ids_from_labels(inputs["labels"])
     data = [{**{key: value[row] for key, value in inputs.items()}, "decoder_input_ids": true[row]} for row in range(6)]
-    monkeypatch.setattr(scheduled_sampling, "draw", lambda logits: logits.argmax(-1) * 0 + 2)
+    monkeypatch.setattr(trainers, "draw", lambda logits: logits.argmax(-1) * 0 + 2)
     trainer = ScheduledSamplingTrainer(model, arguments, train_dataset=data, eval_dataset=data)
     trainer.train()
     history = [entry["teacher_forcing"] for entry in trainer.state.log_history if "loss" in entry]

@@ -1,4 +1,4 @@
-"""What happens between optimizer steps: the load of experts, new random features, and stopping well on a signal."""
+"""What happens between optimizer steps: the load of experts, new random features, early stopping, and Ctrl-C."""
 
 # Shapes: T tokens, L sparse layers, E experts, C experts per token.
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ...modeling.attention.performer import PerformerAttention
 from ...modeling.feed_forward.balancing import flatten_mask
@@ -170,3 +170,17 @@ class InterruptCallback(TrainerCallback):
     def _restore(self):
         while self._previous_handlers:
             signal.signal(*self._previous_handlers.popitem())
+
+
+class SpokenEarlyStopping(EarlyStoppingCallback):
+    """Ends training after `early_stopping_patience` evaluations in a row without an improvement; prints one line."""
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics, **kwargs):
+        before = control.should_training_stop
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        if control.should_training_stop and not before and state.is_world_process_zero:
+            count, best = self.early_stopping_patience_counter, state.best_metric
+            print(
+                f"Stopped early at step {state.global_step} of {state.max_steps}: {count} evaluations without a "
+                f"better {args.metric_for_best_model} than {best:.4f}, of step {state.best_global_step}."
+            )

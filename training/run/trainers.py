@@ -1,4 +1,4 @@
-"""Scheduled sampling: a decoder reads more and more of its own predictions while it is trained."""
+"""Trainers for Trine's language models: label smoothing in the model's own loss, and scheduled sampling."""
 
 # Shapes: B batch, T tokens of the target, V vocabulary.
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-from .label_smoothing import TrineSeq2SeqTrainer
+from transformers import Seq2SeqTrainer, Trainer
 
 
 # The probability that a token is the true one, by the share of training that is done; each begins with 1.
@@ -19,6 +18,39 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "inverse_sigmoid": lambda done: 1 - 0.4 / (1 + math.exp(10 * (0.5 - done))),
     "none": lambda done: 1.0,
 }
+
+
+class LabelSmoothingMixin:
+    """Hands `label_smoothing_factor` to the model, in training only, instead of smoothing its logits afterwards.
+
+    transformers' way leaves out the router losses of sparse models and needs the logits of a whole batch. Here both
+    stay as they are without smoothing; and evaluation losses are plain cross-entropies, which compare.
+
+    Goes before a trainer among the bases of a class; the model must be one of Trine's language models.
+
+    Raises:
+        ValueError: The factor is not in [0, 1).
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.label_smoother = None
+        self.label_smoothing: float = self.args.label_smoothing_factor  # pyright: ignore[reportAttributeAccessIssue]
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing_factor={self.label_smoothing} must be at least 0 and below 1.")
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        if model.training and self.label_smoothing:
+            inputs = {**inputs, "label_smoothing": self.label_smoothing}
+        return super().compute_loss(model, inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class TrineTrainer(LabelSmoothingMixin, Trainer):
+    """The trainer of transformers with label smoothing that suits Trine's models."""
+
+
+class TrineSeq2SeqTrainer(LabelSmoothingMixin, Seq2SeqTrainer):
+    """The same for encoder-decoders, with evaluation by generation."""
 
 
 class ScheduledSamplingTrainer(TrineSeq2SeqTrainer):
