@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -22,7 +21,11 @@ class Retrieval:
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[tuple[str, ...]]) -> "Retrieval":
-        """The anchors are to find their positives among all positives and negatives. Equal texts are one."""
+        """The anchors are to find their positives among all positives and negatives. Equal texts are one.
+
+        Args:
+            pairs: Each an anchor, its positive and any number of negatives.
+        """
         queries = {text: f"q{number}" for number, text in enumerate(dict.fromkeys(pair[0] for pair in pairs))}
         corpus = {text: f"d{number}" for number, text in enumerate(dict.fromkeys(t for p in pairs for t in p[1:]))}
         relevant: dict[str, set[str]] = {}
@@ -31,7 +34,7 @@ class Retrieval:
         return cls({id_: text for text, id_ in queries.items()}, {id_: text for text, id_ in corpus.items()}, relevant)
 
     def evaluator(self, batch_size: int = 64, truncate_dim: int | None = None) -> InformationRetrievalEvaluator:
-        """The library's evaluator of embeddings, which may be cut off to `truncate_dim` numbers."""
+        """The evaluator of sentence-transformers; embeddings may be cut off to their first `truncate_dim` numbers."""
         depths = [DEPTH]
         return InformationRetrievalEvaluator(
             self.queries,  # pyright: ignore[reportArgumentType] texts are inputs
@@ -48,7 +51,7 @@ class Retrieval:
         )
 
     def score(self, model: SentenceTransformer, batch_size: int = 64, truncate_dim: int | None = None) -> float:
-        """nDCG@10 of a model's embeddings."""
+        """nDCG@10 of a model's embeddings, from 0 to 1; `truncate_dim` as for `evaluator`."""
         evaluator = self.evaluator(batch_size, truncate_dim)
         return float(evaluator(model)[str(evaluator.primary_metric)])
 
@@ -56,6 +59,9 @@ class Retrieval:
         """nDCG@10 of BM25 (Lucene's, k1 = 1.5, b = 0.75) over lower-case words of two letters and more.
 
         A document without a word of the query is not found.
+
+        Raises:
+            ImportError: bm25s is not installed.
         """
         import bm25s
 
@@ -71,8 +77,3 @@ class Retrieval:
             for row in zip(found, scores, strict=True)
         ]
         return float(self.evaluator().compute_metrics(hits)["ndcg@k"][DEPTH])
-
-
-def check_bm25() -> None:
-    if find_spec("bm25s") is None:
-        raise ValueError("bm25=True needs bm25s: pip install 'trine[embeddings]', or choose --bm25 false.")

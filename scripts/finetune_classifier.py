@@ -18,26 +18,24 @@ from transformers import (
 from transformers.trainer_utils import PredictionOutput
 
 from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
-from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, unknown_name
+from trine.scripts.arguments.parsing import parse_arguments, unknown_name
 from trine.scripts.arguments.trainer import trainer_default
 from trine.scripts.jobs.cut_texts import encode_cut
 from trine.scripts.jobs.finetuning import (
-    FinetuneTrainer,
     check_metric,
     count_records,
     finish,
-    hold_out,
-    load_model,
+    load_labelled,
     load_parts,
-    read_examples,
+    make_trainer,
     shorten,
-    train,
 )
+from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, train
 from trine.scripts.reports.plots import draw_confusion
-from trine.tokenization.records import BadRecords
+from trine.tokenization.records import BadRecords, read_examples
+from trine.training.finetuning import FinetuneTrainer, hold_out
 from trine.training.measures.classification import confusion_matrix
 from trine.training.objectives.labels import PROBLEMS, LabelSet, OneClass, Value, find_problem
-from trine.training.run.resuming import check_writable, find_checkpoint
 
 
 MOST_CLASSES_DRAWN = 30
@@ -94,27 +92,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, training = parse_arguments(
         [ClassifierArguments, ClassifierTrainingArguments], argv, command="finetune-classifier", description=__doc__
     )
-    try:
-        check_writable(Path(training.output_dir))
+    with bad_input_ends():
         task = prepare(arguments, training)
-    except INPUT_ERRORS as error:
-        sys.exit(f"trine: {error}")
     problem = task.problem
-    trainer = train(
-        arguments,
-        training,
+    trainer = make_trainer(
         task.model,
-        task.checkpoint,
-        # Packing takes the labels of texts for those of tokens where there are as many as tokens in the longest text.
-        padding_free=task.model.config.problem_type != "multi_label_classification",
+        training,
         train_dataset=task.train_data,
         eval_dataset=task.validation_data,
         data_collator=DataCollatorWithPadding(task.tokenizer),
         processing_class=task.tokenizer,
         compute_metrics=lambda result: problem.measure(result.label_ids, problem.predict(logits_of(result))),
     )
-    if trainer is None:
-        return 130
+    if not train(trainer, task.checkpoint, arguments.early_stopping_patience):
+        return INTERRUPTED
     report(task, trainer)
     return 0
 
@@ -123,15 +114,15 @@ def prepare(arguments: ClassifierArguments, training: ClassifierTrainingArgument
     """Reads and splits the records, loads the model and encodes the texts.
 
     Raises:
-        OSError: Files or a model that cannot be read.
+        OSError: Files or a model that cannot be read, or an output folder that cannot be written.
         ValueError: Bad records, labels that cannot be learned, or arguments that do not fit together.
     """
-    checkpoint, bad = find_checkpoint(training), BadRecords(arguments.skip_bad_records)
+    checkpoint, bad = begin(training), BadRecords(arguments.skip_bad_records)
     examples = read_labelled(arguments, arguments.files, bad)
     others = read_labelled(arguments, arguments.validation_files, bad) if arguments.validation_files else []
     bad.check()
-    name = arguments.problem_type or find_problem(arguments.label_field, [label for _, label in examples + others])
-    problem = PROBLEMS[name](arguments.label_field, [label for _, label in examples])
+    name = arguments.problem_type or find_problem([label for _, label in examples + others], arguments.label_field)
+    problem = PROBLEMS[name]([label for _, label in examples], arguments.label_field)
     found = "as told" if arguments.problem_type else "found from the labels"
     print(f"problem_type={name} ({found}), outputs: {shorten(problem.names)}")
     check_metric(training, problem.scores)
@@ -148,7 +139,7 @@ def prepare(arguments: ClassifierArguments, training: ClassifierTrainingArgument
     set_seed(training.seed)
     return Task(
         problem,
-        load_model(AutoModelForSequenceClassification, arguments, config, problem.names, checkpoint, name),
+        load_labelled(AutoModelForSequenceClassification, arguments, config, problem.names, checkpoint, name),
         tokenizer,
         train_data,
         validation_data,

@@ -1,6 +1,5 @@
 """Teach a decoder to follow instructions, by LoRA adapters or by training all weights."""
 
-import json
 import random
 import shlex
 import sys
@@ -18,7 +17,6 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedTokenizerBase,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
@@ -26,20 +24,15 @@ from transformers import (
 from trine.scripts.arguments.chat_template import set_chat_template
 from trine.scripts.arguments.instructions import FORMATS, InstructionArguments, InstructionTrainingArguments
 from trine.scripts.arguments.lora import ADAPTER, LoraArguments, count_parameters, remove_adapter
-from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.jobs.cut_texts import say_cut
-from trine.scripts.jobs.finetuning import load_parts, read_examples
-from trine.scripts.reports.plots import draw_losses
-from trine.tokenization.records import BadRecords
-from trine.training.data.padding_free import PaddingFreeCollator
+from trine.scripts.jobs.finetuning import load_parts
+from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
+from trine.tokenization.records import BadRecords, read_examples
+from trine.training.data.padding_free import PaddingFreeCollator, takes_packed_rows
 from trine.training.objectives.instructions import Example, encode_completion, encode_conversation
-from trine.training.run.callbacks import (
-    ExpertLoadCallback,
-    InterruptCallback,
-    RandomFeatureCallback,
-    SpokenEarlyStopping,
-)
-from trine.training.run.resuming import check_writable, find_checkpoint, train
+from trine.training.run.callbacks import ExpertLoadCallback, RandomFeatureCallback
+from trine.training.run.trainers import keep_use_cache
 
 
 # The types of a record's fields, and what makes it an example.
@@ -61,17 +54,11 @@ class Task:
 def main(argv: Sequence[str] | None = None) -> int:
     types = [InstructionArguments, LoraArguments, InstructionTrainingArguments]
     arguments, lora, training = parse_arguments(types, argv, command="finetune-lora", description=__doc__)
-    try:
+    with bad_input_ends():
         task = prepare(arguments, lora, training)
-    except INPUT_ERRORS as error:
-        sys.exit(f"trine: {error}")
-    use_cache = task.model.config.use_cache  # the trainer turns it off for training
-    interrupt = InterruptCallback()
-    callbacks: list[TrainerCallback] = [interrupt]
-    if arguments.full:  # biases of routers and random features belong to the base, which adapters leave as it is
-        callbacks += [ExpertLoadCallback(), RandomFeatureCallback()]
-    if arguments.early_stopping_patience and training.load_best_model_at_end:
-        callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
+    restore_use_cache = keep_use_cache(task.model.config)
+    # Biases of routers and random features belong to the base, which adapters leave as it is.
+    callbacks: list[Any] = [ExpertLoadCallback(), RandomFeatureCallback()] if arguments.full else []
     trainer = Trainer(
         task.model,
         training,
@@ -82,14 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         callbacks=callbacks,
     )
     before = trainer.evaluate()["eval_loss"]
-    try:
-        train(trainer, task.checkpoint)
-    except OSError as error:
-        sys.exit(f"trine: {error}")
-    task.model.config.use_cache = use_cache
-    if interrupt.interrupted:
-        print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
-        return 130
+    is_done = train(trainer, task.checkpoint, arguments.early_stopping_patience)
+    restore_use_cache()
+    if not is_done:
+        return INTERRUPTED
     finish(task, trainer, before, arguments.samples, lora.merge)
     return 0
 
@@ -103,8 +86,7 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
     """
     if arguments.full and lora.merge:
         raise ValueError("merge=True has nothing to merge with full=True, which writes a plain checkpoint by itself.")
-    check_writable(Path(training.output_dir))
-    checkpoint = find_checkpoint(training)
+    checkpoint = begin(training)
     try:
         config, tokenizer = load_parts(arguments, writes=True)
     except OSError as error:
@@ -206,23 +188,17 @@ def stop_at_ends(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Seque
 def make_collator(task: Task, training: TrainingArguments) -> Callable[..., Any]:
     """Batches without padding where the model keeps the texts of a row apart by their positions."""
     padding = DataCollatorForSeq2Seq(task.tokenizer)  # pads labels too
-    padding_free = task.model.config.model_type == "trine" and training.n_gpu <= 1
-    return PaddingFreeCollator(padding) if padding_free else padding
+    return PaddingFreeCollator(padding) if takes_packed_rows(task.model, training) else padding
 
 
 def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: bool) -> None:
     """Evaluate, save, draw, and print the loss beside that of the model as it was."""
-    history = trainer.state.log_history
-    metrics = {"loss": {"before": before, "after": trainer.evaluate()["eval_loss"]}, **task.metrics}
-    metrics |= {"steps": trainer.state.global_step, "epochs": trainer.state.epoch}
-    metrics["training_seconds"] = next(e["train_runtime"] for e in reversed(history) if "train_runtime" in e)
-    folder = Path(str(trainer.args.output_dir))
-    trainer.save_model(str(folder / ADAPTER if merge else folder))
-    trainer.save_state()
-    if not trainer.is_world_process_zero():
+    losses = {"before": before, "after": trainer.evaluate()["eval_loss"]}
+    metrics = {"loss": losses, **task.metrics, **figures_of(trainer)}
+    folder = save(trainer, Path(str(trainer.args.output_dir)) / ADAPTER if merge else None)
+    if folder is None:
         return
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    draw_losses(history, {"before": before}, folder / "loss.png")
+    write_report(trainer, folder, metrics, {"before": before})
     print_samples(task.model.eval(), task.tokenizer, task.validation_data[:samples])
     if merge:
         remove_adapter(folder)
@@ -230,7 +206,7 @@ def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: boo
         task.tokenizer.save_pretrained(folder)
     trained, share = metrics["trained_parameters"], metrics["trained_share"]
     print(f"\n{trained:,} weights trained, {share:.2%} of the model's {metrics['parameters']:,}.")
-    print("Validation loss in nats a token: {before:.3f} before, {after:.3f} after.".format(**metrics["loss"]))
+    print("Validation loss in nats a token: {before:.3f} before, {after:.3f} after.".format(**losses))
     if merge or not isinstance(task.model, PeftModel):
         print(f"\nTry next:\n  trine serve --model {shlex.quote(str(folder))}")
     else:

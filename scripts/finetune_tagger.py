@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,25 +18,23 @@ from transformers import (
 )
 
 from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
-from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.trainer import trainer_default
 from trine.scripts.jobs.cut_texts import encode_cut
 from trine.scripts.jobs.finetuning import (
-    FinetuneTrainer,
     check_metric,
     count_records,
     finish,
-    hold_out,
-    load_model,
+    load_labelled,
     load_parts,
-    read_examples,
+    make_trainer,
     shorten,
-    train,
 )
-from trine.tokenization.records import BadRecords
+from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, train
+from trine.tokenization.records import BadRecords, read_examples
+from trine.training.finetuning import FinetuneTrainer, hold_out
 from trine.training.measures.classification import class_metrics
 from trine.training.objectives.word_labels import IGNORED, label_pieces
-from trine.training.run.resuming import check_writable, find_checkpoint
 
 
 class Tagged(NamedTuple):
@@ -83,16 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, training = parse_arguments(
         [TaggerArguments, TaggerTrainingArguments], argv, command="finetune-tagger", description=__doc__
     )
-    try:
-        check_writable(Path(training.output_dir))
+    with bad_input_ends():
         task = prepare(arguments, training)
-    except INPUT_ERRORS as error:
-        sys.exit(f"trine: {error}")
-    trainer = train(
-        arguments,
-        training,
+    trainer = make_trainer(
         task.model,
-        task.checkpoint,
+        training,
         train_dataset=task.train_data,
         eval_dataset=task.validation_data,
         data_collator=DataCollatorForTokenClassification(task.tokenizer),
@@ -100,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         compute_metrics=lambda result: measure(result.label_ids, result.predictions, task.names),
         preprocess_logits_for_metrics=most_likely,
     )
-    if trainer is None:
-        return 130
+    if not train(trainer, task.checkpoint, arguments.early_stopping_patience):
+        return INTERRUPTED
     report(task, trainer)
     return 0
 
@@ -110,10 +102,10 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
     """Reads and splits the records, loads the model and encodes the words.
 
     Raises:
-        OSError: Files or a model that cannot be read.
+        OSError: Files or a model that cannot be read, or an output folder that cannot be written.
         ValueError: Bad records, tags that cannot be learned, or arguments that do not fit together.
     """
-    checkpoint, bad = find_checkpoint(training), BadRecords(arguments.skip_bad_records)
+    checkpoint, bad = begin(training), BadRecords(arguments.skip_bad_records)
     examples = read_tagged(arguments, arguments.files, bad)
     others = read_tagged(arguments, arguments.validation_files, bad) if arguments.validation_files else []
     bad.check()
@@ -129,7 +121,7 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
     check_metric(training, score_names(names))
     texts = [tuple(words) for words, _ in examples]
     split = arguments.validation_fraction, training.seed
-    parts = (examples, others) if others else hold_out(examples, [None] * len(examples), texts, *split)
+    parts = (examples, others) if others else hold_out(examples, None, texts, *split)
     config, tokenizer = load_parts(arguments)
     if not tokenizer.is_fast:
         raise ValueError(
@@ -144,7 +136,7 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
     set_seed(training.seed)
     return Task(
         names,
-        load_model(AutoModelForTokenClassification, arguments, config, names, checkpoint),
+        load_labelled(AutoModelForTokenClassification, arguments, config, names, checkpoint),
         tokenizer,
         train_data,
         validation_data,

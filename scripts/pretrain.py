@@ -1,11 +1,9 @@
 """Pretrain a decoder or an encoder on text files: tokenizer, model, plots and metrics in one folder."""
 
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -16,21 +14,18 @@ from transformers import (
 )
 
 from trine.scripts.arguments.parallel import ParallelArguments
-from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, unknown_name
+from trine.scripts.arguments.parsing import parse_arguments, unknown_name
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
-from trine.scripts.jobs.tokenizer_loading import fit_inputs, load_tokenizer
-from trine.scripts.reports.plots import draw_expert_load, draw_losses, draw_progress
+from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
+from trine.scripts.reports.plots import draw_expert_load, draw_progress
+from trine.tokenization.loading import fit_inputs, load_tokenizer
 from trine.tokenization.text_ends import end_ids
 from trine.training.data.corpus import PARTS, Corpus
 from trine.training.objectives.pretraining import OBJECTIVES, CausalObjective
-from trine.training.run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
+from trine.training.run.callbacks import ExpertLoadCallback, RandomFeatureCallback
 from trine.training.run.monitoring import EnergyCallback, ThroughputCallback
 from trine.training.run.parallelism import Parallelism, SharedBatchCallback, check_launch, check_model, make_model
-from trine.training.run.resuming import check_writable, find_checkpoint, train
-from trine.training.run.trainers import TrineTrainer
-
-
-GO_ON = "Go on with --resume_from_checkpoint last."
+from trine.training.run.trainers import TrineTrainer, keep_use_cache
 
 
 @dataclass
@@ -55,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command="pretrain",
         description=__doc__,
     )
-    return 130 if pretrain(arguments, training, parallel) is None else 0
+    return INTERRUPTED if pretrain(arguments, training, parallel) is None else 0
 
 
 def pretrain(
@@ -63,15 +58,13 @@ def pretrain(
 ) -> dict[str, Any] | None:
     """Do the whole job and return the metrics, or None if Ctrl-C ended it. Exits with a message on bad input."""
     parallel = parallel or Parallelism()
-    try:
+    with bad_input_ends(ImportError):
         task = prepare(arguments, training, parallel)
-    except (ImportError, *INPUT_ERRORS) as error:
-        sys.exit(f"trine: {error}")
-    interrupt = InterruptCallback()
     # A step of two stacks is no multiple of one number of tokens.
     throughput = ThroughputCallback(None if hasattr(task.model.config, "encoder") else arguments.block_length)
     layers = [ExpertLoadCallback(), RandomFeatureCallback()]
-    callbacks = [SharedBatchCallback(parallel.tp_size), *layers, interrupt, throughput, *task.energy]
+    callbacks = [SharedBatchCallback(parallel.tp_size), *layers, throughput, *task.energy]
+    restore_use_cache = keep_use_cache(task.model.config)
     trainer = TrineTrainer(
         task.model,
         training,
@@ -81,15 +74,17 @@ def pretrain(
         processing_class=task.tokenizer,
         callbacks=callbacks,
     )
-    try:
-        train(trainer, task.checkpoint)
-    except OSError as error:
-        sys.exit(f"trine: {error}")
-    if interrupt.interrupted:
-        rest = "Its checkpoint holds the weights." if training.save_only_model else GO_ON
-        print(f"Interrupted at step {trainer.state.global_step}. {rest}")
+    if not train(trainer, task.checkpoint):
         return None
-    return finish(arguments, task, trainer)
+    metrics, losses = evaluate(arguments, task, trainer)
+    restore_use_cache()
+    if folder := save(trainer):
+        write_report(trainer, folder, metrics, losses)
+        draw_progress(trainer.state.log_history, folder / "training.png")
+        if any("expert_load" in entry for entry in trainer.state.log_history):
+            draw_expert_load(trainer.state.log_history, folder / "expert-load.png")
+        print(describe(metrics))
+    return metrics
 
 
 def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, parallel: Parallelism) -> Task:
@@ -100,10 +95,9 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
         ValueError: arguments that are wrong or do not fit together, or too little text.
         StrictDataclassError: a field of the config has the wrong type.
     """
-    check_writable(Path(training.output_dir))
+    checkpoint = begin(training)
     check_launch(parallel, training)
     energy = [EnergyCallback(arguments.energy_country)] if arguments.energy_country else []
-    checkpoint = find_checkpoint(training)
     overrides = parse_overrides(arguments.config_overrides)
     if arguments.objective not in OBJECTIVES:
         raise ValueError(unknown_name("objective", arguments.objective, OBJECTIVES))
@@ -142,9 +136,10 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
     )
 
 
-def finish(arguments: PretrainArguments, task: Task, trainer: TrineTrainer) -> dict[str, Any]:
-    """Evaluate, compare with the baselines, draw and save; return the metrics, which metrics.json holds too."""
-    history = trainer.state.log_history
+def evaluate(
+    arguments: PretrainArguments, task: Task, trainer: TrineTrainer
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The metrics, which metrics.json holds too, and the losses of the baselines among them."""
     objective, train_data, validation_data = task.objective, task.train_data, task.validation_data
     losses = {}
     if arguments.baselines:
@@ -157,25 +152,10 @@ def finish(arguments: PretrainArguments, task: Task, trainer: TrineTrainer) -> d
         "bad_records": task.corpus.bad_records,
         "training_tokens": objective.count_tokens(train_data),
         "validation_tokens": objective.count_tokens(validation_data),
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
+        **figures_of(trainer),
         **{name: getattr(callback, name) for callback in task.energy for name in ("energy_kwh", "co2_kg")},
-        "training_seconds": next(entry["train_runtime"] for entry in reversed(history) if "train_runtime" in entry),
     }
-    vars(task.model.config).pop("use_cache", None)  # the trainer has turned it off, even where there is none
-    if hasattr(task.model.config, "use_cache"):
-        task.model.config.use_cache = True
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        folder = Path(str(trainer.args.output_dir))
-        (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        draw_losses(history, losses, folder / "loss.png")
-        draw_progress(history, folder / "training.png")
-        if any("expert_load" in entry for entry in history):
-            draw_expert_load(history, folder / "expert-load.png")
-        print(describe(metrics))
-    return metrics
+    return metrics, losses
 
 
 def describe(metrics: dict[str, Any]) -> str:

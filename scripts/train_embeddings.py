@@ -1,10 +1,10 @@
 """Train an encoder or a decoder to embed texts, so that pairs lie together; compared with BM25."""
 
-import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,10 @@ from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoModel,
     PreTrainedConfig,
-    TrainerCallback,
     set_seed,
 )
 
-from trine.retrieval.scores import Retrieval, check_bm25
+from trine.retrieval.scores import Retrieval
 from trine.scripts.arguments.embeddings import (
     LOSSES,
     EmbeddingArguments,
@@ -30,14 +29,13 @@ from trine.scripts.arguments.embeddings import (
     EmbeddingTrainingArguments,
 )
 from trine.scripts.arguments.lora import ADAPTER, count_parameters, remove_adapter
-from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.jobs.cut_texts import encode_cut, say_cut
-from trine.scripts.jobs.finetuning import load_parts, read_examples
-from trine.scripts.jobs.new_heads import without_load_report
-from trine.scripts.reports.plots import draw_losses
-from trine.tokenization.records import BadRecords
-from trine.training.run.callbacks import InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
-from trine.training.run.resuming import check_writable, find_checkpoint, train
+from trine.scripts.jobs.finetuning import load_parts
+from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
+from trine.tokenization.records import BadRecords, read_examples
+from trine.training.new_heads import without_load_report
+from trine.training.run.callbacks import RandomFeatureCallback
 
 
 Pair = tuple[str, ...]  # anchor, positive and, if there are any, negative
@@ -59,20 +57,12 @@ class Task:
 def main(argv: Sequence[str] | None = None) -> int:
     types = [EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments]
     arguments, lora, training = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
-    try:
+    with bad_input_ends():
         task = prepare(arguments, lora, training)
-    except INPUT_ERRORS as error:
-        sys.exit(f"trine: {error}")
     retrieval = Retrieval.from_pairs(task.validation_pairs)
     batch_size = training.per_device_eval_batch_size
     scores = {"bm25": retrieval.score_bm25()} if arguments.bm25 else {}
     scores["before"] = retrieval.score(task.model, batch_size)
-    interrupt = InterruptCallback()
-    callbacks: list[TrainerCallback] = [interrupt]
-    if not lora.lora:  # random features belong to the base, which adapters leave as it is
-        callbacks.append(RandomFeatureCallback())
-    if arguments.early_stopping_patience and training.load_best_model_at_end:
-        callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
     trainer = SentenceTransformerTrainer(
         task.model,
         training,
@@ -80,15 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_dataset=make_dataset(task.validation_pairs),
         loss=make_loss(arguments, task.model),
         evaluator=retrieval.evaluator(batch_size),
-        callbacks=callbacks,
+        # Random features belong to the base, which adapters leave as it is.
+        callbacks=[] if lora.lora else [RandomFeatureCallback()],
     )
-    try:
-        train(trainer, task.checkpoint)
-    except OSError as error:
-        sys.exit(f"trine: {error}")
-    if interrupt.interrupted:
-        print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
-        return 130
+    if not train(trainer, task.checkpoint, arguments.early_stopping_patience):
+        return INTERRUPTED
     for size in (None, *arguments.matryoshka_dims):
         name = "after" if size is None else f"after_{size}"
         scores[name] = retrieval.score(task.model, batch_size, size)
@@ -106,10 +92,9 @@ def prepare(arguments: EmbeddingArguments, lora: EmbeddingLoraArguments, trainin
     """
     if lora.merge and not lora.lora:
         raise ValueError("merge=True has nothing to merge without lora=True.")
-    if arguments.bm25:
-        check_bm25()
-    check_writable(Path(training.output_dir))
-    checkpoint = find_checkpoint(training)
+    if arguments.bm25 and find_spec("bm25s") is None:
+        raise ValueError("bm25=True needs bm25s: pip install 'trine[embeddings]', or choose --bm25 false.")
+    checkpoint = begin(training)
     train_pairs, validation_pairs, metrics = read_pairs(arguments, training.seed)
     set_seed(training.seed)
     model = load_model(arguments, "cpu" if training.use_cpu else None)
@@ -233,16 +218,11 @@ def finish(
     scores: Mapping[str, float],
 ) -> None:
     """Save, draw, and print the scores beside each other."""
-    history = trainer.state.log_history
-    metrics = {"ndcg@10": scores, **task.metrics, "steps": trainer.state.global_step, "epochs": trainer.state.epoch}
-    metrics["training_seconds"] = next(e["train_runtime"] for e in reversed(history) if "train_runtime" in e)
-    folder = Path(str(trainer.args.output_dir))
-    trainer.save_model(str(folder / ADAPTER if lora.merge else folder))
-    trainer.save_state()
-    if not trainer.is_world_process_zero():
+    metrics = {"ndcg@10": scores, **task.metrics, **figures_of(trainer)}
+    folder = save(trainer, Path(str(trainer.args.output_dir)) / ADAPTER if lora.merge else None)
+    if folder is None:
         return
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    draw_losses(history, {}, folder / "loss.png", unit="nats per pair")
+    write_report(trainer, folder, metrics, unit="nats per pair")
     if lora.merge:
         transformer: Any = task.model[0]
         base = AutoModel.from_pretrained(

@@ -1,9 +1,9 @@
 """Records from files and data sets of Hugging Face; bad ones are counted, with their place."""
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .hub_data import HUB_PREFIX, HubData, iterate_rows
 from .record_files import READERS, Numbered, read_records
@@ -12,6 +12,7 @@ from .source_files import find_files
 
 Source = str | Path | HubData
 SHOWN = 5
+Example = TypeVar("Example")
 
 
 class BadRecords:
@@ -69,6 +70,38 @@ def iterate_records(
                 bad.add(source, number, reason)
             else:
                 yield {name: record[name] for name in fields}
+
+
+def read_examples(
+    sources: Iterable[Source],
+    fields: Mapping[str, type | tuple[type, ...]],
+    read: Callable[[Mapping[str, Any]], Example],
+    bad: BadRecords,
+) -> list[Example]:
+    """What `read` makes of each record of all sources.
+
+    Args:
+        sources: As for `iterate_records`.
+        fields: Names of the fields that a record must have, and their types.
+        read: Makes an example of a record; raises a ValueError that says why it can make none.
+        bad: Counts the records that are no records, lack a field, or that `read` refuses. Call its `check` afterwards.
+
+    Raises:
+        FileNotFoundError: A source does not exist, or a folder holds nothing that can be read.
+        ValueError: A file of another kind, or one that cannot be read at all.
+    """
+    examples = []
+    for source, records in find_sources(sources, fields):
+        for number, record in records:
+            try:
+                if isinstance(record, str):
+                    raise ValueError(record)
+                if reason := wrong_field(record, fields):
+                    raise ValueError(reason)
+                examples.append(read(record))
+            except ValueError as error:
+                bad.add(source, number, str(error))
+    return examples
 
 
 def wrong_field(record: Any, fields: Mapping[str, type | tuple[type, ...]]) -> str | None:

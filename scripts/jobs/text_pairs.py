@@ -1,18 +1,15 @@
 """What training on pairs of texts has in common, whether they are translations or summaries."""
 
-import json
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
-    TrainerCallback,
     set_seed,
 )
 
@@ -20,19 +17,16 @@ from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigr
 from trine.generation.mask_predict import MaskPredict, keep_settings
 from trine.generation.translation.metrics import describe_scores, score_texts
 from trine.generation.translation.translator import Translator, find_tag
-from trine.scripts.arguments.parsing import INPUT_ERRORS
 from trine.scripts.arguments.pretraining import parse_overrides
 from trine.scripts.arguments.text_pairs import PairArguments, PairTrainingArguments
 from trine.scripts.jobs.cut_texts import encode_cut, say_cut
-from trine.scripts.jobs.finetuning import read_examples
-from trine.scripts.jobs.tokenizer_loading import load_tokenizer
-from trine.scripts.reports.plots import draw_losses
-from trine.tokenization.records import BadRecords
+from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, save, train, write_report
+from trine.tokenization.loading import load_tokenizer
+from trine.tokenization.records import BadRecords, read_examples
 from trine.tokenization.text_ends import decoder_start, encode_targets, end_ids
 from trine.training.objectives.masked_targets import MaskedTargetCollator
-from trine.training.run.callbacks import InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
-from trine.training.run.resuming import check_writable, find_checkpoint, train
-from trine.training.run.trainers import ScheduledSamplingTrainer
+from trine.training.run.callbacks import RandomFeatureCallback
+from trine.training.run.trainers import ScheduledSamplingTrainer, keep_use_cache
 
 
 LEAST_SPREAD = 0.1  # tokens; where lengths follow from those of the sources, rounding is left
@@ -68,15 +62,8 @@ def train_on_pairs(
     arguments: PairArguments, training: PairTrainingArguments, *, baselines: Baselines | None = None
 ) -> int:
     """Trains, saves, prints samples and scores; returns the status of the process."""
-    try:
-        check_writable(Path(str(training.output_dir)))
+    with bad_input_ends():
         task = prepare(arguments, training)
-    except INPUT_ERRORS as error:
-        sys.exit(f"trine: {error}")
-    interrupt = InterruptCallback()
-    callbacks: list[TrainerCallback] = [RandomFeatureCallback(), interrupt]
-    if arguments.early_stopping_patience:
-        callbacks.append(SpokenEarlyStopping(arguments.early_stopping_patience))
     (examples, cut), (validation, others_cut) = (
         encode(pairs, task.tokenizer, task.model.config, arguments.max_length)
         for pairs in (task.train_pairs, task.validation_pairs)
@@ -85,6 +72,7 @@ def train_on_pairs(
     say_cut(task.truncated_pairs, len(examples) + len(validation), "pairs", arguments.max_length)
     if arguments.objective == "masked":
         keep_settings(task.model, **settings_of_mask_predict(examples, task.tokenizer.mask_token_id))
+    restore_use_cache = keep_use_cache(task.model.config)
     trainer = ScheduledSamplingTrainer(
         task.model,
         training,
@@ -92,16 +80,13 @@ def train_on_pairs(
         eval_dataset=validation,  # pyright: ignore[reportArgumentType]
         data_collator=task.collator,  # pyright: ignore[reportArgumentType] any mapping serves
         processing_class=task.tokenizer,
-        callbacks=callbacks,
+        callbacks=[RandomFeatureCallback()],
         schedule=arguments.scheduled_sampling,
     )
-    try:
-        train(trainer, task.checkpoint)
-    except OSError as error:
-        sys.exit(f"trine: {error}")
-    if interrupt.interrupted:
-        print(f"Interrupted at step {trainer.state.global_step}. Go on with --resume_from_checkpoint last.")
-        return 130
+    is_done = train(trainer, task.checkpoint, arguments.early_stopping_patience)
+    restore_use_cache()
+    if not is_done:
+        return INTERRUPTED
     finish(task, trainer, arguments, baselines or {})
     return 0
 
@@ -113,7 +98,7 @@ def prepare(arguments: PairArguments, training: PairTrainingArguments) -> Task:
             f"early_stopping_patience={arguments.early_stopping_patience} needs --load_best_model_at_end, with "
             "save_steps that eval_steps divide."
         )
-    checkpoint = find_checkpoint(training)
+    checkpoint = begin(training)
     bad = BadRecords(arguments.skip_bad_records)
     pairs, others = (read_pairs(files, arguments, bad) for files in (arguments.files, arguments.validation_files))
     bad.check()
@@ -227,17 +212,13 @@ def encode(
 def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArguments, baselines: Baselines) -> None:
     """Saves the model, the metrics and the picture of the loss; prints samples and, where asked for, scores."""
     model: Any = task.model
-    vars(model.config).pop("use_cache", None)  # the trainer sets it where the config has no such field
     metrics: dict[str, Any] = {"loss": trainer.evaluate()["eval_loss"], "parameters": model.num_parameters()}
     metrics |= {"steps": trainer.state.global_step, "training_pairs": len(task.train_pairs)}
     metrics |= {"validation_pairs": len(task.validation_pairs), "bad_records": task.bad_records}
     metrics["truncated_pairs"] = task.truncated_pairs
-    trainer.save_model()
-    trainer.save_state()
-    if not trainer.is_world_process_zero():
+    folder = save(trainer)
+    if folder is None:
         return
-    folder = Path(str(trainer.args.output_dir))
-    draw_losses(trainer.state.log_history, {}, folder / "loss.png")
     translator = Translator(model.eval(), task.tokenizer, language=arguments.language)
     options: dict[str, Any] = {"truncation": True, "max_new_tokens": arguments.max_length}
     best: dict[str, Any] = {"num_beams": 4}
@@ -256,6 +237,6 @@ def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArgumen
         }
         how = f"mask-predict in {arguments.iterations}" if arguments.objective == "masked" else "greedy"
         print(f"\n{len(pairs):,} validation pairs, {how}:\n{describe_scores(metrics['scores'])}")
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_report(trainer, folder, metrics)
     smoothing = trainer.label_smoothing
     print(f"\nValidation loss {metrics['loss']:.3f} nats a token, with label smoothing {smoothing:g}.")

@@ -38,7 +38,7 @@ def test_pairs_and_words(tokenizer):
 
 def test_classifiers_and_taggers(tokenizer, capsys):
     labelled = [finetune_classifier.Labelled((text,), "a") for text in TEXTS]
-    rows, cut = finetune_classifier.encode(labelled, OneClass("label", ["a", "b"]), tokenizer, 4)
+    rows, cut = finetune_classifier.encode(labelled, OneClass(["a", "b"]), tokenizer, 4)
     assert cut == 2
     tagged = [finetune_tagger.Tagged(text.split(), ["O"] * len(text.split())) for text in TEXTS]
     assert finetune_tagger.encode(tagged, ["O"], tokenizer, 5, True)[1] == 1

@@ -21,8 +21,7 @@ from trine import (
     train_wordpiece,
 )
 from trine.scripts import finetune_classifier
-from trine.scripts.jobs import finetuning
-from trine.scripts.jobs.finetuning import hold_out
+from trine.training.finetuning import FinetuneTrainer, hold_out
 from trine.training.objectives.labels import LabelSet, OneClass, Value, find_problem
 
 
@@ -174,14 +173,14 @@ def test_packed_and_padded_batches_teach_the_same(folder, tmp_path, monkeypatch)
     ends = {}
     for name in ("packed", "padded"):
         set_seed(0)
-        monkeypatch.setattr(finetuning.FinetuneTrainer, "get_train_dataloader", loaders[name])
+        monkeypatch.setattr(FinetuneTrainer, "get_train_dataloader", loaders[name])
         assert run(folder, tmp_path / name, "--max_steps", "4", "--learning_rate", "1e-3") == 0
         ends[name] = AutoModelForSequenceClassification.from_pretrained(tmp_path / name).state_dict()
     for name, weight in ends["packed"].items():
         torch.testing.assert_close(weight, ends["padded"][name], atol=2e-5, rtol=1e-4)
 
 
-loaders = {"packed": finetuning.FinetuneTrainer.get_train_dataloader, "padded": Trainer.get_train_dataloader}
+loaders = {"packed": FinetuneTrainer.get_train_dataloader, "padded": Trainer.get_train_dataloader}
 
 
 def test_bad_records_are_counted(folder, tmp_path):
@@ -236,12 +235,12 @@ def test_a_text_that_is_held_out_is_not_trained_on():
     ],
 )
 def test_the_problem_is_found(labels, problem):
-    assert find_problem("label", labels) == problem
+    assert find_problem(labels) == problem
 
 
 def test_labels_of_other_kinds():
-    with pytest.raises(ValueError, match=r"label_field='label' holds \['a list', 'str'\] together: choose --problem"):
-        find_problem("label", ["a", ["b"]])
+    with pytest.raises(ValueError, match=r"label_field='label' holds \['a list', 'str'\] together: choose problem"):
+        find_problem(["a", ["b"]])
     with pytest.raises(ValueError, match="the list of labels holds 1.5, which is neither"):
         LabelSet.read(["a", 1.5])
     for value in ("much", "nan", float("inf")):
@@ -250,8 +249,8 @@ def test_labels_of_other_kinds():
 
 
 def test_names_are_sorted_integers_by_size():
-    assert OneClass("label", [10, 9, 2, 9]).names == ["2", "9", "10"]
-    assert OneClass("label", ["10", 9, "2"]).names == ["10", "2", "9"]
+    assert OneClass([10, 9, 2, 9]).names == ["2", "9", "10"]
+    assert OneClass(["10", 9, "2"]).names == ["10", "2", "9"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 
 class PaddingFreeCollator:
@@ -14,7 +15,7 @@ class PaddingFreeCollator:
     Source: Krell et al. 2021, Efficient sequence packing, arXiv 2107.02027; ModernBERT, arXiv 2412.13663, section 2.1.
 
     Args:
-        collator: Makes padded tensors with an `attention_mask` (batch, length): the library's
+        collator: Makes padded tensors with an `attention_mask` (batch, length): transformers'
             `DataCollatorWithPadding`, `DataCollatorForLanguageModeling`, `DataCollatorForTokenClassification`...
     """
 
@@ -41,3 +42,8 @@ class PaddingFreeCollator:
             for name, value in batch.items()
         }
         return {**packed, "position_ids": (mask.cumsum(dim=1) - 1)[real][None]}
+
+
+def takes_packed_rows(model: Any, training: TrainingArguments) -> bool:
+    """Whether a model, PEFT's around one too, can be trained so: no row can be cut for the threads of many GPUs."""
+    return model.config.model_type == "trine" and training.n_gpu <= 1

@@ -1,6 +1,10 @@
-"""The three problems of a text classifier: one class, a set of labels, or a value."""
+"""The three problems of a text classifier: one class, a set of labels, or a value.
 
-# Shapes: N examples, C labels.
+A problem is made of the labels of all training examples. It turns labels into targets and logits into answers, and
+measures them. All have the same methods.
+"""
+
+# Shapes: N examples, C labels. Targets and answers are (N,) for classes and values, (N, C) of 0 and 1 for sets.
 
 import math
 from collections import Counter
@@ -13,22 +17,37 @@ from ..measures.classification import class_metrics, label_set_metrics, value_me
 
 
 class OneClass:
-    """A text has one of the labels, which are texts or integers."""
+    """A text has one of the labels, which are texts or integers.
+
+    Attributes:
+        names: The labels in the order of their indices: by their letters, or by size where all are integers.
+        types: What a label may be in a record.
+        scores: The names of what `measure` returns.
+        loss_unit: The unit of the model's loss.
+
+    Args:
+        labels: Those of all training examples.
+        label_field: The name of the label in a record, for messages.
+
+    Raises:
+        ValueError: There are fewer than two labels.
+    """
 
     types = (str, int)
     loss_unit = "nats per text"
     scores = ("accuracy", "macro_f1")
 
-    def __init__(self, field: str, labels: Sequence[Any]):
+    def __init__(self, labels: Sequence[Any], label_field: str = "label"):
         found = {str(label): label for label in labels}
         whole = all(isinstance(label, int) for label in labels)
         self.names = sorted(found, key=found.__getitem__ if whole else None)
         self.index = {name: number for number, name in enumerate(self.names)}
         if len(self.names) < 2:
-            raise ValueError(f"label_field='{field}' has the labels {self.names}; two at least are needed.")
+            raise ValueError(f"label_field='{label_field}' has the labels {self.names}; two at least are needed.")
 
     @staticmethod
     def read(label: Any) -> str | int:
+        """The label of a record, as it is."""
         return label
 
     @staticmethod
@@ -37,47 +56,54 @@ class OneClass:
         return str(label)
 
     def unknown(self, label: Any) -> set[str]:
+        """The names in a label that no training example has."""
         return {str(label)} - self.index.keys()
 
     def target(self, label: Any) -> int:
+        """The index of a label. Raises a KeyError for an unknown one."""
         return self.index[str(label)]
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
-        """(N, C) to (N,)."""
+        """The most likely class (N,) by logits (N, C)."""
         return logits.argmax(-1)
 
     def constant(self, targets: Sequence[Any]) -> tuple[str, Any]:
-        """The most frequent class, and what it is called."""
+        """The best answer that is the same for all texts, and what it is called: the most frequent class."""
         return "most frequent", Counter(targets).most_common(1)[0][0]
 
     def measure(self, expected: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Accuracy and macro F1 of classes (N,), from 0 to 1."""
         return class_metrics(expected, predicted, len(self.names))
 
 
 class LabelSet(OneClass):
-    """A text has any number of the labels."""
+    """A text has any number of the labels; a label is a list of their names. Arguments and errors as `OneClass`."""
 
     types = (list,)
     loss_unit = "nats per label"
     scores = ("accuracy", "micro_f1", "macro_f1")
 
-    def __init__(self, field: str, labels: Sequence[list[Any]]):
-        super().__init__(field, [name for names in labels for name in names])
+    def __init__(self, labels: Sequence[list[Any]], label_field: str = "label"):
+        super().__init__([name for names in labels for name in names], label_field)
 
     @staticmethod
     def read(label: list[Any]) -> list[Any]:
+        """The labels of a record. Raises a ValueError for one that is neither a text nor an integer."""
         if strange := [item for item in label if not isinstance(item, (str, int))]:
             raise ValueError(f"the list of labels holds {strange[0]!r}, which is neither a text nor an integer")
         return label
 
     @staticmethod
     def stratum(label: Any) -> None:
+        """All sets are of one stratum."""
         return None
 
     def unknown(self, label: Any) -> set[str]:
+        """The names in a label that no training example has."""
         return set(map(str, label)) - self.index.keys()
 
     def target(self, label: Any) -> list[float]:
+        """C numbers: 1 for the names in the label, 0 for the others."""
         chosen = set(map(str, label))
         return [float(name in chosen) for name in self.names]
 
@@ -90,21 +116,23 @@ class LabelSet(OneClass):
         return "most frequent", Counter(map(tuple, targets)).most_common(1)[0][0]
 
     def measure(self, expected: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Accuracy of whole sets, and micro and macro F1 of labels, of zeros and ones (N, C)."""
         return label_set_metrics(expected, predicted)
 
 
 class Value:
-    """A text has a value."""
+    """A text has a value, such as a number of stars. `names` is that of the value alone; arguments as `OneClass`."""
 
     types = (int, float, str)  # CSV has texts only
     loss_unit = "squared error"
     scores = ("rmse", "mae")
 
-    def __init__(self, field: str, labels: Sequence[float]):
-        self.names = [field]
+    def __init__(self, labels: Sequence[float], label_field: str = "label"):
+        self.names = [label_field]
 
     @staticmethod
     def read(label: Any) -> float:
+        """The value of a record. Raises a ValueError for what is not a finite number."""
         try:
             value = float(label)
         except ValueError:
@@ -115,25 +143,31 @@ class Value:
 
     @staticmethod
     def stratum(label: Any) -> None:
+        """All values are of one stratum."""
         return None
 
     def unknown(self, label: Any) -> set[str]:
+        """No value is unknown."""
         return set()
 
     def target(self, label: Any) -> float:
+        """The value itself."""
         return float(label)
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
-        """(N, 1) to (N,)."""
+        """The values (N,) that are the logits (N, 1)."""
         return logits[:, 0]
 
     def constant(self, targets: Sequence[Any]) -> tuple[str, Any]:
+        """The best answer that is the same for all texts, and what it is called: the mean."""
         return "mean", float(np.mean(targets))
 
     def measure(self, expected: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+        """Root of the mean squared error, and mean absolute error, of values (N,)."""
         return value_metrics(expected, predicted)
 
 
+# By the `problem_type` of a config.
 PROBLEMS: dict[str, Any] = {
     "single_label_classification": OneClass,
     "multi_label_classification": LabelSet,
@@ -141,8 +175,12 @@ PROBLEMS: dict[str, Any] = {
 }
 
 
-def find_problem(field: str, labels: Sequence[Any]) -> str:
-    """The problem that labels are of: lists are sets, one number with a point makes all values, others are classes.
+def find_problem(labels: Sequence[Any], label_field: str = "label") -> str:
+    """The `problem_type` of labels: lists are sets, one number with a point makes all values, others are classes.
+
+    Args:
+        labels: Those of all examples.
+        label_field: The name of the label in a record, for messages.
 
     Raises:
         ValueError: The labels are of kinds that do not go together.
@@ -155,5 +193,5 @@ def find_problem(field: str, labels: Sequence[Any]) -> str:
     if kinds <= {"str", "int", "bool"}:
         return "single_label_classification"
     raise ValueError(
-        f"label_field='{field}' holds {sorted(kinds)} together: choose --problem_type from {[*PROBLEMS]}."
+        f"label_field='{label_field}' holds {sorted(kinds)} together: choose problem_type from {[*PROBLEMS]}."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Seq2SeqTrainer, Trainer
+from transformers import PreTrainedConfig, Seq2SeqTrainer, Trainer
 
 
 # The probability that a token is the true one, by the share of training that is done; each begins with 1.
@@ -18,6 +18,22 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "inverse_sigmoid": lambda done: 1 - 0.4 / (1 + math.exp(10 * (0.5 - done))),
     "none": lambda done: 1.0,
 }
+
+
+def keep_use_cache(config: PreTrainedConfig) -> Callable[[], None]:
+    """Call this before a trainer is made, which sets `use_cache` even where the config has no such field.
+
+    Returns:
+        What gives the config back its `use_cache`, or none.
+    """
+    before = vars(config).get("use_cache")
+
+    def restore() -> None:
+        vars(config).pop("use_cache", None)
+        if before is not None:
+            config.use_cache = before  # pyright: ignore[reportAttributeAccessIssue] some configs have it
+
+    return restore
 
 
 class LabelSmoothingMixin:

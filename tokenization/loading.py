@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from trine.tokenization.text_ends import name_ends
+from .text_ends import name_ends
 
 
 def load_tokenizer(source: str, *, writes: bool = True, **options: Any) -> PreTrainedTokenizerBase:

@@ -1,4 +1,4 @@
-"""Loading for a head that is new on purpose: one line in place of transformers' table of what was not loaded."""
+"""Loading with a head that is new on purpose: one line in place of transformers' table of what was not loaded."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -8,7 +8,7 @@ from support.tiny import tiny_model
 from transformers import AutoModelForSequenceClassification
 
 from trine import TrineForMaskedLM
-from trine.scripts.jobs.new_heads import describe_new_weights, without_load_report
+from trine.training.new_heads import describe_new_weights, without_load_report
 
 
 LOGGER = logging.getLogger("transformers.modeling_utils")

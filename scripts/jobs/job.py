@@ -1,0 +1,83 @@
+"""What all jobs that train have in common: how they begin, go on from a checkpoint, stop, and what they leave."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+
+from trine.scripts.arguments.parsing import INPUT_ERRORS
+from trine.scripts.reports.plots import draw_losses
+from trine.training.run.callbacks import InterruptCallback, SpokenEarlyStopping
+from trine.training.run.resuming import check_writable, find_checkpoint
+from trine.training.run.resuming import train as train_or_tell
+
+
+INTERRUPTED = 130  # the exit status of a process that Ctrl-C has ended
+
+
+@contextmanager
+def bad_input_ends(*others: type[Exception]) -> Iterator[None]:
+    """Ends the process with one line where files or arguments cannot be used, or with one of the other errors."""
+    try:
+        yield
+    except (*INPUT_ERRORS, *others) as error:
+        sys.exit(f"trine: {error}")
+
+
+def begin(training: TrainingArguments) -> str | None:
+    """The checkpoint to go on from, or None for a new run.
+
+    Raises:
+        OSError: The output folder cannot be written, or the checkpoint is not there.
+        ValueError: There is no whole checkpoint, or one of another run.
+    """
+    check_writable(Path(str(training.output_dir)))
+    return find_checkpoint(training)
+
+
+def train(trainer: Trainer, checkpoint: str | None, early_stopping_patience: int = 0) -> bool:
+    """Trains, with early stopping where the best model is kept; whether it was done, and not ended by Ctrl-C."""
+    interrupt = InterruptCallback()
+    trainer.add_callback(interrupt)
+    if early_stopping_patience and trainer.args.load_best_model_at_end:
+        trainer.add_callback(SpokenEarlyStopping(early_stopping_patience))
+    try:
+        train_or_tell(trainer, checkpoint)
+    except OSError as error:
+        sys.exit(f"trine: {error}")
+    if interrupt.interrupted:
+        whole = "Go on with --resume_from_checkpoint last."
+        rest = "Its checkpoint holds the weights." if trainer.args.save_only_model else whole
+        print(f"Interrupted at step {trainer.state.global_step}. {rest}")
+    return not interrupt.interrupted
+
+
+def figures_of(trainer: Trainer) -> dict[str, Any]:
+    """What metrics.json tells of every run."""
+    times = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
+    return {"steps": trainer.state.global_step, "epochs": trainer.state.epoch, "training_seconds": times[-1]}
+
+
+def save(trainer: Trainer, model_folder: Path | None = None) -> Path | None:
+    """Saves the model, by default where everything goes; returns that folder to the first process, None to others."""
+    folder = Path(str(trainer.args.output_dir))
+    trainer.save_model(str(model_folder or folder))
+    trainer.save_state()
+    return folder if trainer.is_world_process_zero() else None
+
+
+def write_report(
+    trainer: Trainer,
+    folder: Path,
+    metrics: Mapping[str, Any],
+    baselines: Mapping[str, float] | None = None,
+    unit: str = "nats per token",
+) -> None:
+    """Writes metrics.json, and the picture of the loss in that unit beside those of the baselines."""
+    text = json.dumps(metrics, indent=2, ensure_ascii=False)
+    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    draw_losses(trainer.state.log_history, {**(baselines or {})}, folder / "loss.png", unit=unit)
