@@ -18,7 +18,7 @@ from trine.conversion.lifts.table import LIFTS
 
 LONGEST_README = 12 * 1024
 DOCS = ROOT / "docs"
-BLOCKS = 22  # Python blocks of all pages
+BLOCKS = 23  # Python blocks of all pages
 COMMANDS = 12
 # Pages of the site that are made when it is built, or are files of the root.
 MADE = {"project/contributing.md", "project/changelog.md", "project/security.md"}

@@ -21,8 +21,7 @@ from trine import (
     train_wordpiece,
 )
 from trine.scripts import finetune_classifier
-from trine.training.finetuning import FinetuneTrainer, hold_out
-from trine.training.objectives.labels import LabelSet, OneClass, Value, find_problem
+from trine.training.finetuning import FinetuneTrainer
 
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -199,58 +198,6 @@ def test_numbers_in_csv_are_values_if_told(folder, tmp_path):
     path.write_text("text,mood\n" + "".join(f"{number},{index}.5\n" for index, number in enumerate(NUMBERS)))
     assert run(folder, tmp_path / "out", "--files", str(path), "--problem_type", "regression") == 0
     assert read_metrics(tmp_path / "out")["problem_type"] == "regression"
-
-
-def test_each_class_has_its_share_in_both_parts():
-    strata = ["a"] * 60 + ["b"] * 30 + ["c"] * 10 + ["d"]
-    training, held_out = hold_out([*range(101)], strata, [*range(101)], 0.1, seed=0)
-    assert sorted(training + held_out) == [*range(101)]
-    assert [sum(strata[index] == name for index in held_out) for name in "abcd"] == [6, 3, 1, 0]
-    assert hold_out([*range(101)], strata, [*range(101)], 0.1, seed=0) == (training, held_out)
-    assert hold_out([*range(101)], strata, [*range(101)], 0.1, seed=1)[1] != held_out
-
-
-def test_small_classes_are_held_out_together():
-    strata = [index // 4 for index in range(80)]  # 20 classes of 4: a tenth of each would be none
-    training, held_out = hold_out([*range(80)], strata, [*range(80)], 0.1, seed=0)
-    assert len(held_out) == 8 and len({strata[index] for index in held_out}) == 8
-    assert {strata[index] for index in training} == {*range(20)}
-
-
-def test_a_text_that_is_held_out_is_not_trained_on():
-    texts = [index % 10 for index in range(40)]
-    training, held_out = hold_out([*range(40)], [None] * 40, texts, 0.1, seed=0)
-    assert not {texts[index] for index in training} & {texts[index] for index in held_out}
-    with pytest.raises(ValueError, match="validation_fraction=0.01 of 4 records leaves 4 to train on and 0 to"):
-        hold_out([*range(4)], [None] * 4, [*range(4)], 0.01, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("labels", "problem"),
-    [
-        (["b", "a"], "single_label_classification"),
-        ([1, 0, True], "single_label_classification"),
-        ([0, 1, 0.5], "regression"),
-        ([[], ["a"]], "multi_label_classification"),
-    ],
-)
-def test_the_problem_is_found(labels, problem):
-    assert find_problem(labels) == problem
-
-
-def test_labels_of_other_kinds():
-    with pytest.raises(ValueError, match=r"label_field='label' holds \['a list', 'str'\] together: choose problem"):
-        find_problem(["a", ["b"]])
-    with pytest.raises(ValueError, match="the list of labels holds 1.5, which is neither"):
-        LabelSet.read(["a", 1.5])
-    for value in ("much", "nan", float("inf")):
-        with pytest.raises(ValueError, match=f"the label {value!r} is not a finite number"):
-            Value.read(value)
-
-
-def test_names_are_sorted_integers_by_size():
-    assert OneClass([10, 9, 2, 9]).names == ["2", "9", "10"]
-    assert OneClass(["10", 9, "2"]).names == ["10", "2", "9"]
 
 
 @pytest.mark.parametrize(
