@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trine.scripts import generate, pretrain, train_tokenizer
+from trine.scripts.jobs import job
 from trine.tokenization.hub_data import HubData
 from trine.training.data.corpus import Corpus
 from trine.training.data.packing import PackedBlocks
@@ -157,11 +158,11 @@ def test_a_ready_tokenizer_and_document_boundaries(folder):
 
 
 def test_interrupt(folder, monkeypatch, capsys):
-    class Interrupted(pretrain.InterruptCallback):
+    class Interrupted(job.InterruptCallback):
         def on_step_begin(self, *args, **kwargs):
             self.interrupted = True
 
-    monkeypatch.setattr(pretrain, "InterruptCallback", Interrupted)
+    monkeypatch.setattr(job, "InterruptCallback", Interrupted)
     assert run(folder, "interrupted") == 130
     assert "step 1. Go on with --resume_from_checkpoint last" in capsys.readouterr().out
     assert (folder / "interrupted" / "checkpoint-1" / "optimizer.pt").is_file()

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trine.scripts import pretrain
+from trine.scripts.jobs import job
 from trine.tokenization.hub_data import HubData
 from trine.training.objectives import pretraining as objectives
 
@@ -161,10 +162,10 @@ def test_tied_embeddings_are_refused_before_anything_is_read(folder, monkeypatch
 
 
 def test_an_interrupted_run_that_saves_no_optimizer_promises_no_resuming(folder, monkeypatch, capsys):
-    class Interrupted(pretrain.InterruptCallback):
+    class Interrupted(job.InterruptCallback):
         def on_step_begin(self, *args, **kwargs):
             self.interrupted = True
 
-    monkeypatch.setattr(pretrain, "InterruptCallback", Interrupted)
+    monkeypatch.setattr(job, "InterruptCallback", Interrupted)
     assert pretrain.main([*argv(folder, "interrupted"), *ONE]) == 130
     assert "step 1. Its checkpoint holds the weights." in capsys.readouterr().out
