@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .data.padding_free import PaddingFreeCollator
     from .data.token_store import TokenStore, read_tokens, write_tokens
     from .data.word_cache import TokenEncoder
+    from .finetuning import FinetuneTrainer, hold_out, load_config_and_tokenizer, load_model
     from .measures.baselines import BigramCounts, NgramLosses, ngram_losses
     from .measures.classification import class_metrics, confusion_matrix, f1_scores, label_set_metrics, value_metrics
     from .objectives.instructions import encode_completion, encode_conversation
@@ -30,15 +31,12 @@ if TYPE_CHECKING:
     from .objectives.span_corruption import SpanCorruptionCollator
     from .objectives.whole_words import WholeWordMaskingCollator, WordEncoder
     from .objectives.word_labels import label_pieces
-    from .run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback
-    from .run.early_stopping import SpokenEarlyStopping
+    from .run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
     from .run.flops import active_parameters, flops_per_token
-    from .run.half_precision import check_half_precision
-    from .run.label_smoothing import TrineSeq2SeqTrainer, TrineTrainer
     from .run.monitoring import EnergyCallback, ThroughputCallback
     from .run.parallelism import Parallelism, make_model
     from .run.resuming import find_checkpoint, list_checkpoints, train
-    from .run.scheduled_sampling import ScheduledSamplingTrainer
+    from .run.trainers import ScheduledSamplingTrainer, TrineSeq2SeqTrainer, TrineTrainer, check_half_precision
 
 __all__ = [
     "OBJECTIVES",
@@ -47,6 +45,7 @@ __all__ = [
     "Corpus",
     "EnergyCallback",
     "ExpertLoadCallback",
+    "FinetuneTrainer",
     "InterruptCallback",
     "LabelSet",
     "MaskedObjective",
@@ -83,9 +82,12 @@ __all__ = [
     "find_checkpoint",
     "find_problem",
     "flops_per_token",
+    "hold_out",
     "label_pieces",
     "label_set_metrics",
     "list_checkpoints",
+    "load_config_and_tokenizer",
+    "load_model",
     "lora_targets",
     "make_lora_config",
     "make_model",

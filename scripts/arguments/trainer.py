@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from trine.scripts.arguments.training_checks import check_half_precision, check_numbers, check_trackers, keep_apart
+from trine.scripts.arguments.training_checks import check_numbers, check_trackers, keep_apart
+from trine.training.run.trainers import check_half_precision
 
 
 def trainer_default(name: str, value: Any):

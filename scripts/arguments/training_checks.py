@@ -63,9 +63,3 @@ def keep_apart(training: TrainingArguments) -> None:
                 print(f"{name}={share:g} of max_steps={training.max_steps} is every {asked} steps: {steps} are taken.")
         if training.load_best_model_at_end:
             unit = steps
-
-
-def check_half_precision(training: TrainingArguments) -> None:
-    """Raises a ValueError for float16 on a CPU, where the trainer computes in float32 without a word."""
-    if training.fp16 and training.device.type == "cpu":
-        raise ValueError("fp16=True trains in float16 on accelerators only: on a CPU use bf16, or neither.")

@@ -20,7 +20,7 @@ from trine import (
 )
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.scripts import finetune_tagger, pretrain, train_embeddings
-from trine.scripts.arguments.training_checks import check_half_precision
+from trine.training.run.trainers import check_half_precision
 
 
 # The most that rounding one number changes it, relatively: half the distance to the next.
