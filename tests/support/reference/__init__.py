@@ -22,7 +22,13 @@ from support.reference.models import (
     trunk,
 )
 from support.reference.norms import NORMS
-from support.reference.positions import POSITIONS, NoPositions, RotaryPositions, SinusoidalPositions
+from support.reference.positions import (
+    POSITIONS,
+    NoPositions,
+    RotaryPositions,
+    SinusoidalPositions,
+    t5_bucket,
+)
 from support.reference.visibility import SEES
 from support.reference.weights import Weights, linear
 
@@ -51,6 +57,7 @@ __all__ = [
     "mixture",
     "mlp",
     "next_sentence_logits",
+    "t5_bucket",
     "transform",
     "translation_logits",
     "trunk",
