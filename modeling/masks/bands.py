@@ -8,13 +8,13 @@ import torch
 
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
-from ..kernels.blocks.banded import FoldedMask
+from ..kernels.blocks.banded import BandedMask
 
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 16, 128
 
 
-def fold_sliding(config: TrineConfig) -> tuple[int, int, int]:
+def band_of_window(config: TrineConfig) -> tuple[int, int, int]:
     """Tokens in a block, and how many blocks before and after its own a token's window can reach."""
     block = 2 ** round(math.log2(max(1, config.sliding_window / 4)))  # smaller ones see less in vain, but are more
     block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK)
@@ -24,7 +24,7 @@ def fold_sliding(config: TrineConfig) -> tuple[int, int, int]:
     return block, reach, reach
 
 
-def fold_chunked(config: TrineConfig) -> tuple[int, int, int]:
+def band_of_chunks(config: TrineConfig) -> tuple[int, int, int]:
     """The same for chunks, which begin anywhere: there may be padding on the left."""
     return config.attention_chunk_size, 1, 0 if config.is_causal else 1
 
@@ -63,22 +63,22 @@ def number_sequences(
     return None if segments is None or segments.dtype == torch.bool else segments
 
 
-FOLDS = Choices(
+BANDS = Choices(
     "layer_types",
     {
-        "sliding_attention": (fold_sliding, see_sliding, number_sequences),
-        "chunked_attention": (fold_chunked, see_chunked, number_chunks),
+        "sliding_attention": (band_of_window, see_sliding, number_sequences),
+        "chunked_attention": (band_of_chunks, see_chunked, number_chunks),
     },
 )
 
 
-def make_folded_mask(
+def make_banded_mask(
     config: TrineConfig,
     layer_type: str,
     positions: torch.Tensor,
     segments: torch.Tensor | None,
     counts_from_zero: bool,
-) -> FoldedMask | None:
+) -> BandedMask | None:
     """The mask of a whole text, or None where a band would be as wide as the text.
 
     Args:
@@ -86,8 +86,8 @@ def make_folded_mask(
         segments: (B, N) as `make_segments` returns it.
         counts_from_zero: Whether positions are those of the tokens in a row.
     """
-    fold, see, number = FOLDS[layer_type]
-    block, back, ahead = fold(config)
+    find_band, see, number = BANDS[layer_type]
+    block, back, ahead = find_band(config)
     if layer_type == "chunked_attention" and segments is None and (counts_from_zero or config.is_causal):
         back = ahead = 0  # chunks are blocks
     length, device = positions.shape[1], positions.device
@@ -103,9 +103,9 @@ def make_folded_mask(
         visible = visible & (numbers[:, rows] == numbers[:, columns])
     if segments is not None and segments.dtype == torch.bool:
         visible = visible & segments[:, columns]
-    return FoldedMask(visible | (queries == keys)[None], back, ahead)  # padding sees itself, so that nothing is NaN
+    return BandedMask(visible | (queries == keys)[None], back, ahead)  # padding sees itself, so that nothing is NaN
 
 
 # What `masks.py` looks up, so that other models need none of this.
-FOLDED_MASKS = Choices("layer_types", {"sliding_attention": make_folded_mask, "chunked_attention": make_folded_mask})
+BANDED_MASKS = Choices("layer_types", {"sliding_attention": make_banded_mask, "chunked_attention": make_banded_mask})
 CHUNK_NUMBERS = Choices("layer_types", {"chunked_attention": number_chunks})

@@ -21,7 +21,7 @@ from transformers.utils.import_utils import is_tracing
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.kinds import ATTENTION_KINDS
-from .bands import CHUNK_NUMBERS, FOLDED_MASKS
+from .bands import BANDED_MASKS, CHUNK_NUMBERS
 
 
 # Mechanisms with kernels of their own read segments (batch, keys) in place of a mask.
@@ -205,7 +205,7 @@ SEGMENTS = Choices(
 )
 
 
-def folded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_key_values: Cache | None) -> set[str]:
+def banded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_key_values: Cache | None) -> set[str]:
     """The types whose masks may be bands: where PyTorch's own kernel is asked for, which has no windows.
 
     Not where the mask is a ready one, a bias is added to the scores, or cached tokens come first, few of which are
@@ -216,7 +216,7 @@ def folded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_
         return set()
     if config.position_type == "relative" or torch.compiler.is_exporting():
         return set()
-    return set(FOLDED_MASKS)
+    return set(BANDED_MASKS)
 
 
 def make_masks(
@@ -247,8 +247,8 @@ def make_masks(
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
     given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
-    folded = folded_types(config, attention_mask, past_key_values)
-    segments, readers = None, SEGMENTED.union(folded).intersection(config.layer_types)
+    banded = banded_types(config, attention_mask, past_key_values)
+    segments, readers = None, SEGMENTED.union(banded).intersection(config.layer_types)
     if readers:
         count = next(iter(SEGMENTS.values()))
         segments = count(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
@@ -266,8 +266,8 @@ def make_masks(
     }
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
     masks: dict[str, Any] = {layer_type: segments for layer_type in first_layers if layer_type in SEGMENTED}
-    for layer_type in folded.intersection(first_layers):
-        mask = FOLDED_MASKS[layer_type](config, layer_type, all_positions, segments, given_positions is None)
+    for layer_type in banded.intersection(first_layers):
+        mask = BANDED_MASKS[layer_type](config, layer_type, all_positions, segments, given_positions is None)
         if mask is not None:
             masks[layer_type] = mask
     first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in masks}

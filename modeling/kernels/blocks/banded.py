@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 
-class FoldedMask(NamedTuple):
+class BandedMask(NamedTuple):
     """What each token of a block sees of the blocks around it.
 
     Attributes:
@@ -27,20 +27,20 @@ class FoldedMask(NamedTuple):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: "FoldedMask",
+        attention_mask: "BandedMask",
         scaling: float,
         dropout: float = 0.0,
         **kwargs,
     ) -> tuple[torch.Tensor, None]:
-        """`folded_attention` behind transformers' attention interface; there are no weights."""
-        return folded_attention(query, key, value, self, scale=scaling, dropout=dropout), None
+        """`banded_attention` behind transformers' attention interface; there are no weights."""
+        return banded_attention(query, key, value, self, scale=scaling, dropout=dropout), None
 
 
-def folded_attention(
+def banded_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: FoldedMask,
+    mask: BandedMask,
     *,
     scale: float,
     dropout: float = 0.0,

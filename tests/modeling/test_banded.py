@@ -5,7 +5,7 @@ import torch
 from support.tiny import output_of, random_ids, tiny_model
 
 from trine.configuration.kinds import ATTENTION_KINDS
-from trine.modeling.kernels.blocks.banded import FoldedMask
+from trine.modeling.kernels.blocks.banded import BandedMask
 from trine.modeling.masks import masks
 
 
@@ -76,7 +76,7 @@ def made_masks(kind: str, length: int, **fields) -> dict:
 def test_the_band_grows_with_the_text(kind, width, is_causal):
     for length in (200, 1600):
         (mask,) = made_masks(kind, length, is_causal=is_causal).values()
-        assert isinstance(mask, FoldedMask)
+        assert isinstance(mask, BandedMask)
         assert mask.visible.numel() <= (length + 16) * width
 
 
@@ -86,7 +86,7 @@ def test_the_band_grows_with_the_text(kind, width, is_causal):
 )
 def test_where_no_band_serves_there_is_a_table_of_pairs(fields, kind):
     masks = made_masks(kind, LENGTH, **fields).values()
-    assert not any(isinstance(mask, FoldedMask) for mask in masks)
+    assert not any(isinstance(mask, BandedMask) for mask in masks)
 
 
 @KIND
