@@ -19,7 +19,6 @@ from trine import (
     train_byte_level_bpe,
     train_wordpiece,
 )
-from trine.retrieval import scores as retrieval_scores
 from trine.retrieval.scores import Retrieval
 from trine.scripts import train_embeddings
 from trine.scripts.arguments.embeddings import (
@@ -287,7 +286,7 @@ def test_errors(folder, tmp_path, argv, message):
 
 
 def test_without_bm25s(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(retrieval_scores, "find_spec", lambda name: None)
+    monkeypatch.setattr(train_embeddings, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="bm25=True needs bm25s"):
         run(folder, "encoder", "unused", "--output_dir", str(tmp_path))
 
