@@ -18,6 +18,9 @@ from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from .modeling.caches.kernelized import KernelizedCacheLayer
+from .modeling.caches.simplicial import SimplicialCacheLayer
+from .modeling.caches.tokens import BigBirdCacheLayer, LSHCacheLayer
 from .modeling.heads.causal_lm import TrineForCausalLM
 from .modeling.heads.classification import (
     TrineForMultipleChoice,
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
     from .tokenization.wordpiece import train_wordpiece
 
 
+# transformers' caches know these by the types of layers, once they are imported: a cache may be made before a model.
+CACHE_LAYERS = (BigBirdCacheLayer, KernelizedCacheLayer, LSHCacheLayer, SimplicialCacheLayer)
 FAMILIES = (
     (TrineConfig, TrineModel, HEADS),
     (TrineSeq2SeqConfig, TrineSeq2SeqModel, SEQ2SEQ_HEADS),

@@ -4,16 +4,18 @@ Relative imports at the top of a module are followed; those within functions nam
 """
 
 import ast
-import importlib.util
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 from .choices import Choices, from_package, in_package
+from .lazy_choices import LazyChoices, later
 
 
 TABLE, LEFT_OUT = Choices.__name__, in_package.__name__  # which a packed file calls with less
+TABLES = (TABLE, LazyChoices.__name__)
 ABOUT = "about"  # the last keyword of a row, which a packed file has not
 LINE_LENGTH = 119
 INDENT = 8  # of the rows of a table
@@ -91,7 +93,7 @@ def read(module: str) -> Source:
     Raises:
         ValueError: It has no file of its own, or imports what cannot be packed.
     """
-    spec = importlib.util.find_spec(module)
+    spec = find_spec(module)
     if spec is None or spec.origin is None or spec.origin.endswith("__init__.py"):
         raise ValueError(f"{module} is not a module with a file of its own.")
     text = Path(spec.origin).read_text(encoding="utf-8")
@@ -100,7 +102,8 @@ def read(module: str) -> Source:
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             read_import(source, node)
-    source.own.setdefault(from_package.__name__, (from_package.__module__, from_package.__name__))
+    for taken in (from_package, Choices):  # which a packed file may need where the module does not
+        source.own.setdefault(taken.__name__, (taken.__module__, taken.__name__))
     imports = [node.lineno for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     before = source.lines[: min(imports, default=1) - 1]
     source.legend = [line.decode() for line in before if line.startswith(b"#")]
@@ -175,7 +178,7 @@ def read_statement(source: Source, node: ast.stmt, previous: int) -> Statement:
     called = call.func.id if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) else ""
     if called == LEFT_OUT:
         return Statement(*common, frozenset({LEFT_OUT}), first, blanks)
-    if called == TABLE and isinstance(call, ast.Call):
+    if called in TABLES and isinstance(call, ast.Call):
         name, table = call.args
         assert isinstance(name, ast.Constant) and isinstance(table, ast.Dict)
         rows = tuple(read_row(source, key, value) for key, value in zip(table.keys, table.values, strict=True))
@@ -187,6 +190,14 @@ def read_row(source: Source, key: ast.expr | None, value: ast.expr) -> Row:
     """A row of a table, moved to where a table has its rows."""
     if key is None:
         raise ValueError(f"{source.name}, line {value.lineno}: a table of choices is written out, row by row.")
+    if isinstance(value, ast.Call) and ast.unparse(value.func) == later.__name__:
+        module, name = (ast.literal_eval(argument) for argument in value.args)
+        source.own[name] = resolve_name(module, source.name.rpartition(".")[0]), name
+        return Row(
+            ast.literal_eval(key),
+            f"{source.lines[key.lineno - 1][key.col_offset : key.end_col_offset].decode()}: {name}",
+            frozenset({name}),
+        )
     lines = source.lines[key.lineno - 1 : value.end_lineno]
     shift = INDENT - (len(lines[0]) - len(lines[0].lstrip())) if len(lines) > 1 else 0
     lines[-1] = lines[-1][: value.end_col_offset]

@@ -16,8 +16,7 @@ from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .attention.cross import CrossAttention
-from .attention.simplicial import SimplicialAttention
-from .attention.softmax import SoftmaxAttention
+from .attention.softmax import SoftmaxAttention, TwoKeyAttention
 from .block import LAYERS, TrineLayer
 from .checkpoints import ModelBase
 from .checks.caches import check_cache, compiles
@@ -37,7 +36,7 @@ logger = logging.get_logger(__name__)
 
 # What some mechanisms record, and what stands in the way of the grouped kernel of experts.
 RECORDED_BY_MIXERS = Choices(
-    "attention_types", {"simplicial": ("second_attentions", OutputRecorder(SimplicialAttention, index=2))}
+    "attention_types", {"simplicial": ("second_attentions", OutputRecorder(TwoKeyAttention, index=2))}
 )
 RECORDED_BY_CROSS = Choices(
     "add_cross_attention", {True: ("cross_attentions", OutputRecorder(CrossAttention, index=1))}

@@ -14,7 +14,7 @@ from trine._lazy import guarded_imports
 ROOMS = ["conversion", "generation", "inspection", "retrieval", "tokenization", "training"]
 PACKAGES = ["trine", *(f"trine.{room}" for room in ROOMS)]
 COMMAND = Path(__file__).resolve().parents[1] / "scripts" / "command"
-MOST_MODULES = 125
+MOST_MODULES = 100
 MOST_FOR_HELP = 250  # with those that Python and the installed packages load at its start
 LATER = ("trine.conversion", "trine.generation", "trine.tokenization", "trine.training")
 
@@ -34,6 +34,22 @@ def test_importing_trine_loads_few_modules():
     own = [name for name in loaded_by("import trine") if name.partition(".")[0] == "trine"]
     assert len(own) <= MOST_MODULES, own
     assert not [name for name in own if name.startswith(LATER)]
+
+
+def test_a_kind_of_attention_loads_with_its_first_model():
+    """What a table gives in all ways is one class; and a cache for a kind can be made before its first model."""
+    loaded_by("""
+import sys, trine, transformers
+from trine.modeling.attention.table import ATTENTIONS
+assert "trine.modeling.attention.lsh" not in sys.modules and "trine.modeling.kernels.simplicial" not in sys.modules
+for kind in ATTENTIONS:
+    config = trine.TrineConfig.from_preset("tiny", attention_types=kind)
+    transformers.DynamicCache(config=config), transformers.StaticCache(config=config, max_cache_len=8)
+    model = trine.TrineForCausalLM(config)
+    assert type(model.model.layers[0].self_attn) is ATTENTIONS[kind] is dict(ATTENTIONS.items())[kind]
+    assert ATTENTIONS[kind] is ATTENTIONS.get(kind) and ATTENTIONS[kind] in ATTENTIONS.values()
+assert ATTENTIONS.get("none") is None
+""")
 
 
 @pytest.mark.parametrize("package", PACKAGES)

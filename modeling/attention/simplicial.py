@@ -15,10 +15,10 @@ from ..kernels.simplicial.forms import FORMS, window_reach
 from ..kernels.simplicial.inputs import SimplicialInputs
 from ..kernels.simplicial.table import choose_backend
 from ..positions.rope import apply_rotation
-from .softmax import SoftmaxAttention
+from .softmax import TwoKeyAttention
 
 
-class SimplicialAttention(SoftmaxAttention):
+class SimplicialAttention(TwoKeyAttention):
     """Softmax attention to pairs (j, k) of tokens, each from a window of its own.
 
     The logit of a pair is `<compose(q_i, k'_k), k_j> * scale + bias[k - i]`, one softmax runs over all pairs, and the

@@ -187,6 +187,10 @@ class SoftmaxAttention(nn.Module):
         return projected.view(*projected.shape[:-1], -1, self.head_dim)
 
 
+class TwoKeyAttention(SoftmaxAttention):
+    """Attention of each query to pairs of keys: its third output are the weights of second keys."""
+
+
 class FullAttention(SoftmaxAttention):
     """Softmax attention without a window.
 

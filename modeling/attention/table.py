@@ -1,24 +1,20 @@
 """The attention mechanisms by name."""
 
-from ...configuration.choices import Choices
-from .bigbird import BigBirdAttention
-from .linear import LinearAttention
-from .lsh import LSHAttention
-from .performer import PerformerAttention
-from .simplicial import SimplicialAttention
+from ...configuration.lazy_choices import LazyChoices, later
 from .softmax import ChunkedAttention, FullAttention, SlidingAttention
 
 
-ATTENTIONS = Choices(
+ATTENTIONS = LazyChoices(
     "attention_types",
     {
         "full": FullAttention,
         "sliding": SlidingAttention,
         "chunked": ChunkedAttention,
-        "simplicial": SimplicialAttention,
-        "bigbird": BigBirdAttention,
-        "linear": LinearAttention,
-        "performer": PerformerAttention,
-        "lsh": LSHAttention,
+        "simplicial": later(".simplicial", "SimplicialAttention"),
+        "bigbird": later(".bigbird", "BigBirdAttention"),
+        "linear": later(".linear", "LinearAttention"),
+        "performer": later(".performer", "PerformerAttention"),
+        "lsh": later(".lsh", "LSHAttention"),
     },
+    package=__package__,
 )
