@@ -59,7 +59,7 @@ def record(model) -> list[torch.Tensor]:
     inputs = {"input_ids": ids, "output_hidden_states": True, "use_cache": False}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids
-    if model.config.model_type != "trine_recurrent":
+    if "sparse" in getattr(model.config, "mlp_layer_types", ()) or model.config.model_type == "trine_seq2seq":
         inputs["output_router_logits"] = True
     outputs = model(**inputs).to_tuple()
     return [tensor for part in outputs for tensor in (part if isinstance(part, tuple) else [part])]
