@@ -178,7 +178,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
     hub_entry_modules = ("trine.configuration.configuration_trine", "trine.modeling.heads.table")
     base_model_pp_plan = {
         "embed_tokens": (["input_ids"], ["inputs_embeds"]),
-        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "layers": (["hidden_states", "visibility"], ["hidden_states"]),
         "norm": (["hidden_states"], ["hidden_states"]),
     }
 

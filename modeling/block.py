@@ -12,6 +12,7 @@ from ..configuration.configuration_trine import TrineConfig
 from .attention.cross import CROSS_ATTENTIONS
 from .attention.table import ATTENTIONS
 from .feed_forward.table import FEED_FORWARDS
+from .masks.visibility import EVERYTHING, Visibility
 from .norms import make_norm
 
 
@@ -49,7 +50,7 @@ class TrineLayer(GradientCheckpointingLayer):
         position_bias: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         *,
-        attention_mask: torch.Tensor | None = None,
+        visibility: Visibility = EVERYTHING,
         encoder_attention_mask: torch.Tensor | None = None,
         position_embeddings: tuple[torch.Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
@@ -64,9 +65,7 @@ class TrineLayer(GradientCheckpointingLayer):
             self_cache = past_key_values.self_attention_cache
         kwargs |= {"position_embeddings": position_embeddings, "past_key_values": self_cache}
         norm: Any = self.input_layernorm
-        mixed, *_ = self.self_attn(
-            self.enter(norm, hidden_states), attention_mask, position_bias=position_bias, **kwargs
-        )
+        mixed, *_ = self.self_attn(self.enter(norm, hidden_states), visibility, position_bias=position_bias, **kwargs)
         hidden_states = self.leave(norm, hidden_states, mixed)
         if self.cross_attn is not None:
             norm = self.cross_attention_layernorm

@@ -237,9 +237,8 @@ class TrineModel(TrinePreTrainedModel):
         lengths = None
         if self.config._attn_implementation == "sdpa":
             lengths = packed_lengths(attention_mask, self_cache, position_ids)
-        if lengths is not None:  # the masks and biases of the longest sequence begin with those of the others
-            kwargs["sequence_lengths"] = lengths  # pyright: ignore[reportGeneralTypeIssues] passed on to attention
-        masks = make_masks(self.config, inputs_embeds, attention_mask, self_cache, given_positions, lengths)
+        visibility = make_masks(self.config, inputs_embeds, attention_mask, self_cache, given_positions, lengths)
+        # The masks and biases of the longest sequence begin with those of the others.
         length = max(lengths) if lengths else inputs_embeds.shape[1]
         biases = self.positions.biases(length, inputs_embeds.device, self_cache, self.config.layer_types)
         if encoder_hidden_states is not None:
@@ -256,7 +255,7 @@ class TrineModel(TrinePreTrainedModel):
                 hidden_states,
                 biases[layer_type],
                 encoder_hidden_states,
-                attention_mask=masks[layer_type],
+                visibility=visibility[layer_type],
                 encoder_attention_mask=encoder_attention_mask,
                 position_ids=position_ids,
                 position_embeddings=rotations[layer_type],

@@ -14,6 +14,7 @@ from ..caches.tokens import BigBirdCacheLayer
 from ..kernels.blocks.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout, traceable
 from ..kernels.blocks.bigbird_step import bigbird_step, step_tokens
 from ..kernels.blocks.sparse import BlockSparseInputs, block_sparse_attention
+from ..masks.visibility import EVERYTHING, Visibility
 from .softmax import SoftmaxAttention
 
 
@@ -52,7 +53,7 @@ class BigBirdAttention(SoftmaxAttention):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        visibility: Visibility = EVERYTHING,
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
@@ -62,22 +63,23 @@ class BigBirdAttention(SoftmaxAttention):
 
         Args:
             hidden_states: (B, Q, hidden).
-            attention_mask: Segments (B, tokens so far), as `make_segments` makes them, or None.
+            visibility: Padding or packed sequences, (B, tokens so far).
         """
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
-        query, key, attention_mask = query.to(value.dtype), key.to(value.dtype), traceable(attention_mask)
+        query, key = query.to(value.dtype), key.to(value.dtype)
+        is_token, segments = visibility.is_token, traceable(visibility.segments)
         draws, lengths = self.own_draws(query.shape[1]), (query.shape[2], key.shape[2])
         if past_key_values is not None and lengths[0] == 1:
-            tokens = step_tokens(self.pattern, draws, attention_mask, lengths[1], query.device)
-            is_token = None if attention_mask is None else attention_mask[:, -1]
-            return self.o_proj(bigbird_step(query, key, value, tokens, is_token, self.scaling)), None
-        layout = make_layout(self.pattern, draws, attention_mask, *lengths, query.device)
-        if attention_mask is not None and attention_mask.dtype != torch.bool:  # packed: all rows in one
+            tokens = step_tokens(self.pattern, draws, is_token, lengths[1], query.device)
+            has_query = None if is_token is None else is_token[:, -1]
+            return self.o_proj(bigbird_step(query, key, value, tokens, has_query, self.scaling)), None
+        layout = make_layout(self.pattern, draws, is_token, segments, *lengths, query.device)
+        if segments is not None:  # all rows in one
             query, key, value = (states.transpose(0, 1).flatten(1, 2)[None] for states in (query, key, value))
         output = self.attend_blocks(query, key, value, layout)
-        if attention_mask is not None:
+        if is_token is not None:
             output = output.masked_fill(layout.places[..., None] < 0, 0.0)
         return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None
 

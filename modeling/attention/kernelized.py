@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache
 
 from ..caches.kernelized import KernelizedCacheLayer
 from ..kernels.linear.chunkwise import kernelized_mixing
+from ..masks.visibility import EVERYTHING, Visibility
 from .softmax import SoftmaxAttention
 
 
@@ -48,7 +49,7 @@ class KernelizedAttention(SoftmaxAttention):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        visibility: Visibility = EVERYTHING,
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
@@ -58,7 +59,7 @@ class KernelizedAttention(SoftmaxAttention):
 
         Args:
             hidden_states: (B, Q, hidden).
-            attention_mask: Segments (B, tokens so far), as `make_segments` numbers them, or None.
+            visibility: Padding or packed sequences, (B, tokens so far).
 
         Returns:
             (B, Q, hidden), and no weights.
@@ -67,24 +68,19 @@ class KernelizedAttention(SoftmaxAttention):
         dtype = torch.promote_types(value.dtype, torch.float32)
         with torch.autocast(hidden_states.device.type, enabled=False):
             features = self.features(query.to(dtype), key.to(dtype), position_embeddings)
-            output = self.mix(features, value.to(dtype), attention_mask, past_key_values)
+            output = self.mix(features, value.to(dtype), visibility, past_key_values)
         return self.o_proj(output.to(value.dtype).transpose(1, 2).flatten(2)), None
 
     def mix(
         self,
         features: Features,
         value: torch.Tensor,
-        segments: torch.Tensor | None,
+        visibility: Visibility,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
         """The average of values (B, G, Q, D), (B, H, Q, D)."""
-        labels = None
-        if segments is not None:
-            segments = segments[:, -value.shape[2] :]
-            if segments.dtype == torch.bool:
-                features = without_padding(features, segments)
-            else:
-                labels = segments
+        if visibility.is_token is not None:
+            features = without_padding(features, visibility.is_token[:, -value.shape[2] :])
         before: Any = None
         if past_key_values is not None:
             parts = {"norm_keys": features.norm_key, "log_scales": features.log_scale}
@@ -97,7 +93,7 @@ class KernelizedAttention(SoftmaxAttention):
             norm_query=features.norm_query,
             norm_key=features.norm_key,
             log_scale=features.log_scale,
-            labels=labels,
+            labels=visibility.segments,
             before=before,
         )
 

@@ -14,6 +14,7 @@ from ..caches.tokens import LSHCacheLayer
 from ..initialization import fill_
 from ..kernels.blocks.lsh_chunks import recent_of_bucket, sort_into_chunks
 from ..kernels.blocks.sparse import SELF_SCORE, BlockSparseInputs, block_sparse_attention
+from ..masks.visibility import EVERYTHING, Visibility
 from ..positions.rope import apply_rotation
 from .softmax import SoftmaxAttention
 
@@ -58,17 +59,13 @@ class LSHAttention(SoftmaxAttention):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] it takes no bias
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        visibility: Visibility = EVERYTHING,
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, None]:
-        """Mixes the tokens of `hidden_states` (B, Q, hidden).
-
-        Args:
-            attention_mask: Segments (B, tokens so far), as `make_segments` returns them, or None.
-        """
+        """Mixes the tokens of `hidden_states` (B, Q, hidden)."""
         query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)
         value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
         buckets = self.hash(query)
@@ -80,7 +77,7 @@ class LSHAttention(SoftmaxAttention):
             (key, value), buckets = states
         query, key = query.to(value.dtype), key.to(value.dtype)
         attend = self.attend_to_all if key.shape[2] == query.shape[2] else self.attend_to_past
-        output, normalizers = attend(query, key, value, buckets, attention_mask)
+        output, normalizers = attend(query, key, value, buckets, visibility)
         output = (output * normalizers.softmax(dim=2)[..., None]).sum(dim=2).to(value.dtype)
         return self.o_proj(output.transpose(1, 2).flatten(2)), None
 
@@ -96,9 +93,12 @@ class LSHAttention(SoftmaxAttention):
             buckets.append(best + is_opposite * directions.shape[-1])
         return torch.cat(buckets, dim=-1).to(torch.int32)
 
-    def attend_to_all(self, query, key, value, buckets, segments) -> tuple[torch.Tensor, torch.Tensor]:
+    def attend_to_all(self, query, key, value, buckets, visibility: Visibility) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs (B, H, R, Q, D) of each hash, and the logarithms (B, H, R, Q) of the sums of its weights."""
-        chunks = sort_into_chunks(buckets, segments, self.chunk_length, self.adjacent, self.is_causal)
+        chunks = sort_into_chunks(
+            *(buckets, visibility.is_token, visibility.segments),
+            *(self.chunk_length, self.adjacent, self.is_causal),
+        )
         inputs = BlockSparseInputs(
             *(query, key, value if self.repeat == 1 else value.repeat_interleave(self.repeat, dim=1)),
             *(chunks.blocks, chunks.blocks, chunks.lists, chunks.labels, chunks.labels),
@@ -114,7 +114,7 @@ class LSHAttention(SoftmaxAttention):
         index = chunks.places[..., None].expand(-1, -1, -1, -1, self.head_dim)
         return output.gather(3, index), normalizers.gather(3, chunks.places)
 
-    def attend_to_past(self, query, key, value, buckets, segments) -> tuple[torch.Tensor, torch.Tensor]:
+    def attend_to_past(self, query, key, value, buckets, visibility: Visibility) -> tuple[torch.Tensor, torch.Tensor]:
         """The same for a few queries after many cached tokens."""
         batch, heads, length, hashes = buckets.shape
         num_queries = query.shape[2]
@@ -123,7 +123,7 @@ class LSHAttention(SoftmaxAttention):
         for start in range(0, num_queries, step):
             stop = min(start + step, num_queries)
             end = length - num_queries + stop
-            is_token = None if segments is None else segments[:, :end]
+            is_token = None if visibility.is_token is None else visibility.is_token[:, :end]
             arguments = (stop - start, is_token, self.chunk_length, self.adjacent)
             tokens = recent_of_bucket(buckets[:, :, :end], *arguments)  # (B, H, queries * R, N)
             results.append(self.attend_to_tokens(query[:, :, start:stop], key, value, tokens, end - stop + start))

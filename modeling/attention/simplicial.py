@@ -14,6 +14,7 @@ from ..initialization import fill_
 from ..kernels.simplicial.forms import FORMS, window_reach
 from ..kernels.simplicial.inputs import SimplicialInputs
 from ..kernels.simplicial.table import choose_backend
+from ..masks.visibility import EVERYTHING, Visibility
 from ..positions.rope import apply_rotation
 from .softmax import TwoKeyAttention
 
@@ -71,7 +72,7 @@ class SimplicialAttention(TwoKeyAttention):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] it returns weights of both keys
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        visibility: Visibility = EVERYTHING,
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         past_key_values: Cache | None = None,
@@ -81,7 +82,7 @@ class SimplicialAttention(TwoKeyAttention):
 
         Args:
             hidden_states: (B, Q, hidden).
-            attention_mask: Segments (B, tokens so far), as `make_segments` numbers them, or None.
+            visibility: Padding or packed sequences, (B, tokens so far).
 
         Returns:
             (B, Q, hidden); and, by the path `eager`, the weights of first keys (B, H, Q, K), summed over second keys,
@@ -96,9 +97,9 @@ class SimplicialAttention(TwoKeyAttention):
             seconds = {"second_keys": second_key, "second_values": second_value, "windows": self.windows}
             keys, values = past_key_values.update(key, value, self.layer_idx, **seconds)
             (key, second_key), (value, second_value) = keys, values
-        segments = attention_mask
-        if segments is not None:
-            segments = segments[:, -max(key.shape[2], second_key.shape[2]) :].to(torch.int32)
+        segments = visibility.segments
+        if visibility.is_token is not None:
+            segments = visibility.is_token[:, -max(key.shape[2], second_key.shape[2]) :].to(torch.int32)
         bias = self.offset_bias
         if isinstance(bias, DTensor):  # tensor parallelism: that of this process's heads
             bias = bias.to_local()

@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
+from ..masks.visibility import EVERYTHING, Visibility
 from ..norms import make_norm
 from ..positions.rope import apply_rotation
 
@@ -57,7 +58,7 @@ def eager_attention_forward(
 
 def attend_separately(
     attend: Callable,
-    sequence_lengths: list[int],
+    lengths: list[int],
     module: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -70,13 +71,13 @@ def attend_separately(
 
     Args:
         attend: The kernel that computes one sequence.
-        sequence_lengths: Their lengths, whose sum is Q and K.
+        lengths: Those of its sequences, whose sum is Q and K.
         attention_mask: That of the longest sequence, of which the others take the first rows and columns.
         position_bias: Likewise.
     """
     outputs = []
     for length, *states in zip(
-        sequence_lengths, *(states.split(sequence_lengths, dim=2) for states in (query, key, value)), strict=True
+        lengths, *(states.split(lengths, dim=2) for states in (query, key, value)), strict=True
     ):
         mask, square = attention_mask, (..., slice(length), slice(length))
         if position_bias is not None:
@@ -122,19 +123,14 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: Any = None,
+        visibility: Visibility = EVERYTHING,
         *,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         position_bias: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        sequence_lengths: list[int] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and weights if eager.
-
-        Args:
-            sequence_lengths: Where one row packs sequences, their lengths, each of which is computed by itself.
-        """
+        """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and weights if eager."""
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = self.remember(key, value, past_key_values)
@@ -143,16 +139,16 @@ class SoftmaxAttention(nn.Module):
         # vLLM reads this source: it serves a layer whose forward calls one local of ALL_ATTENTION_FUNCTIONS, once.
         implementation = str(self.config._attn_implementation)
         attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        if hasattr(attention_mask, "attend"):  # a band, which brings what computes it
-            attend = attention_mask.attend
-        elif sequence_lengths is not None:
-            attend = partial(attend_separately, attend, sequence_lengths)
+        if visibility.band is not None:
+            attend = visibility.band.attend
+        elif visibility.lengths is not None:
+            attend = partial(attend_separately, attend, visibility.lengths)
         output, weights = attend(
             self,
             query,
             key,
             value,
-            attention_mask,
+            visibility.mask,
             dropout=self.attention_dropout if self.training else 0.0,
             scaling=self.scaling,
             sliding_window=self.sliding_window,

@@ -9,6 +9,7 @@ import torch
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ..kernels.blocks.banded import BandedMask
+from .visibility import Visibility
 
 
 SMALLEST_BLOCK, LARGEST_BLOCK = 16, 128
@@ -41,26 +42,24 @@ def see_chunked(config: TrineConfig, distance: torch.Tensor) -> torch.Tensor:
     return distance >= 0 if config.is_causal else torch.ones_like(distance, dtype=torch.bool)
 
 
-def number_chunks(config: TrineConfig, positions: torch.Tensor, segments: torch.Tensor | None) -> torch.Tensor:
+def number_chunks(config: TrineConfig, positions: torch.Tensor, visibility: Visibility) -> torch.Tensor:
     """Numbers (B or 1, N) that are equal for tokens of one chunk of one sequence.
 
     With padding they are counted from the first token that is none, as the library does; else an encoder counts
     positions.
     """
-    packed = number_sequences(config, positions, segments)
-    if packed is None and (config.is_causal or segments is not None):
+    is_token, segments = visibility.is_token, visibility.segments
+    if segments is None and (config.is_causal or is_token is not None):
         positions = torch.arange(positions.shape[1], device=positions.device)[None]
-        if segments is not None:
-            positions = positions - segments.int().argmax(dim=1, keepdim=True)
+        if is_token is not None:
+            positions = positions - is_token.int().argmax(dim=1, keepdim=True)
     chunks = torch.div(positions, config.attention_chunk_size, rounding_mode="floor")
-    return chunks if packed is None else chunks + packed.long() * positions.shape[1]
+    return chunks if segments is None else chunks + segments.long() * positions.shape[1]
 
 
-def number_sequences(
-    config: TrineConfig, positions: torch.Tensor, segments: torch.Tensor | None
-) -> torch.Tensor | None:
-    """The same for all tokens of one sequence, or None if there is one a row."""
-    return None if segments is None or segments.dtype == torch.bool else segments
+def number_sequences(config: TrineConfig, positions: torch.Tensor, visibility: Visibility) -> torch.Tensor | None:
+    """Numbers (B, N) that are equal for tokens of one sequence, or None if no row packs several."""
+    return visibility.segments
 
 
 BANDS = Choices(
@@ -76,19 +75,20 @@ def make_banded_mask(
     config: TrineConfig,
     layer_type: str,
     positions: torch.Tensor,
-    segments: torch.Tensor | None,
+    visibility: Visibility,
     counts_from_zero: bool,
 ) -> BandedMask | None:
     """The mask of a whole text, or None where a band would be as wide as the text.
 
     Args:
         positions: (B or 1, N).
-        segments: (B, N) as `make_segments` returns it.
+        visibility: The padding or the packed sequences of the batch.
         counts_from_zero: Whether positions are those of the tokens in a row.
     """
     find_band, see, number = BANDS[layer_type]
     block, back, ahead = find_band(config)
-    if layer_type == "chunked_attention" and segments is None and (counts_from_zero or config.is_causal):
+    belong_together = visibility.is_token is None and visibility.segments is None
+    if layer_type == "chunked_attention" and belong_together and (counts_from_zero or config.is_causal):
         back = ahead = 0  # chunks are blocks
     length, device = positions.shape[1], positions.device
     if (back + 1 + ahead) * block >= length:
@@ -97,12 +97,12 @@ def make_banded_mask(
     queries = torch.arange(num_blocks * block, device=device).view(num_blocks, block, 1)
     keys = torch.arange(-back * block, (1 + ahead) * block, device=device) + queries[:, :1]
     visible = (see(config, queries - keys) & (keys >= 0) & (keys < length))[None]
-    numbers = number(config, positions, segments)
+    numbers = number(config, positions, visibility)
     rows, columns = queries.clamp(max=length - 1), keys.clamp(0, length - 1)
     if numbers is not None:
         visible = visible & (numbers[:, rows] == numbers[:, columns])
-    if segments is not None and segments.dtype == torch.bool:
-        visible = visible & segments[:, columns]
+    if visibility.is_token is not None:
+        visible = visible & visibility.is_token[:, columns]
     return BandedMask(visible | (queries == keys)[None], back, ahead)  # padding sees itself, so that nothing is NaN
 
 

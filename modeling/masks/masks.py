@@ -22,11 +22,7 @@ from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.kinds import ATTENTION_KINDS
 from .bands import BANDED_MASKS, CHUNK_NUMBERS
-
-
-# Mechanisms with kernels of their own read segments (batch, keys) in place of a mask.
-SEGMENTED_KINDS = [kind for kind, row in ATTENTION_KINDS.items() if not row.has_pair_scores]
-SEGMENTED = {ATTENTION_KINDS[kind].layer_type for kind in SEGMENTED_KINDS}
+from .visibility import EVERYTHING, Visibility
 
 
 def make_position_ids(
@@ -58,14 +54,14 @@ def same_group(groups: torch.Tensor) -> Callable:
     return inner_mask
 
 
-def make_segments(
+def tell_sequences_apart(
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | None,
     past_key_values: Cache | None,
     position_ids: torch.Tensor | None,
-    lengths: list[int] | None = None,
-) -> torch.Tensor | None:
-    """Tells which tokens of a batch belong together: tokens see tokens of their own segment only.
+    lengths: list[int] | None,
+) -> Visibility:
+    """Finds padding or packed sequences in a batch: `is_token` or `segments`, or neither where all belong together.
 
     Args:
         inputs_embeds: (B, Q, hidden).
@@ -75,12 +71,8 @@ def make_segments(
             begin another segment.
         lengths: What `packed_lengths` found.
 
-    Returns:
-        None if all tokens are of one segment. For a padding mask, booleans (B, K) that are True for tokens. For packed
-        sequences, their numbers in int32, (B, K), which grow from 1. The type tells the two apart while tracing, too.
-
     Raises:
-        ValueError: For a ready mask, which may be more than segments can say.
+        ValueError: For a ready mask, which may hide what neither field can say.
     """
     device = inputs_embeds.device
     if attention_mask is not None:
@@ -91,17 +83,17 @@ def make_segments(
                 "that a mask (batch, 1, queries, keys) could act on."
             )
         length = inputs_embeds.shape[1] + (past_key_values.get_seq_length() if past_key_values is not None else 0)
-        padding = attention_mask[:, :length] != 0
-        if not is_tracing(padding) and bool(padding.all()):
-            return None
-        return padding.to(device)
+        is_token = attention_mask[:, :length] != 0
+        if not is_tracing(is_token) and bool(is_token.all()):
+            return EVERYTHING
+        return Visibility(is_token=is_token.to(device))
     if lengths is not None:
         numbers = torch.arange(1, len(lengths) + 1, device=device, dtype=torch.int32)
-        return numbers.repeat_interleave(torch.tensor(lengths, device=device))[None]
-    if position_ids is None or past_key_values is not None:
-        return None
-    packed = find_packed_sequence_indices(position_ids)
-    return None if packed is None else (packed + 1).to(torch.int32)
+        return Visibility(segments=numbers.repeat_interleave(torch.tensor(lengths, device=device))[None])
+    packed = None
+    if position_ids is not None and past_key_values is None:
+        packed = find_packed_sequence_indices(position_ids)
+    return EVERYTHING if packed is None else Visibility(segments=(packed + 1).to(torch.int32))
 
 
 def encoder_overlay(
@@ -116,8 +108,9 @@ def encoder_overlay(
     if packed is not None:
         overlays.append(same_group(packed))
     if layer_type in CHUNK_NUMBERS:
-        padding = attention_mask != 0 if attention_mask is not None and attention_mask.ndim == 2 else None
-        overlays.append(same_group(CHUNK_NUMBERS[layer_type](config, position_ids, padding)))
+        is_token = attention_mask != 0 if attention_mask is not None and attention_mask.ndim == 2 else None
+        numbers = CHUNK_NUMBERS[layer_type](config, position_ids, Visibility(is_token=is_token))
+        overlays.append(same_group(numbers))
     return and_masks(*overlays) if overlays else None
 
 
@@ -190,19 +183,24 @@ ENCODER_MASKS = Choices(
     },
 )
 PAIR_MASKS = Choices("is_causal", {True: decoder_masks, False: encoder_masks})
-# The kinds that read segments, always or where their masks are bands.
-SEGMENTS = Choices(
+# The kinds that read padding and packed sequences apart from masks, always or to make a band.
+SEQUENCES = Choices(
     "attention_types",
     {
-        "sliding": make_segments,
-        "chunked": make_segments,
-        "simplicial": make_segments,
-        "linear": make_segments,
-        "performer": make_segments,
-        "bigbird": make_segments,
-        "lsh": make_segments,
+        "sliding": tell_sequences_apart,
+        "chunked": tell_sequences_apart,
+        "simplicial": tell_sequences_apart,
+        "linear": tell_sequences_apart,
+        "performer": tell_sequences_apart,
+        "bigbird": tell_sequences_apart,
+        "lsh": tell_sequences_apart,
     },
 )
+
+
+# Those with a band read it in place of a mask; the others make no table of pairs at all.
+SEGMENTED_KINDS = [kind for kind in SEQUENCES if ATTENTION_KINDS[kind].layer_type not in BANDED_MASKS]
+SEGMENTED = {ATTENTION_KINDS[kind].layer_type for kind in SEGMENTED_KINDS}
 
 
 def banded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_key_values: Cache | None) -> set[str]:
@@ -226,32 +224,31 @@ def make_masks(
     past_key_values: Cache | None,
     position_ids: torch.Tensor | None,
     lengths: list[int] | None = None,
-) -> dict:
-    """Makes the mask of every attention type in the model, or the segments that it reads in place of one.
+) -> dict[str, Visibility]:
+    """Makes what the layers of every attention type in the model may see.
 
     Args:
         inputs_embeds: (B, Q, hidden).
-        attention_mask: Padding mask (B, K), a ready mask (B, 1, Q, K), or, as `generate` hands over with a static
-            cache, the result of this function.
+        attention_mask: Padding mask (B, K), a ready mask (B, 1, Q, K), or one for each type, as `generate` hands over
+            with a static cache: the result of this function, or ready masks.
         past_key_values: The cache.
         position_ids: (B or 1, Q), or None to count tokens. Positions that start again mark packed sequences, which do
             not see each other.
         lengths: What `packed_lengths` found. Masks are then those of the longest sequence.
 
     Returns:
-        The library's name of each type to its mask, in the form that the attention implementation reads; None where
-        that needs no mask.
+        For transformers' name of each type what its layers read. All types have one, and none a field without need.
     """
     if isinstance(attention_mask, dict):
-        return attention_mask
+        return {layer_type: read_ready(layer_type, mask) for layer_type, mask in attention_mask.items()}
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
     given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
     banded = banded_types(config, attention_mask, past_key_values)
-    segments, readers = None, SEGMENTED.union(banded).intersection(config.layer_types)
-    if readers:
-        count = next(iter(SEGMENTS.values()))
-        segments = count(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
+    sequences = EVERYTHING
+    if SEGMENTED.union(banded).intersection(config.layer_types):
+        find = next(iter(SEQUENCES.values()))
+        sequences = find(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
     all_positions = make_position_ids(inputs_embeds, attention_mask, None) if position_ids is None else position_ids
     if lengths is not None:
         inputs_embeds = inputs_embeds[:, : max(lengths)]
@@ -265,13 +262,23 @@ def make_masks(
         "past_key_values": past_key_values,
     }
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
-    masks: dict[str, Any] = {layer_type: segments for layer_type in first_layers if layer_type in SEGMENTED}
+    visible = {layer_type: sequences for layer_type in first_layers if layer_type in SEGMENTED}
     for layer_type in banded.intersection(first_layers):
-        mask = BANDED_MASKS[layer_type](config, layer_type, all_positions, segments, given_positions is None)
-        if mask is not None:
-            masks[layer_type] = mask
-    first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in masks}
-    return masks | PAIR_MASKS[config.is_causal](first_layers, position_ids, **arguments)
+        band = BANDED_MASKS[layer_type](config, layer_type, all_positions, sequences, given_positions is None)
+        if band is not None:
+            visible[layer_type] = Visibility(band=band)
+    first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in visible}
+    masks = PAIR_MASKS[config.is_causal](first_layers, position_ids, **arguments)
+    return visible | {layer_type: Visibility(mask, lengths) for layer_type, mask in masks.items()}
+
+
+def read_ready(layer_type: str, mask: Any) -> Visibility:
+    """What a value of a dict of masks says: what `make_masks` made before, or a mask of transformers' functions."""
+    if mask is None:
+        return EVERYTHING
+    if isinstance(mask, Visibility):
+        return mask
+    return Visibility(is_token=mask != 0) if layer_type in SEGMENTED else Visibility(mask)
 
 
 def packed_lengths(

@@ -44,9 +44,9 @@ def make_model(way: str, is_causal: bool, longest: int, **fields) -> TrineModel:
 
 def attend(model: TrineModel, hidden: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
     """The output of the attention layer alone, (1, L, hidden); the mask that it needs is made, too."""
-    masks, layer = make_masks(model.config, hidden, None, cache, None), model.layers[0]
-    (layer_type,) = masks
-    return layer.self_attn(hidden, masks[layer_type], past_key_values=cache)[0]  # pyright: ignore[reportCallIssue]
+    visibility, layer = make_masks(model.config, hidden, None, cache, None), model.layers[0]
+    (layer_type,) = visibility
+    return layer.self_attn(hidden, visibility[layer_type], past_key_values=cache)[0]  # pyright: ignore[reportCallIssue]
 
 
 def forward(run: Callable[[torch.Tensor], torch.Tensor], length: int) -> Callable[[], object]:

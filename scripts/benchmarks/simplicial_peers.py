@@ -173,7 +173,7 @@ def decode_layer(attention_type: str, context: int, windows: list[int]) -> Calla
     model = make_layer(attention_type, windows)
     cache, hidden = fill_cache(model, context, windows), torch.randn(1, 1, model.config.hidden_size)
     layer: Any = model.layers[0]
-    return lambda: layer.self_attn(hidden, None, past_key_values=cache)
+    return lambda: layer.self_attn(hidden, past_key_values=cache)
 
 
 def cache_bytes(cache: Cache) -> int:

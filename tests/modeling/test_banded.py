@@ -75,9 +75,9 @@ def made_masks(kind: str, length: int, **fields) -> dict:
 @pytest.mark.parametrize(("kind", "width"), [("sliding", 48), ("chunked", 8)])
 def test_the_band_grows_with_the_text(kind, width, is_causal):
     for length in (200, 1600):
-        (mask,) = made_masks(kind, length, is_causal=is_causal).values()
-        assert isinstance(mask, BandedMask)
-        assert mask.visible.numel() <= (length + 16) * width
+        (visibility,) = made_masks(kind, length, is_causal=is_causal).values()
+        assert isinstance(visibility.band, BandedMask)
+        assert visibility.band.visible.numel() <= (length + 16) * width
 
 
 @KIND
@@ -85,8 +85,7 @@ def test_the_band_grows_with_the_text(kind, width, is_causal):
     "fields", [{"position_type": "relative"}, {"sliding_window": 200, "attention_chunk_size": 200}]
 )
 def test_where_no_band_serves_there_is_a_table_of_pairs(fields, kind):
-    masks = made_masks(kind, LENGTH, **fields).values()
-    assert not any(isinstance(mask, BandedMask) for mask in masks)
+    assert all(visibility.band is None for visibility in made_masks(kind, LENGTH, **fields).values())
 
 
 @KIND
@@ -99,11 +98,11 @@ def test_dropout_acts_on_the_weights_of_the_band(kind):
         layer.v_proj.weight.zero_()
     layer.v_proj.bias = torch.nn.Parameter(torch.ones(16, dtype=torch.float64))
     model.set_attn_implementation("sdpa")
-    (mask,) = masks.make_masks(model.config, torch.empty(1, LENGTH, 32), None, None, None).values()
+    (visibility,) = masks.make_masks(model.config, torch.empty(1, LENGTH, 32), None, None, None).values()
     states = torch.randn(1, LENGTH, 32, dtype=torch.float64)
-    torch.testing.assert_close(layer(states, mask)[0], torch.ones_like(states))
+    torch.testing.assert_close(layer(states, visibility)[0], torch.ones_like(states))
     layer.train()
-    mixed = torch.cat([layer(states, mask)[0] for _ in range(40)])
+    mixed = torch.cat([layer(states, visibility)[0] for _ in range(40)])
     assert mixed.std() > 0.1 and abs(mixed.mean() - 1) < 0.02
 
 

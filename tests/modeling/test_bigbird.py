@@ -21,6 +21,7 @@ from trine import TrineConfig, TrineForCausalLM, TrineForConditionalGeneration, 
 from trine.modeling.attention.bigbird import BigBirdAttention
 from trine.modeling.kernels.blocks.bigbird_layout import BigBirdPattern, make_layout, random_blocks
 from trine.modeling.kernels.blocks.bigbird_step import step_tokens
+from trine.modeling.masks.visibility import Visibility
 
 
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])
@@ -96,7 +97,7 @@ def test_packed_rows_equal_separate_sequences(numbers, is_causal):
     x = torch.randn(2, 38, 32, dtype=torch.float64, generator=generator).requires_grad_()
     direction = torch.randn(2, 38, 32, dtype=torch.float64, generator=generator)
     numbered = [torch.repeat_interleave(torch.arange(1, len(row) + 1), torch.tensor(row)) for row in rows]
-    actual = layer(x, torch.stack(numbered).int())[0]
+    actual = layer(x, Visibility(segments=torch.stack(numbered).int()))[0]
     expected = torch.stack(
         [torch.cat([expected_layer(layer, part) for part in x[i].split(row)]) for i, row in enumerate(rows)]
     )
@@ -134,7 +135,7 @@ def test_padding_and_holes_are_seen_by_nobody(numbers, is_causal):
     real[0, :7], real[1, 20:], real[2] = False, False, False
     real[2, 13] = True
     real[3] = True
-    output = layer(x, real)[0]
+    output = layer(x, Visibility(is_token=real))[0]
     for row in range(4):
         torch.testing.assert_close(output[row][real[row]], with_holes(layer, x[row], real[row])[real[row]], **EXACT)
     assert not output[~real].any(), "padding's output is 0"
@@ -194,7 +195,7 @@ def test_it_is_the_librarys_layer_where_both_say_the_same(length, random, monkey
 @EVERY_PATTERN
 def test_random_blocks_are_candidates_and_none_comes_twice(numbers, is_causal):
     layer = layer_of(numbers, is_causal, max_position_embeddings=40 * SIZE)
-    layout = make_layout(layer.pattern, layer.random_draws, None, 40 * SIZE, 40 * SIZE, torch.device("cpu"))
+    layout = make_layout(layer.pattern, layer.random_draws, None, None, 40 * SIZE, 40 * SIZE, torch.device("cpu"))
     lists = layout.calls[0][1][0].expand(4, -1, -1).tolist()
     for h in range(4):
         for own in range(40):
@@ -254,7 +255,7 @@ def test_seeds_decide_the_draws(is_causal):
 
 def count_scores(pattern: BigBirdPattern, segments, num_queries: int, num_keys: int) -> int:
     draws = torch.zeros(1, 8, pattern.num_random, dtype=torch.int32)
-    layout = make_layout(pattern, draws, segments, num_queries, num_keys, torch.device("cpu"))
+    layout = make_layout(pattern, draws, None, segments, num_queries, num_keys, torch.device("cpu"))
     return sum(queries.numel() * lists.shape[-1] * layout.key_blocks.shape[-1] for queries, lists in layout.calls)
 
 

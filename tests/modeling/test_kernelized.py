@@ -15,6 +15,7 @@ from trine.modeling.kernels.linear import chunkwise as mixing_module
 from trine.modeling.kernels.linear import states as states_module
 from trine.modeling.kernels.linear.chunkwise import kernelized_mixing
 from trine.modeling.kernels.linear.states import KernelState, update_state
+from trine.modeling.masks.visibility import EVERYTHING, Visibility
 
 
 CAUSAL = pytest.mark.parametrize("is_causal", [True, False], ids=["decoder", "encoder"])
@@ -221,7 +222,7 @@ def softmax_attention(query, key, value, is_causal) -> torch.Tensor:
 
 
 def performer_output(layer, query, key, value) -> torch.Tensor:
-    return layer.mix(layer.features(query, key, None), value, None, None)
+    return layer.mix(layer.features(query, key, None), value, EVERYTHING, None)
 
 
 @CAUSAL
@@ -233,7 +234,7 @@ def test_huge_keys_stay_finite_in_float32(packed, is_causal, small_chunks):
     value, segments = torch.randn(1, 2, 19, 16), None
     if packed:
         segments = torch.tensor([[1] * 6 + [2] * 13], dtype=torch.int32)
-    actual = layer.mix(layer.features(query, key, None), value, segments, None)
+    actual = layer.mix(layer.features(query, key, None), value, Visibility(segments=segments), None)
     powers = [layer.log_features(x.double()).exp() for x in (query, key)]
     expected = loop(is_causal, *powers, value.double(), labels=segments)
     assert actual.isfinite().all() and expected.isfinite().all()

@@ -7,6 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from trine import TrineConfig, TrineForCausalLM, TrineModel
 from trine.configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
+from trine.modeling.masks.visibility import Visibility
 
 
 CONFIGS = {
@@ -273,7 +274,8 @@ def test_hidden_states_and_attentions_are_recorded():
     assert torch.equal(outputs.hidden_states[0], model.model.embed_tokens(ids))
     layer = model.model.layers[0]
     x = layer.input_layernorm(outputs.hidden_states[0])
-    mixed, _ = layer.self_attn(x, torch.zeros(7, 7).masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf))
+    mask = torch.zeros(7, 7).masked_fill(torch.ones(7, 7).triu(1).bool(), -torch.inf)
+    mixed, _ = layer.self_attn(x, Visibility(mask))
     after = outputs.hidden_states[0] + mixed
     torch.testing.assert_close(outputs.hidden_states[1], after + layer.mlp(layer.post_attention_layernorm(after)))
     assert [weights.shape for weights in outputs.attentions] == [(2, 4, 7, 7)] * 3

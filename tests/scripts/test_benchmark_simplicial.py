@@ -54,7 +54,7 @@ def test_decoding_is_that_of_the_windows_of_a_whole_context():
         model = make_layer(kind, [7, 3])
         cache = fill_cache(model, 40, [7, 3])
         before = cache.get_seq_length()
-        model.layers[0].self_attn(torch.randn(1, 1, 512), None, past_key_values=cache)
+        model.layers[0].self_attn(torch.randn(1, 1, 512), past_key_values=cache)
         assert (before, cache.get_seq_length()) == (40, 41)
         assert cache.layers[0].keys.shape[2] == (6 if growth == 0 else 41)
     assert decode_layer("simplicial", 40, [7, 3])()[0].shape == (1, 1, 512)

@@ -27,7 +27,7 @@ class BandedMask(NamedTuple):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        attention_mask: "BandedMask",
+        attention_mask: None,
         scaling: float,
         dropout: float = 0.0,
         **kwargs,

@@ -74,6 +74,7 @@ class BigBirdLayout(NamedTuple):
 def make_layout(
     pattern: BigBirdPattern,
     draws: torch.Tensor | None,
+    is_token: torch.Tensor | None,
     segments: torch.Tensor | None,
     num_queries: int,
     num_keys: int,
@@ -84,24 +85,24 @@ def make_layout(
     Args:
         pattern: Numbers of blocks.
         draws: (H, rows, random blocks), integers below 2^31, or None without random blocks.
-        segments: What `make_segments` returns, (B, K). Packed rows make tables of one row, in which the batch's rows
+        is_token: (B, K), False for padding, or None.
+        segments: Numbers of packed sequences, (B, K), or None. They make tables of one row, in which the batch's rows
             follow each other.
         num_queries: Q, the last tokens of a text.
         num_keys: K.
     """
-    packed = segments is not None and segments.dtype != torch.bool
-    if segments is not None and packed:
+    if segments is not None:
         key_blocks, blocks = cut_packed(pattern, segments)
         num_queries = segments.numel()
     else:
-        key_blocks, blocks = cut_rows(pattern, segments, num_queries, num_keys, device)
+        key_blocks, blocks = cut_rows(pattern, is_token, num_queries, num_keys, device)
     seen = seen_blocks(pattern, blocks.own, blocks.count, draws)
     # The last of the blocks that queries after a cache may touch can lie behind the text's end.
     lists = seen + blocks.first[:, None, :, None]
     lists = torch.where((seen < 0) | (lists >= key_blocks.shape[1]), -1, lists)
     calls = [(blocks.queries[:, None], lists)]
     if pattern.num_global and not pattern.is_causal:
-        calls = split_global(pattern, blocks, lists, key_blocks.shape[1], packed)
+        calls = split_global(pattern, blocks, lists, key_blocks.shape[1], segments is not None)
     tokens = torch.cat([queries.flatten(1) for queries, _ in calls], dim=1)
     places = torch.full((tokens.shape[0], num_queries + 1), -1, device=device)
     numbers = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
@@ -110,13 +111,13 @@ def make_layout(
 
 
 def traceable(segments: torch.Tensor | None) -> torch.Tensor | None:
-    """`segments`, but None in place of packed sequences while tracing.
+    """`segments`, but None while tracing.
 
     Each of those begins a block, so that the number of blocks depends on values. Positions that are given may pack
     nothing, which tracing cannot tell: the program checks it whenever it runs, unless an exporter drops
     its checks, as that to ONNX does.
     """
-    if segments is None or segments.dtype == torch.bool or not is_tracing(segments):
+    if segments is None or not is_tracing(segments):
         return segments
     torch.ops.aten._assert_async.msg((segments == 1).all(), NOT_TRACED)
     return None

@@ -19,7 +19,12 @@ class SortedChunks(NamedTuple):
 
 
 def sort_into_chunks(
-    buckets: torch.Tensor, segments: torch.Tensor | None, chunk_length: int, adjacent: int, is_causal: bool
+    buckets: torch.Tensor,
+    is_token: torch.Tensor | None,
+    segments: torch.Tensor | None,
+    chunk_length: int,
+    adjacent: int,
+    is_causal: bool,
 ) -> SortedChunks:
     """Sorts tokens by sequence, bucket and position, and numbers the chunks of each bucket.
 
@@ -28,14 +33,16 @@ def sort_into_chunks(
 
     Args:
         buckets: (B, H, N, R), from 0.
-        segments: (B, N) as `make_segments` returns it.
+        is_token: (B, N), False for padding, or None.
+        segments: Numbers of packed sequences, (B, N), or None; one of the two at most.
         adjacent: How many chunks to each side (in a decoder, before) a token reaches beside its own.
     """
     batch, heads, length, hashes = buckets.shape
     device = buckets.device
     keys = buckets.transpose(2, 3).long()
-    if segments is not None:
-        numbers = (~segments).long() if segments.dtype == torch.bool else segments.long()  # padding comes last
+    numbers = segments if is_token is None else ~is_token  # padding comes last
+    if numbers is not None:
+        numbers = numbers.long()
         keys = keys + (numbers * (buckets.max() + 1))[:, None, None]
     index = torch.arange(length, device=device)
     order = (keys * length + index).argsort(dim=-1)
@@ -46,9 +53,8 @@ def sort_into_chunks(
     labels = steps.cumsum(dim=-1)
     places = torch.empty_like(order).scatter_(-1, order, index.expand_as(order))
     tokens = order
-    if segments is not None and segments.dtype == torch.bool:
-        is_token = segments[:, None, None].expand_as(order).gather(-1, order)
-        tokens = torch.where(is_token, order, -1)
+    if is_token is not None:
+        tokens = torch.where(is_token[:, None, None].expand_as(order).gather(-1, order), order, -1)
     count = block_count(length, chunk_length)
     padding = (0, count * chunk_length - length)
     shape = (batch, heads, hashes * count, chunk_length)
