@@ -11,7 +11,7 @@ from ...configuration.configuration_trine import TrineConfig
 from ..checks.batching import BatchingGenerationMixin
 from ..checks.generation import Generation
 from ..losses import causal_targets
-from ..masks.masks import make_masks, make_position_ids
+from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine import TrineModel
 from ..outputs import TrineCausalLMOutput
 from .base import Prediction, TrineHead
@@ -102,7 +102,7 @@ class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, Generation, Ba
         """
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
-        return make_masks(config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        return make_ready_masks(config, inputs_embeds, attention_mask, past_key_values, position_ids)
 
 
 __all__ = ["TrineForCausalLM"]

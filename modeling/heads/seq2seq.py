@@ -12,7 +12,7 @@ from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from ..checks.batching import BatchingGenerationMixin
 from ..checks.generation import Generation
 from ..losses import shift_right
-from ..masks.masks import make_masks, make_position_ids
+from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from ..outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
 from .base import Head, Output, Prediction
@@ -169,7 +169,7 @@ class TrineForConditionalGeneration(
         position_ids = kwargs.get("position_ids")
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
-        return make_masks(config.decoder, inputs_embeds, attention_mask, self_cache, position_ids)
+        return make_ready_masks(config.decoder, inputs_embeds, attention_mask, self_cache, position_ids)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         """Gives cross-attention a cache without windows: the library builds it from the decoder's layers."""

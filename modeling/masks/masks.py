@@ -229,8 +229,8 @@ def make_masks(
 
     Args:
         inputs_embeds: (B, Q, hidden).
-        attention_mask: Padding mask (B, K), a ready mask (B, 1, Q, K), or one for each type, as `generate` hands over
-            with a static cache: the result of this function, or ready masks.
+        attention_mask: Padding mask (B, K), a ready mask (B, 1, Q, K), or, as `generate` hands over with a static
+            cache, one for each type, as `make_ready_masks` makes them.
         past_key_values: The cache.
         position_ids: (B or 1, Q), or None to count tokens. Positions that start again mark packed sequences, which do
             not see each other.
@@ -240,7 +240,7 @@ def make_masks(
         For transformers' name of each type what its layers read. All types have one, and none a field without need.
     """
     if isinstance(attention_mask, dict):
-        return {layer_type: read_ready(layer_type, mask) for layer_type, mask in attention_mask.items()}
+        return {layer_type: read_ready_mask(layer_type, mask) for layer_type, mask in attention_mask.items()}
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
     given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
@@ -272,13 +272,20 @@ def make_masks(
     return visible | {layer_type: Visibility(mask, lengths) for layer_type, mask in masks.items()}
 
 
-def read_ready(layer_type: str, mask: Any) -> Visibility:
-    """What a value of a dict of masks says: what `make_masks` made before, or a mask of transformers' functions."""
-    if mask is None:
-        return EVERYTHING
-    if isinstance(mask, Visibility):
-        return mask
-    return Visibility(is_token=mask != 0) if layer_type in SEGMENTED else Visibility(mask)
+def make_ready_masks(*arguments) -> dict[str, Any]:
+    """What `make_masks` makes for a static cache as tensors or None, which is all that `generate` hands on."""
+    made = make_masks(*arguments)
+    return {
+        layer_type: made[layer_type].is_token if layer_type in SEGMENTED else made[layer_type].mask
+        for layer_type in made
+    }
+
+
+def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
+    """The same back again: what a value of a dict given as `attention_mask` says."""
+    if mask is None or layer_type not in SEGMENTED:
+        return Visibility(mask)
+    return Visibility(is_token=mask.bool())
 
 
 def packed_lengths(
