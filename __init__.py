@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import transformers
 
-# This module of the library imports the library anew and replaces `transformers` by the result. It must have done so
+# This module of transformers imports transformers anew and replaces `transformers` by the result. It must have done so
 # before `register` sets attributes there.
 import transformers.processing_utils
 from transformers import AutoConfig
@@ -61,7 +61,7 @@ FAMILIES = (
     (TrineSeq2SeqConfig, TrineSeq2SeqModel, SEQ2SEQ_HEADS),
     (TrineRecurrentConfig, TrineRecurrentModel, RECURRENT_HEADS),
 )
-# The library's static tables of class names, by Auto class. `Trainer` looks a class up there before it shifts labels
+# Transformers' static tables of class names, by Auto class. `Trainer` looks a class up there before it shifts labels
 # for label smoothing; a class that is missing is smoothed against the wrong tokens without a warning.
 CLASS_NAMES = {
     "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,

@@ -56,7 +56,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
             `ATTENTION_KINDS` in `kinds.py`, which `trine list kinds` prints.
         mlp_layer_types: Feed-forward kind of each layer, written likewise. Kinds: `dense`, `sparse` (experts).
         position_type: `rope`, `sinusoidal`, `learned`, `relative` (T5 buckets) or `none`.
-        rope_parameters: The library's rotary parameters: `rope_type`, `rope_theta`, scaling `factor`, ...; or such for
+        rope_parameters: Transformers' rotary parameters: `rope_type`, `rope_theta`, scaling `factor`, ...; or such for
             each of the `layer_types` that the model has, as in ModernBERT: `{"full_attention": {...}, ...}`.
         relative_attention_num_buckets: Number of learned distances of `relative`.
         relative_attention_max_distance: Distance from which `relative` tells no distances apart.
@@ -98,7 +98,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
         norm_bias: Whether a `layernorm` has a bias; an `rmsnorm` never has.
         first_attention_norm: Whether a `pre` stack normalises what its first attention reads. ModernBERT, whose
             embeddings are normalised already, does not.
-        hidden_act: Activation of the feed-forwards, any name in the library's `ACT2FN`.
+        hidden_act: Activation of the feed-forwards, any name in transformers' `ACT2FN`.
         gated_mlp: Whether feed-forwards multiply the activation with a second projection (GLU variants).
         attention_bias: Whether the four attention projections have biases.
         mlp_bias: Whether feed-forwards and experts have biases.
@@ -331,7 +331,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
         super().__post_init__(**kwargs)
         if self.position_type != "rope" and not has_rotary_parameters:
             self.rope_parameters = DERIVED  # the base class fills it for every model that has the field
-        # The library, too, sets the plan on the instance, where it depends on the config.
+        # Transformers, too, sets the plan on the instance, where it depends on the config.
         self.base_model_tp_plan = tensor_parallel_plan(self)  # pyright: ignore[reportAttributeAccessIssue]
         self.check()
 
@@ -366,7 +366,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
         self.check()
 
     def validate_layer_type(self) -> None:
-        """Replaced by the rule `check_layers`: the library's closed list does not hold our kinds."""
+        """Replaced by the rule `check_layers`: transformers' closed list does not hold our kinds."""
 
     @property
     def base_model_ep_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride]

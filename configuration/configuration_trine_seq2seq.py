@@ -63,7 +63,7 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
 
     model_type = "trine_seq2seq"
     keys_to_ignore_at_inference = ["past_key_values"]
-    sub_configs_defaults = {"encoder": TrineConfig, "decoder": TrineConfig}  # pyright: ignore[reportAssignmentType] as in the library
+    sub_configs_defaults = {"encoder": TrineConfig, "decoder": TrineConfig}  # pyright: ignore[reportAssignmentType] as in transformers
     hub_auto_map = {
         "AutoModel": "TrineSeq2SeqModel",
         "AutoModelForTextEncoding": "TrineSeq2SeqModel",

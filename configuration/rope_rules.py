@@ -1,4 +1,4 @@
-"""The rules of `rope_parameters`: what the library's rotary functions read, and what it must be."""
+"""The rules of `rope_parameters`: what transformers' rotary functions read, and what it must be."""
 
 from typing import Any
 

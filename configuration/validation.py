@@ -66,7 +66,7 @@ CHOICES = {
     "simplicial_backend": SIMPLICIAL_BACKENDS,
     "linear_feature_map": LINEAR_FEATURE_MAPS,
 }
-# Keywords that are no fields of ours, but that the library passes to, or writes into, every config.
+# Keywords that are no fields of ours, but that transformers passes to, or writes into, every config.
 LIBRARY_KEYWORDS = frozenset(
     (
         *("adapter", "attn_implementation", "auto_map", "custom_pipelines", "distributed_config"),

@@ -1,4 +1,4 @@
-"""Converts checkpoints between the library's well-known architectures and Trine, both ways and exactly."""
+"""Converts checkpoints between transformers' well-known architectures and Trine, both ways and exactly."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def convert(
     max_shard_size: int | str = "5GB",
     show_progress: bool = False,
 ) -> float | None:
-    """Writes a checkpoint that computes the same: of Trine from the library's, or the library's from one of Trine.
+    """Writes a checkpoint that computes the same: of Trine from transformers', or transformers' from one of Trine.
 
     Weights pass a few tensors at a time. Tokenizer and generation config come along. `target` appears when all is
     done; after an error there is nothing.
@@ -35,9 +35,9 @@ def convert(
     Args:
         source: A folder with safetensors, or a name on the Hub.
         target: A folder that is not there yet.
-        to: The `model_type` to make of a Trine checkpoint. A checkpoint of the library always becomes Trine's.
+        to: The `model_type` to make of a Trine checkpoint. A checkpoint of transformers always becomes Trine's.
         head: The class to read the source as. Default: what its `architectures` name.
-        leave_out: Patterns of tensors of the library's that are not wanted, such as "roberta.pooler.*": a checkpoint
+        leave_out: Patterns of tensors of transformers' that are not wanted, such as "roberta.pooler.*": a checkpoint
             may have more heads than any class. `check` compares what is left.
         check: Whether to load both and compare their outputs on random tokens in float32.
         max_shard_size: Bytes in a weight file, or a text such as "5GB".

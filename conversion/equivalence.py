@@ -34,7 +34,7 @@ def random_inputs(config: Any, class_name: str, length: int | None = None, batch
         mask[1:, ..., length - length // 3 :] = 0
         ids = ids.masked_fill(mask == 0, config.pad_token_id)
     elif class_name.endswith("SequenceClassification") and not class_name.startswith("Trine"):
-        ids, mask = ids[:1], mask[:1]  # without a padding token the library takes one text at a time
+        ids, mask = ids[:1], mask[:1]  # without a padding token transformers takes one text at a time
     inputs = {"input_ids": ids, "attention_mask": mask}
     if getattr(config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = torch.randint(config.type_vocab_size, shape, generator=generator)

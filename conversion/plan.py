@@ -41,7 +41,7 @@ class Plan:
         ours: Our tensors without content, by name.
         config: What will be written beside the weights.
         model: Of ours, without content.
-        source_class: The library's class.
+        source_class: Transformers' class.
         outputs: The tensors that will be written, without content. `check_shapes` fills it.
         ignored: Names of the source's tensors that its class leaves out when it is loaded.
     """
@@ -93,7 +93,7 @@ class UnfitTensorsError(ValueError):
 
 
 def plan_import(folder: Path, model_type: str, head_name: str | None, leave_out: Sequence[str] = ()) -> Plan:
-    """From the library's naming to ours.
+    """From transformers' naming to ours.
 
     Raises:
         ValueError: The source has a family, a class, a setting or a tensor that we have no counterpart of.
@@ -168,7 +168,7 @@ def drop_ignored(reader: CheckpointReader, source_class: Any, needed: Collection
 
 
 def plan_export(folder: Path, model_type: str, to: str | None, head_name: str | None) -> Plan:
-    """From our naming to the library's.
+    """From our naming to transformers'.
 
     Raises:
         ValueError: The family has no counterpart of our class, of a field or of a tensor.
@@ -206,7 +206,7 @@ def empty_model(model_class: Any, config: Any) -> Any:
     try:
         with torch.device("meta"):
             return model_class(config).to(config.dtype)
-    except KeyError as error:  # the library's, at the name of an activation for example
+    except KeyError as error:  # transformers', at the name of an activation for example
         raise ValueError(f"config.json makes no {model_class.__name__}: it does not know {error}.") from error
 
 

@@ -21,15 +21,15 @@ class CoverageBeamSearch:
 
     |Y| counts the generated tokens, the end token among them. p_ij is the attention to source token i in the step that
     generates token j; padding of the source does not count, nor do tokens of the target that were given. log 0 is
-    taken as -87. `sequences_scores` are these scores. The first term is the library's own, and as there it alone
-    decides which unfinished hypotheses go on; `penalty=0` is the library's beam search to the bit.
+    taken as -87. `sequences_scores` are these scores. The first term is transformers' own, and as there it alone
+    decides which unfinished hypotheses go on; `penalty=0` is transformers' beam search to the bit.
 
-    The library estimates when no unfinished hypothesis can still win. As the penalty is never above 0, the estimate
+    Transformers estimates when no unfinished hypothesis can still win. As the penalty is never above 0, the estimate
     stays an upper bound wherever it is one without a penalty: with `early_stopping="never"`.
 
     Attention weights are needed: load the model with `attn_implementation="eager"`. A recurrent model needs
     `attention="dot"`.
-    Source: Wu et al. 2016, arXiv 1609.08144, equation 14, with the library's length penalty in place of
+    Source: Wu et al. 2016, arXiv 1609.08144, equation 14, with transformers' length penalty in place of
     ((5 + |Y|) / 6)^alpha. There, 0.2 is best for both, and models trained by reinforcement need less.
 
     Args:
@@ -94,7 +94,7 @@ class CoverageBeamSearch:
 
 
 class _Search:
-    """A model as its beam search sees it, except in three methods of the library's that are told of coverage."""
+    """A model as its beam search sees it, except in three methods of transformers' that are told of coverage."""
 
     def __init__(self, model: Any, options: CoverageBeamSearch, source_mask: torch.Tensor | None):
         self._model, self._options, self._source_mask = model, options, source_mask
@@ -130,7 +130,7 @@ class _Search:
         log_probs = state["topk_log_probs"]
         rows = state["topk_running_beam_indices"][:, :, step]
         penalty = self._penalties()[rows].to(log_probs)
-        # The library divides the sum by this power of the length, which the penalty is to escape.
+        # Transformers divides the sum by this power of the length, which the penalty is to escape.
         state["topk_log_probs"] = log_probs + penalty * (step + 1) ** state["length_penalty"]
         self._coverage = self._coverage[self._running_beam_indices[:, :, step].flatten()]
         return self._model._update_finished_beams(**state)

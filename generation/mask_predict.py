@@ -133,7 +133,7 @@ class MaskPredict:
 def keep_settings(model: Any, *, mask_token_id: int, length_ratio: float, length_spread: float) -> None:
     """Gives a model what `MaskPredict` has to know of it, which it is then saved with."""
     settings = model.generation_config
-    settings._from_model_config = False  # else the library leaves entries of its own names only when it loads
+    settings._from_model_config = False  # else transformers leaves entries of its own names only when it loads
     settings.update(
         mask_token_id=mask_token_id,
         length_ratio=length_ratio,

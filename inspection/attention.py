@@ -80,7 +80,7 @@ def read(
         return Reading(inputs, token_labels(tokenizer, source), [], [], [])
     start = model.config.decoder_start_token_id
     if target is None:
-        generate: Any = model.generate  # pyright: ignore[reportAttributeAccessIssue] as in the library
+        generate: Any = model.generate  # pyright: ignore[reportAttributeAccessIssue] as in transformers
         spoken = generate(**inputs, max_new_tokens=max_length)[0].tolist()
     else:
         _encode(tokenizer, "target", target, max_length)  # for its errors

@@ -1,4 +1,4 @@
-"""What saving and loading add to the library's: a model card, and the name of the file that is damaged."""
+"""What saving and loading add to transformers': a model card, and the name of the file that is damaged."""
 
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ class CheckpointedModel(PicklableModel):
             self.push_to_hub(push.pop("repo_id", folder.name), **push, **options)
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
-        """Called by every way of pushing, after the library put its card into `working_dir`."""
+        """Called by every way of pushing, after transformers put its card into `working_dir`."""
         card = Path(working_dir) / CARD
         if not card.exists() or "This model card has been automatically generated" in card.read_text(encoding="utf-8"):
             card.write_text(self.render_card(), encoding="utf-8")

@@ -46,7 +46,7 @@ OBSTACLES = Choices("mlp_layer_types", {"sparse": grouped_kernel_obstacle})
 
 
 class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssues] one of two classes
-    """What all Trine models share: how weights begin, what the library may do with them, what can be recorded."""
+    """What all Trine models share: how weights begin, what transformers may do with them, what can be recorded."""
 
     config_class = TrineConfig
     config: TrineConfig
@@ -58,7 +58,7 @@ class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssue
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # The library decides both by searching the source of this file for names that stand in the mechanisms' own files.
+    # Transformers decides both by searching the source of this file for names that stand in the mechanisms' own files.
     _can_set_attn_implementation_cached_value = True
     _can_set_experts_implementation_cached_value = True
     _can_record_outputs = {
@@ -98,7 +98,7 @@ class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssue
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         """Hands every module to `_init_weights`, also those without tensors of their own.
 
-        For classes outside the library, it passes over modules whose own tensors are all loaded, which guards against
+        For classes outside transformers, it passes over modules whose own tensors are all loaded, which guards against
         code that overwrites loaded weights. A module that only fills its children's weights has no own tensors, so it
         would never be asked; and the functions of `initialization.py` leave loaded weights alone by themselves.
         """
@@ -121,7 +121,7 @@ def supports_flash(config: TrineConfig) -> bool:
 def ask_for_second_attentions(forward: Callable) -> Callable:
     """Lets `output_attentions` ask for the weights of both keys of simplicial layers.
 
-    What is recorded must be asked for by its name; only cross-attention is an exception of the library's.
+    What is recorded must be asked for by its name; only cross-attention is an exception of transformers'.
     """
 
     @wraps(forward)
@@ -184,7 +184,7 @@ class TrineModel(TrinePreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineModelOutput:
         """Computes the hidden states of a batch.
 
@@ -203,7 +203,7 @@ class TrineModel(TrinePreTrainedModel):
                 hidden). Needed exactly if `config.add_cross_attention`.
             encoder_attention_mask: 1 for a token of the source and 0 for padding, (batch, source length).
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
-                `output_router_logits`, and what the attention functions of the library read.
+                `output_router_logits`, and what the attention functions of transformers read.
 
         Returns:
             `last_hidden_state` (batch, length, hidden), the cache, `pooler_output` (sequences, hidden) if there is a

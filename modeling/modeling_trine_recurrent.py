@@ -54,7 +54,7 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> Seq2SeqModelOutput:
         """Computes what each token of the target is predicted from.
 
@@ -138,11 +138,11 @@ class TrineRecurrentForConditionalGeneration(
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """The first forward pass makes the cache; the library's would hold keys and values."""
+        """The first forward pass makes the cache; transformers' would hold keys and values."""
         return False
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """For the library's collators."""
+        """For transformers' collators."""
         return shift_right(labels, self.config)
 
     @can_return_tuple
@@ -159,7 +159,7 @@ class TrineRecurrentForConditionalGeneration(
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineRecurrentLMOutput:
         """Computes logits, and the loss if there are labels. Other arguments are those of `TrineRecurrentModel`.
 

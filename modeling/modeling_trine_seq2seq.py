@@ -33,7 +33,7 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
         return compiles(self.config.decoder.layer_types)
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
-        """The library ties all or nothing, by `tie_word_embeddings`. Here that speaks of the head alone."""
+        """Transformers ties all or nothing, by `tie_word_embeddings`. Here that speaks of the head alone."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         return dict(self.ties())
@@ -45,7 +45,7 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Module:
-        """Gives both stacks and the head `new_num_tokens` rows. The library would resize the encoder's alone."""
+        """Gives both stacks and the head `new_num_tokens` rows. Transformers would resize the encoder's alone."""
         arguments = (new_num_tokens, pad_to_multiple_of, mean_resizing)
         decoder = self.get_decoder()
         if not self.config.share_embeddings and isinstance(decoder, TrineModel):
@@ -101,7 +101,7 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineSeq2SeqModelOutput:
         """Computes the decoder's hidden states. Each argument is that of `TrineModel`, for one of the two.
 
@@ -115,7 +115,7 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
 
         Returns:
             `last_hidden_state` (batch, target length, hidden), or that of the encoder (batch, source length, hidden)
-            where nothing is decoded; and what both trunks record, under the library's names.
+            where nothing is decoded; and what both trunks record, under transformers' names.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(

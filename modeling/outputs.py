@@ -1,4 +1,4 @@
-"""What the forward passes return: the library's outputs, and what sparse and simplicial layers add."""
+"""What the forward passes return: transformers' outputs, and what sparse and simplicial layers add."""
 
 from dataclasses import dataclass
 
@@ -93,7 +93,7 @@ class TrineMultipleChoiceOutput(TrineHeadOutput, MultipleChoiceModelOutput):
 
 @dataclass
 class TrineSeq2SeqModelOutput(Seq2SeqModelOutput):
-    """Router logits of both stacks, under the library's names, and their second attentions, named likewise."""
+    """Router logits of both stacks, under transformers' names, and their second attentions, named likewise."""
 
     encoder_router_logits: tuple[torch.Tensor, ...] | None = None
     decoder_router_logits: tuple[torch.Tensor, ...] | None = None

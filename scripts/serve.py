@@ -51,7 +51,7 @@ class ServeArguments:
     dtype: str = field(default="auto", metadata={"help": "Such as bfloat16. By default that of the weights."})
     default_seed: int | None = field(default=None, metadata={"help": "Random seed for requests without one."})
     enable_cors: bool = field(default=False, metadata={"help": "Let pages of other sites ask, too."})
-    log_level: str = field(default="warning", metadata={"help": "Of the library: debug, info, warning or error."})
+    log_level: str = field(default="warning", metadata={"help": "Of transformers: debug, info, warning or error."})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
     )

@@ -140,7 +140,7 @@ def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], li
 
 
 def count_cut(model: SentenceTransformer, pairs: Sequence[Pair], max_length: int) -> int:
-    """How many pairs have a text that is cut off, which is printed; the library cuts as it reads them."""
+    """How many pairs have a text that is cut off, which is printed; sentence-transformers cuts as it reads them."""
     columns = [encode_cut(model.tokenizer, texts, max_length=max_length)[1] for texts in zip(*pairs, strict=True)]
     cut = len(set().union(*columns))
     say_cut(cut, len(pairs), "pairs", max_length)
@@ -183,7 +183,9 @@ def is_decoder(config: PreTrainedConfig) -> bool:
 
 
 def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
-    """Raises a ValueError where the checkpoint lacks weights, which the library would make at random with a log line.
+    """Raises a ValueError where the checkpoint lacks weights.
+
+    sentence-transformers would make them at random, with a log line.
 
     A pooler may be missing: embeddings do not pass through it.
     """

@@ -57,7 +57,7 @@ def wrap_tokenizer(
     model_max_length: int | None,
     model_input_names: tuple[str, ...] = ("input_ids", "attention_mask"),
 ) -> TokenizersBackend:
-    """The trained tokenizer as the library's own class, which `AutoTokenizer` loads without code.
+    """The trained tokenizer as transformers' own class, which `AutoTokenizer` loads without code.
 
     Warns if the text gave fewer tokens than `vocab_size`.
     """

@@ -30,7 +30,7 @@ def language_tag(language: str) -> str:
 class SpecialTokens:
     """The special tokens of a tokenizer, and the chat template that uses some of them."""
 
-    named: dict[str, str]  # by the library's names, such as "pad_token"
+    named: dict[str, str]  # by tokenizers' names, such as "pad_token"
     extra: list[str]
     chat_template: str | None
 

@@ -136,7 +136,7 @@ def _without(texts: list[str], characters: list[str]) -> Iterator[str]:
 def _settle(pieces: list[tuple[str, float]]) -> list[tuple[str, float]]:
     """The pieces in the order of their scores, without what changes from run to run.
 
-    The library's trainer gives the characters that it found no use for the least score and a little more each, in
+    Tokenizers' trainer gives the characters that it found no use for the least score and a little more each, in
     an order that varies, and sums the others in an order that varies.
     """
     least = min(score for _, score in pieces)

@@ -42,7 +42,7 @@ def train_wordpiece(
     as the start of a word and within one: it never becomes `unk_token`. A word with a character that does not occur,
     or of more than 100 characters, is one `unk_token`.
 
-    The vocabulary is chosen by merging the most frequent pair first (BPE), as the library's own trainer does, not
+    The vocabulary is chosen by merging the most frequent pair first (BPE), as tokenizers' own trainer does, not
     by likelihood; words are cut by the longest match first. The same texts always give the same tokenizer.
 
     Args:
@@ -105,7 +105,7 @@ def _merge_words(
 ) -> tuple[list[str], list[str]]:
     """ASCII, the characters of the texts, and what is merged from them by frequency, all as WordPiece writes them.
 
-    The library's trainer numbers the characters within words in an order that changes from run to run, and the
+    Tokenizers' trainer numbers the characters within words in an order that changes from run to run, and the
     numbers decide between equally frequent pairs. Here words are merged with a mark before them instead of one inside.
     """
     trainer = trainers.BpeTrainer(

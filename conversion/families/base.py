@@ -17,10 +17,10 @@ from ..weight_rules import Rule
 
 @dataclass(frozen=True)
 class Head:
-    """A class of the library, and ours that computes the same.
+    """A class of transformers, and ours that computes the same.
 
     Args:
-        source: Name of the library's class.
+        source: Name of transformers' class.
         trine: Name of our class.
         rules: Of the tensors outside of the trunk.
         tied: The source's name of a weight that is left out where it is the token embeddings.
@@ -44,10 +44,10 @@ def no_fields(*args) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Family:
-    """All of that for one `model_type` of the library.
+    """All of that for one `model_type` of transformers.
 
     Args:
-        model_type: The library's name of the family.
+        model_type: Transformers' name of the family.
         heads: Its classes, the bare model first.
         trunk: The rules of the trunk's tensors, for a source's config.
         names: Fields of the source's config that are called otherwise in ours, and what they are called there.

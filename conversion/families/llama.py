@@ -25,12 +25,12 @@ BIASES = {"attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}
 READ_FIELDS = ["rope_parameters", "sliding_window", "classifier_dropout"]
 BUFFERS = [r"rotary_emb\.inv_freq$"]
 TRUNK = [Rule("{name}", "{name}")]
-# The library's names of attention, and ours.
+# Transformers' names of attention, and ours.
 KINDS = {"full_attention": "full", "sliding_attention": "sliding"}
 
 
 def decoder_heads(name: str) -> list[Head]:
-    """The classes that the library makes for every decoder."""
+    """The classes that transformers makes for every decoder."""
     scores = Rule("classifier.weight", "score.weight")
     answers = Rule("qa_outputs.{kind}", "qa_outputs.{kind}")
     no_bias = Rule("classifier.bias", [], NoBias())
@@ -91,7 +91,7 @@ LLAMA = Family(
     read=read,
     write=write,
     read_fields=READ_FIELDS,
-    ignored=["pretraining_tp"],  # the library computes the same for every value
+    ignored=["pretraining_tp"],  # transformers computes the same for every value
     buffers=BUFFERS,
 )
 MISTRAL = Family(

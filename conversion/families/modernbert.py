@@ -51,7 +51,7 @@ def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
     used = sorted(set(config.layer_types))
     return {
         "attention_types": [KINDS[layer_type] for layer_type in config.layer_types],
-        # The library's own reading of the width, both sides and the token itself, in tokens to each side.
+        # Transformers' own reading of the width, both sides and the token itself, in tokens to each side.
         "sliding_window": config.local_attention // 2,
         "rope_parameters": {layer_type: deepcopy(config.rope_parameters[layer_type]) for layer_type in used},
     }

@@ -91,7 +91,7 @@ class T5Family(Family):
         return own | {
             "encoder": encoder,
             "decoder": stack | {"num_hidden_layers": config.num_decoder_layers},
-            # The library ties by what the file holds: version 1.1 has a head of its own.
+            # Transformers ties by what the file holds: version 1.1 has a head of its own.
             "tie_word_embeddings": "lm_head.weight" not in tensors,
             "logit_scale": config.d_model**-0.5 if config.scale_decoder_outputs else 1.0,
         }
@@ -138,7 +138,7 @@ T5 = T5Family(
         ),
     ],
     lambda config: [],
-    # How it was first filled; of classes that are not converted; of the library's own devices.
+    # How it was first filled; of classes that are not converted; of transformers' own devices.
     ignored=["initializer_factor", "classifier_dropout", "n_positions", "is_encoder_decoder"],
     # An unused bias of the first release.
     buffers=[r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$"],

@@ -1,4 +1,4 @@
-"""The families that are converted, by the library's `model_type`."""
+"""The families that are converted, by transformers' `model_type`."""
 
 from .bart import BART
 from .base import Family

@@ -11,7 +11,7 @@ from ...configuration.patterns import check_choice
 from .base import StackLift
 
 
-# What the library's scaling types need beside the factor and the number of positions in training. The waves of
+# What transformers' scaling types need beside the factor and the number of positions in training. The waves of
 # `llama3` are those of Llama 3.1 (Meta 2024, arXiv 2407.21783).
 SCALINGS: dict[str, dict[str, Any]] = {
     "dynamic": {},

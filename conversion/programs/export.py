@@ -28,8 +28,8 @@ class Format(NamedTuple):
     """One kind of program.
 
     Attributes:
-        name: What the library calls it.
-        packages: What it takes beside the library.
+        name: What transformers calls it.
+        packages: What it takes beside transformers.
         cached: Attention kinds whose caches are inputs and outputs of its graphs.
         replaced: Operators of Trine that it does not know: module, name, and what computes the same.
     """
@@ -105,7 +105,7 @@ def export(
         bar.set_description("write")
         if format == "onnx":
             strip_origins(exported)
-        exported.config = None  # with a config the library writes the model's code, too
+        exported.config = None  # with a config transformers writes the model's code, too
         exported.save_pretrained(made)
         write_config(folder, made)
         copy_companions(folder, made, generates=model_class.can_generate())

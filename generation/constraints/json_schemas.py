@@ -63,7 +63,7 @@ def check_schema(schema: Any, place: str = "$") -> None:
 
 
 def check_regex(regex: str, name: str) -> None:
-    """Refuses what looks around in a regular expression: the library would leave it out with a warning only.
+    """Refuses what looks around in a regular expression: xgrammar would leave it out with a warning only.
 
     Raises:
         ValueError: There is a group that begins with "(?", other than "(?:".

@@ -64,7 +64,7 @@ def constrained_by(
     except ImportError as error:
         raise ImportError("Constrained output needs xgrammar: pip install 'trine[constrained]'") from error
     spelled = spell_tokens(tokenizer, vocab_size or len(tokenizer))
-    if json_schema is not None:  # the library's strings of a bounded length would hold control characters
+    if json_schema is not None:  # xgrammar's strings of a bounded length would hold control characters
         spelled = [b"" if CONTROL_CHARACTERS & set(token) else token for token in spelled]
     check_regex(regex or "", "regex")
     rules = _read_schema(json_schema) if json_schema is not None else given[names[0]]
@@ -93,7 +93,7 @@ class Constraint(LogitsProcessor):
         self.compiled = compiled
         self.spelled = spelled
         self.stops = compiled.tokenizer_info.stop_token_ids
-        # After the byte 0xED these write a surrogate, which is not text, though the library's grammars have it.
+        # After the byte 0xED these write a surrogate, which is not text, though xgrammar's grammars have it.
         self.ends_surrogate = torch.tensor([token[:1] >= b"\xa0" and token[:1] < b"\xc0" for token in spelled])
         self.prompt_length: int | None = None
         self.states: dict[tuple[int, ...], GrammarMatcher | None] = {}  # of the outputs of the last call

@@ -47,7 +47,7 @@ class Ensemble(PreTrainedModel, CheckedGeneration, GenerationMixin):
     `Ensemble([first, second]).generate(...)` takes what `generate` of a member takes: greedy search, sampling, beams,
     streaming, assistants, prompt lookup, constraints, chunked prefill, and `CoverageBeamSearch`, which then counts the
     mean of the members' attention. Each member keeps a cache of its own. Members may differ in size and kind, and
-    decoders of any class of the library can be members; time and memory are the sums.
+    decoders of any class of transformers can be members; time and memory are the sums.
 
     Its logits are log-probabilities, so processors that depend on more than differences of logits, as
     `repetition_penalty` does, do other than with one model.
@@ -235,7 +235,7 @@ def check_weights(weights: Sequence[float] | None, members: int) -> list[float]:
 def _common_config(members: Sequence[Any]) -> EnsembleConfig:
     configs = [member.config for member in members]
     longest = [getattr(config, "max_position_embeddings", None) for config in configs]
-    fields: dict[str, Any] = {"attn_implementation": "eager"}  # never used: it keeps the library from choosing
+    fields: dict[str, Any] = {"attn_implementation": "eager"}  # never used: it keeps transformers from choosing
     return EnsembleConfig(
         is_encoder_decoder=configs[0].is_encoder_decoder,
         vocab_size=configs[0].get_text_config(decoder=True).vocab_size,

@@ -20,7 +20,7 @@ from ..mask_predict import MaskPredict
 from .post_processing import check_language, post_process
 
 
-_UNLIMITED = 1_000_000  # the library's number for a tokenizer without a limit is larger
+_UNLIMITED = 1_000_000  # transformers' number for a tokenizer without a limit is larger
 _MOST_TOKENS = 512  # of a text, where neither model nor tokenizer has a limit
 
 
@@ -44,7 +44,7 @@ class Translator:
     `Translator.from_pretrained("my-translator", language="en")(["你好。"], num_beams=5)` returns a list of texts.
 
     Args:
-        model: An encoder-decoder of this package or of the library, or an `Ensemble` of them, in evaluation mode.
+        model: An encoder-decoder of this package or of transformers, or an `Ensemble` of them, in evaluation mode.
         tokenizer: Its tokenizer.
         language: Language that is written, for the rules of `post_processing`; None for white space alone.
         max_length: Most tokens of a text, read or written. Default: the least of what tokenizer and model allow.
@@ -88,7 +88,7 @@ class Translator:
 
         Args:
             device: By default the accelerator, if there is one.
-            options: Those of the library's `from_pretrained`: `dtype`, `trust_remote_code`, and, for alignments and
+            options: Those of transformers' `from_pretrained`: `dtype`, `trust_remote_code`, and, for alignments and
                 coverage, `attn_implementation="eager"`.
 
         Raises:
@@ -132,7 +132,7 @@ class Translator:
             alignments: Return those, too. They need `attn_implementation="eager"`.
             coverage_penalty: beta of `CoverageBeamSearch`; it needs `num_beams` and `attn_implementation="eager"`.
             max_new_tokens: Default: `max_length`.
-            options: Those of the library's `generate`: `num_beams`, `length_penalty`, `generation_config`... A model
+            options: Those of transformers' `generate`: `num_beams`, `length_penalty`, `generation_config`... A model
                 that was trained for it writes by `custom_generate=MaskPredict()`.
 
         Raises:
@@ -213,7 +213,7 @@ class Translator:
 
 
 def _load(name: str | Path, device: str | torch.device | None, options: dict[str, Any]) -> tuple[Any, Any]:
-    """A model in evaluation mode, and its tokenizer. The library's errors do not always name what was not found."""
+    """A model in evaluation mode, and its tokenizer. Transformers' errors do not always name what was not found."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=options.get("trust_remote_code", False))
         model = AutoModelForSeq2SeqLM.from_pretrained(name, **options)

@@ -29,7 +29,7 @@ def eager_attention_forward(
     position_bias: torch.Tensor | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The library's `eager` interface, written out: the truth beside its kernels, and the one that returns weights.
+    """Transformers' `eager` interface, written out: the truth beside its kernels, and the one that returns weights.
 
     Args:
         query: (B, H, Q, D).
@@ -89,7 +89,7 @@ def attend_separately(
 class SoftmaxAttention(nn.Module):
     """Multi-head attention with grouped key-value heads, optional biases, query-key norm and any position encoding.
 
-    The mask alone tells full, sliding and chunked attention apart; the kernel is chosen by the library's
+    The mask alone tells full, sliding and chunked attention apart; the kernel is chosen by transformers'
     `attn_implementation`.
     Source: Vaswani et al. 2017, arXiv 1706.03762; grouped heads: Ainslie et al. 2023, arXiv 2305.13245; query-key
     norm: Henry et al. 2020, arXiv 2010.04245.
@@ -134,7 +134,7 @@ class SoftmaxAttention(nn.Module):
         query, key, value = self.project(hidden_states, position_embeddings)
         if past_key_values is not None:
             key, value = self.remember(key, value, past_key_values)
-        if position_bias is not None:  # a row for each text, as the library's flex attention looks it up
+        if position_bias is not None:  # a row for each text, as transformers' flex attention looks it up
             kwargs["position_bias"] = position_bias.expand(query.shape[0], -1, -1, -1)
         # vLLM reads this source: it serves a layer whose forward calls one local of ALL_ATTENTION_FUNCTIONS, once.
         implementation = str(self.config._attn_implementation)

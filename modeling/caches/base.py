@@ -12,7 +12,7 @@ from ..checks.caches import OWN_LAYER_TYPES
 class StatesCacheLayer(CacheLayerMixin):
     """Tensors whose first axis is the batch, named in `names`, and the number of tokens that they tell of.
 
-    A subclass sets `_layer_type`, under which the library finds it for every kind of cache, fills the tensors in
+    A subclass sets `_layer_type`, under which transformers finds it for every kind of cache, fills the tensors in
     `update`, which counts tokens in `cumulative_length`, and takes the last tokens back in `remove`.
     """
 

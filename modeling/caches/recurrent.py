@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class LSTMStateLayer(CacheLayerMixin):
-    """The state of one layer, under the names that the library's offloading and reordering know.
+    """The state of one layer, under the names that transformers' offloading and reordering know.
 
     `keys` is the hidden state and `values` the cell, (batch, hidden) each. An earlier state is not kept, so the layer
     cannot be cropped, and assisted decoding is not possible.

@@ -1,4 +1,4 @@
-"""Which models continuous batching serves: those whose layers the library's paged cache can hold."""
+"""Which models continuous batching serves: those whose layers transformers' paged cache can hold."""
 
 from copy import copy
 from typing import Any
@@ -8,7 +8,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig, GenerationM
 from .paged_serving import check_paged
 
 
-# In place of all of the memory, which the library would take: 64 pages of 256 tokens, of which a pass reads 256.
+# In place of all of the memory, which transformers would take: 64 pages of 256 tokens, of which a pass reads 256.
 CPU_CACHE = {"num_blocks": 64, "max_batch_tokens": 256}
 
 
@@ -21,7 +21,7 @@ class BatchingGenerationMixin(GenerationMixin):  # transformers knows by the nam
         continuous_batching_config: ContinuousBatchingConfig | None = None,
         **kwargs,
     ) -> Any:
-        """The library's manager of continuous batching, behind `generate_batch` and `transformers serve`.
+        """Transformers' manager of continuous batching, behind `generate_batch` and `transformers serve`.
 
         What `continuous_batching_config` does not say of the size of the paged cache is `CPU_CACHE` on a CPU.
         """

@@ -1,4 +1,4 @@
-"""What stands before the library's `generate`: checks of what it is asked for, and where it goes on from a cache."""
+"""What stands before transformers' `generate`: checks of what it is asked for, and where it goes on from a cache."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ class MendedPrefill(GenerationMixin):
     def _prefill(self, input_ids: Any, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> Any:
         """Lets an encoder-decoder go on from a cache, which an assistant does in each round, as a decoder does.
 
-        The library tells by the length of the mask that `input_ids` hold the cached tokens too, and makes no mask for
+        Transformers tells by the length of the mask that `input_ids` hold the cached tokens too, and makes no mask for
         the target: it would read them a second time.
         """
         cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("decoder_attention_mask")
@@ -77,7 +77,7 @@ class CheckedGeneration(MendedGeneration):
         if not prepared.is_assistant:  # its settings are those of the model that it helps
             own: Any = self
             asked = [kwargs.get("top_k"), getattr(generation_config, "top_k", None), own.generation_config.top_k]
-            top_k = next((value for value in asked if value is not None), 0)  # not the library's 50
+            top_k = next((value for value in asked if value is not None), 0)  # not transformers' 50
             check_settings(prepared, top_k, own.config.get_text_config(decoder=True).vocab_size)
             check_early_exit(prepared.assistant_early_exit, own.config)
         return prepared, model_kwargs

@@ -18,9 +18,9 @@ from .routers import ROUTERS
 class StackedExperts(nn.Module):
     """All experts of a layer as two three-dimensional weights, and perhaps their biases, a row an expert.
 
-    `forward` is the library's `eager` experts interface.
+    `forward` is transformers' `eager` experts interface.
 
-    The library swaps `forward` for `batched_mm` or `grouped_mm` as `experts_implementation` says.
+    Transformers swaps `forward` for `batched_mm` or `grouped_mm` as `experts_implementation` says.
     """
 
     def __init__(self, config: TrineConfig):
@@ -134,7 +134,7 @@ class SparseMLP(nn.Module):
         super().__init__()
         self.gate = ROUTERS[config.router_type](config)
         self.experts = EXPERTS[config.gated_mlp](config)
-        self.experts.has_bias = config.mlp_bias  # the library's decorator fixes it for a class
+        self.experts.has_bias = config.mlp_bias  # transformers' decorator fixes it for a class
         self.shared_experts = None
         if config.num_shared_experts:
             self.shared_experts = make_mlp(config, config.num_shared_experts * config.moe_intermediate_size)

@@ -159,7 +159,7 @@ class TrineLabelledHead(TrineHead[Output]):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> Output:
         """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
 

@@ -31,7 +31,7 @@ class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, Generation, Ba
     output_class = TrineCausalLMOutput
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # pyright: ignore[reportAssignmentType] lists in the library too
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}  # pyright: ignore[reportAssignmentType] lists in transformers too
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: TrineConfig):
@@ -54,7 +54,7 @@ class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, Generation, Ba
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineCausalLMOutput:
         """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
 
@@ -98,7 +98,7 @@ class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, Generation, Ba
     ) -> dict:
         """Masks for a static cache, which `generate` makes ahead of the compiled forward pass.
 
-        The library's function sizes the masks of all windowed layers after the first one; ours differ in window.
+        Transformers' function sizes the masks of all windowed layers after the first one; ours differ in window.
         """
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)

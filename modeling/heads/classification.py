@@ -141,7 +141,7 @@ class TrineForQuestionAnswering(TrineHead[TrineQuestionAnsweringOutput]):
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineQuestionAnsweringOutput:
         """Computes `start_logits` and `end_logits`, (batch, length) each, and the loss if both positions are given.
 

@@ -106,7 +106,7 @@ class TrineForPreTraining(MaskedTokenHead, TrineHead[TrinePreTrainingOutput]):
         labels: torch.Tensor | None = None,
         next_sentence_label: torch.Tensor | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrinePreTrainingOutput:
         """Computes both predictions, and the sum of the losses whose labels are given.
 

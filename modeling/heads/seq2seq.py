@@ -78,11 +78,11 @@ class TrineForConditionalGeneration(
         return self._tied_weights_keys if self.config.tie_word_embeddings else {}
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """For the library's collators."""
+        """For transformers' collators."""
         return shift_right(labels, self.config)
 
     def generate(self, *args, custom_generate: Any = None, **kwargs) -> Any:
-        """The library's; but a decoder that reads both sides has to be asked by a `custom_generate` for such ones."""
+        """Transformers'; but a decoder that reads both sides has to be asked by a `custom_generate` for such ones."""
         if not self.config.decoder_is_causal and not getattr(custom_generate, "reads_both_sides", False):
             raise ValueError(
                 "decoder_is_causal=False: the decoder reads both sides of a token, so that it cannot write token by "
@@ -107,7 +107,7 @@ class TrineForConditionalGeneration(
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineSeq2SeqLMOutput:
         """Computes logits, and the loss if there are labels. Arguments not named here are `TrineSeq2SeqModel`'s.
 
@@ -172,7 +172,7 @@ class TrineForConditionalGeneration(
         return make_ready_masks(config.decoder, inputs_embeds, attention_mask, self_cache, position_ids)
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
-        """Gives cross-attention a cache without windows: the library builds it from the decoder's layers."""
+        """Gives cross-attention a cache without windows: transformers builds it from the decoder's layers."""
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = model_kwargs.get("past_key_values")
         if isinstance(cache, EncoderDecoderCache) and not any(cache.is_updated.values()):

@@ -53,7 +53,7 @@ class TrineSeq2SeqForSequenceClassification(TrineSeq2SeqHead[TrineSeq2SeqSequenc
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineSeq2SeqSequenceClassifierOutput:
         """Computes logits (batch, labels), and the loss if there are labels.
 
@@ -111,7 +111,7 @@ class TrineSeq2SeqForTokenClassification(TrineSeq2SeqHead[TrineTokenClassifierOu
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineTokenClassifierOutput:
         """Computes logits (batch, source length, labels), and the loss if there are labels.
 
@@ -167,7 +167,7 @@ class TrineSeq2SeqForQuestionAnswering(TrineSeq2SeqHead[TrineSeq2SeqQuestionAnsw
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
         output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineSeq2SeqQuestionAnsweringOutput:
         """Computes `start_logits` and `end_logits`, (batch, target length) each, and the loss if there are positions.
 

@@ -45,7 +45,7 @@ def see_chunked(config: TrineConfig, distance: torch.Tensor) -> torch.Tensor:
 def number_chunks(config: TrineConfig, positions: torch.Tensor, visibility: Visibility) -> torch.Tensor:
     """Numbers (B or 1, N) that are equal for tokens of one chunk of one sequence.
 
-    With padding they are counted from the first token that is none, as the library does; else an encoder counts
+    With padding they are counted from the first token that is none, as transformers does; else an encoder counts
     positions.
     """
     is_token, segments = visibility.is_token, visibility.segments

@@ -101,7 +101,7 @@ def encoder_overlay(
 ) -> Callable | None:
     """What an encoder layer may not see besides padding: other chunks, and other sequences of a packed batch.
 
-    The library looks for packed sequences in causal masks only.
+    Transformers looks for packed sequences in causal masks only.
     """
     overlays = []
     packed = find_packed_sequence_indices(position_ids) if attention_mask is None else None
@@ -242,7 +242,7 @@ def make_masks(
     if isinstance(attention_mask, dict):
         return {layer_type: read_ready_mask(layer_type, mask) for layer_type, mask in attention_mask.items()}
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
-        past_key_values = None  # an empty cache changes no mask, but with one the library does not look for packing
+        past_key_values = None  # an empty cache changes no mask, but with one transformers does not look for packing
     given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
     banded = banded_types(config, attention_mask, past_key_values)
     sequences = EVERYTHING
@@ -296,7 +296,7 @@ def packed_lengths(
     Each begins at position 0. Reading the positions costs a synchronisation with an accelerator.
 
     Args:
-        attention_mask: What the forward pass was given; packing is recognised without one, as in the library.
+        attention_mask: What the forward pass was given; packing is recognised without one, as in transformers.
         past_key_values: The cache, which must be empty.
         position_ids: (B or 1, Q).
     """

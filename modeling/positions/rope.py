@@ -16,7 +16,7 @@ from .base import PositionEncoding
 class TrineRotaryEmbedding(PositionEncoding):
     """Cosines and sines of the rotation, with every scaling of transformers (linear, dynamic, YaRN, llama3, ...).
 
-    Names and buffers follow the library's rotary modules, whose updates and tests rely on them.
+    Names and buffers follow transformers' rotary modules, whose updates and tests rely on them.
     Source: Su et al. 2021, arXiv 2104.09864.
     """
 

@@ -80,7 +80,7 @@ class TrineRecurrentEncoder(TrineRecurrentPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineRecurrentEncoderOutput:
         """Computes the states after each token of the source, and the final ones.
 
@@ -153,7 +153,7 @@ class TrineRecurrentDecoder(TrineRecurrentPreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in the library
+        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Computes what is predicted from after each token of the target.
 

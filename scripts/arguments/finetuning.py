@@ -62,7 +62,7 @@ class FinetuneTrainingArguments(UsualTraining, TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.label_smoothing_factor:  # the library's drops router losses, and grows with gradient accumulation
+        if self.label_smoothing_factor:  # transformers' drops router losses, and grows with gradient accumulation
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must be 0 for classifiers.")
         if self.metric_for_best_model in ("rmse", "mae", "eval_rmse", "eval_mae"):
-            self.greater_is_better = False  # by the library's rule only what ends in "loss" is an error
+            self.greater_is_better = False  # by transformers' rule only what ends in "loss" is an error

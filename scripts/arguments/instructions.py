@@ -66,5 +66,5 @@ class InstructionTrainingArguments(UsualTraining, TrainingArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.label_smoothing_factor:  # the library's drops router losses
+        if self.label_smoothing_factor:  # transformers' drops router losses
             raise ValueError(f"label_smoothing_factor={self.label_smoothing_factor} must be 0 for instruction tuning.")

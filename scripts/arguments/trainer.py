@@ -1,4 +1,4 @@
-"""What the commands that train have in common: the trainer's arguments, with other defaults than the library's."""
+"""What the commands that train have in common: the trainer's arguments, with other defaults than transformers'."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any

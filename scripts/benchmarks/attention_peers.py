@@ -1,6 +1,6 @@
 """Other implementations of the same attention, beside which `trine benchmark attention` times Trine's layers.
 
-All but the library's are optional: packages on PyPI that compute with nothing but PyTorch, on a CPU too.
+All but transformers' are optional: packages on PyPI that compute with nothing but PyTorch, on a CPU too.
 """
 
 # Shapes: B batch, H heads, L tokens, D head size.

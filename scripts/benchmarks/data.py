@@ -112,7 +112,7 @@ def with_trine(path: str, tokenizer_path: str) -> Measurement:
 
 
 def with_datasets(path: str, tokenizer_path: str) -> Measurement:
-    """The pipeline of the library's examples: tokenise by batches in two processes, then join and cut."""
+    """The pipeline of transformers' examples: tokenise by batches in two processes, then join and cut."""
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
@@ -151,7 +151,7 @@ JSON lines, each a text of 20 lines drawn from Python's own documentation; a byt
 blocks of {BLOCK_LENGTH}. All the
 way from the file to the blocks as tensors, in a process of its own, run once. Memory is the peak of all processes
 together beyond what the libraries take, without pages of mapped files. Trine tokenises in a process for each core;
-`datasets` is the pipeline of the library's examples, with two processes.
+`datasets` is the pipeline of transformers' examples, with two processes.
 
 | pipeline | text | tokens | seconds | tokens a second | memory |
 |---|---|---|---|---|---|

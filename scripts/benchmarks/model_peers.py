@@ -1,4 +1,4 @@
-"""The models that `trine benchmark models` compares: ours and the library's, of one shape."""
+"""The models that `trine benchmark models` compares: ours and transformers', of one shape."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Builder = Callable[[dict], PreTrainedModel]
 
 @dataclass(frozen=True)
 class Peer:
-    """A model of the library, and how both it and ours are made of the fields of a shape.
+    """A model of transformers, and how both it and ours are made of the fields of a shape.
 
     `labels` is the share of tokens that a training step predicts; `tasks` are names in `benchmark_models.TASKS`.
     """

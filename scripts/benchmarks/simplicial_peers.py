@@ -151,7 +151,7 @@ def make_layer(attention_type: str, windows: list[int]) -> TrineModel:
             position_type="none",
             simplicial_window=windows[0],
             simplicial_second_window=windows[1],
-            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] taken by the library's config
+            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] taken by transformers' config
         )
     ).eval()
 

@@ -64,7 +64,7 @@ class TokenEncoder:
             encoded: Any = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False)
             yield from (array("i", ids).tobytes() for ids in encoded["input_ids"])
             return
-        # What the library does besides costs more than tokenising.
+        # What transformers does besides costs more than tokenising.
         self.backend.no_truncation()
         self.backend.no_padding()
         before, self.backend.encode_special_tokens = self.backend.encode_special_tokens, True

@@ -81,7 +81,7 @@ WORDS: dict[str, Callable[[Encoding, str], Iterable[int | None]]] = {"tokenizer"
 class WholeWordMaskingCollator:
     """Pads, and hides words: each with the same probability, and all tokens of a word or none.
 
-    The library's `DataCollatorForLanguageModeling(whole_word_mask=True)` takes sequences of one length only and never
+    Transformers' `DataCollatorForLanguageModeling(whole_word_mask=True)` takes sequences of one length only and never
     replaces a token by a random one. Source: Cui et al. 2019, Pre-training with whole word masking for Chinese BERT,
     arXiv 1906.08101.
 

@@ -1,6 +1,6 @@
-"""Models that the library spreads over processes: tensor, expert, and fully sharded data parallelism.
+"""Models that transformers spreads over processes: tensor, expert, and fully sharded data parallelism.
 
-The library spreads a model out only where it loads one. Its trainer saves the weights of such a model, whole, but not
+Transformers spreads a model out only where it loads one. Its trainer saves the weights of such a model, whole, but not
 its optimizer, so that no run can go on from a checkpoint.
 """
 
@@ -90,11 +90,11 @@ def check_launch(parallel: Parallelism, training: TrainingArguments) -> None:
     if training.resume_from_checkpoint is not None:
         raise ValueError(
             f"resume_from_checkpoint='{training.resume_from_checkpoint}': with {parallel} no run can go on from a "
-            "checkpoint, as the library saves no optimizer of a model that is spread out."
+            "checkpoint, as transformers saves no optimizer of a model that is spread out."
         )
     if not training.save_only_model:
         raise ValueError(
-            f"save_only_model=False, but with {parallel} the library saves no optimizer: with --save_only_model, "
+            f"save_only_model=False, but with {parallel} transformers saves no optimizer: with --save_only_model, "
             "checkpoints hold the weights, and no run can go on from them."
         )
 
@@ -104,7 +104,7 @@ def check_model(parallel: Parallelism, config: PreTrainedConfig) -> None:
     for name in ("tie_word_embeddings", "share_embeddings"):
         if parallel.fsdp_size > 1 and getattr(config, name, False):
             raise ValueError(
-                f"{name}=True with {parallel}: the library's FSDP2 trains tied embeddings otherwise than one process "
+                f"{name}=True with {parallel}: transformers' FSDP2 trains tied embeddings otherwise than one process "
                 f"does; untie them with --config_overrides {name}=false."
             )
     stacks = {f"{name}.": getattr(config, name) for name in ("encoder", "decoder") if hasattr(config, name)}
@@ -151,7 +151,7 @@ def make_model(
     torch.distributed.barrier()
     if training.should_save:
         shutil.rmtree(folder)
-    # Gathered, tied weights are copies, which the library does not know as tied.
+    # Gathered, tied weights are copies, which transformers does not know as tied.
     model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
     if parallel.tp_size > 1:
         training.parallelism_config = BatchSharing(tp_size=parallel.tp_size, dp_shard_size=parallel.fsdp_size)
@@ -159,7 +159,7 @@ def make_model(
 
 
 class BatchSharing(ParallelismConfig):
-    """Which processes share a batch, on CPUs too: the library's own refuses them, where nothing else is missing."""
+    """Which processes share a batch, on CPUs too: transformers' own refuses them, where nothing else is missing."""
 
     def _validate_accelerator(self, accelerator: Accelerator) -> None:
         if accelerator.distributed_type != DistributedType.MULTI_CPU:

@@ -1,6 +1,6 @@
 """Trilinear forms: how a query and a second key are composed into the one vector that meets the first key."""
 
-# Shapes: D head size, in groups of D / parts features that lie side by side, as the library's rotary pairs do.
+# Shapes: D head size, in groups of D / parts features that lie side by side, as transformers' rotary pairs do.
 
 from collections.abc import Callable
 from dataclasses import dataclass
