@@ -210,9 +210,8 @@ def banded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_
     visible then; and an exported program serves texts of all lengths.
     """
     is_padding = attention_mask is None or attention_mask.ndim == 2
-    if config._attn_implementation != "sdpa" or not is_padding or past_key_values is not None:
-        return set()
-    if config.position_type == "relative" or torch.compiler.is_exporting():
+    hinders = config.position_type == "relative" or torch.compiler.is_exporting() or past_key_values is not None
+    if hinders or not is_padding or config._attn_implementation != "sdpa":
         return set()
     return set(BANDED_MASKS)
 
@@ -255,12 +254,7 @@ def make_masks(
         position_ids = torch.arange(max(lengths), device=inputs_embeds.device)[None]
     elif position_ids is None:
         position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
-    arguments = {
-        "config": config,
-        "inputs_embeds": inputs_embeds,
-        "attention_mask": attention_mask,
-        "past_key_values": past_key_values,
-    }
+    arguments = {"config": config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
     visible = {layer_type: sequences for layer_type in first_layers if layer_type in SEGMENTED}
     for layer_type in banded.intersection(first_layers):
@@ -268,17 +262,14 @@ def make_masks(
         if band is not None:
             visible[layer_type] = Visibility(band=band)
     first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in visible}
-    masks = PAIR_MASKS[config.is_causal](first_layers, position_ids, **arguments)
+    masks = PAIR_MASKS[config.is_causal](first_layers, position_ids, past_key_values=past_key_values, **arguments)
     return visible | {layer_type: Visibility(mask, lengths) for layer_type, mask in masks.items()}
 
 
 def make_ready_masks(*arguments) -> dict[str, Any]:
     """What `make_masks` makes for a static cache as tensors or None, which is all that `generate` hands on."""
     made = make_masks(*arguments)
-    return {
-        layer_type: made[layer_type].is_token if layer_type in SEGMENTED else made[layer_type].mask
-        for layer_type in made
-    }
+    return {key: seen.is_token if key in SEGMENTED else seen.mask for key, seen in made.items()}
 
 
 def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
