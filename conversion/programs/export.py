@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +37,7 @@ class Format(NamedTuple):
     name: str
     packages: tuple[str, ...]
     cached: tuple[str, ...]
-    replaced: tuple[tuple[str, str, Any], ...]
+    replaced: Sequence[tuple[str, str, Any]]  # filled as operators are loaded
 
 
 FORMATS = {
