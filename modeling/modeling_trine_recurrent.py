@@ -107,8 +107,8 @@ RECORDED = ("decoder_hidden_states", "cross_attentions", "encoder_last_hidden_st
 
 
 class TrineRecurrentForConditionalGeneration(
-    Head[TrineRecurrentLMOutput],
     TrineRecurrentPreTrainedModel,
+    Head[TrineRecurrentLMOutput],
     TokenHead,
     Generation,  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
     BatchingGenerationMixin,

@@ -132,7 +132,7 @@ class Head(Generic[Output]):
         return [(self.model, outputs.router_logits, inputs["attention_mask"])]
 
 
-class TrineHead(Head[Output], TrinePreTrainedModel):
+class TrineHead(TrinePreTrainedModel, Head[Output]):  # FSDP2 compares layouts, which the first base decides
     """A head on one trunk."""
 
     model: TrineModel

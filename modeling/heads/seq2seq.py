@@ -22,7 +22,7 @@ from .token_head import TokenHead, select_positions
 PREDICTED = ("last_hidden_state", "past_key_values")  # what the heads make their predictions of
 
 
-class TrineSeq2SeqHead(Head[Output], TrineSeq2SeqPreTrainedModel):
+class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel, Head[Output]):
     """A head on a `TrineSeq2SeqModel`."""
 
     model: TrineSeq2SeqModel

@@ -38,7 +38,8 @@ def register_operator(
         ctx.save_for_backward(*inputs[: ctx.num_tensors], *(outputs if keeps_outputs else ()))
 
     def run_backward(ctx, *output_grads) -> tuple[Tensor | None, ...]:
-        tensors, outputs = ctx.saved_tensors[: ctx.num_tensors], ctx.saved_tensors[ctx.num_tensors :]
+        saved = ctx.saved_tensors  # asked for once: gradient checkpointing computes them anew
+        tensors, outputs = saved[: ctx.num_tensors], saved[ctx.num_tensors :]
         inputs = (*tensors, *ctx.options)
         grads: Sequence[Tensor | None] = differentiate(inputs, outputs, output_grads)
         return *grads, *[None] * (len(inputs) - len(grads))

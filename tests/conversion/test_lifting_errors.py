@@ -49,7 +49,7 @@ def test_cross_attention_begins_as_self_attention():
     cross, self_attention = lifted.model.decoder.layers[1].cross_attn, model.layers[1].self_attn
     ids = random_ids(1, 6)
     states = model(ids).last_hidden_state
-    kwargs = {"attention_mask": None, "position_embeddings": None}
+    kwargs = {"position_embeddings": None}
     torch.testing.assert_close(cross(states, states)[0], self_attention(states, **kwargs)[0])
 
 

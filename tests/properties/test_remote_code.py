@@ -39,7 +39,7 @@ def prepare(folder: Path, shape: str, head: str, values: dict, length: int) -> d
     save_file(
         {name: ids.contiguous() for name, ids in inputs_of(model, length).items()}, folder / "inputs.safetensors"
     )
-    auto_class = next(name for name, path in model.config.hub_auto_map.items() if path.endswith(f".{head}"))
+    auto_class = next(name for name, own in model.config.hub_auto_map.items() if own == head)
     return {"folder": str(folder), "auto_class": auto_class, "writes": can_write(model)}
 
 
