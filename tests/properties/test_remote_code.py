@@ -70,13 +70,12 @@ def test_remote_code_computes_the_same(tmp_path, monkeypatch):
     draw()
     for number, values in enumerate(draws):
         try:
-            # All have the same code under the same name, so that the other process imports it once.
             jobs.append(prepare(tmp_path / str(number) / "model", *values))
         except Refused as refusal:
             jobs.append(refusal)
     (tmp_path / "jobs.json").write_text(json.dumps([job for job in jobs if isinstance(job, dict)]))
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("PYTHONPATH", str(PROGRAM.parent))
+    monkeypatch.setenv("PYTHONPATH", str(PROGRAM.parents[1]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the order of additions depends on it
     command = [sys.executable, "-P", str(PROGRAM), str(tmp_path / "jobs.json")]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
