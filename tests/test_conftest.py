@@ -11,6 +11,7 @@ MAKERS = {
     "empty_like": lambda **options: torch.empty_like(torch.zeros(2, 3), **options),
     "new_empty": lambda **options: torch.zeros(1).new_empty((2, 3), **options),
 }
+FOUND = {}
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -57,10 +58,12 @@ def test_every_test_starts_from_the_same_seed():
 
 @pytest.mark.parametrize("turn", [1, 2])
 def test_no_test_finds_the_logger_as_another_left_it(turn):
-    critical = logging.log_levels["critical"]
-    assert logging.get_verbosity() != critical and not logging.get_logger("transformers").propagate
-    logging.set_verbosity(critical)
-    logging.enable_propagation()
+    """It propagates from the start where `CI` is set: what each turn finds is compared with what the first one found."""
+    logger = logging.get_logger("transformers")
+    found = logger.level, logger.propagate
+    assert FOUND.setdefault("logger", found) == found and logger.level != logging.log_levels["critical"]
+    logger.setLevel(logging.log_levels["critical"])
+    logger.propagate = not logger.propagate
 
 
 def test_long_tests_and_those_with_many_cases_are_thorough(tmp_path, monkeypatch):
