@@ -7,15 +7,23 @@ whatever part of the model is saved: its head may be exchanged for another later
 
 import shutil
 import sys
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from .atomic_saving import saving
 from .choices import in_package
 
 
-SAVING = in_package((saving,))
 REMOTE = "transformers_modules."  # how the modules begin that transformers made of a checkpoint's files
+
+
+def saving(folder: Path) -> AbstractContextManager[Path]:
+    """See `atomic_saving.saving`, which is imported when something is saved."""
+    from .atomic_saving import saving
+
+    return saving(folder)
+
+
+SAVING = in_package((saving,))
 
 
 def copy_code(module: str, folder: Path) -> str:

@@ -9,8 +9,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
-from .attention.cross import CROSS_ATTENTIONS
-from .attention.table import ATTENTIONS
+from .attention.table import ATTENTIONS, CROSS_ATTENTIONS
 from .feed_forward.table import FEED_FORWARDS
 from .masks.visibility import EVERYTHING, Visibility
 from .norms import make_norm

@@ -6,9 +6,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from ..configuration.atomic_saving import saving
 from ..configuration.choices import in_package
-from ..configuration.model_card import model_card
 from .checks.checkpoints import check_json, check_shards, describe_loss
 from .pickling import PicklableModel
 
@@ -73,6 +71,8 @@ class CheckpointedModel(PicklableModel):
 
     def render_card(self) -> str:
         """The card of this model, as Markdown."""
+        from ..configuration.model_card import model_card
+
         name = type(self).__name__
         auto_classes = [key for key, value in self.config.hub_auto_map.items() if value == name]
         return model_card(self.config, name, next(iter(auto_classes), "AutoModel"), self.num_parameters())
@@ -93,6 +93,8 @@ class CheckpointedModel(PicklableModel):
             raise ValueError(f"variant={kwargs['variant']!r} cannot be pushed. Save it, and upload the folder.")
         if not is_main_process or kwargs.get("distributed_checkpoint"):  # processes that write together
             return super().save_pretrained(save_directory, is_main_process, state_dict, False, *args, **kwargs)
+        from ..configuration.atomic_saving import saving
+
         folder = Path(save_directory)
         try:
             with saving(folder) as made:

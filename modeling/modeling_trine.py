@@ -15,15 +15,14 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs,
 from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
-from .attention.cross import CrossAttention
 from .attention.softmax import SoftmaxAttention, TwoKeyAttention
 from .block import LAYERS, TrineLayer
 from .checkpoints import ModelBase
 from .checks.caches import check_cache, compiles
 from .checks.ids import check_ids, check_router_request
 from .checks.paged_serving import check_vllm
-from .feed_forward.experts import grouped_kernel_obstacle
 from .feed_forward.routers import TrineRouter
+from .feed_forward.table import EXPERT_CHOICES
 from .masks.masks import make_masks, make_position_ids, packed_lengths
 from .norms import make_norm
 from .outputs import TrineModelOutput
@@ -34,15 +33,15 @@ from .positions.table import POSITIONS
 logger = logging.get_logger(__name__)
 
 
-# What some mechanisms record, and what stands in the way of the grouped kernel of experts.
+# What some mechanisms record.
 RECORDED_BY_MIXERS = Choices(
     "attention_types", {"simplicial": ("second_attentions", OutputRecorder(TwoKeyAttention, index=2))}
 )
 RECORDED_BY_CROSS = Choices(
-    "add_cross_attention", {True: ("cross_attentions", OutputRecorder(CrossAttention, index=1))}
+    "add_cross_attention",
+    {True: ("cross_attentions", OutputRecorder(SoftmaxAttention, index=1, layer_name="cross_attn"))},
 )
 RECORDED_BY_MLPS = Choices("mlp_layer_types", {"sparse": ("router_logits", OutputRecorder(TrineRouter, index=0))})
-OBSTACLES = Choices("mlp_layer_types", {"sparse": grouped_kernel_obstacle})
 
 
 class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssues] one of two classes
@@ -77,17 +76,9 @@ class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssue
         return supports_flash(self.config)
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
-        """What computes the experts: `requested_experts`, by default the grouped kernel where it can.
-
-        Raises:
-            ValueError: When the grouped kernel is asked for, but cannot.
-        """
-        obstacle = next((find(self.config, torch.get_default_dtype()) for find in OBSTACLES.values()), None)
-        if obstacle and requested_experts == "grouped_mm":
-            raise ValueError(f"experts_implementation='grouped_mm' cannot compute these experts: {obstacle}.")
-        if obstacle and requested_experts is None:
-            logger.warning_once(f"experts_implementation='eager' is used, as 'grouped_mm' cannot be: {obstacle}.")
-            return "eager"
+        """What computes the experts, where there are some: see `choose_kernel`."""
+        for kind in EXPERT_CHOICES.keys() & getattr(self.config, "mlp_layer_types", ()):
+            requested_experts = EXPERT_CHOICES[kind](self.config, requested_experts)
         return super().get_correct_experts_implementation(requested_experts)
 
     @property

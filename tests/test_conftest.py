@@ -58,7 +58,7 @@ def test_every_test_starts_from_the_same_seed():
 
 @pytest.mark.parametrize("turn", [1, 2])
 def test_no_test_finds_the_logger_as_another_left_it(turn):
-    """It propagates from the start where `CI` is set: what each turn finds is compared with what the first one found."""
+    """It propagates from the start where `CI` is set: what each turn finds is compared with what the first found."""
     logger = logging.get_logger("transformers")
     found = logger.level, logger.propagate
     assert FOUND.setdefault("logger", found) == found and logger.level != logging.log_levels["critical"]

@@ -7,7 +7,6 @@ from torch import nn
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from .softmax import SoftmaxAttention, eager_attention_forward
 
@@ -61,6 +60,3 @@ class CrossAttention(SoftmaxAttention):
         options = {"dropout": dropout, "scaling": self.scaling, "is_causal": False}
         output, weights = attend(self, query, key, value, encoder_attention_mask, **options)
         return self.o_proj(output.flatten(2)), weights
-
-
-CROSS_ATTENTIONS = Choices("add_cross_attention", {True: CrossAttention})

@@ -1,4 +1,4 @@
-"""The attention mechanisms by name."""
+"""The attention mechanisms by name, and that of cross-attention."""
 
 from ...configuration.lazy_choices import LazyChoices, later
 from .softmax import ChunkedAttention, FullAttention, SlidingAttention
@@ -18,3 +18,4 @@ ATTENTIONS = LazyChoices(
     },
     package=__package__,
 )
+CROSS_ATTENTIONS = LazyChoices("add_cross_attention", {True: later(".cross", "CrossAttention")}, package=__package__)

@@ -4,15 +4,18 @@
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.integrations.moe import use_experts_implementation
+from transformers.utils import logging
 
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
 from .mlp import make_activation, make_mlp
 from .routers import ROUTERS
+
+
+logger = logging.get_logger(__name__)
 
 
 class StackedExperts(nn.Module):
@@ -113,14 +116,27 @@ EXPERTS = Choices("gated_mlp", {False: PlainExperts, True: GatedExperts})
 GROUPED_MULTIPLE = 8  # the grouped kernel reads rows of whole 16 bytes, which are 8 features in half precision
 
 
-def grouped_kernel_obstacle(config: PreTrainedConfig, dtype: torch.dtype) -> str | None:
+def grouped_kernel_obstacle(config: TrineConfig, dtype: torch.dtype) -> str | None:
     """Why `experts_implementation="grouped_mm"` cannot compute the experts of `config`, or None where it can."""
-    if "sparse" not in getattr(config, "mlp_layer_types", ()):
-        return None
     for field in ("hidden_size", "moe_intermediate_size"):
         if getattr(config, field) % GROUPED_MULTIPLE:
             return f"{field}={getattr(config, field)} is not a multiple of {GROUPED_MULTIPLE}"
     return "it has no float64" if dtype == torch.float64 else None
+
+
+def choose_kernel(config: TrineConfig, requested: str | None) -> str | None:
+    """The `experts_implementation` that was requested, or `eager` where none was and the grouped kernel cannot.
+
+    Raises:
+        ValueError: The grouped kernel was requested, but cannot.
+    """
+    obstacle = grouped_kernel_obstacle(config, torch.get_default_dtype())
+    if obstacle and requested == "grouped_mm":
+        raise ValueError(f"experts_implementation='grouped_mm' cannot compute these experts: {obstacle}.")
+    if obstacle and requested is None:
+        logger.warning_once(f"experts_implementation='eager' is used, as 'grouped_mm' cannot be: {obstacle}.")
+        return "eager"
+    return requested
 
 
 class SparseMLP(nn.Module):

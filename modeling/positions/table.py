@@ -1,20 +1,18 @@
 """The position encodings by name."""
 
-from ...configuration.choices import Choices
+from ...configuration.lazy_choices import LazyChoices, later
 from .base import PositionEncoding
-from .learned import LearnedEncoding
-from .relative import RelativeEncoding
 from .rope import make_rotary
-from .sinusoidal import SinusoidalEncoding
 
 
-POSITIONS = Choices(
+POSITIONS = LazyChoices(
     "position_type",
     {
-        "sinusoidal": SinusoidalEncoding,
-        "learned": LearnedEncoding,
+        "sinusoidal": later(".sinusoidal", "SinusoidalEncoding"),
+        "learned": later(".learned", "LearnedEncoding"),
         "rope": make_rotary,
-        "relative": RelativeEncoding,
+        "relative": later(".relative", "RelativeEncoding"),
         "none": PositionEncoding,
     },
+    package=__package__,
 )
