@@ -11,6 +11,8 @@ from transformers import PreTrainedConfig
 from .adapter_targets import AdapterTargetsMixin
 from .bounds import check_fields
 from .configuration_trine import DERIVED, DerivedFloat, DerivedInt, TrineConfig
+from .decoder_fields import DecoderFieldsMixin, without_sizes
+from .encoder_loading import register_encoder
 from .hub_export import HubExportMixin
 from .keywords import StrictKeywordsMixin
 from .validation import check_dropout, check_start_token, check_token_ids
@@ -27,7 +29,9 @@ SIDES = ("encoder", "decoder")
 
 
 @strict
-class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, PreTrainedConfig):
+class TrineSeq2SeqConfig(
+    HubExportMixin, AdapterTargetsMixin, DecoderFieldsMixin, StrictKeywordsMixin, PreTrainedConfig
+):
     """Configuration of a `TrineSeq2SeqModel` and of the heads on it.
 
     Encoder and decoder are complete configurations, so that they may differ in every part; what makes them an encoder
@@ -112,6 +116,7 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """See the mixin. What is no field of a stack is kept in that stack, likewise."""
+        config_dict = without_sizes(config_dict, config_dict.get("decoder"))
         stacks = {side: config_dict[side] for side in SIDES if isinstance(config_dict.get(side), dict)}
         split = {side: TrineConfig.without_notes(stack) for side, stack in stacks.items()}
         result = super().from_dict({**config_dict, **{side: known for side, (known, _) in split.items()}}, **kwargs)
@@ -147,6 +152,7 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
         return merged
 
     def __post_init__(self, **kwargs):
+        kwargs = without_sizes(kwargs, self.decoder)
         self.check_given(kwargs)
         size = {} if self.vocab_size is None else {"vocab_size": self.vocab_size}
         self.encoder = as_stack("encoder", self.encoder, size, is_causal=False, use_cache=False)
@@ -170,6 +176,7 @@ class TrineSeq2SeqConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixi
             self.classifier_dropout = self.decoder.classifier_dropout
         super().__post_init__(**kwargs)
         self.check()
+        register_encoder(type(self))
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Changes a field. A vocabulary is changed in the decoder, and in the encoder that shares it, as well."""

@@ -67,6 +67,16 @@ METHODS = {
     "WAVEFT": {"n_frequency": 50},
     "XLORA": {},
 }
+SEQ2SEQ = (
+    "LORA",
+    "IA3",
+    "PROMPT_TUNING",
+    "PREFIX_TUNING",
+    "P_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "CARTRIDGE",
+    "LN_TUNING",
+)
 STATES = ("simplicial", "linear", "performer", "lsh")  # the kinds whose layers keep no plain keys and values
 NEED_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 assert set(METHODS) == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}, "the table is not that of this PEFT"
@@ -86,10 +96,6 @@ NOT_MERGED = {
     "SHADOW",
     "XLORA",
 }
-UNTARGETED = {*NOT_MERGED - {"BEFT", "LILY", "PEANUT", "POLY", "XLORA"}, "TRAINABLE_TOKENS"}
-# What PEFT reads of a flat config, and an encoder-decoder's has in its two stacks.
-STACK = {"num_layers": 2, "token_dim": 32, "num_attention_heads": 4, "num_transformer_submodules": 2}
-STACK_STEP = "Give `num_layers`, `token_dim`, `num_attention_heads` and `num_transformer_submodules`."
 TASK_OF = {
     AutoModelForCausalLM: TaskType.CAUSAL_LM,
     AutoModelForSeq2SeqLM: TaskType.SEQ_2_SEQ_LM,
@@ -161,8 +167,6 @@ def adapt(method, auto_class=AutoModelForCausalLM, **changes):
         base.save_pretrained(folder / "base")  # with its new head, where it has one
         batch = batch_of(contender, auto_class, method)
         settings = {**METHODS[method], **changes}
-        if contender.is_trine and auto_class is AutoModelForSeq2SeqLM and method in UNTARGETED:
-            settings |= STACK
         if method == "XLORA":
             settings = expert_adapters(contender, folder)
             base.config.use_cache = False
@@ -302,9 +306,8 @@ CASES = [
             adapt(method, AutoModelForSeq2SeqLM),
             promise_of(method),
             ENCODER_DECODERS,
-            special=STACK_STEP if method in UNTARGETED else "",
         )
-        for method in ("LORA", "IA3", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING")
+        for method in SEQ2SEQ
     ),
     Case("an adapter's folder alone", load_by_itself, "`AutoPeftModelForCausalLM` gives the adapted logits", DECODERS),
     Case("generation", generate_adapted, "cached tokens of the adapted are uncached ones of the merged", ALL_DECODERS),

@@ -75,14 +75,8 @@ def states_of(contender, library_model, text: str) -> torch.Tensor:
         return model.eval()(**inputs).last_hidden_state[0]
 
 
-def encoder_of(contender) -> dict:
-    """What a user gives, so that the encoder of an encoder-decoder comes without the decoder."""
-    is_ours = contender.is_trine and contender.name in ENCODER_DECODERS
-    return {"model_kwargs": {"add_decoder": False}} if is_ours else {}
-
-
 def embed(contender, folder):
-    model = SentenceTransformer(contender.folder, device="cpu", **contender.trust, **encoder_of(contender))
+    model = SentenceTransformer(contender.folder, device="cpu", **contender.trust)
     texts = TEXTS[:4]
     embeddings = model.encode(texts, convert_to_tensor=True)
     pool = (lambda states: states[-1]) if model[1].pooling_mode == "lasttoken" else (lambda states: states.mean(0))
@@ -93,13 +87,13 @@ def embed(contender, folder):
     def encode(one):
         return one.encode(texts, convert_to_tensor=True)
 
-    check_reloads(contender, folder, model, encode, **encoder_of(contender))
+    check_reloads(contender, folder, model, encode)
 
 
-def check_reloads(contender, folder, model, compute, **keywords) -> None:
+def check_reloads(contender, folder, model, compute) -> None:
     expected = compute(model)
     model.save_pretrained(str(folder / "saved"))
-    again = type(model)(str(folder / "saved"), device="cpu", **contender.trust, **keywords)
+    again = type(model)(str(folder / "saved"), device="cpu", **contender.trust)
     check_close(compute(again), expected)
 
 
@@ -169,14 +163,7 @@ def late_interaction(contender, folder):
 TRAINED = "the loss falls, gradients reach, saved equals reloaded"
 CASES = [
     Case("SentenceTransformer", embed, f"pooled states of each text alone; {TRAINED}", (*ALL_DECODERS, *ENCODERS)),
-    Case(
-        "SentenceTransformer, encoder-decoders",
-        embed,
-        "likewise",
-        ENCODER_DECODERS,
-        special='Give `model_kwargs={"add_decoder": False}` at each loading: without it the decoder comes along, '
-        "idle. sentence-transformers knows T5's encoder by the name of its class.",
-    ),
+    Case("SentenceTransformer, encoder-decoders", embed, "likewise", ENCODER_DECODERS),
     Case("SparseEncoder", splade, f"max of log(1 + relu(logits)); {TRAINED}", ENCODERS),
     Case("CrossEncoder", cross, TRAINED, (*ENCODERS, *ENCODER_DECODERS)),
     Case("CrossEncoder of a language model", cross_of_a_language_model, f"yes less no; {TRAINED}", DECODERS),

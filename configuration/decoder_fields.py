@@ -1,0 +1,55 @@
+"""Fields of a decoder in the config of the whole, where other libraries look for them: T5's config has them there."""
+
+from typing import Any
+
+
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
+
+
+class DecoderSize:
+    """Reads the decoder's field of the same name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: Any, owner: type | None = None) -> Any:
+        return self if config is None else getattr(config.decoder, self.name)
+
+
+class DecoderFieldsMixin:
+    """For the config of an encoder-decoder, in which `encoder` and `decoder` are complete configs.
+
+    `to_dict` has the sizes too, as PEFT's prompts and prefixes take theirs from there; a file has them once.
+    """
+
+    encoder: Any
+    decoder: Any
+    hidden_size = DecoderSize()
+    num_hidden_layers = DecoderSize()
+    num_attention_heads = DecoderSize()
+    num_key_value_heads = DecoderSize()
+    head_dim = DecoderSize()
+
+    @property
+    def use_cache(self) -> bool:
+        """Whether a forward pass returns a cache by default. `Trainer` sets it here."""
+        return self.decoder.use_cache
+
+    @use_cache.setter
+    def use_cache(self, value: bool) -> None:
+        self.decoder.use_cache = value
+
+    def to_dict(self) -> dict[str, Any]:
+        sizes = {name: getattr(self, name) for name in SIZES}
+        if self.encoder.hidden_size != self.decoder.hidden_size:
+            del sizes["hidden_size"]  # prompts of the encoder and prefixes of the decoder differ: PEFT asks for it
+        return {**sizes, **super().to_dict()}  # pyright: ignore[reportAttributeAccessIssue] the next base has it
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return without_sizes(super().to_diff_dict(), self.decoder)  # pyright: ignore[reportAttributeAccessIssue] as above
+
+
+def without_sizes(given: dict[str, Any], decoder: Any) -> dict[str, Any]:
+    """What was given for an encoder-decoder, without the sizes that say what its `decoder`, or its fields, says."""
+    fields = decoder if isinstance(decoder, dict) else vars(decoder or object)
+    return {key: value for key, value in given.items() if key not in SIZES or fields.get(key) != value}

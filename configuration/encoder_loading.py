@@ -1,0 +1,29 @@
+"""What sentence-transformers loads of an encoder-decoder: the encoder without the decoder, as it does of T5."""
+
+import sys
+from typing import Any
+
+
+MODULE, TABLE = "sentence_transformers.base.modules.transformer", "_ENCODER_ONLY_MODELS"
+
+
+class EncoderAlone:
+    """What stands in the table for a class of encoders."""
+
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs) -> Any:
+        """The model that `AutoModel` loads, without its decoder."""
+        from transformers import AutoModel
+
+        return AutoModel.from_pretrained(name, **{"add_decoder": False, **kwargs})
+
+
+def register_encoder(config_class: type) -> None:
+    """Adds a row to the table of sentence-transformers, where somebody has imported it.
+
+    A row is a class of configs, and module and name of what loads their encoders. Without it the decoder is loaded,
+    too, and nothing uses it.
+    """
+    table = vars(sys.modules.get(MODULE, object)).get(TABLE)
+    if isinstance(table, list) and all(row[0] is not config_class for row in table):
+        table.append((config_class, __name__, EncoderAlone.__name__))
