@@ -1,4 +1,4 @@
-"""What PEFT adapts in a Trine model unless it is told: for `LoraConfig()`, `IA3Config()` and all other methods."""
+"""The modules of a Trine model that PEFT adapts by default, for `LoraConfig()`, `IA3Config()` and other methods."""
 
 import sys
 from collections.abc import MutableMapping
@@ -25,7 +25,7 @@ def target_tables() -> dict[str, MutableMapping[str, list[str]]]:
 
 
 def register_targets() -> None:
-    """Adds Trine's rows to all of them. Rows that somebody wrote stay."""
+    """Adds Trine's rows to PEFT's tables, as far as these are loaded. Rows that a user wrote stay."""
     for name, table in target_tables().items():
         rows = dict.fromkeys(LIKE_LLAMA, OWN_NORMS if name == NORM_TUNING else table["llama"])
         if name != NORM_TUNING:  # an LSTM has no norms
@@ -35,9 +35,9 @@ def register_targets() -> None:
 
 
 class AdapterTargetsMixin:
-    """For config classes: tells PEFT of the targets when it asks for the config, which it does before it looks.
+    """Base of config classes that tells PEFT the default targets as soon as PEFT reads the config.
 
-    So it is no matter which is imported first, and neither imports the other; nor whether this is remote code.
+    The order of the imports does not matter, neither package imports the other, and remote code works likewise.
     """
 
     def to_dict(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class FolderLock:
         self.file = os.open(folder, os.O_RDONLY) if fcntl else None
 
     def take(self, shared: bool = False, wait: bool = False) -> bool:
-        """Whether it was free. Where there are no locks, it always is."""
+        """Takes the lock and returns whether it was free; always True on file systems without locks."""
         if fcntl is None or self.file is None:
             return True
         try:
@@ -51,12 +51,14 @@ class FolderLock:
         return True
 
     def close(self) -> None:
+        """Closes the folder, which releases the lock."""
         if self.file is not None:
             os.close(self.file)
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[FolderLock]:
+    """Opens a lock of a folder, not yet taken, and closes it at the end."""
     lock = FolderLock(folder)
     try:
         yield lock
@@ -66,7 +68,7 @@ def locked(folder: Path) -> Iterator[FolderLock]:
 
 @contextmanager
 def saving(folder: Path) -> Iterator[Path]:
-    """A hidden folder, whose files take their places in `folder` at the end; after an error `folder` is as before.
+    """Yields a hidden folder, whose files take their places in `folder` at the end, all or none of them.
 
     Weights of the same name that are not among the new ones, such as surplus shards, are removed. Other files stay.
     """
@@ -89,7 +91,7 @@ def saving(folder: Path) -> Iterator[Path]:
 
 
 def finish_killed(folder: Path) -> None:
-    """Finishes the saving that was killed when its model was the current one already; removes what others left."""
+    """Finishes a saving that was killed after its model had become the current one; removes what others left."""
     for made in sorted(folder.glob(f"{HIDDEN}*")):
         if pointed(folder) == made.name:
             place(folder, made)
@@ -97,7 +99,7 @@ def finish_killed(folder: Path) -> None:
 
 
 def family(name: str) -> str | None:
-    """What the weights in a file are called, with their variant; None of other files."""
+    """The name that all shards and the index of a file's weights share, with their variant; None for other files."""
     if found := INDEX.fullmatch(name):
         return found[1] + (found[2] or "")
     found = WEIGHTS.fullmatch(name)
@@ -115,7 +117,7 @@ def pointed(folder: Path) -> str | None:
 
 
 def point(folder: Path, made: Path) -> None:
-    """Makes the weights in `made` the current ones, at once."""
+    """Makes the weights in `made` the current ones by replacing `config.json`, an atomic step."""
     index = next((path for path in made.iterdir() if INDEX.fullmatch(path.name)), None)
     if index is None:
         weights = next(path.name for path in made.iterdir() if WEIGHTS.fullmatch(path.name))

@@ -1,4 +1,4 @@
-"""How far a token of each attention kind sees, and how many operations mix its tokens: what the rows of kinds name."""
+"""Functions that the rows of attention kinds name: how far a token sees, and how many operations mix the tokens."""
 
 from math import inf
 
@@ -9,45 +9,49 @@ PASSES = 3
 
 
 def window_span(size: int, is_causal: bool) -> tuple[int, int]:
-    """That of a window of `size` tokens: up to the token itself, or centred on it (even sizes lean left)."""
+    """The span of a window of `size` tokens: up to the token itself, or centred on it (even sizes lean left)."""
     return (size - 1, 0) if is_causal else (size // 2, (size - 1) // 2)
 
 
 def full_span(config) -> Span:
+    """The span of full attention: all tokens before, and in an encoder all after."""
     return inf, 0 if config.is_causal else inf
 
 
 def sliding_span(config) -> Span:
-    """An encoder sees `sliding_window` tokens to either side, a decoder as many with itself."""
+    """The span of sliding attention: `sliding_window` tokens, in a decoder with itself, in an encoder to each side."""
     return (config.sliding_window - 1, 0) if config.is_causal else (config.sliding_window, config.sliding_window)
 
 
 def simplicial_span(config) -> Span:
-    """That of the first keys; the second ones have a narrower window."""
+    """The span of the first keys of 2-simplicial attention; the second keys have a narrower window."""
     return window_span(config.simplicial_window, config.is_causal)
 
 
 def seen_tokens(length: int, reach: Span) -> list[int]:
-    """How many tokens each of `length` tokens sees in a window."""
+    """Counts the tokens that each of `length` tokens sees within a span."""
     left, right = reach
     return [int(min(place, left) + 1 + min(length - 1 - place, right)) for place in range(length)]
 
 
 def full_pairs(config, length: int) -> int:
+    """Pairs of a query and a key in full attention."""
     return sum(seen_tokens(length, full_span(config)))
 
 
 def sliding_pairs(config, length: int) -> int:
+    """Pairs of a query and a key in sliding attention."""
     return sum(seen_tokens(length, sliding_span(config)))
 
 
 def chunked_pairs(config, length: int) -> int:
+    """Pairs of a query and a key in chunked attention, chunk by chunk."""
     size = config.attention_chunk_size
     return sum(full_pairs(config, min(size, length - start)) for start in range(0, length, size))
 
 
 def simplicial_pairs(config, length: int) -> int:
-    """Each second key makes another query, which meets each first key."""
+    """Triples of 2-simplicial attention: each second key makes another query, which meets each first key."""
     first, second = (
         seen_tokens(length, window_span(size, config.is_causal))
         for size in (config.simplicial_window, config.simplicial_second_window)
@@ -56,7 +60,10 @@ def simplicial_pairs(config, length: int) -> int:
 
 
 def bigbird_pairs(config, length: int) -> float:
-    """On average over random blocks, the last of which may be shorter; a decoder's own block is seen by halves."""
+    """Pairs of a query and a key in BigBird, averaged over the random blocks.
+
+    The last block may be shorter; half of the pairs of a decoder's own block are seen.
+    """
     size, causal = config.bigbird_block_size, config.is_causal
     sizes = [min(size, length - start) for start in range(0, length, size)]
     count, width, total = len(sizes), config.bigbird_num_window_blocks, 0.0
@@ -76,20 +83,26 @@ def bigbird_pairs(config, length: int) -> float:
 
 
 def lsh_pairs(config, length: int) -> int:
-    """What chunks allow in each hash; the tokens of a bucket may be fewer."""
+    """Upper bound of the pairs of a query and a key in LSH attention: buckets may hold fewer tokens than chunks do."""
     sides = 1 if config.is_causal else 2
     keys = (1 + sides * config.lsh_num_adjacent_chunks) * config.lsh_chunk_length
     return config.lsh_num_hashes * sum(min(keys, seen) for seen in seen_tokens(length, full_span(config)))
 
 
 def state_products(config, num_features: int) -> int:
-    """A key adds its features times values to the state of its group; a query reads that, and a sum of features."""
+    """Operations per token of linear attention.
+
+    A key adds its features times values to the state of its group; a query reads the state and a sum of features.
+    """
     reads = config.num_attention_heads * num_features * (config.head_dim + 1)
     return 2 * (reads + config.num_key_value_heads * num_features * config.head_dim)
 
 
 def performer_products(config) -> float:
-    """Queries and keys are also multiplied with the random directions, for which no gradient is computed."""
+    """Operations per token of a Performer layer: those of linear attention, and the products with random directions.
+
+    No gradient is computed for the directions.
+    """
     heads = config.num_attention_heads + config.num_key_value_heads
     directions = 2 * heads * config.head_dim * config.performer_num_features
     return directions * (PASSES - 1) / PASSES + state_products(config, config.performer_num_features)

@@ -1,4 +1,4 @@
-"""How much a config may ask for, and what its numbers may be: checked before anything is built from them.
+"""Bounds of the sizes and numbers that a config may ask for, checked before anything is built.
 
 A `config.json` may come from anywhere. None of these limits is near what a computer can train.
 """

@@ -56,7 +56,7 @@ Chosen = tuple[tuple[str, frozenset], ...]  # the values of each field that a ta
 
 @dataclass
 class Bundle:
-    """What goes into the files: the modules in order, the statements kept, and what they are called."""
+    """The contents of the two files: modules in order, the statements that are kept, and their names."""
 
     sources: list[Source]
     chosen: dict[str, frozenset]
@@ -64,16 +64,17 @@ class Bundle:
     names: dict[tuple[str, str], str] = field(default_factory=dict)  # module and name to the name in the file
 
     def keeps(self, key: object, statement: Statement) -> bool:
-        """Whether a row stays."""
+        """Whether the config names this row of a table."""
         return key in self.chosen[statement.table or ""]
 
     def uses(self, statement: Statement) -> set[str]:
+        """The names that a statement mentions, of a table only those in rows that are kept."""
         rows = (row.uses for row in statement.rows if self.keeps(row.key, statement))
         return set(statement.uses).union(*rows)
 
 
 def module_order(entries: Iterable[str]) -> list[Source]:
-    """Every module that the entries reach, each after those that it imports."""
+    """Lists every module that the entries reach, each after those that it imports."""
     order: dict[str, Source] = {}
 
     def visit(module: str) -> None:
@@ -90,7 +91,7 @@ def module_order(entries: Iterable[str]) -> list[Source]:
 
 
 def find(module: str, name: str) -> tuple[Source, str, Statement | None] | None:
-    """Where a name of a module is defined: source, name there, and statement, or None for an import from outside."""
+    """Finds the definition of a module's name: source, name there, and statement, or None if it comes from outside."""
     source = read(module)
     if name in source.defined:
         return source, name, source.defined[name]
@@ -143,7 +144,7 @@ def imported(bundle: Bundle, source: Source) -> set[str]:
 
 
 def shadows(node: ast.AST, name: str) -> bool:
-    """Whether a function has a local variable of that name."""
+    """Whether a function has a local variable or an argument of that name."""
     if not isinstance(node, SCOPES):
         return False
     inner = list(ast.walk(node))
@@ -218,6 +219,7 @@ def rename(bundle: Bundle, statement: Statement, row: Row) -> str:
 
 
 def quote(key: object) -> str:
+    """The source of a table's key, with double quotes."""
     return f'"{key}"' if isinstance(key, str) else repr(key)
 
 
@@ -262,6 +264,7 @@ def render_imports(bundle: Bundle, sources: Iterable[Source]) -> str:
 
 
 def is_standard(module: str) -> bool:
+    """Whether a module belongs to Python's standard library."""
     return module.split(".")[0] in sys.stdlib_module_names
 
 
@@ -308,7 +311,7 @@ def pack(
 
 
 def tell_unfit(classes: Iterable[str]) -> str:
-    """What answers whoever asks the file for a class that it leaves out."""
+    """Source of the `__getattr__` that explains why a file leaves some classes out; "" if it leaves out none."""
     names = [quote(name) for name in classes]
     return UNFIT.format(names=", ".join(names) + ("," if len(names) == 1 else "")) if names else ""
 
@@ -324,14 +327,14 @@ def borrowed(bundle: Bundle, sources: Iterable[Source], lenders: list[Source]) -
 
 
 def stacks_of(config: Any) -> list[Any]:
-    """A config and those within it."""
+    """Lists a config and the configs within it."""
     return [config, *(getattr(config, name) for name in config.sub_configs)]
 
 
 def named_choices(config: Any, field: str) -> frozenset:
-    """What the stacks of a config name in a field: its value, or each of a list of values.
+    """The values of a field in all stacks of a config; of a list, each of its values.
 
-    So do default ones of those within it: transformers makes them when it prints or saves the config.
+    Defaults of the inner configs count, too: transformers makes such configs when it prints or saves the outer one.
     """
     stacks = stacks_of(config)
     stacks += [kind() for kind in dict.fromkeys(map(type, stacks[1:]))]
@@ -360,5 +363,6 @@ def files_of(config: Any) -> dict[str, str]:
 
 @cache
 def table_fields(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """The config fields that the tables of the reached modules are chosen by, sorted."""
     found = {s.table for source in module_order(entries) for s in source.statements if s.table is not None}
     return tuple(sorted(found))

@@ -55,6 +55,7 @@ class Statement:
 
     @property
     def is_block(self) -> bool:
+        """Whether it is a function or a class."""
         return isinstance(self.node, ast.FunctionDef | ast.ClassDef)
 
 
@@ -72,6 +73,7 @@ class Source:
 
     @cached_property
     def defined(self) -> dict[str, Statement]:
+        """Maps each name that the module defines to its statement."""
         return {name: statement for statement in self.statements for name in statement.names}
 
 
@@ -118,7 +120,7 @@ def read(module: str) -> Source:
 
 
 def is_packed(node: ast.stmt) -> bool:
-    """Whether a statement is none of those that are written anew: imports, the docstring and `__all__`."""
+    """Whether a statement is packed as it is: not an import, the docstring or `__all__`, which are written anew."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         return False
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -127,6 +129,11 @@ def is_packed(node: ast.stmt) -> bool:
 
 
 def read_import(source: Source, node: ast.Import | ast.ImportFrom) -> None:
+    """Adds the names of an import to those of the package or of the outside.
+
+    Raises:
+        ValueError: For `import package.module`, which binds another name than it imports.
+    """
     for alias in node.names:
         if isinstance(node, ast.ImportFrom) and node.level:
             source.own[alias.asname or alias.name] = absolute(node, source.name), alias.name
@@ -139,7 +146,7 @@ def read_import(source: Source, node: ast.Import | ast.ImportFrom) -> None:
 
 
 def defined_names(node: ast.stmt) -> tuple[str, ...]:
-    """What a statement defines. A function `_` is there for the effect of its decorators."""
+    """The names that a statement defines. A function `_` has none: it is there for the effect of its decorators."""
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         return () if node.name == "_" else (node.name,)
     if isinstance(node, ast.Assign | ast.AnnAssign):
@@ -154,7 +161,7 @@ def defined_names(node: ast.stmt) -> tuple[str, ...]:
 
 
 def mentioned(node: ast.AST) -> frozenset[str]:
-    """Every name in a node, also those in annotations that are texts."""
+    """All names in a node, also those in annotations that are strings."""
     found = set()
     for inner in ast.walk(node):
         if isinstance(inner, ast.Name):

@@ -6,10 +6,10 @@ from typing import Any
 
 
 class Choices(dict):
-    """What a config field can name, each with its row. With a checkpoint go only the rows in use.
+    """The values that a config field can name, each with its row. A checkpoint's code holds only the rows in use.
 
     Args:
-        field: The field. Of one with a value a layer, all values count.
+        field: The field. Of one with a value per layer, all values count.
         rows: By name. The last keyword of a row, `about`, does not go along, nor what it mentions.
         left_out: Names that the package has, but this copy of the code has not.
     """
@@ -23,7 +23,7 @@ class Choices(dict):
         raise ValueError(f"{self.field}={choice!r} is not one of {list(self)}.{self.advice(choice)}")
 
     def advice(self, choice: Any) -> str:
-        """Where to get a choice that was left out, to end a message with; "" for any other."""
+        """The end of a message that says where to get a choice that was left out; "" for any other."""
         if choice not in self.left_out:
             return ""
         return (

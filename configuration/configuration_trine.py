@@ -274,7 +274,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
 
     @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-        """See the mixin. A smaller `num_hidden_layers` keeps the kinds of the first layers.
+        """Overrides fields of a saved config. A smaller `num_hidden_layers` keeps the kinds of the first layers.
 
         Raises:
             ValueError: When there are more layers than the saved config has kinds for.

@@ -104,6 +104,7 @@ class TrineRecurrentConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMi
 
 
 def check_sizes(config: TrineRecurrentConfig) -> None:
+    """Raises a `ValueError` unless sizes are at least 1, and `hidden_size` is even for a bidirectional encoder."""
     for field in ("vocab_size", "hidden_size", "num_hidden_layers"):
         if getattr(config, field) < 1:
             raise ValueError(f"{field}={getattr(config, field)} must be at least 1.")
@@ -115,6 +116,7 @@ def check_sizes(config: TrineRecurrentConfig) -> None:
 
 
 def check_numbers(config: TrineRecurrentConfig) -> None:
+    """Raises a `ValueError` for a dropout, a standard deviation or a chunk size out of range."""
     check_dropout(config, "hidden_dropout")
     if config.initializer_range <= 0:
         raise ValueError(f"initializer_range={config.initializer_range} must be above 0.")
@@ -123,12 +125,14 @@ def check_numbers(config: TrineRecurrentConfig) -> None:
 
 
 def check_shape(config: TrineRecurrentConfig) -> None:
+    """Raises a `ValueError` for an unknown attention, or a model without encoder or decoder."""
     check_choice("attention", config.attention, RECURRENT_ATTENTIONS)
     if not config.is_encoder_decoder:
         raise ValueError("is_encoder_decoder=False: a recurrent model always has an encoder and a decoder.")
 
 
 def check_size(config: TrineRecurrentConfig) -> None:
+    """Raises a `ValueError` for more weights than any computer could hold."""
     parts = {("vocab_size", "hidden_size"): 1, ("hidden_size", "hidden_size"): 16 * config.num_hidden_layers}
     check_weights(parts, config)
 

@@ -115,7 +115,7 @@ class TrineSeq2SeqConfig(
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """See the mixin. What is no field of a stack is kept in that stack, likewise."""
+        """Builds the config of a `config.json`. Unknown keys of a stack are kept in that stack, with a warning."""
         config_dict = without_sizes(config_dict, config_dict.get("decoder"))
         stacks = {side: config_dict[side] for side in SIDES if isinstance(config_dict.get(side), dict)}
         split = {side: TrineConfig.without_notes(stack) for side, stack in stacks.items()}
@@ -128,12 +128,12 @@ class TrineSeq2SeqConfig(
 
     @classmethod
     def takes(cls, keyword: str) -> bool:
-        """See the mixin; the fields of the stacks are taken, too."""
+        """Whether `from_pretrained` builds the config again with a keyword: a field of this config or of a stack."""
         return super().takes(keyword) or TrineConfig.takes(keyword)
 
     @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-        """See the mixin. What both stacks have is changed in both; what one is to have is given as its fields.
+        """Overrides fields of a saved config. Fields that both stacks have change in both; `encoder={...}` sets one.
 
         The decoder's vocabulary is that of the model, and of an encoder that shares it.
         """
@@ -186,7 +186,7 @@ class TrineSeq2SeqConfig(
                 stack.vocab_size = value
 
     def settle_vocabulary(self) -> None:
-        """Takes the decoder's vocabulary for that of the model, where transformers or a user changed it there."""
+        """Copies the decoder's vocabulary size to the model's, where transformers or a user changed it there."""
         if self.vocab_size != self.decoder.vocab_size:
             self.vocab_size = self.decoder.vocab_size
 
@@ -229,7 +229,7 @@ def check_family(side: str, stack: object) -> None:
 def as_stack(side: str, stack: TrineConfig | dict | None, defaults: dict[str, Any], **role) -> TrineConfig:
     """The config of one side, from a config or its fields, with the fields that its role sets.
 
-    What its fields do not name is taken from `defaults`.
+    Missing fields are taken from `defaults`.
 
     Raises:
         ValueError: For what `TrineConfig` refuses, after the name of the side, or a config of another family.

@@ -1,4 +1,4 @@
-"""Configs that refuse keywords which nothing reads, and are made anew where a loaded one is to have other fields."""
+"""Config classes that refuse unknown keywords, and are built again when fields are overridden on loading."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -17,7 +17,7 @@ KEYWORD_CHECKS = in_package((check_library_keywords,))
 
 
 class StrictKeywordsMixin:
-    """For config classes: an unknown keyword is an error in code, and a warning in a `config.json`."""
+    """Base of config classes for which an unknown keyword is an error in code, and a warning in a `config.json`."""
 
     attribute_map: dict[str, str]
 
@@ -29,12 +29,12 @@ class StrictKeywordsMixin:
 
     @classmethod
     def takes(cls, keyword: str) -> bool:
-        """Whether `from_pretrained(..., keyword=value)` makes the config anew with it. A dtype is the base class's."""
+        """Whether `from_pretrained(..., keyword=value)` builds the config again; `dtype` is left to transformers."""
         return keyword != "dtype" and keyword in cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue] as above
 
     @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a saved config, with `changes` in their places. What was derived when it was saved stays."""
+        """The fields of a saved config with `changes` applied. Values that were derived before saving stay."""
         return {**saved, **changes}
 
     @classmethod
@@ -61,14 +61,14 @@ class StrictKeywordsMixin:
 
     @classmethod
     def without_notes(cls, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The fields among what was saved, and the rest, of which a warning tells."""
+        """Splits a saved config into its fields and all other keys, which a warning names."""
         unknown = cls.unknown_keywords(saved)
         for message in unknown.values():
             logger.warning(f"{message} It is kept in the config, but changes nothing.")
         return {key: saved[key] for key in saved if key not in unknown}, {key: saved[key] for key in unknown}
 
     def check_given(self, keywords: dict[str, Any]) -> None:
-        """Checks what was given before anything is derived from it.
+        """Checks the keywords before other fields are derived from them.
 
         Raises:
             ValueError: For an unknown keyword, a number beyond all bounds, or a field that the base class cannot read.

@@ -18,12 +18,12 @@ ABOVE_ZERO = "above 0"
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of any kind.
+    """Facts about any kind that only the package needs.
 
     Attributes:
         source: The paper or model that it comes from.
-        fields: The config fields that a model without the kind does not read, each with what its number has to be;
-            None where that does not apply.
+        fields: The config fields that only models with this kind read, each with the rule for its number; None where
+            there is no such rule.
     """
 
     source: str
@@ -32,15 +32,15 @@ class About:
 
 @dataclass(frozen=True, kw_only=True)
 class AboutAttention(About):
-    """What is known of a kind of attention. Either `pairs` or `products` says what it computes.
+    """Facts about a kind of attention. Either `pairs` or `products` tells its operations.
 
     Attributes:
         cost: Arithmetic cost of one layer at sequence length n.
         sees: What a token attends to.
         cache: What generation keeps of the past.
-        pairs: Pairs of a query and what it sees, of a config and the length of a sequence.
-        products: Operations that mix one token of a forward pass in, of a config: for layers that carry a state.
-        span: Tokens to the left and right that a token sees, of a config; None if a lift cannot compare it.
+        pairs: Function of a config and a length that counts the pairs of a query and a key.
+        products: Function of a config that counts operations per token, for layers that carry a state.
+        span: Function of a config: tokens to the left and right that a token sees; None if a lift cannot compare it.
         weights: Fields whose product is the size of a tensor that each such layer has beside its projections.
         cached_exports: Formats of `conversion/programs` whose graphs pass its cache on.
     """
@@ -57,10 +57,10 @@ class AboutAttention(About):
 
 @dataclass(frozen=True, kw_only=True)
 class AboutForm(About):
-    """What is known of a form of 2-simplicial attention.
+    """Facts about a form of 2-simplicial attention.
 
     Attributes:
-        logit: Of a query q, a first key k and a second key k', over features.
+        logit: Formula over features, of a query q, a first key k and a second key k'.
         positions: Position kinds that it may have.
     """
 
@@ -70,7 +70,7 @@ class AboutForm(About):
 
 @dataclass(frozen=True, kw_only=True)
 class AboutPosition(About):
-    """What is known of a position encoding.
+    """Facts about a position encoding.
 
     Attributes:
         description: What it does.
@@ -83,17 +83,17 @@ class AboutPosition(About):
 
 @dataclass(frozen=True, kw_only=True)
 class AboutFeedForward(About):
-    """What is known of a kind of feed-forward: `description` says what it is."""
+    """Facts about a kind of feed-forward: `description` is one line."""
 
     description: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class AboutRouter(About):
-    """What is known of a router.
+    """Facts about a router.
 
     Attributes:
-        weights: Of the chosen experts.
+        weights: The function that weighs the chosen experts.
         balance: What keeps the load of the experts even.
     """
 

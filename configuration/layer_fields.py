@@ -1,4 +1,4 @@
-"""What the fields of a stack's config say of each of its layers."""
+"""Config fields with a value per layer, read layer by layer."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from .kinds import ATTENTION_KINDS
 
 
 class LayerFieldsMixin:
-    """For config classes with `attention_types` and `mlp_layer_types`."""
+    """Base of config classes with `attention_types` and `mlp_layer_types`."""
 
     num_hidden_layers: int
     attention_types: Any

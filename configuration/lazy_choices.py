@@ -36,10 +36,13 @@ class LazyChoices(Choices):
         return row
 
     def get(self, choice: Any, default: Any = None) -> Any:
+        """The row of a choice, imported now, or the default."""
         return (self if choice in self else {choice: default})[choice]
 
     def values(self) -> ValuesView:
+        """All rows, imported now."""
         return {choice: self[choice] for choice in self}.values()
 
     def items(self) -> ItemsView:
+        """All choices with their rows, imported now."""
         return {choice: self[choice] for choice in self}.items()

@@ -71,14 +71,14 @@ def architecture_rows(config) -> list[tuple[str, str]]:
 
 
 def length_limit(config) -> str:
-    """What `config` says of long input."""
+    """The sentence of the model card about input that is longer than `config` is made for."""
     if config.position_type == "learned":
         return f"It has positions for {config.max_position_embeddings} tokens; longer input is an error."
     return f"It is meant for up to {config.max_position_embeddings} tokens; beyond them quality may fall."
 
 
 def pair_rows(config) -> list[tuple[str, str]]:
-    """The same of an encoder-decoder."""
+    """Part and choice for both stacks of an encoder-decoder."""
     stacks = {"encoder": config.encoder, "decoder": config.decoder}
     rows = [(f"{name}: {part}", choice) for name, stack in stacks.items() for part, choice in architecture_rows(stack)]
     rows = [row for row in rows if not row[0].endswith(": shape")]
@@ -86,7 +86,7 @@ def pair_rows(config) -> list[tuple[str, str]]:
 
 
 def recurrent_rows(config) -> list[tuple[str, str]]:
-    """The same of a recurrent model."""
+    """Part and choice for each part of a recurrent model."""
     directions = "both directions" if config.bidirectional_encoder else "one direction"
     return [
         ("shape", f"LSTM encoder, which reads in {directions}, and LSTM decoder"),
@@ -97,10 +97,12 @@ def recurrent_rows(config) -> list[tuple[str, str]]:
 
 
 def pair_limits(config) -> list[str]:
+    """The sentences about long input, one for each stack."""
     return [f"Of the {name}: {length_limit(getattr(config, name))}" for name in ("encoder", "decoder")]
 
 
 def recurrent_limits(config) -> list[str]:
+    """The sentence about long input to a recurrent model."""
     return ["It reads texts of any length; quality falls on longer ones than it was trained on."]
 
 

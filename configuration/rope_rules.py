@@ -43,6 +43,7 @@ def check_rope_form(parameters: dict[str, Any] | None) -> None:
 
 
 def check_rope(config) -> None:
+    """Checks the rotary parameters of every layer type; raises a `ValueError` at the first that is wrong."""
     if config.position_type != "rope":
         return
     check_rope_form(config.rope_parameters)
@@ -95,6 +96,7 @@ def check_rope_parameters(place: str, parameters: dict[str, Any], head_dim: int)
 
 
 def check_positive(name: str, value: Any) -> None:
+    """Raises a `ValueError` unless a value is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}={value!r} must be a number.")
     check_number(name, value, LARGEST_THETA)

@@ -1,21 +1,22 @@
-"""How the modules of a config are spread over processes: plans in transformers' words."""
+"""Plans that spread the modules of a model over processes, in the form that transformers reads."""
 
 from .choices import Choices
 
 
 def dense_plan(config, prefix: str = "") -> dict[str, str]:
-    """The plan of dense feed-forwards at a place within `mlp`."""
+    """The tensor-parallel plan of a dense feed-forward, below the prefix within `mlp`."""
     names = ("gate_proj", "up_proj") if config.gated_mlp else ("up_proj",)
     plan = {f"layers.*.mlp.{prefix}{name}": "colwise" for name in names}
     return {**plan, f"layers.*.mlp.{prefix}down_proj": "rowwise"}
 
 
 def expert_weight(config) -> str:
-    """The weight that projects into the experts."""
+    """The name of the weight that projects into the experts."""
     return "gate_up_proj" if config.gated_mlp else "up_proj"
 
 
 def sparse_plan(config) -> dict[str, str]:
+    """The tensor-parallel plan of experts, and of shared experts where there are any."""
     plan = dense_plan(config, "shared_experts.") if config.num_shared_experts > 0 else {}
     if not config.mlp_bias:  # a split sum would add the biases more than once
         plan[f"layers.*.mlp.experts.{expert_weight(config)}"] = "packed_colwise" if config.gated_mlp else "colwise"
@@ -25,7 +26,7 @@ def sparse_plan(config) -> dict[str, str]:
 
 
 def key_plan(config) -> dict[str, str]:
-    """The plan of key projections, which `lsh` has none of: its keys are the queries."""
+    """The plan of key projections; `lsh` has none, since its keys are its queries."""
     plan = {"layers.*.self_attn.k_proj": "colwise"}
     if config.qk_norm:
         plan["layers.*.self_attn.k_norm"] = "replicated_with_grad_allreduce"
@@ -33,7 +34,7 @@ def key_plan(config) -> dict[str, str]:
 
 
 def simplicial_plan(config) -> dict[str, str]:
-    """The plan of both key projections."""
+    """The plan of first and second keys and of second values in 2-simplicial attention."""
     plan = {
         **key_plan(config),
         "layers.*.self_attn.second_k_proj": "colwise",
@@ -80,6 +81,7 @@ def tensor_parallel_plan(config) -> dict[str, str] | None:
 
 
 def sparse_expert_plan(config) -> dict[str, str]:
+    """The expert-parallel plan: each process holds some of the experts, whole."""
     weights = [expert_weight(config), "down_proj"]
     if config.mlp_bias:
         weights += [f"{name}_bias" for name in weights]

@@ -1,4 +1,4 @@
-"""The rules of a `TrineConfig`, one function a rule. Every message names field, value and what is allowed."""
+"""The rules of a `TrineConfig`, a function for each. Every message names field, value and what is allowed."""
 
 from collections.abc import Iterable
 
@@ -33,7 +33,7 @@ TABLES = {
 
 
 def fields_of_kinds(allowed: str) -> tuple[str, ...]:
-    """The fields of which the rows of kinds say that a number has to be so."""
+    """The fields for which a row of some kind gives this rule."""
     rows = [row.about.fields for table in TABLES.values() for row in table.values()]
     return tuple(field for fields in rows for field, rule in fields.items() if rule == allowed)
 
@@ -105,6 +105,7 @@ def unknown_keywords(
 
 
 def check_sliding(config) -> None:
+    """Raises a `ValueError` unless a model with sliding layers has a window."""
     if config.sliding_window is None:
         raise ValueError(
             f"sliding_window=None, but attention_types={config.attention_types} has sliding layers: set it."
@@ -112,6 +113,7 @@ def check_sliding(config) -> None:
 
 
 def check_numbers(config) -> None:
+    """Raises a `ValueError` for a number out of the range of its field."""
     for field in POSITIVE_INTEGERS:
         value = getattr(config, field)
         if value is not None and value < 1:
@@ -131,11 +133,13 @@ def check_numbers(config) -> None:
 
 
 def check_choices(config) -> None:
+    """Raises a `ValueError` for a name that is not one of the choices of its field."""
     for field, choices in CHOICES.items():
         check_choice(field, getattr(config, field), choices)
 
 
 def check_layers(config) -> None:
+    """Raises a `ValueError` unless the kinds of layers are lists of known names, one per layer."""
     for field, kinds in {"attention_types": ATTENTION_KINDS, "mlp_layer_types": FEED_FORWARD_KINDS}.items():
         types = getattr(config, field)
         if isinstance(types, str):
@@ -150,12 +154,14 @@ def check_layers(config) -> None:
 
 
 def check_heads(config) -> None:
+    """Raises a `ValueError` unless every key-value head serves equally many query heads."""
     heads, groups = config.num_attention_heads, config.num_key_value_heads
     if heads % groups:
         raise ValueError(f"num_attention_heads={heads} is not a multiple of num_key_value_heads={groups}.")
 
 
 def check_positions(config) -> None:
+    """Raises a `ValueError` for sizes or parameters that the position encoding cannot take."""
     if config.position_type == "rope" and config.head_dim % 2:
         raise ValueError(f"head_dim={config.head_dim} must be even for position_type='rope', which rotates pairs.")
     if config.position_type == "sinusoidal" and config.hidden_size % 2:
@@ -185,6 +191,7 @@ def check_positions(config) -> None:
 
 
 def check_norms(config) -> None:
+    """Raises a `ValueError` for options of norms that the chosen type or place does not have."""
     if not config.norm_bias and config.norm_type != "layernorm":
         raise ValueError(
             f"norm_bias=False is read by norm_type='layernorm' only, but norm_type={config.norm_type!r} never has a "
@@ -198,6 +205,7 @@ def check_norms(config) -> None:
 
 
 def check_pair_scores(config) -> None:
+    """Raises a `ValueError` for fields that act on scores of pairs of tokens, where a layer has no such scores."""
     for index, kind in enumerate(config.attention_types):
         if ATTENTION_KINDS[kind].has_pair_scores:
             continue
@@ -220,6 +228,7 @@ def check_pair_scores(config) -> None:
 
 
 def check_simplicial(config) -> None:
+    """Raises a `ValueError` for sizes or positions that the form of 2-simplicial attention cannot take."""
     name, kind = config.simplicial_form, TRILINEAR_KINDS[config.simplicial_form]
     if config.head_dim % kind.parts:
         raise ValueError(
@@ -236,7 +245,7 @@ def check_simplicial(config) -> None:
 
 
 def check_shift_invariance(config) -> None:
-    """Rotary positions must reach a trilinear form only through their differences.
+    """Raises a `ValueError` where rotary positions reach a trilinear form other than through their differences.
 
     The rotations of query, key and second key must cancel when all three move by the same number of tokens. They do
     for `complex` (query and key are rotated, the second key is not) and for `determinant` (all three, about the third
@@ -262,12 +271,14 @@ def check_shift_invariance(config) -> None:
 
 
 def check_bigbird(config) -> None:
+    """Raises a `ValueError` for an even window of blocks in an encoder."""
     window = config.bigbird_num_window_blocks
     if not config.is_causal and window % 2 == 0:
         raise ValueError(f"bigbird_num_window_blocks={window} must be odd in an encoder, whose window is centred.")
 
 
 def check_lsh(config) -> None:
+    """Raises a `ValueError` for an odd number of buckets."""
     if config.lsh_num_buckets % 2:
         raise ValueError(
             f"lsh_num_buckets={config.lsh_num_buckets} must be even: a hash is the nearest of random directions and "
@@ -276,6 +287,7 @@ def check_lsh(config) -> None:
 
 
 def check_experts(config) -> None:
+    """Raises a `ValueError` for numbers of experts that are missing or do not fit together."""
     for field in ("num_experts", "num_experts_per_tok", "router_aux_loss_coef"):
         if getattr(config, field) is None:
             raise ValueError(f"{field}=None, but mlp_layer_types={config.mlp_layer_types} has sparse layers: set it.")
@@ -296,6 +308,7 @@ KIND_RULES = {
 
 
 def check_kinds(config) -> None:
+    """Applies the rules of the kinds that the config names."""
     used = {*config.attention_types, *config.mlp_layer_types}
     for kind, rule in KIND_RULES.items():
         if kind in used:
@@ -303,6 +316,7 @@ def check_kinds(config) -> None:
 
 
 def check_token_ids(config) -> None:
+    """Checks the ids of the special tokens."""
     for field in ("pad_token_id", "bos_token_id", "eos_token_id"):
         check_token_id(config, field)
 
@@ -318,16 +332,18 @@ def check_token_id(config, field: str) -> None:
 
 
 def check_start_token(config) -> None:
-    """The rule of encoder-decoders beside `check_token_ids`."""
+    """Raises a `ValueError` where an encoder-decoder's start token is not in the vocabulary."""
     check_token_id(config, "decoder_start_token_id")
 
 
 def check_dropout(config, field: str) -> None:
+    """Raises a `ValueError` unless a probability is at least 0 and below 1."""
     if not 0 <= getattr(config, field) < 1:
         raise ValueError(f"{field}={getattr(config, field)} must be at least 0 and below 1.")
 
 
 def check_pooler(config) -> None:
+    """Raises a `ValueError` for a pooler in a decoder, whose first token sees no other."""
     if config.add_pooling_layer and config.is_causal:
         raise ValueError(
             "add_pooling_layer=True reads the first token, which sees no other in a decoder (is_causal=True)."
@@ -335,6 +351,7 @@ def check_pooler(config) -> None:
 
 
 def check_size(config) -> None:
+    """Raises a `ValueError` for more weights than any computer could hold."""
     layers, sparse = config.num_hidden_layers, config.mlp_layer_types.count("sparse")
     weighty = [(kind, row) for kind, row in ATTENTION_KINDS.items() if row.about.weights]
     parts = {
@@ -353,6 +370,7 @@ def check_size(config) -> None:
 
 
 def check_role(config) -> None:
+    """Raises a `ValueError` for `is_encoder_decoder=True`, since a `TrineConfig` is one stack."""
     if config.is_encoder_decoder:
         raise ValueError("is_encoder_decoder=True: a TrineConfig is one stack. Use TrineSeq2SeqConfig for two.")
 

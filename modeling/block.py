@@ -36,11 +36,11 @@ class TrineLayer(GradientCheckpointingLayer):
             self.cross_attention_layernorm = make_norm(config, config.hidden_size)
 
     def enter(self, norm: nn.Module | None, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What a sub-layer reads."""
+        """The input of a sub-layer, (batch, length, hidden): the normalised residual stream."""
         return hidden_states if norm is None else norm(hidden_states)
 
     def leave(self, norm: nn.Module, hidden_states: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """The residual stream after a sub-layer that returned `output`."""
+        """The residual stream (batch, length, hidden) after a sub-layer that returned `output`."""
         return hidden_states + self.dropout(output)
 
     def forward(
@@ -57,7 +57,7 @@ class TrineLayer(GradientCheckpointingLayer):
     ) -> torch.Tensor:
         """Maps (batch, length, hidden) to the same shape.
 
-        What needs a gradient is positional: reentrant gradient checkpointing sees positional arguments only.
+        Tensors that need a gradient are positional: reentrant gradient checkpointing sees positional arguments only.
         """
         self_cache = past_key_values
         if isinstance(past_key_values, EncoderDecoderCache):

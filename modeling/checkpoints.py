@@ -1,4 +1,4 @@
-"""What saving and loading add to transformers': a model card, and the name of the file that is damaged."""
+"""Saving and loading with a model card, atomic writes, and errors that name the damaged file."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def damaged_files(folder: str | Path) -> list[str]:
 
 
 class CheckpointedModel(PicklableModel):
-    """A model with both. A card that somebody wrote is never replaced."""
+    """A `PreTrainedModel` that saves a model card and reads checkpoints with clear errors. A card in place stays."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):

@@ -1,4 +1,4 @@
-"""How weights begin. Every module with weights of its own fills them in a method `initialize`, through `fill_`."""
+"""Initialisation: every module with weights of its own fills them in a method `initialize`, through `fill_`."""
 
 import math
 

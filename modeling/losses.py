@@ -10,7 +10,7 @@ from .checks.ids import IGNORE_INDEX, check_items, check_shape
 
 
 def is_plain_head(head: nn.Module) -> bool:
-    """Whether `head` is nothing but a linear layer: not adapted, quantised, sharded, nor hooked by a wrapper."""
+    """Whether `head` is a plain linear layer: not adapted, quantised, sharded, nor hooked by a wrapper."""
     return (
         type(head) is nn.Linear
         and type(head.weight) is nn.Parameter
@@ -108,12 +108,12 @@ def summed_cross_entropy(
 
 
 def causal_targets(labels: torch.Tensor, shift_labels: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
-    """What each position predicts: `labels` (batch, length) moved one to the left, unless the caller has done so."""
+    """The target of each position: `labels` (batch, length) moved one to the left, or the given `shift_labels`."""
     return nn.functional.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:] if shift_labels is None else shift_labels
 
 
 def shift_right(labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
-    """What a decoder reads to predict `labels` (batch, length): the start token, then all labels but the last.
+    """Decoder inputs that predict `labels` (batch, length): the start token, then all labels but the last.
 
     Raises:
         ValueError: When the config does not tell the start token or the padding.
@@ -132,7 +132,7 @@ def shift_right(labels: torch.Tensor, config: PreTrainedConfig) -> torch.Tensor:
 def shift_source(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, config: PreTrainedConfig
 ) -> torch.Tensor:
-    """What a decoder reads to answer at each token of `input_ids` (batch, length): the token before it.
+    """Decoder inputs that answer at each token of `input_ids` (batch, length): the token before it.
 
     The first token that is no padding has the start token before it, so that padding at the left changes nothing.
 
@@ -201,7 +201,15 @@ def lm_loss(
     label_smoothing: float = 0.0,
     **kwargs,
 ) -> torch.Tensor:
-    """What `chunked_lm_loss` computes, from logits (..., V)."""
+    """Mean cross-entropy of each position with its target, in nats, from logits (..., V).
+
+    Args:
+        logits: (..., V).
+        targets: (...), token ids, `IGNORE_INDEX` where nothing is predicted.
+        num_items_in_batch: Number of targets in all micro-batches of an optimizer step. Default: those of this batch.
+        label_smoothing: Share of each target that is spread evenly over the vocabulary.
+        kwargs: Not used.
+    """
     targets = flatten_targets(targets, logits)
     logits = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
     total = nn.functional.cross_entropy(
@@ -216,7 +224,7 @@ def count_targets(targets: torch.Tensor) -> torch.Tensor | int:
 
 
 def number_of_items(targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
-    """What a sum over targets is divided by: the given number, or that of the targets that are not ignored.
+    """The divisor of a sum over targets: the given number, or that of the targets that are not ignored.
 
     Where there is no target it is 1, so that a batch without any adds nothing: its loss is 0 and not 0 / 0, which
     would make every weight NaN, or hide in the mean that a trainer logs.

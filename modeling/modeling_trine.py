@@ -45,7 +45,7 @@ RECORDED_BY_MLPS = Choices("mlp_layer_types", {"sparse": ("router_logits", Outpu
 
 
 class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssues] one of two classes
-    """What all Trine models share: how weights begin, what transformers may do with them, what can be recorded."""
+    """The base of all Trine models: initialisation, support of transformers' features, recorded outputs."""
 
     config_class = TrineConfig
     config: TrineConfig
@@ -76,7 +76,7 @@ class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssue
         return supports_flash(self.config)
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
-        """What computes the experts, where there are some: see `choose_kernel`."""
+        """The implementation of the experts, where there are some: see `choose_kernel`."""
         for kind in EXPERT_CHOICES.keys() & getattr(self.config, "mlp_layer_types", ()):
             requested_experts = EXPERT_CHOICES[kind](self.config, requested_experts)
         return super().get_correct_experts_implementation(requested_experts)
@@ -112,7 +112,7 @@ def supports_flash(config: TrineConfig) -> bool:
 def ask_for_second_attentions(forward: Callable) -> Callable:
     """Lets `output_attentions` ask for the weights of both keys of simplicial layers.
 
-    What is recorded must be asked for by its name; only cross-attention is an exception of transformers'.
+    transformers records only outputs that are asked for by their own name, except for cross-attention.
     """
 
     @wraps(forward)
@@ -258,7 +258,7 @@ class TrineModel(TrinePreTrainedModel):
         return TrineModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, past_key_values=past_key_values)
 
     def make_cache(self) -> Cache:
-        """An empty cache. That of cross-attention never has windows, whatever the layers have."""
+        """Makes an empty cache. That of cross-attention never has windows, whatever the layers have."""
         cache = DynamicCache(config=self.config)
         return EncoderDecoderCache(cache, DynamicCache()) if self.config.add_cross_attention else cache
 

@@ -142,7 +142,7 @@ class TrineRecurrentForConditionalGeneration(
         return False
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """For transformers' collators."""
+        """Decoder inputs (B, T) of `labels` (B, T), for transformers' collators."""
         return shift_right(labels, self.config)
 
     @can_return_tuple

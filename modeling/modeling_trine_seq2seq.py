@@ -14,7 +14,7 @@ from .outputs import TrineSeq2SeqModelOutput
 
 
 class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
-    """What all encoder-decoders share. The trunks record hidden states, attentions and router logits by themselves."""
+    """The base of all encoder-decoders. Each stack records its own hidden states, attentions and router logits."""
 
     config_class = TrineSeq2SeqConfig
     config: TrineSeq2SeqConfig  # pyright: ignore[reportIncompatibleVariableOverride] another family of configs
@@ -33,7 +33,7 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
         return compiles(self.config.decoder.layer_types)
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict:
-        """Transformers ties all or nothing, by `tie_word_embeddings`. Here that speaks of the head alone."""
+        """The tied weights of all modules. `tie_word_embeddings` is about the head alone, unlike in transformers."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         return dict(self.ties())
@@ -45,7 +45,7 @@ class TrineSeq2SeqPreTrainedModel(TrinePreTrainedModel):
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
     ) -> nn.Module:
-        """Gives both stacks and the head `new_num_tokens` rows. Transformers would resize the encoder's alone."""
+        """Gives both stacks and the head `new_num_tokens` rows; transformers would resize the encoder's alone."""
         arguments = (new_num_tokens, pad_to_multiple_of, mean_resizing)
         decoder = self.get_decoder()
         if not self.config.share_embeddings and isinstance(decoder, TrineModel):
@@ -158,13 +158,13 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
 
 
 def shared_embeddings(config: TrineSeq2SeqConfig) -> nn.ModuleDict:
-    """What is left of a decoder that is not wanted: the table that `ties` makes one with the encoder's."""
+    """The token embeddings of an absent decoder, if they are shared: `ties` makes them one with the encoder's."""
     table = nn.Embedding(config.decoder.vocab_size, config.decoder.hidden_size, config.decoder.pad_token_id)
     return nn.ModuleDict({"embed_tokens": table} if config.share_embeddings else {})
 
 
 def encoder_record(outputs: Any) -> dict[str, Any]:
-    """What the encoder returned, under the names that the outputs of both stacks have for it."""
+    """The encoder's outputs, under the names that an encoder-decoder's output has for them."""
     names = ("last_hidden_state", "hidden_states", "attentions", "router_logits", "second_attentions")
     return {f"encoder_{name}": outputs.get(name) for name in names}
 

@@ -6,15 +6,13 @@ from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
 
 
-def make_rmsnorm(config: TrineConfig, size: int) -> nn.Module:
-    return nn.RMSNorm(size, eps=config.norm_eps)
-
-
-def make_layernorm(config: TrineConfig, size: int) -> nn.Module:
-    return nn.LayerNorm(size, eps=config.norm_eps, bias=config.norm_bias)
-
-
-NORMS = Choices("norm_type", {"rmsnorm": make_rmsnorm, "layernorm": make_layernorm})
+NORMS = Choices(
+    "norm_type",
+    {
+        "rmsnorm": lambda config, size: nn.RMSNorm(size, eps=config.norm_eps),
+        "layernorm": lambda config, size: nn.LayerNorm(size, eps=config.norm_eps, bias=config.norm_bias),
+    },
+)
 
 
 def make_norm(config: TrineConfig, size: int) -> nn.Module:

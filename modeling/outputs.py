@@ -1,4 +1,4 @@
-"""What the forward passes return: transformers' outputs, and what sparse and simplicial layers add."""
+"""Outputs of the forward passes: those of transformers, with fields for sparse and simplicial layers."""
 
 from dataclasses import dataclass
 
@@ -36,12 +36,14 @@ class TrineModelOutput(BaseModelOutputWithPoolingAndCrossAttentions):
 @deferring("logits")
 @dataclass
 class TrineCausalLMOutput(DeferringOutput, MoeCausalLMOutputWithPast):
+    """Output of a decoder with the language-model head; `second_attentions` as in `TrineModelOutput`."""
+
     second_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
 class TrineHeadOutput(ModelOutput):
-    """What the outputs of all other heads end with; `aux_loss` is the load-balancing loss, without its coefficient."""
+    """Last fields of the outputs of heads; `aux_loss` is the load-balancing loss, without its coefficient."""
 
     aux_loss: torch.Tensor | None = None
     router_logits: tuple[torch.Tensor, ...] | None = None
@@ -51,7 +53,7 @@ class TrineHeadOutput(ModelOutput):
 @deferring("logits")
 @dataclass
 class TrineMaskedLMOutput(DeferringOutput, TrineHeadOutput, MaskedLMOutput):
-    pass
+    """Output of the masked-token head: `logits` (batch, length, vocabulary)."""
 
 
 @dataclass
@@ -68,32 +70,32 @@ class BertPreTrainingOutput(ModelOutput):
 @deferring("prediction_logits")
 @dataclass
 class TrinePreTrainingOutput(DeferringOutput, TrineHeadOutput, BertPreTrainingOutput):
-    pass
+    """Output of both heads of BERT."""
 
 
 @dataclass
 class TrineSequenceClassifierOutput(TrineHeadOutput, SequenceClassifierOutputWithPast):
-    pass
+    """Output of a sequence classifier: `logits` (sequences, labels)."""
 
 
 @dataclass
 class TrineTokenClassifierOutput(TrineHeadOutput, TokenClassifierOutput):
-    pass
+    """Output of a token classifier: `logits` (batch, length, labels)."""
 
 
 @dataclass
 class TrineQuestionAnsweringOutput(TrineHeadOutput, QuestionAnsweringModelOutput):
-    pass
+    """Output of the span head: `start_logits` and `end_logits`, (batch, length) each."""
 
 
 @dataclass
 class TrineMultipleChoiceOutput(TrineHeadOutput, MultipleChoiceModelOutput):
-    pass
+    """Output of the multiple-choice head: `logits` (batch, choices)."""
 
 
 @dataclass
 class TrineSeq2SeqModelOutput(Seq2SeqModelOutput):
-    """Router logits of both stacks, under transformers' names, and their second attentions, named likewise."""
+    """Output of both stacks; router logits and second attentions are named as transformers names attentions."""
 
     encoder_router_logits: tuple[torch.Tensor, ...] | None = None
     decoder_router_logits: tuple[torch.Tensor, ...] | None = None
@@ -103,7 +105,7 @@ class TrineSeq2SeqModelOutput(Seq2SeqModelOutput):
 
 @dataclass
 class TrineSeq2SeqHeadOutput(ModelOutput):
-    """What the outputs of the heads end with."""
+    """Last fields of the outputs of heads on an encoder-decoder."""
 
     aux_loss: torch.Tensor | None = None
     encoder_router_logits: tuple[torch.Tensor, ...] | None = None
@@ -115,20 +117,20 @@ class TrineSeq2SeqHeadOutput(ModelOutput):
 @deferring("logits")
 @dataclass
 class TrineSeq2SeqLMOutput(DeferringOutput, TrineSeq2SeqHeadOutput, Seq2SeqLMOutput):
-    pass
+    """Output of an encoder-decoder with the language-model head: `logits` (batch, target length, vocabulary)."""
 
 
 @deferring("logits")
 @dataclass
 class TrineRecurrentLMOutput(DeferringOutput, Seq2SeqLMOutput):
-    pass
+    """Output of the recurrent language model: `logits` (batch, target length, vocabulary)."""
 
 
 @dataclass
 class TrineSeq2SeqSequenceClassifierOutput(TrineSeq2SeqHeadOutput, Seq2SeqSequenceClassifierOutput):
-    pass
+    """Output of a sequence classifier on an encoder-decoder: `logits` (batch, labels)."""
 
 
 @dataclass
 class TrineSeq2SeqQuestionAnsweringOutput(TrineSeq2SeqHeadOutput, Seq2SeqQuestionAnsweringModelOutput):
-    pass
+    """Output of the span head on an encoder-decoder: `start_logits` and `end_logits`, (batch, target length) each."""

@@ -1,4 +1,4 @@
-"""Lets a model be pickled, whose modules record hidden states, attentions or router logits.
+"""Makes models picklable whose modules record hidden states, attentions or router logits.
 
 Transformers records them by forward hooks that are local functions, which Python cannot pickle. Sparse models have
 such hooks from the beginning, any other one from the first forward pass that records something.
@@ -14,11 +14,11 @@ from transformers.utils.output_capturing import install_output_capuring_hook
 
 
 class CapturingHook:
-    """A hook of transformers, and how to make it again.
+    """A hook of transformers that can be made again after unpickling.
 
     Args:
         hook: The function.
-        arguments: What it was made with, besides its module.
+        arguments: The arguments that made it, besides its module.
     """
 
     def __init__(self, hook: Callable, arguments: dict[str, Any]):
@@ -32,7 +32,7 @@ class CapturingHook:
 
 
 def make_hook(arguments: dict[str, Any]) -> Callable:
-    """The hook that transformers makes of these arguments."""
+    """Makes the hook that transformers makes of these arguments."""
     module = nn.Module()
     install_output_capuring_hook(module, **arguments)
     (hook,) = module._forward_hooks.values()
@@ -40,7 +40,7 @@ def make_hook(arguments: dict[str, Any]) -> Callable:
 
 
 def make_picklable(model: nn.Module) -> None:
-    """Replaces the hooks of transformers in all of a model's modules by such as Python can pickle."""
+    """Replaces transformers' hooks in all of a model's modules by hooks that Python can pickle."""
     maker = install_output_capuring_hook
     names = list(inspect.signature(maker).parameters)[1:]
     for module in model.modules():

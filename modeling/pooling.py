@@ -1,4 +1,4 @@
-"""One vector a sequence out of the hidden states of its tokens."""
+"""Pooling: one vector per sequence, from the hidden states of its tokens."""
 
 # Shapes: B rows of a batch, N tokens in a row, S sequences (as many as rows, unless one row packs several), H hidden.
 
@@ -14,7 +14,7 @@ from .initialization import fill_
 def sequence_masks(
     hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, position_ids: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Which tokens each sequence has, (S, N), as 1 and 0; padding, on whichever side, does not count.
+    """Masks of the tokens of each sequence, (S, N), as 1 and 0; padding, on whichever side, is 0.
 
     A single row whose positions start again, without a mask, packs sequences one after the other.
 
@@ -33,20 +33,20 @@ def sequence_masks(
 
 
 def first_token(hidden_states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The first token of each sequence."""
+    """The first token of each sequence, (S, H), from states (B, N, H) and masks (S, N)."""
     rows = hidden_states.expand(masks.shape[0], -1, -1)
     return rows[torch.arange(masks.shape[0], device=masks.device), masks.argmax(dim=-1)]
 
 
 def last_token(hidden_states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The last token of each sequence."""
+    """The last token of each sequence, (S, H), from states (B, N, H) and masks (S, N)."""
     rows = hidden_states.expand(masks.shape[0], -1, -1)
     order = masks * torch.arange(masks.shape[1], device=masks.device)
     return rows[torch.arange(masks.shape[0], device=masks.device), order.argmax(dim=-1)]
 
 
 def mean_token(hidden_states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """The mean of the tokens of each sequence."""
+    """The mean of the tokens of each sequence, (S, H), from states (B, N, H) and masks (S, N)."""
     weights = masks / masks.sum(dim=-1, keepdim=True).clamp(min=1)
     return torch.matmul(weights[:, None].to(hidden_states.dtype), hidden_states).squeeze(1)
 
@@ -67,6 +67,7 @@ class TrinePooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def initialize(self) -> None:
+        """Fills the projection, as `config.initializer` says."""
         fill_(self.dense.weight, self.config)
 
     def forward(

@@ -1,4 +1,4 @@
-"""Attention by features of queries and keys: what `linear` and `performer` layers share."""
+"""Linear attention in general: weights are products of features. The base of `linear` and `performer` layers."""
 
 # Shapes: B batch, H heads, G key-value heads, Q queries, F features, D head size.
 
@@ -14,7 +14,7 @@ from .softmax import SoftmaxAttention
 
 
 class Features(NamedTuple):
-    """What takes the place of queries and keys, in float32 at least.
+    """Features of queries and keys, in float32 at least.
 
     `query` (B, H, Q, F) and `key` (B, G, Q, F) make the weights of values; `norm_query` and `norm_key`, where they are
     others, the sums that weights are divided by. `log_scale` (B, G, Q) is the logarithm of a factor on each key.
@@ -28,11 +28,11 @@ class Features(NamedTuple):
 
 
 class KernelizedAttention(SoftmaxAttention):
-    """The average of values with weights `<features(q_i), features(k_j)>`, without a table of them.
+    """Linear attention: the average of values with weights `<features(q_i), features(k_j)>`, without a table of them.
 
-    A subclass says what features are. A token that shares none with those that it sees gets 0.
+    A subclass defines the features. A token that shares none with the tokens it sees gets 0.
 
-    Cache: sums over keys, whose size no text changes.
+    Cache: sums over keys, of constant size.
     """
 
     cache_layer_class = KernelizedCacheLayer

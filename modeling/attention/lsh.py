@@ -115,7 +115,11 @@ class LSHAttention(SoftmaxAttention):
         return output.gather(3, index), normalizers.gather(3, chunks.places)
 
     def attend_to_past(self, query, key, value, buckets, visibility: Visibility) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for a few queries after many cached tokens."""
+        """Attends from a few queries to many cached tokens.
+
+        Returns:
+            Outputs (B, H, R, Q, D) of each hash, and the logarithms (B, H, R, Q) of the sums of its weights.
+        """
         batch, heads, length, hashes = buckets.shape
         num_queries = query.shape[2]
         step = max(1, COMPARED // (batch * heads * length * hashes))
@@ -131,7 +135,11 @@ class LSHAttention(SoftmaxAttention):
         return torch.cat(outputs, dim=3), torch.cat(normalizers, dim=3)
 
     def attend_to_tokens(self, query, key, value, tokens, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same for queries that begin at `place`, each hash of which sees `tokens` (B, H, queries * R, N)."""
+        """Attends from queries that begin at `place` to the `tokens` (B, H, queries * R, N) that their hashes see.
+
+        Returns:
+            Outputs (B, H, R, Q, D) of each hash, and the logarithms (B, H, R, Q) of the sums of its weights.
+        """
         batch, heads, num_queries = query.shape[:3]
         hashes = tokens.shape[2] // num_queries
         rows = torch.arange(batch, device=query.device)[:, None, None, None]

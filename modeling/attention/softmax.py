@@ -67,12 +67,12 @@ def attend_separately(
     position_bias: torch.Tensor | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """The same interface for one row that packs sequences: each costs its own length squared.
+    """The attention interface for one row that packs sequences: each costs its own length squared.
 
     Args:
         attend: The kernel that computes one sequence.
-        lengths: Those of its sequences, whose sum is Q and K.
-        attention_mask: That of the longest sequence, of which the others take the first rows and columns.
+        lengths: Lengths of the sequences, whose sum is Q and K.
+        attention_mask: The mask of the longest sequence, of which the others take the first rows and columns.
         position_bias: Likewise.
     """
     outputs = []
@@ -116,6 +116,7 @@ class SoftmaxAttention(nn.Module):
         self.k_norm = make_norm(config, self.head_dim) if config.qk_norm else nn.Identity()
 
     def initialize(self) -> None:
+        """Fills the projections, as `config.initializer` says."""
         for projection in (self.q_proj, self.k_proj, self.v_proj):
             fill_(projection.weight, self.config)
         fill_(self.o_proj.weight, self.config, into_residual=True)

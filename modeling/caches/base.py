@@ -1,4 +1,4 @@
-"""What the cache layers of Trine's own mechanisms have in common: named tensors, a count of tokens, and cropping."""
+"""The base of the cache layers of Trine's own mechanisms: named tensors, a count of tokens, and cropping."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from ..checks.caches import OWN_LAYER_TYPES
 
 
 class StatesCacheLayer(CacheLayerMixin):
-    """Tensors whose first axis is the batch, named in `names`, and the number of tokens that they tell of.
+    """A cache layer of the tensors named in `names`, whose first axis is the batch, and the number of cached tokens.
 
     A subclass sets `_layer_type`, under which transformers finds it for every kind of cache, fills the tensors in
     `update`, which counts tokens in `cumulative_length`, and takes the last tokens back in `remove`.
@@ -56,7 +56,7 @@ class StatesCacheLayer(CacheLayerMixin):
         return -1
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Removes the last `-tokens_to_remove` tokens, and what recording kept beyond them."""
+        """Removes the last `-tokens_to_remove` tokens, and the record of past states."""
         count = -tokens_to_remove
         if count < 0:
             raise ValueError(
@@ -77,6 +77,7 @@ class StatesCacheLayer(CacheLayerMixin):
         super().reset()
 
     def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Replaces each tensor by what `change` returns for it."""
         for name in self.names:
             states: Any = getattr(self, name)
             if states is not None:

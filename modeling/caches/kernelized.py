@@ -1,4 +1,4 @@
-"""The cache of a kernelised layer: sums over the features of all tokens, of a size that no text changes."""
+"""The cache of a linear attention layer: sums over the features of all tokens, of constant size."""
 
 from typing import Any
 
@@ -63,6 +63,7 @@ class KernelizedCacheLayer(StatesCacheLayer):
         return None if sums is None else KernelState(sums, norms, scale)
 
     def put_state(self, state: KernelState | None, prefix: str = "") -> None:
+        """Stores a state, as that at present or, with `prefix="base_"`, at the last crop."""
         for name, states in zip(STATE, state or (None, None, None), strict=True):
             setattr(self, prefix + name, states)
 

@@ -11,7 +11,7 @@ class SimplicialCacheLayer(StatesCacheLayer):
     """Keys and values of the last `simplicial_window - 1` tokens, second ones of the last `second_window - 1`.
 
     Its memory is bounded by the windows, so it serves static caches, too. While past states are recorded, as assisted
-    decoding asks, it keeps what came since, until `crop`.
+    decoding asks, later tokens stay until `crop`.
     """
 
     _layer_type = "simplicial_attention"
@@ -27,7 +27,7 @@ class SimplicialCacheLayer(StatesCacheLayer):
             setattr(self, name, key_states[:, :, :0])
 
     def widths(self) -> tuple[int, int, int, int]:
-        """How many earlier tokens of each tensor the next token needs."""
+        """Numbers of earlier tokens of each tensor that the next token needs."""
         first, second = self.windows or (1, 1)
         return first - 1, first - 1, second - 1, second - 1
 
@@ -73,6 +73,6 @@ def last(states: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def keep(states: torch.Tensor, count: int) -> torch.Tensor:
-    """What `last` does, and in memory of its own after a long prompt, all of whose memory a view would keep."""
+    """The last `count` tokens, copied where a view would keep the memory of a long prompt."""
     kept = last(states, count)
     return kept.clone() if states.shape[-2] > 2 * count else kept

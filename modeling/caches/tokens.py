@@ -68,7 +68,7 @@ class BigBirdCacheLayer(StatesCacheLayer):
 
 
 def is_beginning(states: torch.Tensor, buffer: torch.Tensor) -> bool:
-    """Whether `states` are the first tokens of `buffer`, rather than what something made of them."""
+    """Whether `states` are a view of the first tokens of `buffer`, and not a copy that something changed."""
     return buffer.data_ptr() == states.data_ptr() and len(buffer) == len(states)
 
 
@@ -81,5 +81,5 @@ class LSHCacheLayer(BigBirdCacheLayer):
     buckets: torch.Tensor | None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs) -> tuple:
-        """As of its base, but returns (keys, values) and the buckets: its own may be offloaded by then."""
+        """Appends states and buckets; returns (keys, values) and the buckets, as the layer's own may be offloaded."""
         return super().update(key_states, value_states, *args, **kwargs), self.buckets

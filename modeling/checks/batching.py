@@ -1,4 +1,4 @@
-"""Which models continuous batching serves: those whose layers transformers' paged cache can hold."""
+"""Refuses models whose layers transformers' paged cache cannot hold, before continuous batching begins."""
 
 from copy import copy
 from typing import Any
@@ -21,9 +21,9 @@ class BatchingGenerationMixin(GenerationMixin):  # transformers knows by the nam
         continuous_batching_config: ContinuousBatchingConfig | None = None,
         **kwargs,
     ) -> Any:
-        """Transformers' manager of continuous batching, behind `generate_batch` and `transformers serve`.
+        """Makes transformers' manager of continuous batching, for `generate_batch` and `transformers serve`.
 
-        What `continuous_batching_config` does not say of the size of the paged cache is `CPU_CACHE` on a CPU.
+        On a CPU, sizes of the paged cache that `continuous_batching_config` leaves open are those of `CPU_CACHE`.
         """
         model: Any = self
         check_paged(model.config, "continuous batching")
@@ -36,5 +36,5 @@ class BatchingGenerationMixin(GenerationMixin):  # transformers knows by the nam
 
 
 def check_continuous_batching(config: Any) -> None:
-    """Refuses what `check_paged` refuses."""
+    """Raises a `ValueError` for a model that cannot be served with a paged cache."""
     check_paged(config, "continuous batching")

@@ -1,4 +1,4 @@
-"""Whether a cache that a model is given has the layers that the model needs."""
+"""Checks that a given cache has the layers that the model needs."""
 
 from collections.abc import Iterable
 
@@ -42,6 +42,7 @@ def check_cache(past_key_values: Cache, config: TrineConfig) -> None:
 
 
 def check_cross_attention_cache(past_key_values: Cache, config: TrineConfig) -> None:
+    """Raises a `ValueError` for a cache that cannot hold all states of the encoder."""
     if not isinstance(past_key_values, EncoderDecoderCache):
         raise ValueError(
             f"past_key_values is a {type(past_key_values).__name__}, but a decoder with cross-attention needs "
@@ -59,14 +60,16 @@ CROSS_CHECKS = Choices("add_cross_attention", {True: check_cross_attention_cache
 
 
 def describe(layer: object) -> str:
+    """The name of a cache layer for messages."""
     return "nothing" if layer is None else f"a {type(layer).__name__}"
 
 
 def advice(config: TrineConfig) -> str:
+    """The code that makes the right cache, for messages."""
     cache = "DynamicCache(config=model.config)"
     return f"EncoderDecoderCache({cache}, DynamicCache())" if config.add_cross_attention else cache
 
 
 def compiles(layer_types: Iterable[str]) -> bool:
-    """Whether the static caches of all these layers are such that a compiled step can write into them."""
+    """Whether compiled code can write into the static caches of all these layers."""
     return all(STATIC_LAYER_TYPE_MAPPING[layer_type].is_compileable for layer_type in layer_types)

@@ -1,4 +1,4 @@
-"""Faults of a checkpoint that transformers would load with a warning, and random values in place of what is lost."""
+"""Finds faults of a checkpoint for which transformers would only warn, and fill weights with random values."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -14,9 +14,9 @@ WITHOUT_DECODER = "TrineSeq2SeqForTokenClassification"
 
 
 def check_json(folder: Path) -> None:
-    """Reads the configs and the index of a local checkpoint, of which transformers names none that is damaged.
+    """Reads the configs and the index of a local checkpoint, since transformers does not name the damaged file.
 
-    Without a generation config that can be read it would generate with other settings, and not say so.
+    Without a readable generation config transformers would generate with other settings, and not say so.
 
     Raises:
         OSError: One of them is no JSON object. The message names it.
@@ -68,13 +68,14 @@ def check_names(file: str, names: Collection[str], places: dict[str, str]) -> Co
 
 
 def is_inside(name: Any) -> bool:
-    """Whether a path that stands in a file stays below the folder of that file, as far as the path tells."""
+    """Whether a path from a file stays below the folder of that file, judged by its text."""
     if not isinstance(name, str) or not name:
         return False
     return not any(path.is_absolute() or path.drive or ".." in path.parts for path in each_system(name))
 
 
 def each_system(name: str) -> tuple[PurePosixPath, PureWindowsPath]:
+    """The path as POSIX and as Windows read it."""
     return PurePosixPath(name), PureWindowsPath(name)
 
 
@@ -84,7 +85,7 @@ def spellings(name: str, prefix: str) -> tuple[str, ...]:
 
 
 def describe_loss(model: Any, load_config: Any, missing: Collection[str]) -> str | None:
-    """What a checkpoint of ours lacks of what the class that wrote it has, as a message that names tensors and file.
+    """A message about the tensors that a Trine checkpoint should have but lacks, or None.
 
     A new head is no loss, and neither is a pooler or a decoder, which only some classes have.
     `ignore_mismatched_sizes=True` lets everything pass.
@@ -107,7 +108,7 @@ def describe_loss(model: Any, load_config: Any, missing: Collection[str]) -> str
 
 
 def lost_tensors(model: Any, missing: Collection[str]) -> Collection[str]:
-    """Those of the missing tensors that the class which wrote the checkpoint has, as far as it is one of ours."""
+    """The missing tensors that the Trine class which wrote the checkpoint has."""
     written = next(iter(model.config.architectures or []), "")
     if not written.startswith("Trine"):
         return []

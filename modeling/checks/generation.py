@@ -1,4 +1,4 @@
-"""What stands before transformers' `generate`: checks of what it is asked for, and where it goes on from a cache."""
+"""Checks of the arguments of `generate`, and mends of transformers' prefill."""
 
 from typing import Any
 
@@ -54,14 +54,14 @@ class MendedGeneration(*PREFILLS.values(), GenerationMixin):  # pyright: ignore[
 
 
 class CheckedGeneration(MendedGeneration):
-    """`generate` with checks of what it is asked for.
+    """`generate` with checks of its arguments.
 
-    Each method is one that `generate` calls with everything at hand that is checked there. They look at masks and
-    positions once a call, never in a step.
+    Each method overrides one that `generate` calls when the values to be checked are at hand. They look at masks and
+    positions once per call, never in a step.
     """
 
     def position_limits(self) -> tuple[int | None, int | None]:
-        """How many positions the stack that reads the source has, and the one that writes; None is no limit."""
+        """Numbers of positions of the stack that reads the source and of the one that writes; None is no limit."""
         config: Any = self.config  # pyright: ignore[reportAttributeAccessIssue] of the model
         stacks = [getattr(config, side, None) or config for side in ("encoder", "decoder")]
         source, target = [
@@ -102,7 +102,7 @@ class CheckedGeneration(MendedGeneration):
         )
 
     def check_target_length(self, generation_config: Any, model_kwargs: dict, last: int) -> None:
-        """`last` is the number of tokens that will have been read when the last one is written."""
+        """Raises a `ValueError` for a text beyond the positions; `last` tokens are read when it is complete."""
         limit = self.position_limits()[1]
         if limit is not None:
             what = f"max_length={generation_config.max_length}, of input and output,"
@@ -154,7 +154,7 @@ def check_offloading(cache_implementation: str | None, device: torch.device) -> 
 
 
 def tell_of_no_weights(module: Any, args: Any, output: Any) -> None:
-    """A forward hook: weights that were asked for, but that no layer has, are one None, not an empty tuple."""
+    """A forward hook that returns None, not an empty tuple, for attention weights that no layer has."""
     if getattr(output, "attentions", None) == ():
         output.attentions = (None,)
 
@@ -183,7 +183,7 @@ def check_reach(length: int, limit: int | None, what: str, advice: str) -> None:
 
 
 def count_padding(model_kwargs: dict) -> int:
-    """How many places of the prompt are no position, in the row that has the fewest."""
+    """Counts the padding of the row of the prompt that has the least."""
     position_ids = model_kwargs.get("position_ids")
     if position_ids is not None:
         return position_ids.shape[-1] - 1 - int(position_ids.max())

@@ -10,7 +10,7 @@ IGNORE_INDEX = -100
 
 
 def can_look(values: torch.Tensor) -> bool:
-    """Whether values may be looked at: on the CPU only, and not while tracing.
+    """Whether values may be checked: on the CPU only, and not while tracing.
 
     On an accelerator that would cost a synchronisation in every forward pass, and the kernels stop there by themselves
     at an index that does not exist. So does compiled code.
@@ -35,7 +35,7 @@ def check_ids(ids: torch.Tensor, limit: int, name: str, field: str) -> None:
 
 
 def check_dtype(labels: torch.Tensor, name: str) -> None:
-    """Raises a `ValueError` for labels that are no numbers of classes: PyTorch takes int64 alone for an index."""
+    """Raises a `ValueError` for labels that are no class indices: PyTorch takes int64 alone for an index."""
     if labels.dtype != torch.int64:
         raise ValueError(
             f"{name} are of {labels.dtype}, but must be of torch.int64: each is the number of a class or a token, or "
@@ -44,7 +44,7 @@ def check_dtype(labels: torch.Tensor, name: str) -> None:
 
 
 def has_shape(tensor: torch.Tensor, shape: Sequence[int]) -> bool:
-    """Whether it does, size by size, which compiled code can ask about lengths that vary, too."""
+    """Compares a tensor's shape with `shape`, size by size, which compiled code can do for lengths that vary, too."""
     return tensor.ndim == len(shape) and all(size == other for size, other in zip(tensor.shape, shape, strict=True))
 
 
@@ -73,14 +73,13 @@ def check_items(num_items_in_batch: torch.Tensor | float | None) -> None:
 
 
 def check_labels(labels: torch.Tensor | None, limit: int, name: str, classes: str) -> None:
-    """Raises a `ValueError` for labels of another type than int64, or, where `can_look` allows a look, that are
-    neither a class nor `IGNORE_INDEX`.
+    """Raises a `ValueError` for labels that are not int64, or that are no class, where `can_look` allows a look.
 
     Args:
-        labels: Tensor of any shape.
+        labels: Tensor of any shape; `IGNORE_INDEX` is always allowed.
         limit: Number of classes.
-        name: What the labels are called in the message.
-        classes: What sets `limit`, as the message says it: "vocab_size=61".
+        name: Name of the labels in the message.
+        classes: The field that sets `limit`, as the message says it: "vocab_size=61".
     """
     if labels is None:
         return

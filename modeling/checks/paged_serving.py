@@ -1,4 +1,4 @@
-"""Which models the servers with a paged cache take: continuous batching and vLLM hold keys and values in pages."""
+"""Refuses models that servers with a paged cache would serve wrongly: continuous batching and vLLM."""
 
 from typing import Any
 
@@ -47,14 +47,15 @@ def check_paged(config: Any, server: str) -> None:
 
 
 def is_for_vllm(config: Any) -> bool:
-    """Whether it is vLLM that makes the model."""
+    """Whether vLLM is making the model."""
     return str(config._attn_implementation).startswith(VLLM)
 
 
 def check_vllm(config: Any) -> None:
-    """Refuses, before any weight is read, what vLLM would serve wrongly; it makes the model with its own attention.
+    """Raises a `ValueError`, before any weight is read, for a model that vLLM would serve wrongly.
 
-    Its kernel of experts was seen to write other tokens for other activations than SiLU, without a word.
+    It makes the model with its own attention. Its kernel of experts was seen to write other tokens for other
+    activations than SiLU, without a word.
 
     Raises:
         ValueError: As `check_paged`, for windows of an encoder, or for other experts than gated ones with SiLU.

@@ -27,7 +27,7 @@ def flatten_mask(attention_mask: torch.Tensor | None, router_logits: torch.Tenso
 def expert_use(
     router: TrineRouter, router_logits: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How much a layer's tokens use each expert: mean choices and mean normalised score a token, (E,) each.
+    """The use of each expert by a layer's tokens: mean choices and mean normalised score per token, (E,) each.
 
     Args:
         router: The router that made the logits, which knows how they become choices.
@@ -42,7 +42,7 @@ def expert_use(
 
 
 def mean_balancing_loss(load: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """The mean over layers of `E * sum_e load_e share_e`, for (L, E) each: every layer is to be even by itself.
+    """The mean over layers of `E * sum_e load_e share_e`, for (L, E) each: every layer should be even by itself.
 
     Source: Fedus et al. 2021, Switch Transformers, arXiv 2101.03961, equations 4 to 6.
     """
@@ -51,9 +51,9 @@ def mean_balancing_loss(load: torch.Tensor, share: torch.Tensor) -> torch.Tensor
 
 
 def pooled_balancing_loss(load: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """The same loss of all layers' choices together, for (L, E) each: a layer's load may make up for another's.
+    """`E * sum_e load_e share_e` of means over layers, for (L, E) each: a layer's load may make up for another's.
 
-    So do transformers' Mixtral, Qwen3-MoE, GPT-OSS and others.
+    As in transformers' Mixtral, Qwen3-MoE, GPT-OSS and others.
     """
     return load.shape[-1] * torch.sum(load.mean(dim=0) * share.mean(dim=0))
 

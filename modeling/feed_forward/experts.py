@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 
 
 class StackedExperts(nn.Module):
-    """All experts of a layer as two three-dimensional weights, and perhaps their biases, a row an expert.
+    """All experts of a layer in two weights, (E, out, in) each, and biases (E, out) if feed-forwards have them.
 
     `forward` is transformers' `eager` experts interface.
 
@@ -41,13 +41,14 @@ class StackedExperts(nn.Module):
         return nn.Parameter(torch.empty(self.num_experts, size)) if self.config.mlp_bias else None
 
     def initialize(self) -> None:
+        """Fills the weights, as `config.initializer` says, and zeroes the biases."""
         fill_(self.down_proj, self.config, into_residual=True)
         for name, parameter in self.named_parameters():
             if name.endswith("_bias"):
                 init.zeros_(parameter)
 
     def project(self, states: torch.Tensor, name: str, expert: int) -> torch.Tensor:
-        """Applies a projection of one expert to its tokens."""
+        """Applies a projection of one expert to its tokens, (., in) to (., out)."""
         bias = getattr(self, f"{name}_bias")
         return nn.functional.linear(states, getattr(self, name)[expert], None if bias is None else bias[expert])
 
@@ -117,7 +118,7 @@ GROUPED_MULTIPLE = 8  # the grouped kernel reads rows of whole 16 bytes, which a
 
 
 def grouped_kernel_obstacle(config: TrineConfig, dtype: torch.dtype) -> str | None:
-    """Why `experts_implementation="grouped_mm"` cannot compute the experts of `config`, or None where it can."""
+    """The reason why `experts_implementation="grouped_mm"` cannot compute these experts, or None if it can."""
     for field in ("hidden_size", "moe_intermediate_size"):
         if getattr(config, field) % GROUPED_MULTIPLE:
             return f"{field}={getattr(config, field)} is not a multiple of {GROUPED_MULTIPLE}"
@@ -156,6 +157,7 @@ class SparseMLP(nn.Module):
             self.shared_experts = make_mlp(config, config.num_shared_experts * config.moe_intermediate_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Maps (..., H) to the same shape."""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
         _, top_k_weights, top_k_index = self.gate(tokens)
         output = self.experts(tokens, top_k_index, top_k_weights)

@@ -30,10 +30,12 @@ class PlainMLP(nn.Module):
         self.act_fn = make_activation(config)
 
     def initialize(self) -> None:
+        """Fills the projections, as `config.initializer` says."""
         fill_(self.up_proj.weight, self.config)
         fill_(self.down_proj.weight, self.config, into_residual=True)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Maps (..., hidden) to the same shape."""
         return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
 
 

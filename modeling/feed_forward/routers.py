@@ -11,7 +11,7 @@ from ...configuration.configuration_trine import TrineConfig
 
 
 class TrineRouter(nn.Module):
-    """Chooses the `num_experts_per_tok` experts of highest score. Subclasses say how scores and preferences arise.
+    """Chooses the `num_experts_per_tok` experts of highest score. Subclasses define scores and preferences.
 
     With `num_experts_per_tok == num_experts` every expert is visited: dense soft gating.
     """
@@ -24,6 +24,7 @@ class TrineRouter(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
 
     def initialize(self) -> None:
+        """Fills the weight with normal values of `initializer_range`."""
         init.normal_(self.weight, mean=0.0, std=self.config.initializer_range)
 
     def scores(self, router_logits: torch.Tensor) -> torch.Tensor:
@@ -31,7 +32,7 @@ class TrineRouter(nn.Module):
         raise NotImplementedError
 
     def preferences(self, scores: torch.Tensor) -> torch.Tensor:
-        """What the choice is made by, (T, E); the weights are always made from `scores`."""
+        """The values (T, E) that the choice is made by; the weights are always made from `scores`."""
         return scores
 
     def choose(self, scores: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ def register_operator(
     differentiate: Callable | None = None,
     keeps_outputs: bool = False,
 ) -> Any:
-    """Registers a function as the operator `trine::name`, and returns what to call.
+    """Registers a function as the operator `trine::name` of PyTorch, and returns the operator to call.
 
     Args:
         schema: Its arguments, tensors first, and its results in PyTorch's language, such as

@@ -1,4 +1,4 @@
-"""Masks of sliding and chunked attention in the form of a band, which grows with the text and not with its square."""
+"""Band masks of sliding and chunked attention, whose size is linear in the length."""
 
 # Shapes: B batch, N tokens; T blocks of C tokens, W keys around a block.
 
@@ -16,7 +16,7 @@ SMALLEST_BLOCK, LARGEST_BLOCK = 16, 128
 
 
 def band_of_window(config: TrineConfig) -> tuple[int, int, int]:
-    """Tokens in a block, and how many blocks before and after its own a token's window can reach."""
+    """Tokens in a block, and numbers of blocks before and after its own that a token's window can touch."""
     block = 2 ** round(math.log2(max(1, config.sliding_window / 4)))  # smaller ones see less in vain, but are more
     block = min(max(block, SMALLEST_BLOCK), LARGEST_BLOCK)
     if config.is_causal:
@@ -26,19 +26,22 @@ def band_of_window(config: TrineConfig) -> tuple[int, int, int]:
 
 
 def band_of_chunks(config: TrineConfig) -> tuple[int, int, int]:
-    """The same for chunks, which begin anywhere: there may be padding on the left."""
+    """Tokens in a block, and numbers of blocks before and after its own that a token's chunk can touch.
+
+    Chunks may begin within a block: there may be padding on the left.
+    """
     return config.attention_chunk_size, 1, 0 if config.is_causal else 1
 
 
 def see_sliding(config: TrineConfig, distance: torch.Tensor) -> torch.Tensor:
-    """Whether a key is in the window, `distance` tokens before the query."""
+    """Whether a key at `distance` tokens before the query is in the window, for each distance."""
     if config.is_causal:
         return (distance >= 0) & (distance < config.sliding_window)
     return distance.abs() <= config.sliding_window
 
 
 def see_chunked(config: TrineConfig, distance: torch.Tensor) -> torch.Tensor:
-    """Whether a key of the same chunk is visible."""
+    """Whether a key of the same chunk at `distance` tokens before the query is visible, for each distance."""
     return distance >= 0 if config.is_causal else torch.ones_like(distance, dtype=torch.bool)
 
 

@@ -99,7 +99,7 @@ def tell_sequences_apart(
 def encoder_overlay(
     config: TrineConfig, layer_type: str, attention_mask: torch.Tensor | None, position_ids: torch.Tensor
 ) -> Callable | None:
-    """What an encoder layer may not see besides padding: other chunks, and other sequences of a packed batch.
+    """A mask function that hides other chunks and other packed sequences from an encoder's tokens, or None.
 
     Transformers looks for packed sequences in causal masks only.
     """
@@ -123,7 +123,7 @@ def encoder_masks(
     attention_mask: torch.Tensor | None,
     past_key_values: Cache | None,
 ) -> dict[str, Any]:
-    """What `decoder_masks` makes, for an encoder."""
+    """The mask of each type of layer of an encoder. Arguments are those of `decoder_masks`."""
     positions = position_ids.expand(inputs_embeds.shape[0], -1)
     return {
         layer_type: ENCODER_MASKS[layer_type](
@@ -267,13 +267,13 @@ def make_masks(
 
 
 def make_ready_masks(*arguments) -> dict[str, Any]:
-    """What `make_masks` makes for a static cache as tensors or None, which is all that `generate` hands on."""
+    """Makes the masks of a static cache as tensors or None, which is all that `generate` hands on."""
     made = make_masks(*arguments)
     return {key: seen.is_token if key in SEGMENTED else seen.mask for key, seen in made.items()}
 
 
 def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
-    """The same back again: what a value of a dict given as `attention_mask` says."""
+    """Turns one value of a dict given as `attention_mask`, which `make_ready_masks` made, into a `Visibility`."""
     if mask is None or layer_type not in SEGMENTED:
         return Visibility(mask)
     return Visibility(is_token=mask.bool())
@@ -304,17 +304,17 @@ def packed_lengths(
 
 
 def has_fixed_length(cache: Cache) -> bool:
-    """Whether a layer of the cache holds places for tokens to come, which masks have to hide."""
+    """Whether a layer of the cache has empty places for later tokens, which masks have to hide."""
     return any(is_static(layer) for layer in cache.layers)
 
 
 def is_static(layer: Any) -> bool:
-    """Whether a layer of a cache is made in full before the first token, as that of a `StaticCache`."""
+    """Whether a layer of a cache is allocated in full before the first token, as those of a `StaticCache`."""
     return getattr(layer, "is_compileable", False)
 
 
 def reads_empty_places(cache: Cache | None, layer_idx: int, length: int) -> bool:
-    """Whether a single new token gets keys from a layer of the cache that tell of no token yet.
+    """Whether a layer of the cache gives a single new token also keys of empty places.
 
     Then it needs a mask. transformers makes one only if *all* layers of the cache are static.
     """

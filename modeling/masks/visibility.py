@@ -1,4 +1,4 @@
-"""What the queries of a layer see, each form by its name."""
+"""The visibility of tokens to the queries of a layer, each form in a field of its own."""
 
 # Shapes: B batch, Q queries, K keys.
 
@@ -8,13 +8,13 @@ import torch
 
 
 class Visibility(NamedTuple):
-    """What the queries of a layer may see, beside what its kind hides. A field that is None hides nothing.
+    """The tokens that the queries of a layer may see, besides what its kind hides; a field None hides nothing.
 
     Pairwise attention reads `mask` and `lengths`, or `band` in place of both; mechanisms that make no table of pairs
     read `is_token` and `segments`, of which at most one is given.
 
     Attributes:
-        mask: What the functions of transformers' attention interface read: (B, 1, Q, K) for `eager` and `sdpa`.
+        mask: Mask for transformers' attention interface: (B, 1, Q, K) for `eager` and `sdpa`.
         lengths: Lengths of the sequences that the one row packs, each to be computed by itself; `mask` is then that of
             the longest.
         band: A `BandedMask`, which brings what computes it.

@@ -1,4 +1,4 @@
-"""What a position encoding may contribute: to the embeddings, to queries and keys, or to the attention scores."""
+"""The interface of position encodings: they add to embeddings, rotate queries and keys, or bias attention scores."""
 
 from collections.abc import Collection, Sequence
 
@@ -30,17 +30,17 @@ class PositionEncoding(nn.Module):
     def rotations(
         self, hidden_states: torch.Tensor, position_ids: torch.Tensor, layer_types: Collection[str]
     ) -> dict[str, tuple[torch.Tensor, ...] | None]:
-        """Returns what `rotate` does for each layer type; the same for all, unless an encoding overrides it."""
+        """Returns the result of `rotate` for each layer type; the same for all, unless an encoding overrides it."""
         return dict.fromkeys(layer_types, self.rotate(hidden_states, position_ids))
 
     def biases(
         self, length: int, device: torch.device, past_key_values: Cache | None, layer_types: Sequence[str]
     ) -> dict[str, torch.Tensor | None]:
-        """What to add to the scores for each layer type, (1, heads, queries, keys), or None where there is nothing.
+        """The bias on the scores of each layer type, (1, heads, queries, keys), or None without one.
 
         Args:
             length: Number of queries, which are the last tokens.
             past_key_values: The cache, which knows how many keys there are.
-            layer_types: That of each layer.
+            layer_types: Type of each layer.
         """
         return dict.fromkeys(layer_types)

@@ -42,6 +42,7 @@ class RelativeEncoding(PositionEncoding):
         return offset + torch.where(distances < num_exact, distances, far)
 
     def bias(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        """The bias (1, heads, Q, K) for query positions (Q,) and key positions (K,)."""
         buckets = self.buckets(key_positions[None, :] - query_positions[:, None])
         return self.relative_attention_bias(buckets).permute(2, 0, 1)[None]
 

@@ -1,4 +1,4 @@
-"""The parts of a recurrent model: an LSTM layer that no padding enters, and what a decoder sees of the source."""
+"""The parts of a recurrent model: an LSTM layer that skips padding, and the contexts of a decoder."""
 
 # Shapes: B batch, T tokens of a row, S tokens of the source, H hidden size.
 
@@ -104,7 +104,7 @@ class TrineRecurrentLayer(GradientCheckpointingLayer):
         state: tuple[torch.Tensor, torch.Tensor] | None,
         tokens: PackedSequence | torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What `forward` returns, from an LSTM that sees the real tokens only."""
+        """Runs the LSTM over the real tokens only; returns what `forward` does."""
         if tokens is None and not torch.compiler.is_exporting():
             outputs, (hidden, cell) = self.lstm(inputs, state)
         elif not isinstance(tokens, PackedSequence):
@@ -138,7 +138,7 @@ def initialize_lstm(lstm: nn.LSTM) -> None:
 
 
 class FixedContext(nn.Module):
-    """The same context for every token of the target: the hidden state that the encoder ends in.
+    """The encoder's final hidden state as the context of every target token.
 
     It enters the decoder beside each token and each prediction, so that the state need not carry it through time.
     Source: Cho et al. 2014, arXiv 1406.1078, section 2.2.
@@ -153,7 +153,7 @@ class FixedContext(nn.Module):
         summary: torch.Tensor,
         encoder_attention_mask: torch.Tensor | None,
     ) -> tuple[torch.Tensor, None]:
-        """Takes what `DotProductAttention` takes."""
+        """Repeats `summary` (B, H) for each target token, (B, T, H). Arguments are those of `DotProductAttention`."""
         return summary[:, None].expand_as(states), None
 
 

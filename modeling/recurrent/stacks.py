@@ -28,7 +28,7 @@ class TrineRecurrentEncoderOutput(BaseModelOutput):
 
 
 class TrineRecurrentPreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssues] one of two classes
-    """What the recurrent models share."""
+    """The base of the recurrent models."""
 
     config_class = TrineRecurrentConfig
     config: TrineRecurrentConfig

@@ -1,4 +1,4 @@
-"""Attention to a neighbourhood, at a cost that grows with the text and not with its square."""
+"""Banded attention: a token sees a neighbourhood, at a cost that is linear in the length."""
 
 # Shapes: B batch, H query heads, G key-value heads, N tokens, D head size; T blocks of C tokens, W keys around each.
 
@@ -9,12 +9,12 @@ from torch import nn
 
 
 class BandedMask(NamedTuple):
-    """What each token of a block sees of the blocks around it.
+    """A band mask: the keys that each token of a block sees in the blocks around it.
 
     Attributes:
         visible: (B or 1, T, C, W), where the W keys are those of `back` blocks, the block itself and `ahead` blocks.
-        back: How many blocks before its own a block sees.
-        ahead: How many after its own.
+        back: Number of visible blocks before a block.
+        ahead: Number of visible blocks after a block.
     """
 
     visible: torch.Tensor
@@ -45,7 +45,7 @@ def banded_attention(
     scale: float,
     dropout: float = 0.0,
 ) -> torch.Tensor:
-    """Softmax attention whose mask has the form of a band: blocks of tokens are the batch of PyTorch's own kernel.
+    """Softmax attention with a band mask: blocks of tokens are the batch of PyTorch's own kernel.
 
     Cost O(N * W).
 
@@ -77,7 +77,7 @@ def banded_attention(
 
 
 def surround(states: torch.Tensor, block: int, rest: int, back: int, ahead: int) -> torch.Tensor:
-    """Each block of (B, G, N, D) with those around it, (B, T, G, W, D); `rest` tokens are missing in the last one."""
+    """Joins each block of (B, G, N, D) with its neighbours: (B, T, G, W, D). The last block lacks `rest` tokens."""
     padded = nn.functional.pad(states, (0, 0, back * block, rest + ahead * block))
     blocks = padded.unflatten(2, (-1, block)).transpose(1, 2)
     num_blocks = blocks.shape[1] - back - ahead

@@ -1,4 +1,4 @@
-"""Which blocks of a text see which in BigBird attention: the tables that `block_sparse_attention` reads."""
+"""The layout of BigBird attention: which blocks see which, as the tables that `block_sparse_attention` reads."""
 
 # Shapes: R rows of a table (1 where all sequences of a batch are alike), H query heads, Q queries, K keys; T blocks of
 # M queries each, S blocks of C keys each, L blocks of keys on a list. -1 stands for none in every table.
@@ -20,7 +20,7 @@ NOT_TRACED = (
 
 
 class BigBirdPattern(NamedTuple):
-    """What a block sees beside its sequence's length, as in the config."""
+    """Size and numbers of global, window and random blocks, as in the config."""
 
     block_size: int
     num_global: int
@@ -30,6 +30,7 @@ class BigBirdPattern(NamedTuple):
 
     @classmethod
     def of(cls, config: TrineConfig) -> "BigBirdPattern":
+        """Reads the pattern from a config."""
         return cls(
             config.bigbird_block_size,
             config.bigbird_num_global_blocks,
@@ -55,7 +56,7 @@ class BigBirdPattern(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Blocks of queries, and the sequences that they are of."""
+    """Blocks of queries, with the place and length of the sequence that each belongs to."""
 
     queries: torch.Tensor  # (R, T, M), which query each place holds
     own: torch.Tensor  # (R, T), the block's index in its sequence
@@ -64,7 +65,7 @@ class Blocks(NamedTuple):
 
 
 class BigBirdLayout(NamedTuple):
-    """Tables of a pass: one of keys, and for each call of `block_sparse_attention` those of queries and lists."""
+    """Tables of a forward pass: key blocks, and for each call of `block_sparse_attention` query blocks and lists."""
 
     key_blocks: torch.Tensor  # (R, 1, S, C)
     calls: list[tuple[torch.Tensor, torch.Tensor]]  # (R, 1, T, M) and (R, 1 or H, T, L)
@@ -111,7 +112,7 @@ def make_layout(
 
 
 def traceable(segments: torch.Tensor | None) -> torch.Tensor | None:
-    """`segments`, but None while tracing.
+    """Returns `segments`, but None while tracing.
 
     Each of those begins a block, so that the number of blocks depends on values. Positions that are given may pack
     nothing, which tracing cannot tell: the program checks it whenever it runs, unless an exporter drops
@@ -159,7 +160,10 @@ def cut_rows(
 
 
 def cut_packed(pattern: BigBirdPattern, segments: torch.Tensor) -> tuple[torch.Tensor, Blocks]:
-    """The same where rows hold several sequences, numbered in `segments` (B, K): one row with all of them."""
+    """Blocks of keys (1, S, C) and of queries where rows hold several sequences, numbered in `segments` (B, K).
+
+    All rows become one, in which the sequences follow each other.
+    """
     size, device = pattern.block_size, segments.device
     begins = torch.ones_like(segments, dtype=torch.bool)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
@@ -178,7 +182,7 @@ def cut_packed(pattern: BigBirdPattern, segments: torch.Tensor) -> tuple[torch.T
 def seen_blocks(
     pattern: BigBirdPattern, own: torch.Tensor, count: torch.Tensor, draws: torch.Tensor | None
 ) -> torch.Tensor:
-    """What blocks `own` (R, T) of sequences of `count` (R, T) blocks see, none twice: (R, 1 or H, T, L)."""
+    """The blocks (R, 1 or H, T, L) that blocks `own` (R, T) of sequences of `count` (R, T) blocks see, each once."""
     fixed = fixed_blocks(pattern, own, count)[:, None]
     if draws is None:
         return fixed

@@ -15,7 +15,7 @@ def step_tokens(
     num_keys: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """Which tokens the last of K sees, (R, 1 or H, N), or -1 for none; N follows from the pattern alone.
+    """The tokens that the last of K sees, (R, 1 or H, N), or -1 for none; N follows from the pattern alone.
 
     Args:
         padding: True for tokens, (B, K), or None.

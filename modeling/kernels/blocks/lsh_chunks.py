@@ -1,4 +1,4 @@
-"""Which tokens share a bucket: the tables that locality-sensitive hashing hands to `block_sparse_attention`."""
+"""Tokens sorted by bucket and cut into chunks: the tables of LSH attention for `block_sparse_attention`."""
 
 # Shapes: B batch, H heads, R hashes, N tokens, K keys, Q queries, C tokens in a chunk, T blocks of C places.
 
@@ -75,7 +75,7 @@ def neighbours(num_blocks: int, hashes: int, adjacent: int, is_causal: bool, dev
 def recent_of_bucket(
     buckets: torch.Tensor, num_queries: int, is_token: torch.Tensor | None, chunk_length: int, adjacent: int
 ) -> torch.Tensor:
-    """What `sort_into_chunks` lets the last tokens of a decoder see, found without sorting the others.
+    """The keys that the last tokens of a decoder see, as in `sort_into_chunks`, found without sorting the others.
 
     Args:
         buckets: (B, H, K, R).

@@ -1,4 +1,4 @@
-"""Block-sparse softmax attention: each block of queries sees the blocks of keys on its list."""
+"""Block-sparse softmax attention: each block of queries attends to the key blocks that a table lists for it."""
 
 # Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size; T blocks of M queries, S blocks of
 # C keys, L blocks of keys on a list, t blocks of queries in a tile. Sizes B and H of a table may be 1: it then holds
@@ -21,18 +21,18 @@ SELF_SCORE = -1e5  # of a token's own key where it sees itself only for want of 
 
 
 class BlockSparseInputs(NamedTuple):
-    """What block-sparse attention takes, in the order of the operator's arguments.
+    """The inputs of block-sparse attention, in the order of the operator's arguments.
 
     Attributes:
         query: (B, H, Q, D). The queries are the last Q of the K tokens.
         key: (B, G, K, D), as is `value`.
-        query_blocks: Which query each place of a block holds, (B, H, T, M), or -1 for none.
-        key_blocks: Which key each place of a block holds, (B, H, S, C), or -1 for none.
-        lists: Which blocks of keys each block of queries sees, (B, H, T, L), or -1 for none.
+        query_blocks: Indices of the queries in each block, (B, H, T, M), or -1 for none.
+        key_blocks: Indices of the keys in each block, (B, H, S, C), or -1 for none.
+        lists: Indices of the key blocks that each block of queries sees, (B, H, T, L), or -1 for none.
         query_labels: (B, H, T, M), integers, or None.
         key_labels: (B, H, S, C), likewise.
         is_causal: Whether a query sees no later key.
-        adjacent: How far the labels of a query and a key may lie apart.
+        adjacent: Largest difference between the labels of a query and of a key that it sees.
         masks_self: Whether a token's own key counts only where it sees no other.
         scale: Factor on the scores.
     """
@@ -72,7 +72,7 @@ def block_sparse_attention(inputs: BlockSparseInputs) -> tuple[Tensor, Tensor]:
 
 
 class Tile(NamedTuple):
-    """Blocks of queries that are computed at once: their rows in flattened queries and keys, and what they see."""
+    """Blocks of queries that are computed at once: their rows in flattened queries and keys, and a mask."""
 
     blocks: slice
     query_rows: Tensor  # (B, H, t, M)
@@ -82,7 +82,7 @@ class Tile(NamedTuple):
 
 
 class BlockSparseProblem:
-    """The tables of one call, cut into tiles whose scores fit the memory that is given to them."""
+    """The tables of one call, cut into tiles whose scores fit a memory budget."""
 
     def __init__(self, *flat):
         self.inputs = inputs = BlockSparseInputs(*flat)
@@ -94,6 +94,7 @@ class BlockSparseProblem:
         self.key_base = (rows * self.groups + heads // (self.heads // self.groups)) * self.num_keys
 
     def tiles(self) -> Iterator[Tile]:
+        """Cuts the blocks of queries into tiles whose scores fit `BLOCK_SCORES`."""
         num_blocks, block = self.inputs.query_blocks.shape[2:]
         scores = self.batch * self.heads * block * self.inputs.lists.shape[3] * self.inputs.key_blocks.shape[3]
         budget = BLOCK_SCORES.get(self.inputs.lists.device.type, DEFAULT_BLOCK_SCORES)
@@ -102,7 +103,7 @@ class BlockSparseProblem:
             yield self.tile(slice(start, min(start + step, num_blocks)))
 
     def gather(self, table: Tensor, lists: Tensor, missing: int) -> Tensor:
-        """What `table` (B, H, S, C) holds for the blocks of `lists` (B, H, t, L): (B, H, t, L * C)."""
+        """Reads the blocks `lists` (B, H, t, L) of `table` (B, H, S, C) as (B, H, t, L * C); no block is `missing`."""
         batch, heads = (max(*sizes) for sizes in zip(table.shape[:2], lists.shape[:2], strict=True))
         table, lists = table.expand(batch, heads, -1, -1), lists.expand(batch, heads, -1, -1)
         width = table.shape[3]
@@ -111,6 +112,7 @@ class BlockSparseProblem:
         return found.masked_fill(lists[..., None] < 0, missing).flatten(3)
 
     def tile(self, blocks: slice) -> Tile:
+        """The rows and the mask of some blocks of queries."""
         inputs = self.inputs
         queries, lists = inputs.query_blocks[:, :, blocks], inputs.lists[:, :, blocks]
         keys = self.gather(inputs.key_blocks, lists, -1)
@@ -180,6 +182,7 @@ def attend_tile_backward(
 
 
 def block_sparse_forward(*flat) -> tuple[Tensor, Tensor]:
+    """Computes the operator, tile by tile; returns what `block_sparse_attention` does."""
     problem = BlockSparseProblem(*flat)
     inputs = problem.inputs
     compute = attend_tile_fused if inputs.query_labels is None else attend_tile
@@ -191,6 +194,7 @@ def block_sparse_forward(*flat) -> tuple[Tensor, Tensor]:
 
 
 def block_sparse_backward(output_grad: Tensor, normalizer_grad: Tensor, *flat) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query (B, H, Q, D), key and value (B, G, K, D), tile by tile; weights are computed again."""
     problem = BlockSparseProblem(*flat)
     query, key, value = problem.inputs[:3]
     dtype = torch.promote_types(query.dtype, torch.float32)
@@ -210,16 +214,19 @@ def block_sparse_backward(output_grad: Tensor, normalizer_grad: Tensor, *flat) -
 
 
 def empty_results(query: Tensor, key: Tensor, value: Tensor, query_blocks: Tensor, *others) -> tuple[Tensor, Tensor]:
+    """Empty outputs (B, H, T, M, D) and normalizers (B, H, T, M)."""
     shape = (*query.shape[:2], *query_blocks.shape[2:])
     dtype = torch.promote_types(query.dtype, torch.float32)
     return query.new_empty(*shape, query.shape[-1]), query.new_empty(shape, dtype=dtype)
 
 
 def empty_gradients(output_grad: Tensor, normalizer_grad: Tensor, *flat) -> tuple[Tensor, ...]:
+    """Empty gradients of query, key and value."""
     return tuple(torch.empty_like(source) for source in flat[:3])
 
 
 def differentiate_block_sparse(inputs, outputs, output_grads) -> tuple[Tensor, ...]:
+    """The backward operator for autograd."""
     return block_sparse_backward_operator(*output_grads, *inputs)
 
 

@@ -4,7 +4,7 @@ import torch
 
 
 def serves_all_lengths(length: int) -> bool:
-    """Whether `length` stands for any length, so that no branch may depend on it."""
+    """Whether `length` is symbolic, so that no branch may depend on it."""
     return torch.compiler.is_exporting() and isinstance(length, torch.SymInt)
 
 

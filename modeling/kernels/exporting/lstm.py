@@ -18,7 +18,7 @@ def traced_lstm(
     state: tuple[torch.Tensor, torch.Tensor] | None,
     is_token: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What an LSTM of one layer returns that sees the real tokens only, for inference.
+    """Runs an LSTM of one layer over the real tokens only, for inference.
 
     Args:
         lstm: With biases, `batch_first`.
@@ -67,6 +67,7 @@ def run_lstm(
 
 
 def empty_states(inputs, lengths, hidden, cell, weights, bidirectional) -> tuple[torch.Tensor, ...]:
+    """Empty outputs (B, T, S * H), hidden state and cell (S, B, H)."""
     outputs = inputs.new_empty(*inputs.shape[:2], hidden.shape[0] * hidden.shape[2])
     return outputs, torch.empty_like(hidden), torch.empty_like(cell)
 

@@ -13,13 +13,13 @@ ONNX_REPLACEMENTS: list[tuple[str, str, Callable]] = []
 
 
 def replace_for_onnx(caller: Callable, name: str, plain: Callable) -> None:
-    """Has `plain` stand in for an operator while transformers' exporter runs; nothing where transformers has none.
+    """Replaces an operator by the function `plain` while transformers' exporter to ONNX runs, where there is one.
 
     The exporter may meet a model that was loaded as remote code, so each module with an operator calls this.
 
     Args:
-        caller: What calls the operator, a function of the same module.
-        name: Of the operator in that module.
+        caller: A function of the same module, which calls the operator.
+        name: The operator's name in that module.
         plain: Computes the same.
     """
     ONNX_REPLACEMENTS.append((caller.__module__, name, plain))

@@ -1,4 +1,4 @@
-"""Attention whose scores are products of features: sums over keys that are carried along, so that cost is linear."""
+"""Linear attention, chunkwise: scores within a chunk, and sums over the keys of earlier chunks."""
 
 # Shapes: B batch, H query heads, G key-value heads, R = H / G, Q tokens in N chunks of C, F features, D head size.
 
@@ -28,14 +28,14 @@ def kernelized_mixing(
     labels: torch.Tensor | None = None,
     before: KernelState | None = None,
 ) -> torch.Tensor:
-    """Average of values, weighted by `<query_i, key_j> * exp(log_scale_j)`; 0 for a query that meets no weight.
+    """Average of values, weighted by `<query_i, key_j> * exp(log_scale_j)`; 0 for a query whose weights are all 0.
 
-    A decoder computes chunk by chunk: within a chunk a table of scores, and what earlier chunks leave as a sum of
-    `key^T value`. An encoder of one text reads the sum of all. Neither has a loop over tokens or chunks.
+    A decoder computes chunk by chunk: within a chunk a table of scores, and a sum of `key^T value` over the chunks
+    before. An encoder of one text reads the sum of all. Neither has a loop over tokens or chunks.
     Every factor is scaled by the largest `log_scale` that its query sees, so that none overflows and no output depends
     on a later key.
 
-    Cost: 2 * (C * (F + D) + 2 * F * D) multiply-adds a token and head in a decoder, 2 * F * D in an encoder.
+    Cost: 2 * (C * (F + D) + 2 * F * D) multiply-adds per token and head in a decoder, 2 * F * D in an encoder.
 
     Args:
         query: Features (B, H, Q, F), not negative, as those of keys, where they make the denominators.
@@ -46,7 +46,7 @@ def kernelized_mixing(
         norm_key: Likewise.
         log_scale: (B, G, Q), the logarithm of a factor on each key's features, without gradient; None: all are 0.
         labels: (B, Q) int32, sequences that do not see each other, numbered along the row; None: all are one.
-        before: What the keys before these left behind.
+        before: The state after earlier keys, from a cache.
 
     Returns:
         (B, H, Q, D).

@@ -1,4 +1,4 @@
-"""What keys leave behind for the queries after them: sums over features, their scale, and how they are carried on."""
+"""The recurrent state of linear attention: sums over the features of keys, kept in range by a scale."""
 
 # Shapes: B batch, G key-value heads, Q tokens, F features, D head size; N chunks of C tokens.
 
@@ -33,7 +33,15 @@ def update_state(
     value: torch.Tensor,
     log_scale: torch.Tensor | None,
 ) -> KernelState:
-    """The state after more keys: features (B, G, Q, F), those of the denominators, values (B, G, Q, D), (B, G, Q)."""
+    """The state after more keys.
+
+    Args:
+        before: The state so far, or None.
+        key: Features, (B, G, Q, F).
+        norm_key: Features of the denominators, (B, G, Q, F).
+        value: (B, G, Q, D).
+        log_scale: Logarithm of a factor on each key, (B, G, Q), or None.
+    """
     scale = None
     if log_scale is not None:
         scale = log_scale.amax(dim=-1)

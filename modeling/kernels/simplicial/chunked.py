@@ -27,6 +27,7 @@ def simplicial_chunked(inputs: SimplicialInputs) -> torch.Tensor:
 
 
 def chunked_forward(*flat) -> torch.Tensor:
+    """Computes the operator: outputs (B, H, Q, D), chunk by chunk."""
     inputs = from_flat(*flat)
     problem = ChunkedProblem(inputs)
     output = torch.empty_like(problem.query)
@@ -56,7 +57,7 @@ def chunked_backward(grad: torch.Tensor, *flat) -> tuple[torch.Tensor, ...]:
 
 
 class ChunkedGradients:
-    """What the backward pass has added up so far; keys and values in float32 at least."""
+    """The sums of gradients in a backward pass; keys and values in float32 at least."""
 
     def __init__(self, problem: ChunkedProblem):
         self.problem = problem
@@ -117,15 +118,18 @@ def softmax_backward_(grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor
 
 
 def empty_output(query: torch.Tensor, *others) -> torch.Tensor:
+    """Empty outputs (B, H, Q, D)."""
     return torch.empty_like(query, memory_format=torch.contiguous_format)
 
 
 def empty_gradients(grad: torch.Tensor, *flat) -> tuple[torch.Tensor, ...]:
+    """Empty gradients of the five states and of the offset biases."""
     states = (torch.empty_like(state, memory_format=torch.contiguous_format) for state in flat[:5])
     return *states, flat[0].new_empty(0) if flat[5] is None else torch.empty_like(flat[5])
 
 
 def differentiate_chunked(inputs, outputs, output_grads) -> tuple[torch.Tensor | None, ...]:
+    """The backward operator for autograd."""
     *grads, bias_grad = chunked_backward_operator(*output_grads, *inputs)
     return *grads, None if inputs[5] is None else bias_grad
 

@@ -1,4 +1,4 @@
-"""How the chunked path cuts 2-simplicial attention: chunks of queries, their windows, their joint softmax."""
+"""The chunks of 2-simplicial attention: some queries, their windows, and their joint softmax."""
 
 # Shapes: B batch, H heads, G key-value heads, R = H / G, Q queries, K keys, M second keys, D head size;
 # in a chunk: N batch x key-value heads, C queries, W keys that they may see, T second keys that each may see.
@@ -118,7 +118,7 @@ class ChunkedProblem:
         return torch.softmax(flat, dim=-1, out=flat).view_as(logits)
 
     def first_mask(self, distance: int, length: int, width: int) -> torch.Tensor:
-        """What to add to logits (N, R, C, T, W): the lowest number outside the first window; 0 inside, (C, 1, W).
+        """The mask (C, 1, W) to add to logits (N, R, C, T, W): 0 in the first window, the lowest number outside.
 
         Most chunks share the mask of the chunk before.
 

@@ -15,11 +15,12 @@ from .inputs import SimplicialInputs
 
 @lru_cache(maxsize=1)
 def compiled_flex_attention():
+    """PyTorch's flex attention, compiled once."""
     return torch.compile(flex_attention, dynamic=False)
 
 
 def flex_unavailable(query: torch.Tensor, second: Reach) -> str | None:
-    """Why this path cannot serve, or None if it can."""
+    """The reason why this path cannot serve, or None if it can."""
     if query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad:
         return "flex attention has no backward pass on a CPU"
     if query.device.type not in ("cpu", "cuda"):

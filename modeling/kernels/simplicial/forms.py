@@ -33,14 +33,17 @@ def window_reach(size: int, is_causal: bool) -> Reach:
 
 
 def hadamard(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:
+    """The product of query and second key, feature by feature, (..., D)."""
     return query * second_key
 
 
 def hadamard_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Gradients of the product with respect to query and second key."""
     return grad * second_key, grad * query
 
 
 def complex_product(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:
+    """Query times conjugate second key (..., D), as complex numbers: real halves, then imaginary halves."""
     real, imaginary = query.chunk(2, dim=-1)
     second_real, second_imaginary = second_key.chunk(2, dim=-1)
     return torch.cat(
@@ -53,6 +56,7 @@ def complex_product(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tens
 
 
 def complex_product_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Gradients of the complex product with respect to query and second key."""
     real, imaginary = query.chunk(2, dim=-1)
     second_real, second_imaginary = second_key.chunk(2, dim=-1)
     grad_real, grad_imaginary = grad.chunk(2, dim=-1)
@@ -72,10 +76,12 @@ def cross_product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def determinant(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:
+    """The cross product of second key and query, whose dot product with a key is the determinant, (..., D)."""
     return cross_product(second_key, query)
 
 
 def determinant_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Gradients of the cross product with respect to query and second key."""
     return cross_product(grad, second_key), cross_product(query, grad)
 
 

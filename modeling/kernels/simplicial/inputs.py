@@ -1,4 +1,4 @@
-"""What every path of 2-simplicial attention takes."""
+"""The inputs of 2-simplicial attention, the same for every backend."""
 
 # Shapes: B batch, H heads, G key-value heads, Q queries, K keys, M second keys, D head size.
 
@@ -43,7 +43,7 @@ class SimplicialInputs(NamedTuple):
         return (*self[:7], [*self.first, *self.second], self.form, self.scale)
 
     def clip(self) -> "SimplicialInputs":
-        """The same, with no more of the windows than the text has."""
+        """Clips both windows, and the offset bias, to the length of the text."""
         queries, window = self.query.shape[2], self.second
         first, second = self.first.clip(queries, self.key.shape[2]), window.clip(queries, self.second_key.shape[2])
         bias = self.offset_bias

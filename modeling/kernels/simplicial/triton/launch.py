@@ -91,7 +91,7 @@ BACKWARD_KEY = TunedKernel(simplicial_backward_key, 4096, (Choice(64, 8, 1), Cho
 
 
 def parts_of(query: torch.Tensor, programs: int, keys: int) -> int:
-    """Into how many parts, a power of two, the keys are cut so that few queries keep every processor busy."""
+    """The number of parts, a power of two, that keys are split into so that few queries keep every processor busy."""
     if query.shape[2] > SPLIT_QUERIES:
         return 1
     processors = INTERPRETED_PROCESSORS
@@ -104,7 +104,7 @@ def parts_of(query: torch.Tensor, programs: int, keys: int) -> int:
 def shared_arguments(inputs: SimplicialInputs) -> dict[str, Any]:
     """The arguments that all kernels take.
 
-    In place of biases or segments that there are none of, kernels get the queries, which they then do not read.
+    Where there are no biases or segments, kernels get the queries in their place, and do not read them.
     """
     query, key, _, second_key, _, offset_bias, segments, first, second, form, scale = inputs
     pointers = {

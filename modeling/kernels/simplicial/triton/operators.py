@@ -21,7 +21,7 @@ KERNEL_DTYPES = [torch.float32, torch.float16] if is_interpreted else [torch.flo
 
 
 def triton_unavailable(query: Tensor, second: Reach | None = None) -> str | None:
-    """Why the Triton path cannot serve these queries and this second window, or None if it can."""
+    """The reason why the Triton kernels cannot serve these queries and this second window, or None if they can."""
     if triton is None:
         return "Triton is not installed"
     if query.device.type != "cuda" and not is_interpreted:
@@ -42,6 +42,7 @@ def forward(*flat) -> tuple[Tensor, Tensor]:
 
 
 def fake_forward(query, *_):
+    """Empty outputs (B, H, Q, D) and log-sum-exps (B, H, Q)."""
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     return output, query.new_empty(query.shape[:3], dtype=torch.float32)
 
@@ -59,11 +60,13 @@ def backward(output_grad: Tensor, log_sum: Tensor, delta: Tensor, *flat) -> tupl
 
 
 def fake_backward(output_grad: Tensor, log_sum: Tensor, delta: Tensor, *flat) -> tuple[Tensor, ...]:
+    """Empty gradients of the five states and of the offset biases."""
     gradients = (torch.empty_like(state, memory_format=torch.contiguous_format) for state in flat[:5])
     return *gradients, flat[0].new_empty(0) if flat[5] is None else torch.empty_like(flat[5])
 
 
 def differentiate(inputs, outputs, output_grads) -> tuple[Tensor | None, ...]:
+    """The backward operator for autograd."""
     (output, log_sum), (output_grad, log_sum_grad) = outputs, output_grads
     delta = (output.float() * output_grad.float()).sum(dim=-1) - log_sum_grad
     *gradients, bias_grad = backward_operator(output_grad, log_sum, delta, *inputs)

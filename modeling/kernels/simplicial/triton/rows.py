@@ -1,4 +1,4 @@
-"""What the Triton kernels of 2-simplicial attention share: rows, the trilinear forms, and who sees whom.
+"""The parts that all Triton kernels of 2-simplicial attention use: rows, trilinear forms, visibility.
 
 The second window is folded into the rows of an ordinary flash-attention loop: for query i and offset t, the row
 (i, t) holds `compose(q_i, k'_m)` with m = M - Q + i - second.left + t. The loop over the first axis then needs no
@@ -42,7 +42,7 @@ def fold_rows(
     ROWS: tl.constexpr,
     HAS_SEGMENTS: tl.constexpr,
 ):
-    """Which query and which second key each row joins.
+    """Computes the query and the second key of each row.
 
     Pairs number the queries and, within one, the `REPEATS` heads that share a key head. A row is a pair and an offset.
 
@@ -75,7 +75,7 @@ def sees(distance, key, segment, segments, KEYS, TOKENS, left, right, HAS_SEGMEN
 
 @jit
 def shifts(log_sum, offset_bias, seen, HAS_BIAS: tl.constexpr):
-    """What is taken from each row's logits, in base 2, before the power: infinity for rows that see nothing."""
+    """The numbers to subtract from each row's logits, in base 2: infinity for rows that see nothing."""
     shift = tl.load(log_sum, mask=seen, other=float("inf")) * 1.4426950408889634
     if HAS_BIAS:
         shift -= tl.load(offset_bias, mask=seen, other=0.0).to(tl.float32) * 1.4426950408889634
@@ -84,7 +84,7 @@ def shifts(log_sum, offset_bias, seen, HAS_BIAS: tl.constexpr):
 
 @jit
 def tiles_within(low, high, full_low, full_high, STEP: tl.constexpr):
-    """Of the tiles of `STEP` that start at `low`, the bounds of those that lie within [full_low, full_high)."""
+    """Bounds of the tiles of `STEP`, counted from `low`, that lie within [full_low, full_high)."""
     start = tl.minimum(low + tl.cdiv(tl.maximum(full_low - low, 0), STEP) * STEP, high)
     end = low + tl.maximum(tl.minimum(full_high, high) - low, 0) // STEP * STEP
     return start, tl.maximum(start, end)
@@ -101,6 +101,7 @@ def load_rows(pointer, row, seen, feature, D: tl.constexpr, DP: tl.constexpr):
 
 @jit
 def load_tile(pointer, row, seen, D: tl.constexpr, DP: tl.constexpr):
+    """Loads all features (N, DP) of rows (N,) of a contiguous (..., D)."""
     return load_rows(pointer, row, seen, tl.arange(0, DP), D, DP)
 
 
