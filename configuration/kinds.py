@@ -1,4 +1,4 @@
-"""What each attention, position, feed-forward and router kind supports: the single source of truth.
+"""The rows of all attention, position, feed-forward and router kinds: the single source of truth about them.
 
 A kind is a row here, a class in the table of its folder under `modeling/`, and a loop in the tests' reference. What
 else has to know of a kind reads its row: rules, model cards, documentation, lifts, exports, counts of operations,

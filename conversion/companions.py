@@ -1,4 +1,4 @@
-"""What stands beside the weights: tokenizer, chat template, generation config, the parts of a sentence encoder."""
+"""The files beside the weights: tokenizer, chat template, generation config, the parts of a sentence encoder."""
 
 import shutil
 from collections.abc import Iterator
@@ -38,10 +38,10 @@ def find_source(source: str | Path) -> Path:
 
 
 def copy_companions(source: Path, target: Path, generates: bool) -> None:
-    """Copies the files beside the weights, and writes those that the source's `model_type` stood for.
+    """Copies the files beside the weights, and writes those that the source's `model_type` implies.
 
     Args:
-        generates: Whether the model has `generate`, which has its settings from a file of its own.
+        generates: Whether the model has `generate`, whose settings are in a file of their own.
     """
     for path in companions(source):
         copy = target / path.relative_to(source)

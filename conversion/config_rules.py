@@ -1,4 +1,4 @@
-"""Which fields of a config decide what a model computes, and what is refused instead of being dropped."""
+"""Rules for config fields in a conversion: which decide what a model computes, and which are refused."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any

@@ -73,8 +73,8 @@ def convert(
             (made / "README.md").write_text(plan.model.render_card(), encoding="utf-8")
         if not check:
             return None
-        library, ours = (folder, made) if plan.to_trine else (made, folder)
-        return check_equivalence(library, plan.source_class, ours, type(plan.model))
+        theirs, ours = (folder, made) if plan.to_trine else (made, folder)
+        return check_equivalence(theirs, plan.source_class, ours, type(plan.model))
 
 
 def tell_ignored(plan: Plan) -> None:

@@ -1,4 +1,4 @@
-"""Whether two checkpoints compute the same, seen on random tokens."""
+"""Checks that two checkpoints compute the same, on random tokens."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Names that stand in files are followed within the checkpoint's folder only, and files are read with clear errors."""
+"""Reads files of a checkpoint with clear errors, and follows the names in them only within its folder."""
 
 import json
 from pathlib import Path
@@ -20,6 +20,7 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
+    """The content of a JSON file; an `OSError` if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

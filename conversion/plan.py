@@ -1,4 +1,4 @@
-"""What a conversion will do: every name, shape and config field is checked before the first tensor is read."""
+"""The plan of a conversion: all names, shapes and config fields are checked before the first tensor is read."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -32,15 +32,15 @@ CLASSES: dict[str, Any] = {
 
 @dataclass
 class Plan:
-    """Everything about one conversion.
+    """A conversion, checked and ready to run.
 
     Args:
         to_trine: Its direction.
         reader: The tensors, under the names that the steps use.
-        steps: What is made of what.
+        steps: Which tensors are made of which.
         ours: Our tensors without content, by name.
-        config: What will be written beside the weights.
-        model: Of ours, without content.
+        config: The config to write.
+        model: Our model, without content.
         source_class: Transformers' class.
         outputs: The tensors that will be written, without content. `check_shapes` fills it.
         ignored: Names of the source's tensors that its class leaves out when it is loaded.
@@ -57,10 +57,11 @@ class Plan:
     ignored: list[str] = field(default_factory=list)
 
     def inputs(self, step: Step) -> tuple[str, ...]:
+        """The names of the tensors that a step reads."""
         return step.source if self.to_trine else step.trine
 
     def apply(self, step: Step, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What a step makes of the tensors that it reads, by name.
+        """Runs a step on the tensors that it reads; returns the results by name.
 
         Raises:
             ValueError: Their shapes or values forbid it.
@@ -93,7 +94,7 @@ class UnfitTensorsError(ValueError):
 
 
 def plan_import(folder: Path, model_type: str, head_name: str | None, leave_out: Sequence[str] = ()) -> Plan:
-    """From transformers' naming to ours.
+    """Plans a conversion from transformers to Trine.
 
     Raises:
         ValueError: The source has a family, a class, a setting or a tensor that we have no counterpart of.
@@ -128,7 +129,7 @@ def fits(folder: Path, family: Family, head: Head, leave_out: Sequence[str]) -> 
 
 
 def plan_head(folder: Path, family: Family, head: Head, leave_out: Sequence[str]) -> Plan:
-    """The plan where the class of the source is settled."""
+    """Plans a conversion to Trine for a given class of the source."""
     reader, config = CheckpointReader(folder), AutoConfig.from_pretrained(folder)
     drop_unwanted(reader, leave_out)
     reader.rename(family.new_name(head, reader.places.keys()))
@@ -168,7 +169,7 @@ def drop_ignored(reader: CheckpointReader, source_class: Any, needed: Collection
 
 
 def plan_export(folder: Path, model_type: str, to: str | None, head_name: str | None) -> Plan:
-    """From our naming to transformers'.
+    """Plans a conversion from Trine to transformers.
 
     Raises:
         ValueError: The family has no counterpart of our class, of a field or of a tensor.
@@ -211,7 +212,7 @@ def empty_model(model_class: Any, config: Any) -> Any:
 
 
 def saved_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """Its tensors as they are saved: tied ones once."""
+    """The tensors of a model that are saved: of tied ones, one."""
     return {name: tensor for name, tensor in model.state_dict().items() if name not in model.all_tied_weights_keys}
 
 
@@ -238,6 +239,7 @@ def check_names(reader: CheckpointReader, needed: Collection[str], class_name: s
 
 
 def shorten(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are, for messages."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -248,4 +250,5 @@ def main_dtype(reader: CheckpointReader) -> torch.dtype:
 
 
 def count_experts(config: Any) -> int:
+    """The number of experts of a config, 0 without any."""
     return getattr(config, "num_experts", None) or 0

@@ -74,6 +74,7 @@ class CheckpointReader:
         raise OSError(f"{self.folder} has neither {WEIGHTS} nor {INDEX}.")
 
     def read_index(self, index: Path) -> dict[str, set[str] | None]:
+        """The files that an index names, each with its tensors; an `OSError` if it is damaged or leads elsewhere."""
         weight_map = read_fields(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise OSError(f"{index} is damaged: it has no weight_map.")
@@ -82,6 +83,12 @@ class CheckpointReader:
         return {file: {name for name in weight_map if weight_map[name] == file} for file in weight_map.values()}
 
     def open_file(self, file: str, expected: set[str] | None) -> None:
+        """Reads the names, shapes and types of a file's tensors.
+
+        Raises:
+            OSError: The file or a promised tensor is missing, or the file is damaged.
+            ValueError: A tensor has a type that cannot be converted.
+        """
         path = follow(self.folder, file, INDEX)
         if not path.is_file():
             raise OSError(f"{self.folder / INDEX} names {file}, which is not there.")
@@ -97,7 +104,7 @@ class CheckpointReader:
                 self.metas[name] = torch.empty(part.get_shape(), dtype=DTYPES[part.get_dtype()], device="meta")
 
     def rename(self, new_name: Callable[[str], str | None]) -> None:
-        """Calls every tensor by another name from now on, or forgets it where that is None.
+        """Renames every tensor, or forgets it where `new_name` returns None.
 
         Raises:
             ValueError: Two tensors would have the same name.
@@ -112,12 +119,12 @@ class CheckpointReader:
                 self.places[new], self.metas[new] = place, metas[name]
 
     def describe(self, name: str) -> str:
-        """Where a tensor stands, for messages."""
+        """The name and file of a tensor, for messages."""
         path, stored = self.places[name]
         return f"'{stored}' in {path.name}"
 
     def read(self, *names: str) -> list[torch.Tensor]:
-        """Some tensors. Files are closed again, so that the pages that were read can go."""
+        """Reads some tensors. Files are closed again, so that the memory of their pages is freed."""
         with ExitStack() as stack:
             files: dict[Path, safe_open] = {}
             tensors = []
@@ -131,7 +138,7 @@ class CheckpointReader:
 
 @contextmanager
 def open_shard(path: Path) -> Iterator[safe_open]:
-    """An open file of tensors; what is wrong with it is an `OSError` that names it."""
+    """Opens a file of tensors; faults of it are an `OSError` that names it."""
     try:
         with safe_open(path, framework="pt") as shard:
             yield shard
@@ -179,6 +186,7 @@ class CheckpointWriter:
         self.places |= {name: (path, start + offset) for name, offset in offsets.items()}
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
+        """Writes a tensor at its place."""
         path, offset = self.places[name]
         with path.open("r+b") as file:
             file.seek(offset)
@@ -187,9 +195,9 @@ class CheckpointWriter:
 
 @contextmanager
 def all_or_nothing(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` at the end; after an error or Ctrl-C nothing remains.
+    """Yields a folder that becomes `target` at the end; after an error or Ctrl-C nothing remains.
 
-    What a process that was killed left of the same `target` is removed.
+    Remains of a killed process for the same `target` are removed.
 
     Raises:
         FileExistsError: Something with that name is there already, other than an empty folder.

@@ -1,4 +1,4 @@
-"""Rules that map the tensors of a source to Trine's and back: each is declared once and read in both directions."""
+"""Rules that map the tensors of a source to Trine's and back; each rule serves both directions."""
 
 # Shapes: E experts, I width of an expert, H hidden size, P positions.
 
@@ -13,13 +13,15 @@ class Move:
     """Tensors are the same on both sides; the base of all other operations.
 
     Both methods take and return lists, aligned with the names of a rule. They also run on the meta device, which is
-    how shapes are checked before anything is read. `like` are tensors as the results must be, without content.
+    how shapes are checked before anything is read. `like` are tensors of the results' shapes, without content.
     """
 
     def to_trine(self, tensors: list[torch.Tensor], like: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Makes Trine's tensors, of the shapes of `like`, from the source's."""
         return tensors
 
     def to_source(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Makes the source's tensors from Trine's."""
         return tensors
 
 
@@ -52,7 +54,9 @@ class SplitRows(Move):
 
 
 class StackExperts(Move):
-    """Weights of single experts, all of the first projection, then all of the second, are one stacked weight.
+    """The source's weights of single experts are one stacked weight of ours.
+
+    The source's are listed by projection, then by expert.
 
     Args:
         projections: How many projections (I, H) of an expert are joined to (E, projections * I, H).
@@ -71,7 +75,7 @@ class StackExperts(Move):
 
 
 class RollRows(Move):
-    """A table of positions (P, H) whose first rows serve no token; ours begins with the first that does.
+    """A table of positions (P, H) whose first rows serve no token; ours begins with the first used row.
 
     The unused rows go to the end, so that nothing is lost on the way back.
     """
@@ -87,6 +91,7 @@ class RollRows(Move):
 
     @staticmethod
     def roll(table: torch.Tensor, rows: int) -> torch.Tensor:
+        """Moves the first rows to the end."""
         return torch.cat([table[rows:], table[:rows]])
 
 
@@ -129,14 +134,14 @@ WILDCARDS = {"layer": r"\d+", "expert": r"\d+", "kind": "weight|bias", "name": "
 
 @dataclass(frozen=True)
 class Rule:
-    """Names of Trine's tensors, and the names of the source's that hold the same numbers."""
+    """Names of Trine's tensors, the source's names of the same numbers, and the operation between them."""
 
     trine: str | Sequence[str]
     source: str | Sequence[str]
     operation: Move = MOVE
 
     def below(self, trine_prefix: str, source_prefix: str) -> "Rule":
-        """The same rule where both sides stand in a larger module."""
+        """The rule with a prefix on either side, for a larger module."""
         return Rule(
             [trine_prefix + name for name in as_list(self.trine)],
             [source_prefix + name for name in as_list(self.source)],
@@ -148,7 +153,7 @@ class Rule:
         return [to_regex(name) for name in as_list(self.source)]
 
     def match(self, name: str, num_experts: int) -> "Step | None":
-        """What the rule says of Trine's tensor `name`, or None if it is about others."""
+        """The step that makes Trine's tensor `name`, or None if the rule is about others."""
         for pattern in as_list(self.trine):
             found = re.fullmatch(to_regex(pattern), name)
             if found:
@@ -170,13 +175,16 @@ class Step:
     operation: Move
 
     def to_trine(self, tensors: list[torch.Tensor], like: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Makes Trine's tensors, by name, from the source's."""
         return dict(zip(self.trine, self.operation.to_trine(tensors, like), strict=True))
 
     def to_source(self, tensors: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Makes the source's tensors, by name, from Trine's."""
         return dict(zip(self.source, self.operation.to_source(tensors), strict=True))
 
 
 def as_list(names: str | Sequence[str]) -> list[str]:
+    """Names as a list; one name is a list of one."""
     return [names] if isinstance(names, str) else list(names)
 
 
@@ -196,10 +204,10 @@ def expand(pattern: str, texts: dict[str, str], num_experts: int) -> list[str]:
 
 
 def make_steps(names: Iterable[str], rules: Sequence[Rule], num_experts: int) -> list[Step]:
-    """The steps that make Trine's tensors `names`, each once, and those of tensors that only the source has.
+    """The steps that make all of Trine's tensors `names`, and those for tensors that only the source has.
 
     Raises:
-        ValueError: No rule speaks of one of the names.
+        ValueError: No rule matches one of the names.
     """
     steps: list[Step] = []
     made: set[str] = set()

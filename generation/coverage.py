@@ -59,7 +59,7 @@ class CoverageBeamSearch:
         generation_config: GenerationConfig,
         **model_kwargs: Any,
     ) -> Any:
-        """What `generate` calls when everything is prepared; returns what its beam search returns."""
+        """Runs the beam search; `generate` calls this. Returns ids (rows, length) or transformers' output of beams."""
         if not model.config.is_encoder_decoder:
             raise ValueError(f"{type(model).__name__} is a decoder alone: it has no source to cover.")
         if generation_config.num_beams is None or generation_config.num_beams < 2:

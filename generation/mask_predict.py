@@ -20,11 +20,13 @@ class MaskPredict:
     `floor(n * (N - t) / N)` of n tokens that were least probable when they were set are masked and set anew, while the
     others are read. The number of forward passes is that of the iterations, whatever the length.
 
-    Lengths are tried: that of the source times the mean ratio in the training data, and the nearest to it. Taken is
-    the target with the highest log probability a token, to which that of its length is added: lengths scatter normally
-    around the ratio. (The paper predicts lengths by a token of the encoder, which the ratio, without weights, is not
-    as good as where lengths vary much, and takes the highest log probability of the tokens alone.) Masks and special
-    tokens are never written. All masks look alike: choose positions that are added, `learned` or `sinusoidal`.
+    Several lengths are tried: that of the source times the mean ratio in the training data, and the nearest to it. The
+    best target has the highest log probability per token, plus that of its length: lengths are taken to scatter
+    normally around the ratio. Masks and special tokens are never written. All masks look alike, so the model needs
+    positions that are added, `learned` or `sinusoidal`.
+
+    The paper predicts lengths with a token of the encoder instead. The ratio needs no weights, but is worse where
+    lengths vary much. The paper also compares targets by the probability of their tokens alone.
 
     Train with `MaskedTargetCollator` and `decoder_is_causal=False`, as `trine train-translation --objective masked`
     does; it keeps mask token, ratio and spread with the model (`keep_settings`).
@@ -32,12 +34,12 @@ class MaskPredict:
 
     Args:
         iterations: N, at least 1.
-        length_candidates: How many lengths are tried, at least 1.
-        length_ratio: Target tokens for each token of the source, end tokens among them. Default: what
-            `generation_config.length_ratio` of the model says.
-        length_spread: Standard deviation of targets' lengths from that, in tokens. Default: likewise; with neither,
-            all lengths are as likely.
-        mask_token_id: Default: what `generation_config.mask_token_id` of the model says.
+        length_candidates: Number of lengths to try, at least 1.
+        length_ratio: Target tokens for each token of the source, end tokens among them. Default: the model's
+            `generation_config.length_ratio`.
+        length_spread: Standard deviation of targets' lengths from that, in tokens. Default: the model's
+            `generation_config.length_spread`; with neither, all lengths are equally likely.
+        mask_token_id: Default: the model's `generation_config.mask_token_id`.
 
     Raises:
         ValueError: A number out of its range; in `generate`, a decoder that is causal, beams, sampling, logits
@@ -71,7 +73,7 @@ class MaskPredict:
         generation_config: GenerationConfig,
         **model_kwargs: Any,
     ) -> Any:
-        """What `generate` calls when everything is prepared. Returns ids (B, 1 + T), the start token first."""
+        """Runs the decoding; `generate` calls this. Returns ids (B, 1 + T), the start token first."""
         check_settings(model, input_ids, logits_processor, generation_config)
         mask_id = int(self._setting("mask_token_id", generation_config))
         ratio = self._setting("length_ratio", generation_config)
@@ -131,7 +133,7 @@ class MaskPredict:
 
 
 def keep_settings(model: Any, *, mask_token_id: int, length_ratio: float, length_spread: float) -> None:
-    """Gives a model what `MaskPredict` has to know of it, which it is then saved with."""
+    """Stores the settings of `MaskPredict` in a model's generation config, with which they are saved."""
     settings = model.generation_config
     settings._from_model_config = False  # else transformers leaves entries of its own names only when it loads
     settings.update(
@@ -167,7 +169,7 @@ def candidate_lengths(expected: Tensor, candidates: int, most: int) -> Tensor:
 
 
 def special_ids(generation_config: GenerationConfig) -> dict[str, Any]:
-    """The end token, the padding, and what no target has between start and end."""
+    """The end token, the padding, and the ids that are never written between start and end."""
     ends = generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     padding = generation_config.pad_token_id
@@ -178,7 +180,7 @@ def special_ids(generation_config: GenerationConfig) -> dict[str, Any]:
 
 
 def check_settings(model: Any, input_ids: Tensor, logits_processor: Any, generation_config: GenerationConfig) -> None:
-    """Refuses what mask-predict would leave out."""
+    """Raises an error for settings that mask-predict would ignore."""
     if getattr(model.config, "decoder_is_causal", True):
         raise ValueError(
             f"{type(model).__name__} has decoder_is_causal=True: mask-predict needs a decoder that reads both sides."

@@ -1,4 +1,4 @@
-"""Named ways of sampling, as `GenerationConfig`s."""
+"""Named sampling settings, as `GenerationConfig`s."""
 
 from dataclasses import dataclass
 from typing import Any

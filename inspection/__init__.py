@@ -1,4 +1,4 @@
-"""What a model looks at: attention maps, experts and next tokens, as pictures and as one page."""
+"""Shows what a model attends to: attention maps, experts and next tokens, as pictures and as one page."""
 
 from typing import TYPE_CHECKING
 

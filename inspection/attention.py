@@ -19,7 +19,7 @@ CROSS_ATTENTION = "cross-attention"
 
 
 class WeightMap(NamedTuple):
-    """Where the rows of one layer look, and how much: `weights` (H, Q, K) in float32, which sum to 1 over K."""
+    """Attention weights of one layer: `weights` (H, Q, K) in float32, which sum to 1 over K, and their labels."""
 
     name: str  # such as "decoder self-attention"
     layer: int | None  # None for a mean over layers
@@ -30,10 +30,10 @@ class WeightMap(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a model reads, as tensors of a batch of one, and the labels of its tokens.
+    """The inputs of a model for one text, as a batch of one, and the labels of its tokens.
 
-    For an encoder-decoder `target` is what the decoder reads, and `predicted` what it has to say: the same, one token
-    later. Both are empty for one stack.
+    For an encoder-decoder `target` are the tokens that the decoder reads, and `predicted` those that it should say:
+    the same, one token later. Both are empty for one stack.
     """
 
     inputs: dict[str, torch.Tensor]
@@ -157,7 +157,7 @@ def trunk_of(model: PreTrainedModel) -> Any:
 
 
 def stacks_of(model: PreTrainedModel) -> dict[str, Any]:
-    """The stacks of layers of one of Trine's Transformers, by the prefix of what is theirs.
+    """The stacks of layers of a Trine model, by the prefix of their names.
 
     Raises:
         ValueError: The model is another.
@@ -171,7 +171,7 @@ def stacks_of(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def choose_layers(sites: list, layers: Sequence[int] | None) -> list:
-    """Those of the sites that are in these layers.
+    """The sites in these layers.
 
     Raises:
         ValueError: A number is no layer's.
@@ -186,7 +186,7 @@ def choose_layers(sites: list, layers: Sequence[int] | None) -> list:
 
 @torch.no_grad()
 def run(model: PreTrainedModel, inputs: dict[str, torch.Tensor], modules: Iterable[nn.Module]) -> list[Any]:
-    """What each module returns in one forward pass in evaluation mode, in their order."""
+    """Runs one forward pass in evaluation mode; returns the outputs of the modules, in their order."""
     modules, outputs, training = list(modules), {}, model.training
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
@@ -203,10 +203,10 @@ def run(model: PreTrainedModel, inputs: dict[str, torch.Tensor], modules: Iterab
 
 
 def alignment(maps: Iterable[WeightMap], predicted: Sequence[str]) -> WeightMap:
-    """Which tokens of the source each token of the target was made from: cross-attention, as a mean over its heads.
+    """Aligns the target to the source: the mean of cross-attention over heads and layers.
 
-    The mean is over all heads and layers that are given. A row is the token that is *predicted* there, where the rows
-    of cross-attention itself are the tokens that the decoder reads.
+    A row is the token that is *predicted* there, where the rows of cross-attention itself are the tokens that the
+    decoder reads.
     """
     crossing = [item for item in maps if item.name == CROSS_ATTENTION]
     if not crossing:

@@ -1,4 +1,4 @@
-"""Which experts the tokens of a text visit, and which words, by their tags, the experts are visited by."""
+"""The experts that the tokens of a text visit, and the share of each expert in words of a tag."""
 
 # Shapes: T tokens, E experts, C experts per token.
 
@@ -19,6 +19,8 @@ REST = "(other)"
 
 
 class Router(NamedTuple):
+    """A router of a model, with its name and place."""
+
     name: str
     layer: int
     module: nn.Module
@@ -61,13 +63,13 @@ def experts_by_tag(
     max_length: int = 128,
     batch_size: int = 32,
 ) -> tuple[list[WeightMap], dict[str, int]]:
-    """Of all visits of the words with a tag, such as a part of speech, the share that each expert has.
+    """The share of each expert in the visits of words with a tag, such as a part of speech.
 
-    Every piece of a word counts. The first row is that of all words, which an expert's share is to be compared with.
-    In an encoder-decoder, the encoder reads the words.
+    Every piece of a word counts. The first row is that of all words, for comparison. In an encoder-decoder, the
+    encoder reads the words.
 
     Args:
-        records: Words and their tags, one a word.
+        records: Words and their tags, one per word.
         layers: Numbers of the layers that are wanted. Default: all that have experts.
         most_tags: The most frequent tags have rows of their own, the others one together.
         max_length: Pieces after which a record is cut off.

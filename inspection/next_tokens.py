@@ -1,4 +1,4 @@
-"""What a model would write next: the most probable tokens after a text."""
+"""The most probable tokens after a text."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload

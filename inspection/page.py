@@ -1,4 +1,4 @@
-"""The page on which the weights of a model are looked at: one file of HTML that loads nothing."""
+"""Writes a page of HTML that shows a model's weights and loads nothing."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Pictures of what a model looks at: a panel for each head, in one file a layer."""
+"""Draws attention maps: a panel for each head, in one file per layer."""
 
 import math
 import re
@@ -84,7 +84,7 @@ def times_even(weights: torch.Tensor) -> float:
 
 
 def _name_ticks(axis: Any, labels: Sequence[str], size: float, **options: Any) -> None:
-    """As many of the labels as there is room for in `size` inches, evenly."""
+    """Labels an axis of `size` inches with as many of the labels as fit, evenly."""
     step = math.ceil(len(labels) * LETTERS * 1.1 / 72 / size)
     places = range(0, len(labels), max(step, 1))
     axis.set_ticks(places, [shorten(labels[place]) for place in places], fontsize=LETTERS, **options)
@@ -97,11 +97,13 @@ def _width(label: str) -> float:
 
 
 def title_of(item: WeightMap) -> str:
+    """The title of a map's picture."""
     place = [] if item.layer is None else [f"layer {item.layer}"]
     return f"{item.name}: {', '.join([*place, *([item.kind] if item.kind else [])])}"
 
 
 def file_name(item: WeightMap) -> str:
+    """The file name of a map's picture."""
     place = "" if item.layer is None else f"-layer-{item.layer}"
     return f"{re.sub('[^a-z]+', '-', item.name).strip('-')}{place}.png"
 

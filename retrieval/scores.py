@@ -1,4 +1,4 @@
-"""How well texts are found among others: by embeddings, and by BM25 for comparison."""
+"""Scores of retrieval, by embeddings, and by BM25 for comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ DEPTH = 10  # the documents that are looked at
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Queries, documents, and which documents each query is to find: texts by their ids."""
+    """Queries, documents, and the documents that each query should find: texts by their ids."""
 
     queries: dict[str, str]
     corpus: dict[str, str]
@@ -21,10 +21,10 @@ class Retrieval:
 
     @classmethod
     def from_pairs(cls, pairs: Sequence[tuple[str, ...]]) -> "Retrieval":
-        """The anchors are to find their positives among all positives and negatives. Equal texts are one.
+        """Makes queries of the anchors, which should find their positives among all positives and negatives.
 
         Args:
-            pairs: Each an anchor, its positive and any number of negatives.
+            pairs: Each an anchor, its positive and any number of negatives. Equal texts are one.
         """
         queries = {text: f"q{number}" for number, text in enumerate(dict.fromkeys(pair[0] for pair in pairs))}
         corpus = {text: f"d{number}" for number, text in enumerate(dict.fromkeys(t for p in pairs for t in p[1:]))}

@@ -11,6 +11,8 @@ from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 
 @dataclass
 class ConvertArguments:
+    """Options of `trine convert`."""
+
     source: str = field(metadata={"help": "Folder with safetensors, or a name on the Hugging Face Hub."})
     target: str = field(metadata={"help": "Folder to write; it must not be there yet."})
     to: str | None = field(
@@ -28,6 +30,7 @@ class ConvertArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine convert` with these arguments, by default the process's."""
     argv = places_first(list(sys.argv[1:] if argv is None else argv))
     (arguments,) = parse_arguments([ConvertArguments], argv, command="convert", description=__doc__)
     try:

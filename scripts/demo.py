@@ -40,7 +40,7 @@ with torch.no_grad():
 
 @dataclass
 class DemoArguments(PretrainArguments):
-    """Those of pretraining, with a text of its own. Values not given are those of the packaged recipe `demo`."""
+    """Options of `trine demo`: those of pretraining, with a text of its own and the recipe `demo` as defaults."""
 
     files: list[str] = field(
         default_factory=list, metadata={"help": "Text in place of Python's documentation, as for trine pretrain."}
@@ -52,6 +52,7 @@ class DemoArguments(PretrainArguments):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine demo` with these arguments, by default the process's."""
     start = time.perf_counter()
     types = [DemoArguments, PretrainTrainingArguments]
     arguments, training = parse_arguments(types, argv, command="demo", description=__doc__, default_recipe="demo")
@@ -120,7 +121,7 @@ def check_without_package(folder: Path, text: str, cache: Path) -> None:
 
 
 def describe_results(folder: Path, training_seconds: float, seconds: float) -> str:
-    """What was made, and what to try next."""
+    """The message at the end: the files that were made, and commands to try next."""
     trine = "trine" if shutil.which("trine") else os.path.relpath(Path(sys.executable).with_name("trine"))
     return f"""
 Done in {seconds:.0f} seconds, {training_seconds:.0f} of them training. In '{folder}':

@@ -22,10 +22,13 @@ CPU_INSTRUCTIONS = {"avx512_bf16": "_is_avx512_bf16_supported", "amx": "_is_amx_
 
 @dataclass
 class DoctorArguments:
+    """Options of `trine doctor`."""
+
     json: bool = field(default=False, metadata={"help": "Print JSON, for a report of a fault."})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine doctor` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([DoctorArguments], argv, command="doctor", description=__doc__)
     facts = find_facts()
     print(json.dumps(facts, indent=2) if arguments.json else describe(facts))
@@ -33,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_facts() -> dict[str, Any]:
-    """What is told, by subject; `amiss` lists what Trine needs and this machine has not."""
+    """Facts about this machine by subject; `amiss` lists what Trine needs and cannot find."""
     needed = [Requirement(text) for text in requires("trine") or ()]
     required = [requirement for requirement in needed if requirement.marker is None]
     amiss = [f"{each.name} {_installed(each.name) or 'is missing'}: needs {each}" for each in required if _bad(each)]

@@ -21,6 +21,8 @@ METRICS = ("bleu", "chrf", "meteor")
 
 @dataclass
 class EvaluationArguments:
+    """Options of `trine evaluate-translation`."""
+
     models: list[str] = field(
         metadata={
             "help": "Folders of translators that differ in their seed: of each way of decoding, mean and spread."
@@ -65,7 +67,7 @@ class EvaluationArguments:
 
 @dataclass
 class Row:
-    """A way of decoding: what of each seed, or of the ensemble, was written and how it scores."""
+    """A way of decoding, with the texts and scores of each seed, or of the ensemble."""
 
     name: str
     scores: list[dict[str, float]]
@@ -74,6 +76,7 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine evaluate-translation` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([EvaluationArguments], argv, command="evaluate-translation", description=__doc__)
     from trine.generation.translation.translator import Translator
 
@@ -128,6 +131,7 @@ def ways(arguments: EvaluationArguments) -> dict[str, dict[str, Any]]:
 def decode(
     name: str, translators: Sequence[Any], sources: list[str], references: list[str], arguments: EvaluationArguments
 ) -> Row:
+    """Decodes with each translator in one way, and scores the texts."""
     from trine.generation.translation.metrics import score_texts
 
     row = Row(name, [], [], [])
@@ -181,12 +185,13 @@ def describe(
 
 
 def read_steps(folder: Path) -> int | None:
-    """How many steps a model was trained, if its folder tells."""
+    """The number of steps that a model was trained, if its folder tells."""
     path = folder / "metrics.json"
     return json.loads(path.read_text(encoding="utf-8")).get("steps") if path.is_file() else None
 
 
 def spread(values: Sequence[float]) -> str:
+    """The mean, and the least and greatest of several values."""
     mean = f"{statistics.fmean(values):.2f}"
     return f"{mean} ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else mean
 

@@ -11,6 +11,8 @@ from trine.scripts.convert import places_first
 
 @dataclass
 class ExportArguments:
+    """Options of `trine export`."""
+
     source: str = field(metadata={"help": "Folder with a checkpoint of Trine, or a name on the Hugging Face Hub."})
     target: str = field(metadata={"help": "Folder to write; it must not be there yet."})
     format: str = field(default="onnx", metadata={"help": f"One of {', '.join(FORMATS)}."})
@@ -20,6 +22,7 @@ class ExportArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine export` with these arguments, by default the process's."""
     argv = places_first(list(sys.argv[1:] if argv is None else argv))
     (arguments,) = parse_arguments([ExportArguments], argv, command="export", description=__doc__)
     try:

@@ -42,13 +42,15 @@ MOST_CLASSES_DRAWN = 30
 
 
 class Labelled(NamedTuple):
+    """A text or a pair of texts, with its label."""
+
     texts: tuple[str, ...]  # one, or two
     label: Any
 
 
 @dataclass
 class ClassifierArguments(FinetuneArguments):
-    """Data and model."""
+    """Options of `trine finetune-classifier`: data and model."""
 
     text_field: str = field(default="text", metadata={"help": "Name of the text in a record."})
     second_text_field: str | None = field(
@@ -70,14 +72,14 @@ class ClassifierArguments(FinetuneArguments):
 
 @dataclass
 class ClassifierTrainingArguments(FinetuneTrainingArguments):
-    """The trainer's arguments with the usual values for fine-tuning; the best checkpoint is what is kept."""
+    """The trainer's arguments with the usual values for fine-tuning; the best checkpoint is kept."""
 
     output_dir: str = trainer_default("output_dir", "outputs/classifier")
 
 
 @dataclass
 class Task:
-    """All that training needs."""
+    """Everything that training needs."""
 
     problem: Any
     model: PreTrainedModel
@@ -89,6 +91,7 @@ class Task:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine finetune-classifier` with these arguments, by default the process's."""
     arguments, training = parse_arguments(
         [ClassifierArguments, ClassifierTrainingArguments], argv, command="finetune-classifier", description=__doc__
     )
@@ -151,7 +154,7 @@ def prepare(arguments: ClassifierArguments, training: ClassifierTrainingArgument
 
 
 def read_labelled(arguments: ClassifierArguments, files: Sequence[str], bad: BadRecords) -> list[Labelled]:
-    """The texts and the label of each record; what is wrong with the others is added to `bad`."""
+    """Reads the texts and the label of each record; faults of other records are added to `bad`."""
     names = [name for name in (arguments.text_field, arguments.second_text_field) if name is not None]
     known = arguments.problem_type and PROBLEMS[arguments.problem_type]
     types = known.types if known else (str, int, float, list)

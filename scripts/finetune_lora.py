@@ -41,7 +41,7 @@ Reader = tuple[Mapping[str, type], Callable[[Mapping[str, Any]], Example]]
 
 @dataclass
 class Task:
-    """All that training needs, and what metrics.json tells of the data."""
+    """Everything that training needs, and the figures of the data for metrics.json."""
 
     tokenizer: PreTrainedTokenizerBase
     model: Any  # a PreTrainedModel, or PEFT's model around it
@@ -52,6 +52,7 @@ class Task:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine finetune-lora` with these arguments, by default the process's."""
     types = [InstructionArguments, LoraArguments, InstructionTrainingArguments]
     arguments, lora, training = parse_arguments(types, argv, command="finetune-lora", description=__doc__)
     with bad_input_ends():
@@ -114,7 +115,7 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
 def read_data(
     arguments: InstructionArguments, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[list[Example], list[Example], dict[str, Any]]:
-    """Examples to train on and to validate with, and what metrics.json tells of them."""
+    """Reads examples to train on and to validate with, and their figures for metrics.json."""
     types, encode = READERS[arguments.format](arguments, tokenizer)
     truncated = 0
 
@@ -148,11 +149,14 @@ def read_data(
 
 
 def message_reader(arguments: InstructionArguments, tokenizer: PreTrainedTokenizerBase) -> Reader:
+    """The field of records with chat messages, and the function that encodes them."""
     name = arguments.messages_field
     return {name: list}, lambda record: encode_conversation(tokenizer, record[name])
 
 
 def completion_reader(arguments: InstructionArguments, tokenizer: PreTrainedTokenizerBase) -> Reader:
+    """The fields of records with prompts and completions, and the function that encodes them."""
+
     def encode(record: Mapping[str, Any]) -> Example:
         prompt = arguments.prompt_template.replace("{prompt}", record[arguments.prompt_field])
         return encode_completion(tokenizer, prompt, record[arguments.completion_field])
@@ -164,19 +168,19 @@ READERS: dict[str, Callable[..., Reader]] = dict(zip(FORMATS, (message_reader, c
 
 
 def prompt_of(example: Example) -> tuple[int, ...]:
-    """The tokens before the first that is learned."""
+    """The tokens before the first with a label."""
     return tuple(example["input_ids"][: answer_of(example)[0]])
 
 
 def answer_of(example: Example) -> tuple[int, int]:
-    """Where the first tokens that are learned begin and end."""
+    """Begin and end of the first run of tokens with labels."""
     labels = example["labels"]
     first = next(place for place, label in enumerate(labels) if label >= 0)
     return first, next((place for place in range(first, len(labels)) if labels[place] < 0), len(labels))
 
 
 def stop_at_ends(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> None:
-    """Generation stops at the special token that ends the answers, as the mark of a chat template does."""
+    """Makes generation stop at the special token that ends the answers, such as the mark of a chat template."""
     ends = Counter(example["input_ids"][answer_of(example)[1] - 1] for example in examples)
     end = ends.most_common(1)[0][0]
     known = model.generation_config.eos_token_id
@@ -186,13 +190,13 @@ def stop_at_ends(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Seque
 
 
 def make_collator(task: Task, training: TrainingArguments) -> Callable[..., Any]:
-    """Batches without padding where the model keeps the texts of a row apart by their positions."""
+    """The collator; its batches have no padding where the model keeps the texts of a row apart by their positions."""
     padding = DataCollatorForSeq2Seq(task.tokenizer)  # pads labels too
     return PaddingFreeCollator(padding) if takes_packed_rows(task.model, training) else padding
 
 
 def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: bool) -> None:
-    """Evaluate, save, draw, and print the loss beside that of the model as it was."""
+    """Evaluates, saves, draws, and prints the loss beside that of the model before training."""
     losses = {"before": before, "after": trainer.evaluate()["eval_loss"]}
     metrics = {"loss": losses, **task.metrics, **figures_of(trainer)}
     folder = save(trainer, Path(str(trainer.args.output_dir)) / ADAPTER if merge else None)
@@ -214,7 +218,7 @@ def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: boo
 
 
 def print_samples(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> None:
-    """Prints what the model answers, greedily, beside the first answer of each example."""
+    """Prints the model's answers, by greedy search, beside the first answer of each example."""
     for example in examples:
         first, last = answer_of(example)
         ids, end = example["input_ids"], example["input_ids"][last - 1]

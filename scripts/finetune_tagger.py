@@ -38,13 +38,15 @@ from trine.training.objectives.word_labels import IGNORED, label_pieces
 
 
 class Tagged(NamedTuple):
+    """Words and their tags."""
+
     words: list[str]
     tags: list[str]
 
 
 @dataclass
 class TaggerArguments(FinetuneArguments):
-    """Data and model."""
+    """Options of `trine finetune-tagger`: data and model."""
 
     words_field: str = field(
         default="tokens", metadata={"help": "Name of the list of words, or of characters, in a record."}
@@ -58,14 +60,14 @@ class TaggerArguments(FinetuneArguments):
 
 @dataclass
 class TaggerTrainingArguments(FinetuneTrainingArguments):
-    """The trainer's arguments with the usual values for fine-tuning; the best checkpoint is what is kept."""
+    """The trainer's arguments with the usual values for fine-tuning; the best checkpoint is kept."""
 
     output_dir: str = trainer_default("output_dir", "outputs/tagger")
 
 
 @dataclass
 class Task:
-    """All that training needs."""
+    """Everything that training needs."""
 
     names: list[str]
     model: PreTrainedModel
@@ -77,6 +79,7 @@ class Task:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine finetune-tagger` with these arguments, by default the process's."""
     arguments, training = parse_arguments(
         [TaggerArguments, TaggerTrainingArguments], argv, command="finetune-tagger", description=__doc__
     )
@@ -148,7 +151,7 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
 
 
 def read_tagged(arguments: TaggerArguments, files: Sequence[str], bad: BadRecords) -> list[Tagged]:
-    """The words and tags of each record; what is wrong with the others is added to `bad`."""
+    """Reads the words and tags of each record; faults of other records are added to `bad`."""
     names = arguments.words_field, arguments.tags_field
 
     def read(record: Mapping[str, Any]) -> Tagged:
@@ -185,11 +188,12 @@ def encode(
 
 
 def are_entities(names: Sequence[str]) -> bool:
-    """Whether the tags are those of the scheme BIO."""
+    """Whether the tags follow the scheme BIO."""
     return all(re.fullmatch("O|[BI]-.+", name) for name in names)
 
 
 def score_names(names: Sequence[str]) -> list[str]:
+    """The names of the scores: of entities, or of single tags."""
     return ["accuracy", *(["precision", "recall", "f1"] if are_entities(names) else ["macro_f1"])]
 
 
@@ -216,7 +220,7 @@ def measure(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -
 
 
 def most_likely(logits: Any, labels: Any) -> Any:
-    """What is kept of the outputs of a batch: class indices (batch, length)."""
+    """Class indices (batch, length) of a batch's outputs, which are kept in place of the logits."""
     return (logits[0] if isinstance(logits, tuple) else logits).argmax(-1)
 
 

@@ -22,6 +22,8 @@ CONSTRAINTS = ("json_schema", "grammar", "regex")
 
 @dataclass
 class GenerateArguments:
+    """Options of `trine generate`."""
+
     model: str = field(metadata={"help": "Folder or Hub id of a causal language model."})
     text: list[str] = text_field("One or more texts to continue.")
     max_new_tokens: int = field(default=200, metadata={"help": "Most tokens to add to a prompt."})
@@ -94,6 +96,7 @@ class GenerateArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine generate` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([GenerateArguments], argv, command="generate", description=__doc__)
     try:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
@@ -132,7 +135,7 @@ def _print_samples(
 
 
 def continue_prompts(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any) -> list[str]:
-    """Each prompt with its continuation by the model's `generate`, which gets `options`; without special tokens.
+    """Continues each prompt by the model's `generate`, which gets `options`; returns texts without special tokens.
 
     Raises:
         ValueError: a prompt is empty and the tokenizer has no BOS token.
@@ -170,7 +173,7 @@ def _continue_within(
     prompts: list[str],
     options: dict[str, Any],
 ) -> list[str]:
-    """Each prompt with a continuation that matches the constraint; a warning tells which were cut off."""
+    """Continues each prompt so that the output matches the constraint; a warning names those that were cut off."""
     from trine.generation.constraints.processor import constrained_by
 
     ((name, value),) = arguments.constraints.items()

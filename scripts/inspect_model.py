@@ -25,6 +25,8 @@ Records = list[tuple[list[str], list[str]]]
 
 @dataclass
 class InspectArguments:
+    """Options of `trine inspect`."""
+
     model: str = field(metadata={"help": "Folder or Hub id of one of Trine's models, with its tokenizer."})
     text: str | None = text_field(
         "What the model reads, in place of --tagged or beside it; for a translator, the source.", default=None
@@ -58,6 +60,7 @@ class InspectArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine inspect` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([InspectArguments], argv, command="inspect", description=__doc__)
     if arguments.text is None and not arguments.tagged:
         arguments.text = read_standard_input("a text")
@@ -83,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_records(arguments: InspectArguments) -> Records:
+    """Reads the words and tags of the files `tagged`; a ValueError if there are none."""
     from trine.scripts.finetune_tagger import read_tagged  # which brings the trainer
 
     bad = BadRecords()
@@ -117,7 +121,7 @@ def load(arguments: InspectArguments) -> tuple[Any, Any]:
 
 
 def look(model: Any, tokenizer: Any, arguments: InspectArguments) -> tuple[list[WeightMap], list[str]]:
-    """The maps of the text, and what is to be said of it."""
+    """The maps of the text, and notes about them."""
     reading = read(model, tokenizer, arguments.text or "", arguments.target, arguments.max_length)
     layers = arguments.layers or None
     notes = [f"Text, {len(reading.source)} tokens: {arguments.text}"]
@@ -151,6 +155,7 @@ def tabulate(model: Any, tokenizer: Any, records: Records, arguments: InspectArg
 
 
 def draw(maps: Sequence[WeightMap], folder: Path) -> None:
+    """Draws every map into the folder."""
     fonts = fonts_for({label for item in maps for label in (*item.rows, *item.columns)})
     for item in maps:
         draw_map(item, folder / file_name(item), fonts)

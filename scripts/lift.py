@@ -29,6 +29,8 @@ LONGEST = 512  # tokens of a text up to which the outputs should stay, where tha
 
 @dataclass
 class LiftArguments:
+    """Options of `trine lift`."""
+
     source: str = field(metadata={"help": "Folder of a Trine checkpoint, or a name on the Hugging Face Hub."})
     target: str = field(metadata={"help": "Folder to write; it must not be there yet."})
     to: str = field(
@@ -46,6 +48,7 @@ class LiftArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine lift` with these arguments, by default the process's."""
     argv = places_first(list(sys.argv[1:] if argv is None else argv))
     try:
         kind = find_kind(argv)
@@ -62,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def find_kind(argv: list[str]) -> str | None:
-    """The lift that the arguments name, whose options they may have; None if they name none."""
+    """The lift that the arguments name, whose options are then allowed; None if they name none."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--to", "--recipe"):
         parser.add_argument(name)
@@ -79,7 +82,7 @@ def find_kind(argv: list[str]) -> str | None:
 
 
 class Sample:
-    """What a change is measured on: the texts of a file, or random tokens.
+    """The texts on which a change is measured: those of a file, or random tokens.
 
     Raises:
         OSError: There is no such file, or no tokenizer.
@@ -133,7 +136,7 @@ def describe_change(model: Any, lifted: Any, made: Any, sample: Sample) -> Itera
 
 
 def longest(model: Any, lifted: Any, made: Any) -> int:
-    """Tokens of the longest text that both take, or that they are meant for where nothing limits them."""
+    """Tokens of the longest text that both models take; without a limit, the length that they are meant for."""
     configs = [part.config for each in (model, lifted) for part in each.modules() if isinstance(part, TrineModel)]
     limits = [config.max_position_embeddings for config in configs if config.position_type == "learned"]
     wanted = getattr(made, "max_position_embeddings", None) or 0

@@ -78,10 +78,13 @@ LISTS: dict[str, Callable[[], list[str]]] = {
 
 @dataclass
 class ListArguments:
+    """Options of `trine list`."""
+
     what: str = field(metadata={"help": f"One of {', '.join(LISTS)}; it may stand first, without its name."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine list` with these arguments, by default the process's."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and not argv[0].startswith("-"):
         argv = ["--what", *argv]

@@ -16,6 +16,8 @@ from trine.scripts.arguments.text import read_standard_input, text_field
 
 @dataclass
 class NextTokensArguments:
+    """Options of `trine next-tokens`."""
+
     model: str = field(
         metadata={
             "help": "Folder or Hub id of a causal language model, or of an encoder-decoder, which reads a source."
@@ -37,6 +39,7 @@ class NextTokensArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine next-tokens` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([NextTokensArguments], argv, command="next-tokens", description=__doc__)
     texts = arguments.text or [read_standard_input("a text")]
     remote = {"trust_remote_code": arguments.trust_remote_code}
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def format_table(prompt: str, rows: list[NextToken]) -> str:
-    """The tokens, quoted, as spaces matter; their ids; their probabilities, with a bar of at most 40 characters."""
+    """A table of tokens, in quotes because spaces matter, with ids, probabilities and bars of up to 40 characters."""
     tokens = [repr(row.token) for row in rows]
     width = max(len(token) for token in tokens)
     lines = [

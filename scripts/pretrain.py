@@ -30,7 +30,7 @@ from trine.training.run.trainers import TrineTrainer, keep_use_cache
 
 @dataclass
 class Task:
-    """All that training needs."""
+    """Everything that training needs."""
 
     objective: CausalObjective
     corpus: Corpus
@@ -44,6 +44,7 @@ class Task:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine pretrain` with these arguments, by default the process's."""
     arguments, parallel, training = parse_arguments(
         [PretrainArguments, ParallelArguments, PretrainTrainingArguments],
         argv,

@@ -43,7 +43,7 @@ MOST_ENTRIES = 10_000
 
 @dataclass
 class PushArguments:
-    """What goes where."""
+    """Options of `trine push-to-hub`."""
 
     folder: str = field(metadata={"help": "Folder with a model or adapters, its tokenizer, code and card."})
     repository: str = field(metadata={"help": "Name on the Hub: USER/NAME or ORGANISATION/NAME."})
@@ -63,7 +63,7 @@ class PushArguments:
 
 @dataclass
 class Plan:
-    """What would go: sizes in bytes by path; what stays, why, and how many; what forbids it; what to know."""
+    """The plan of an upload: sizes in bytes by path, files that stay with the reason, errors, and warnings."""
 
     files: dict[str, int]
     left_out: Counter[tuple[str, str]]  # by file or folder, and reason
@@ -72,6 +72,7 @@ class Plan:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine push-to-hub` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([PushArguments], argv, command="push-to-hub", description=__doc__)
     try:
         validate_repo_id(arguments.repository)
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_plan(folder: Path, leave_out: Iterable[str] = (), include: Iterable[str] = ()) -> Plan:
-    """What of a folder would go, and what speaks against it. Reads files, sends nothing.
+    """Plans the upload of a folder. Reads files, sends nothing.
 
     Raises:
         NotADirectoryError: There is no such folder.
@@ -143,7 +144,7 @@ def matches(path: str, patterns: Iterable[str]) -> bool:
 
 
 def find_faults(folder: Path, files: dict[str, int]) -> Iterator[str]:
-    """What is missing or unusual, a sentence each."""
+    """Yields a sentence for each missing or unusual file."""
     if "README.md" not in files:
         yield "There is no model card (README.md)."
     if not {"config.json", "adapter_config.json"} & files.keys():
@@ -166,7 +167,7 @@ def find_faults(folder: Path, files: dict[str, int]) -> Iterator[str]:
 
 
 def named_shards(index: Path) -> set[str]:
-    """The files that an index names, beside it; none of one that is damaged, which is refused elsewhere."""
+    """The files that an index names, beside it; none if it is damaged, which is refused elsewhere."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {str(file) for file in weight_map.values()}
@@ -175,7 +176,7 @@ def named_shards(index: Path) -> set[str]:
 
 
 def is_large(path: str, size: int) -> bool:
-    """Whether the Hub keeps a file in large file storage, by its own rule for new repositories."""
+    """Whether the Hub keeps a file in large file storage, by its rule for new repositories."""
     return size > LFS_SIZE or matches(path, LFS)
 
 

@@ -26,6 +26,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 @dataclass
 class ServeArguments:
+    """Options of `trine serve`."""
+
     model: str = field(metadata={"help": "Folder or Hub id of a decoder; its tokenizer needs a template for chats."})
     chat_template: str | None = CHAT_TEMPLATE
     host: str = field(default="localhost", metadata={"help": "Address to listen on; localhost is this computer only."})
@@ -68,6 +70,7 @@ class ServeArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine serve` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([ServeArguments], argv, command="serve", description=__doc__)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -81,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_model(arguments: ServeArguments) -> None:
-    """Finds out before the model is loaded what would otherwise fail at the first request.
+    """Checks, before the model is loaded, that it can be served.
 
     Raises:
         OSError: The model is not there.

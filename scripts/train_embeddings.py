@@ -45,7 +45,7 @@ COLUMNS = ("anchor", "positive", "negative")
 
 @dataclass
 class Task:
-    """All that training needs, and what metrics.json tells of the data."""
+    """Everything that training needs, and the figures of the data for metrics.json."""
 
     model: SentenceTransformer
     train_pairs: list[Pair]
@@ -55,6 +55,7 @@ class Task:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine train-embeddings` with these arguments, by default the process's."""
     types = [EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments]
     arguments, lora, training = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
     with bad_input_ends():
@@ -140,7 +141,7 @@ def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], li
 
 
 def count_cut(model: SentenceTransformer, pairs: Sequence[Pair], max_length: int) -> int:
-    """How many pairs have a text that is cut off, which is printed; sentence-transformers cuts as it reads them."""
+    """Counts, and prints, the pairs with a text that is cut off, as sentence-transformers does when it reads them."""
     columns = [encode_cut(model.tokenizer, texts, max_length=max_length)[1] for texts in zip(*pairs, strict=True)]
     cut = len(set().union(*columns))
     say_cut(cut, len(pairs), "pairs", max_length)
@@ -177,6 +178,7 @@ def load_model(arguments: EmbeddingArguments, device: str | None = None) -> Sent
 
 
 def is_decoder(config: PreTrainedConfig) -> bool:
+    """Whether a config is of a decoder."""
     if (is_causal := getattr(config, "is_causal", None)) is not None:
         return is_causal
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
@@ -201,12 +203,14 @@ def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
 
 
 def make_loss(arguments: EmbeddingArguments, model: SentenceTransformer) -> nn.Module:
+    """The loss that the arguments name."""
     loss_class, names = LOSSES[arguments.loss]
     loss = loss_class(model, **{name: getattr(arguments, name) for name in names})
     return MatryoshkaLoss(model, loss, arguments.matryoshka_dims) if arguments.matryoshka_dims else loss
 
 
 def make_dataset(pairs: Sequence[Pair]) -> Any:
+    """The pairs as a data set of sentence-transformers."""
     from datasets import Dataset
 
     return Dataset.from_dict(dict(zip(COLUMNS, map(list, zip(*pairs, strict=True)), strict=False)))

@@ -12,7 +12,7 @@ from trine.scripts.jobs.text_pairs import train_on_pairs
 
 @dataclass
 class SummarizerArguments(PairArguments):
-    """Data and model."""
+    """Options of `trine train-summarizer`: data and model."""
 
     source_field: str = field(default="long", metadata={"help": "Name of the text that is read."})
     target_field: str = field(default="short", metadata={"help": "Name of its summary, which is written."})
@@ -38,6 +38,7 @@ class SummarizerTrainingArguments(PairTrainingArguments):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine train-summarizer` with these arguments, by default the process's."""
     arguments, training = parse_arguments(
         [SummarizerArguments, SummarizerTrainingArguments], argv, command="train-summarizer", description=__doc__
     )

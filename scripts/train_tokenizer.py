@@ -11,6 +11,8 @@ from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, unkno
 
 @dataclass
 class TokenizerArguments:
+    """Options of `trine train-tokenizer`."""
+
     files: list[str] = field(
         metadata={"help": "Text files, records, folders of both and data sets, as trine pretrain reads them."}
     )
@@ -44,6 +46,7 @@ class TokenizerArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine train-tokenizer` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([TokenizerArguments], argv, command="train-tokenizer", description=__doc__)
     from trine.tokenization.text_files import iterate_text_files
     from trine.tokenization.training import TOKENIZERS

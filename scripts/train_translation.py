@@ -18,6 +18,7 @@ class TranslationTrainingArguments(PairTrainingArguments):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine train-translation` with these arguments, by default the process's."""
     arguments, training = parse_arguments(
         [PairArguments, TranslationTrainingArguments], argv, command="train-translation", description=__doc__
     )

@@ -16,6 +16,8 @@ from trine.tokenization.records import BadRecords
 
 @dataclass
 class TranslateArguments:
+    """Options of `trine translate`."""
+
     model: list[str] = field(
         metadata={"help": "Folder or Hub id of an encoder-decoder with its tokenizer; several are an ensemble."}
     )
@@ -87,6 +89,7 @@ class TranslateArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine translate` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([TranslateArguments], argv, command="translate", description=__doc__)
     try:
         sources, references = read_sources(arguments)
@@ -131,7 +134,7 @@ def read_sources(arguments: TranslateArguments) -> tuple[list[str], list[str]]:
 
 
 def write_texts(path: Path, sources: list[str], references: list[str], texts: list[str]) -> None:
-    """A line a text, or a record with its source and reference if the file is one of JSON lines."""
+    """Writes a line per text, or a record with its source and reference if the file is one of JSON lines."""
     lines = texts
     if path.suffix == ".jsonl":
         columns = {"source": sources, "text": texts} | ({"reference": references} if references else {})
@@ -156,7 +159,7 @@ def load_translator(arguments: TranslateArguments) -> Any:
 
 
 def decoding_options(arguments: TranslateArguments) -> dict[str, Any]:
-    """What `Translator` is called with."""
+    """The options for `Translator`."""
     options: dict[str, Any] = {"do_sample": False, "num_beams": arguments.num_beams}
     if arguments.num_beams > 1:
         options["length_penalty"] = arguments.length_penalty

@@ -13,7 +13,6 @@ from tables import README, REQUEST, ROOT, TABLES, described_fields, own_fields, 
 
 from trine import TrineConfig
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
-from trine.conversion.lifts.table import LIFTS
 
 
 LONGEST_README = 12 * 1024
@@ -56,9 +55,8 @@ def test_every_field_is_described():
     assert list(described_fields(TrineConfig)) == list(own_fields(TrineConfig))
 
 
-def test_every_preset_and_lift_is_described():
+def test_every_preset_is_described():
     assert PRESET_SUMMARIES.keys() == PRESETS.keys() | SEQ2SEQ_PRESETS.keys()
-    assert all(f"| `{lift}` |" in TEXTS["docs/how-to/lift.md"] for lift in LIFTS)
 
 
 def anchors(text: str) -> set[str]:

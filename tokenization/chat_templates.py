@@ -6,6 +6,8 @@ from ..configuration.patterns import suggest
 
 
 class ChatTemplate(NamedTuple):
+    """A chat template and its special tokens."""
+
     text: str  # Jinja, as `apply_chat_template` reads it
     marks: tuple[str, ...]  # the special tokens that the text writes
 

@@ -56,10 +56,11 @@ class HubData:
 
     @property
     def identity(self) -> str:
-        """What changes when the data set does: its files, or its commit on the Hub, its version, and the split."""
+        """A fingerprint of the data set: its files, or its commit on the Hub, its version, and the split."""
         return self.data._fingerprint
 
     def records(self, fields: Collection[str]) -> Iterator[tuple[int, Any]]:
+        """The numbered rows of the split."""
         return iterate_rows(self.data, fields)
 
 

@@ -1,4 +1,4 @@
-"""Loading a tokenizer for a model: what one that writes calls its beginning, end and padding; and what it is given."""
+"""Loads a tokenizer for a model, with the special tokens and inputs that the model needs."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ from .text_ends import name_ends
 
 
 def load_tokenizer(source: str, *, writes: bool = True, **options: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or of the Hub; for a model that writes, `name_ends` names what it needs, and it is
-    printed what took whose place.
+    """Loads a tokenizer from a folder or the Hub; for a model that writes, names missing tokens by `name_ends`.
+
+    A line is printed for each token that takes the place of another.
 
     Raises:
         ValueError: The model writes, and nothing ends a text.
@@ -27,7 +28,7 @@ def load_tokenizer(source: str, *, writes: bool = True, **options: Any) -> PreTr
 
 
 def fit_inputs(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
-    """Lets a tokenizer make no segment ids for a model without segments; separators alone tell two texts apart."""
+    """Turns segment ids off for a model without segments; separators alone tell two texts apart."""
     reader = getattr(config, "encoder", config)
     if getattr(reader, "type_vocab_size", None) == 0:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]

@@ -1,4 +1,4 @@
-"""What the training of every kind of tokenizer shares: the checking of its input and the wrapping of its result."""
+"""Helpers for training any kind of tokenizer: input checks, and wrapping of the result."""
 
 from collections.abc import Iterable, Iterator
 
@@ -38,7 +38,7 @@ def _checked(texts: Iterable[str]) -> Iterator[str]:
 
 
 def check_vocab_size(vocab_size: int, needed: dict[str, int]) -> None:
-    """Raises a ValueError unless `vocab_size` has room for the `needed` tokens, numbers by what they are."""
+    """Raises a ValueError unless `vocab_size` has room for the tokens of `needed`, a number for each description."""
     smallest = sum(needed.values())
     if vocab_size < smallest:
         parts = " and ".join(f"{number} {name}" for name, number in needed.items())
@@ -46,6 +46,7 @@ def check_vocab_size(vocab_size: int, needed: dict[str, int]) -> None:
 
 
 def check_min_frequency(min_frequency: int) -> None:
+    """Raises a ValueError unless a frequency is at least 1."""
     if min_frequency < 1:
         raise ValueError(f"min_frequency={min_frequency} must be at least 1.")
 

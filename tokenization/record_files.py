@@ -16,7 +16,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def ending_of(file: Path) -> str:
-    """What tells the format: ".jsonl", and of compressed files ".jsonl.gz"."""
+    """The ending of a file that tells its format: ".jsonl", and of compressed files ".jsonl.gz"."""
     return "".join(file.suffixes[-2:] if file.suffix.lower() == ".gz" else [file.suffix]).lower()
 
 
@@ -35,11 +35,12 @@ def read_records(file: Path) -> Numbered:
 
 
 def open_bytes(file: Path) -> Any:
+    """Opens a file for reading bytes, decompressed where it ends in ".gz"."""
     return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb")
 
 
 def not_utf8(file: Path) -> str:
-    """What to say of a file of another encoding: the first line that tells."""
+    """The message about a file of another encoding, with the first line that is not UTF-8."""
     with open_bytes(file) as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -73,7 +74,7 @@ def _read_json(file: Path) -> Numbered:
 
 
 def _parse(text: bytes, types: tuple[type, ...] = (dict,)) -> Any:
-    """What the JSON text holds, or why that is no record."""
+    """Parses a JSON text; returns a string with the reason where that is no record."""
     try:
         value = json.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:

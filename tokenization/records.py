@@ -16,7 +16,7 @@ Example = TypeVar("Example")
 
 
 class BadRecords:
-    """What is wrong with records that cannot be used: all are counted, and the first few are shown.
+    """Collects records that cannot be used: all are counted, and the first few are shown with the reason.
 
     Args:
         skip: Whether to go on without them. Otherwise `check` raises an error, after all have been counted.
@@ -28,6 +28,7 @@ class BadRecords:
         self.shown: list[str] = []
 
     def add(self, source: str, number: int, reason: str) -> None:
+        """Counts a bad record."""
         self.count += 1
         if len(self.shown) < SHOWN:
             self.shown.append(f"{source}, record {number}: {reason}")
@@ -78,7 +79,7 @@ def read_examples(
     read: Callable[[Mapping[str, Any]], Example],
     bad: BadRecords,
 ) -> list[Example]:
-    """What `read` makes of each record of all sources.
+    """Reads the records of all sources, and turns each into an example.
 
     Args:
         sources: As for `iterate_records`.
@@ -105,7 +106,7 @@ def read_examples(
 
 
 def wrong_field(record: Any, fields: Mapping[str, type | tuple[type, ...]]) -> str | None:
-    """What is wrong with the first field that is, or None."""
+    """The reason why a record's fields are not as wanted, or None if they are."""
     for name, type_ in fields.items():
         if name not in record:
             return f"the field '{name}' is missing from {sorted(map(str, record))}"

@@ -1,4 +1,4 @@
-"""The files that a list of paths names, and what of a folder is left out."""
+"""Lists the files that paths name, and warns of files in folders that are left out."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -36,7 +36,7 @@ class SpecialTokens:
 
     @property
     def tokens(self) -> list[str]:
-        """All of them once, in the order of their ids."""
+        """All special tokens once, in the order of their ids."""
         return list(dict.fromkeys([*self.named.values(), *self.extra]))
 
 

@@ -1,4 +1,4 @@
-"""Where texts begin and end for a model that writes: the rule that every command takes token ids by."""
+"""The tokens that begin and end a text for a model that writes: one rule for all commands."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ STAND_INS = {"bos_token": ("cls_token",), "eos_token": ("sep_token",), "pad_toke
 
 
 def name_ends(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """Names the tokens of a tokenizer that a model needs, in place; returns those that were named, by what they are.
+    """Names the special tokens that a model needs, in place; returns the new names with their tokens.
 
     Where a text begins and ends is told by `bos_token` and `eos_token`, and in BERT's tokenizers, which have neither,
     by `cls_token` and `sep_token`. Without a token for padding, that of the end takes its place (GPT-2). No token is

@@ -1,4 +1,4 @@
-"""Documents from text files, in pieces of bounded size: what tokenizers and models are trained on."""
+"""Reads documents from text files in pieces of bounded size, for training tokenizers and models."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tokens as people read them, one label a token."""
+"""Readable labels of tokens."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def token_labels(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list
 
 
 def _next_label(piece: str, spelled: Sequence[bytes | None]) -> tuple[int, str]:
-    """How many of the next tokens make one label, and its text; bytes that are no text stay alone."""
+    """Number of next tokens that make one label, and its text; bytes that are no text stay alone."""
     if spelled[0] is None:
         return 1, piece
     joined = b""

@@ -1,4 +1,4 @@
-"""The bytes that each token of a tokenizer writes, whatever stands beside it."""
+"""The bytes that each token of a tokenizer stands for, independent of its neighbours."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def spell_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[bytes]:
-    """What every id below `vocab_size` writes; nothing for special tokens, and for ids beyond the tokenizer's.
+    """Lists the bytes of every id below `vocab_size`; none for special tokens, and for ids beyond the tokenizer's.
 
     Byte-level tokens are their bytes; pieces of Unigram and of BPE with byte fallback are characters, with "▁" for a
     space, or one byte. Parts of words (WordPiece) are spelled without their mark, and write no space: what a tokenizer
@@ -40,7 +40,7 @@ def spell_tokens(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> list[by
 
 
 def byte_spelling(decoder: dict | None) -> Callable[[str], bytes | None] | None:
-    """What tells the bytes of a token that stands for bytes, and None of another; None where no token does.
+    """A function from a token to its bytes, or to None for a token that is text; None if no token stands for bytes.
 
     A token of byte-level BPE always stands for bytes. One of byte fallback does where it is a single byte.
     """

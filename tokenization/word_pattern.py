@@ -1,4 +1,4 @@
-"""Where text is cut before it is tokenized. What lies between two cuts may become one token."""
+"""The pre-tokenizer: cuts text into parts, each of which may become one token."""
 
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Split

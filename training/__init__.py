@@ -1,4 +1,4 @@
-"""What training needs beside transformers' Trainer: data, objectives, callbacks, adapters and measures."""
+"""Training with transformers' Trainer: data, objectives, callbacks, adapters and measures."""
 
 from typing import TYPE_CHECKING
 

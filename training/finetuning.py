@@ -134,7 +134,7 @@ def load_model(
 
 
 class FinetuneTrainer(Trainer):
-    """Trains on batches without padding where the model allows it; evaluates with padding, a row an example.
+    """Trains on batches without padding where the model allows it; evaluates with padding, one example per row.
 
     Experts are counted and balanced (`ExpertLoadCallback`), random features are drawn anew (`RandomFeatureCallback`),
     and the config has its `use_cache` back after training.
@@ -143,7 +143,7 @@ class FinetuneTrainer(Trainer):
         padding_free: Whether batches may go without padding; `True` is for models of type `trine`. Classifiers that
             give sets of labels are trained with padding in any case.
         callbacks: Others than the two above.
-        args, kwargs: As for `Trainer`; the model itself is given, not what makes it.
+        args, kwargs: As for `Trainer`; `model` is a model, not a function that makes one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Loading with a head that is new on purpose: one line in place of transformers' table of what was not loaded."""
+"""Loads a model with a new head, with one line about it in place of transformers' report of missing weights."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -22,10 +22,10 @@ def without_load_report() -> Iterator[None]:
 
 
 def describe_new_weights(model: Any, info: Mapping[str, Any]) -> str | None:
-    """What of a model was not in its checkpoint: the head, or more than it; None if all was there.
+    """A line that names the weights that were not in the checkpoint: the head, or more; None if all were there.
 
     Args:
-        info: What `from_pretrained(..., output_loading_info=True)` returns beside the model.
+        info: As `from_pretrained(..., output_loading_info=True)` returns it beside the model.
     """
     names = {*info["missing_keys"], *(key if isinstance(key, str) else key[0] for key in info["mismatched_keys"])}
     if not names:

@@ -54,7 +54,7 @@ LAYER = {
 
 
 def stack_rules(side: str) -> list[Rule]:
-    """The rules of one stack; those of cross-attention speak of a decoder only."""
+    """The rules of one stack; rules of cross-attention match in a decoder only."""
     table = Rule(
         f"{side}.positions.embed_positions.weight", f"{side}.embed_positions.weight", RollRows(UNUSED_POSITIONS)
     )
@@ -71,7 +71,7 @@ TRUNK = [Rule("decoder.embed_tokens.weight", "shared.weight"), *stack_rules("enc
 
 
 class BartFamily(Family):
-    """Its config describes two stacks at once."""
+    """How BART maps to Trine: its config describes both stacks with one set of fields."""
 
     def read_config(self, config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
         each = {f"{side}_{theirs}" for side in STACKS for theirs in EACH}

@@ -1,4 +1,4 @@
-"""What a family of sources declares: its classes, how its config reads in our fields, and the rules of its weights."""
+"""The declaration of a family of sources: its classes, the mapping of config fields, and the rules of weights."""
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,12 +17,12 @@ from ..weight_rules import Rule
 
 @dataclass(frozen=True)
 class Head:
-    """A class of transformers, and ours that computes the same.
+    """A class of transformers, and the Trine class that computes the same.
 
     Args:
         source: Name of transformers' class.
         trine: Name of our class.
-        rules: Of the tensors outside of the trunk.
+        rules: Rules of the tensors outside of the trunk.
         tied: The source's name of a weight that is left out where it is the token embeddings.
         fields: Fields of our config that the class asks for.
     """
@@ -35,30 +35,32 @@ class Head:
 
     @property
     def is_base(self) -> bool:
+        """Whether it is the bare model, without a head."""
         return self.trine in ("TrineModel", "TrineSeq2SeqModel")
 
 
 def no_fields(*args) -> dict[str, Any]:
+    """No further fields: the default of `Family.read` and `Family.write`."""
     return {}
 
 
 @dataclass(frozen=True)
 class Family:
-    """All of that for one `model_type` of transformers.
+    """How one `model_type` of transformers maps to Trine.
 
     Args:
         model_type: Transformers' name of the family.
         heads: Its classes, the bare model first.
         trunk: The rules of the trunk's tensors, for a source's config.
-        names: Fields of the source's config that are called otherwise in ours, and what they are called there.
+        names: Maps fields of the source's config to fields of ours with another name.
         constants: Fields of ours that all of the family have.
         read: Further fields of ours, from a source's config, a head and the names of the tensors.
         write: Further fields of the source, from our config and a head.
-        read_fields: What fields of the source `read` looks at.
+        read_fields: Fields of the source that `read` looks at.
         fixed: Fields of the source with the values that can be represented, and why not others.
         ignored: Fields of the source that change no output.
         training: Fields of the source that act in training only and have no counterpart; a warning names them.
-        buffers: Patterns of tensors that say nothing.
+        buffers: Patterns of tensors that carry no information.
         old_names: Patterns of former names of tensors, and their replacements.
     """
 
@@ -102,13 +104,13 @@ class Family:
         return {**fields, **self.constants, **head.fields, **self.read(config, head, tensors)}
 
     def write_config(self, config: TrineConfig | TrineSeq2SeqConfig, head: Head) -> dict[str, Any]:
-        """The source's config fields for ours. Whether they say all of it is seen by reading them again."""
+        """Makes the source's config fields from ours. The caller reads them back to see that nothing is lost."""
         names = {**COMMON_FIELDS, **self.names}
         fields = {theirs: getattr(config, ours) for theirs, ours in names.items() if hasattr(config, ours)}
         return {**fields, **self.write(config, head)}
 
     def prefix(self, head: Head) -> str:
-        """What stands before the names of the trunk's tensors in the source."""
+        """The prefix of the trunk's tensors in the source."""
         return "" if head.is_base else f"{getattr(transformers, head.source).base_model_prefix}."
 
     def rules(self, config: PreTrainedConfig, head: Head) -> list[Rule]:
@@ -119,8 +121,8 @@ class Family:
     def new_name(self, head: Head, tensors: Collection[str]) -> Callable[[str], str | None]:
         """A function that maps the names in a source's files to those of today: prefix, old names, buffers.
 
-        The trunk's prefix is missing where the bare model was saved, and too much where a head was saved and the bare
-        model is wanted.
+        The trunk's prefix is missing where the bare model was saved, and superfluous where the bare model is wanted of
+        a checkpoint with a head.
         """
         target = self.prefix(head)
         prefix = target or next(self.prefix(other) for other in self.heads if not other.is_base)

@@ -72,6 +72,7 @@ def trunk(unused_positions: int) -> list[Rule]:
 
 
 def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+    """Reads the classifier's dropout, and whether a bare model has a pooler."""
     fields = {"classifier_dropout": config.classifier_dropout}
     if head.is_base:  # some are saved without their pooler
         fields["add_pooling_layer"] = "pooler.dense.weight" in tensors
@@ -79,11 +80,13 @@ def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
 
 
 def write(config: Any, head: Head) -> dict[str, Any]:
+    """Writes the classifier's dropout; None where it is that of the layers, as BERT's default."""
     dropout = config.classifier_dropout
     return {"classifier_dropout": None if dropout == config.hidden_dropout else dropout}
 
 
 def read_roberta(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+    """Reads what `read` does; refuses a head with another activation than 'gelu', and a config without padding id."""
     if head.source.endswith("ForMaskedLM") and config.hidden_act != "gelu":
         raise ValueError(
             f"hidden_act={config.hidden_act!r} of model_type='{config.model_type}' cannot be represented in "
@@ -95,7 +98,7 @@ def read_roberta(config: Any, head: Head, tensors: Collection[str]) -> dict[str,
 
 
 def encoder_heads(name: str, masked: Sequence[Rule], tied: str, pooled: Sequence[Rule]) -> list[Head]:
-    """The heads that both have; `pooled` are the rules of a classifier of sequences."""
+    """The heads of BERT and RoBERTa; `pooled` are the rules of a classifier of sequences."""
     classifier = Rule("classifier.{kind}", "classifier.{kind}")
     answers = Rule("qa_outputs.{kind}", "qa_outputs.{kind}")
     return [
@@ -148,7 +151,7 @@ BERT = Family(
 
 
 def roberta(model_type: str, name: str) -> Family:
-    """A RoBERTa: its first position is that after its padding id."""
+    """A family like RoBERTa, whose positions begin after the padding id."""
     heads = encoder_heads(name, ROBERTA_MASKED, "lm_head.decoder.weight", ROBERTA_POOLED)
     return Family(model_type, heads, lambda config: trunk(config.pad_token_id + 1), read=read_roberta, **SHARED)
 

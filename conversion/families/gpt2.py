@@ -33,6 +33,7 @@ TRUNK = [
 
 
 def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+    """Reads the classifier's dropout; refuses two different dropouts of embeddings and residuals."""
     if config.embd_pdrop != config.resid_pdrop:
         raise ValueError(
             f"embd_pdrop={config.embd_pdrop} and resid_pdrop={config.resid_pdrop} of model_type='gpt2' cannot be "
@@ -45,6 +46,7 @@ def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
 
 
 def write(config: Any, head: Head) -> dict[str, Any]:
+    """Writes both dropouts of embeddings and residuals from `hidden_dropout`, and the classifier's."""
     fields = {"embd_pdrop": config.hidden_dropout}
     if head.trine == "TrineForTokenClassification":
         fields["classifier_dropout"] = config.classifier_dropout

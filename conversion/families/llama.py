@@ -45,12 +45,12 @@ def decoder_heads(name: str) -> list[Head]:
 
 
 def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
-    """Rotary parameters, window and the classifier's dropout."""
+    """Reads rotary parameters, window and the classifier's dropout."""
     rope = deepcopy(config.rope_parameters)
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise ValueError(
             f"rope_parameters['partial_rotary_factor']={rope['partial_rotary_factor']} of "
-            f"model_type='{config.model_type}' cannot be represented: its library code does not read it everywhere."
+            f"model_type='{config.model_type}' cannot be represented: transformers does not read it everywhere."
         )
     fields: dict[str, Any] = {"rope_parameters": rope}
     if getattr(config, "sliding_window", None) is not None:
@@ -61,6 +61,7 @@ def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
 
 
 def write(config: Any, head: Head) -> dict[str, Any]:
+    """Writes rotary parameters and the classifier's dropout."""
     fields: dict[str, Any] = {"rope_parameters": deepcopy(config.rope_parameters_of(config.layer_types[0]))}
     if head.trine == "TrineForTokenClassification":
         fields["classifier_dropout"] = config.classifier_dropout
@@ -68,17 +69,19 @@ def write(config: Any, head: Head) -> dict[str, Any]:
 
 
 def write_window(config: Any, head: Head) -> dict[str, Any]:
-    """Of families whose layers all have the window, or none."""
+    """Writes the window, for families whose layers all have it or none."""
     windowed = "sliding" in config.attention_types
     return write(config, head) | {"sliding_window": config.sliding_window if windowed else None}
 
 
 def read_qwen3(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+    """Reads what `read` does, and the kind of each layer."""
     fields = read(config, head, tensors)
     return fields | {"attention_types": [KINDS[layer_type] for layer_type in config.layer_types]}
 
 
 def write_qwen3(config: Any, head: Head) -> dict[str, Any]:
+    """Writes what `write_window` does, and the type of each layer."""
     windowed = "sliding" in config.attention_types
     return write_window(config, head) | {"layer_types": config.layer_types, "use_sliding_window": windowed}
 

@@ -17,7 +17,7 @@ ROUTER_FIELDS = ["output_router_logits", "router_aux_loss_coef"]
 
 
 def expert_rules(module: str, gate: str, up: str, down: str) -> list[Rule]:
-    """The rules of a sparse layer whose source calls the module and the projections of an expert so."""
+    """The rules of a sparse layer, with the source's names of the module and of an expert's projections."""
     names = {part: f"layers.{{layer}}.{module}.experts.{{expert}}.{part}.weight" for part in (gate, up, down)}
     return [
         Rule("layers.{layer}.mlp.experts.gate_up_proj", [names[gate], names[up]], StackExperts(2)),
@@ -31,7 +31,7 @@ QWEN3_MOE_TRUNK = [*expert_rules("mlp", "gate_proj", "up_proj", "down_proj"), *T
 
 
 def read_router(config: Any) -> dict[str, Any]:
-    """The load-balancing loss, such that training adds it exactly where the source does.
+    """Reads the coefficient of the load-balancing loss, so that training adds it exactly where the source does.
 
     The source adds it where it returns router logits; ours wherever it has a weight.
     """
@@ -50,7 +50,7 @@ def read_router(config: Any) -> dict[str, Any]:
 
 
 def write_router(config: Any) -> dict[str, Any]:
-    """The same in the other direction."""
+    """Writes the coefficient of the load-balancing loss; warns where layers are balanced one by one."""
     if config.router_aux_loss_reduction != "pooled" and config.mlp_layer_types.count("sparse") > 1:
         logger.warning(
             f"router_aux_loss_reduction={config.router_aux_loss_reduction!r} has no counterpart: the result will be "
@@ -64,14 +64,17 @@ def write_router(config: Any) -> dict[str, Any]:
 
 
 def read_mixtral(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+    """Reads a Mixtral's fields."""
     return read(config, head, tensors) | read_router(config) | {"intermediate_size": config.intermediate_size}
 
 
 def write_mixtral(config: Any, head: Head) -> dict[str, Any]:
+    """Writes a Mixtral's fields."""
     return write_window(config, head) | write_router(config)
 
 
 def read_qwen3_moe(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+    """Reads a Qwen3-MoE's fields, with the kind of each layer's feed-forward."""
     sparse = [
         layer not in config.mlp_only_layers
         and config.num_local_experts > 0
@@ -87,6 +90,7 @@ def read_qwen3_moe(config: Any, head: Head, tensors: Collection[str]) -> dict[st
 
 
 def write_qwen3_moe(config: Any, head: Head) -> dict[str, Any]:
+    """Writes a Qwen3-MoE's fields, with the dense layers by number."""
     dense = [layer for layer, kind in enumerate(config.mlp_layer_types) if kind == "dense"]
     windowed = "sliding" in config.attention_types
     fields = {"mlp_only_layers": dense, "use_sliding_window": windowed}

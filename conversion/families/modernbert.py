@@ -42,6 +42,7 @@ TRANSFORM_FIELDS = {"classifier_activation": "hidden_activation", "classifier_bi
 
 
 def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+    """Reads kinds, window and rotary parameters of layers; refuses a head with another activation or bias."""
     for name, shared in TRANSFORM_FIELDS.items():
         if not head.is_base and getattr(config, name) != getattr(config, shared):
             raise ValueError(
@@ -58,6 +59,7 @@ def read(config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
 
 
 def write(config: Any, head: Head) -> dict[str, Any]:
+    """Writes kinds, window and rotary parameters of layers, and the fields of its head."""
     rope = {layer_type: deepcopy(config.rope_parameters_of(layer_type)) for layer_type in config.layer_types}
     return {
         "layer_types": config.layer_types,

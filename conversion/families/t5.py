@@ -41,7 +41,7 @@ ATTENTION = {f"{name}_proj": name for name in "qkvo"}
 
 
 def stack_rules(side: str, feed_forward: int, ours: str) -> list[Rule]:
-    """The rules of one stack, which is called `ours` there and whose feed-forward is its layer of that number."""
+    """The rules of one stack, named `ours` in Trine; its feed-forward is sub-layer number `feed_forward` in T5."""
     layer, block = f"{ours}layers.{{layer}}.", f"{side}.block.{{layer}}.layer."
     mlp = f"{block}{feed_forward}."
     rules = [
@@ -68,14 +68,14 @@ def stack_rules(side: str, feed_forward: int, ours: str) -> list[Rule]:
 
 
 def feed_forward_rules(side: str, feed_forward: int, ours: str, gated: bool) -> list[Rule]:
-    """The first projections, whose names depend on whether there are two."""
+    """The rules of the first projections, which have other names where they are gated."""
     names = {"gate_proj": "wi_0", "up_proj": "wi_1"} if gated else {"up_proj": "wi"}
     layer = f"{side}.block.{{layer}}.layer.{feed_forward}.DenseReluDense."
     return [Rule(f"{ours}layers.{{layer}}.mlp.{proj}.weight", f"{layer}{name}.weight") for proj, name in names.items()]
 
 
 class T5Family(Family):
-    """Its config describes two stacks at once. No prefix stands before the names of its tensors."""
+    """How T5 maps to Trine: its config describes both stacks at once, and its tensors have no prefix."""
 
     def prefix(self, head: Head) -> str:
         return ""

@@ -1,4 +1,4 @@
-"""What the lifts share: options that are checked, and the stacks that they change."""
+"""The base classes of lifts: checked options, and changes of stacks and layers."""
 
 from collections.abc import Collection, Sequence
 from copy import deepcopy
@@ -20,13 +20,26 @@ STACKS = ("encoder", "decoder")
 class Lift:
     """A change of a model's architecture that leaves its function as it is. The fields of a subclass are its options.
 
-    None, wherever it is a default, stands for what the model's config says.
+    Options whose default is None are taken from the model's config.
+
+    Attributes:
+        kind: The lift's name.
+        becomes: What becomes what, for the documentation.
+        stays: Up to where the function stays the same.
+        source: The paper, or "".
     """
 
     kind: ClassVar[str]
+    becomes: ClassVar[str]
+    stays: ClassVar[str]
+    source: ClassVar[str] = ""
 
     def apply(self, model: Any) -> Any:
-        """The lifted copy of a Trine model; a `ValueError` where an option or a field of its config forbids it."""
+        """Makes the lifted copy of a Trine model.
+
+        Raises:
+            ValueError: An option or a field of the config forbids it.
+        """
         raise NotImplementedError
 
     def exact_length(self, before: TrineConfig, after: TrineConfig) -> int | None:
@@ -51,7 +64,7 @@ class StackLift(Lift):
         raise NotImplementedError
 
     def fill(self, old: Any, new: Any) -> None:
-        """Fills what has no counterpart of the same name in `old`, where its initialisation will not do."""
+        """Fills weights of `new` that have no counterpart in `old`, if their initialisation changes the function."""
 
     def apply(self, model: Any) -> Any:
         config, sources = deepcopy(model.config), {}
@@ -66,7 +79,7 @@ class StackLift(Lift):
         return lifted
 
     def stack_names(self, model: Any) -> list[str]:
-        """The names of the stacks to change, within the model."""
+        """The names, within the model, of the stacks to change."""
         names = [name for name, module in model.named_modules() if isinstance(module, TrineModel)]
         if self.stack is None:
             return names
@@ -78,7 +91,7 @@ class StackLift(Lift):
 
 @dataclass
 class LayerLift(StackLift):
-    """A lift that makes layers of one kind to layers of another."""
+    """A lift that changes layers of one kind into layers of another."""
 
     field_name: ClassVar[str]  # the config field that names the kind of each layer
     sources: ClassVar[Collection[str]]  # kinds that it can change
@@ -90,6 +103,7 @@ class LayerLift(StackLift):
     )
 
     def change(self, config: TrineConfig) -> Sequence[int]:
+        """Changes the kinds of the chosen layers and the fields that they read."""
         kinds, layer_types = list(getattr(config, self.field_name)), config.layer_types
         readers = [index for index, kind in enumerate(kinds) if kind == self.target]
         for name in self.read_fields:
@@ -121,7 +135,7 @@ class LayerLift(StackLift):
 
 
 def change_field(config: TrineConfig, name: str, value: Any, readers: Sequence[int] = ()) -> None:
-    """Gives a config field another value; None leaves it. `readers` are layers whose function would change with it."""
+    """Sets a config field, unless `value` is None; a `ValueError` if that would change the layers `readers`, too."""
     if value is None:
         return
     current = getattr(config, name)
@@ -134,6 +148,6 @@ def change_field(config: TrineConfig, name: str, value: Any, readers: Sequence[i
 
 
 def layers_of(old: Any, new: Any, field_name: str) -> list[int]:
-    """The layers whose kind is another one than before."""
+    """The numbers of the layers whose kind has changed."""
     kinds = zip(getattr(old.config, field_name), getattr(new.config, field_name), strict=True)
     return [index for index, (before, after) in enumerate(kinds) if before != after]

@@ -1,4 +1,4 @@
-"""How much a lift changed the outputs, seen on texts or on random tokens."""
+"""Measures how much a lift changed the outputs, on texts or on random tokens."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +51,7 @@ def largest_change(
 
 @contextmanager
 def evaluating(*models: Any) -> Iterator[None]:
-    """Evaluation mode for some models, after which they have their own again."""
+    """Sets models to evaluation mode, and back at the end."""
     modules = {module: module.training for model in models for module in model.modules()}
     for model in models:
         model.eval()

@@ -1,4 +1,4 @@
-"""Which models can be lifted."""
+"""Checks that a model can be lifted."""
 
 from copy import deepcopy
 from typing import Any
@@ -19,7 +19,7 @@ def check_model(model: Any, role: str = "model") -> None:
     """Raises a `ValueError` unless a model is of a Trine class, has that class's tensors only, and is on one device.
 
     Args:
-        role: What it is called in the message.
+        role: Name of the model in the message.
     """
     if not isinstance(model, CLASSES):
         names = [each.__name__ for each in CLASSES]

@@ -16,13 +16,16 @@ OUTPUTS = ("o_proj", "down_proj")  # the projections into the residual stream
 
 @dataclass
 class DeeperLift(StackLift):
-    """Puts copies of layers behind them, whose projections into the residual stream are zero.
+    """Inserts a copy after each chosen layer, whose projections into the residual stream are zero.
 
     Such a layer is the identity if norms stand before the sub-layers, and those projections have gradients.
     Source: Wu et al. 2024, LLaMA Pro, arXiv 2401.02415, section 3.2.
     """
 
     kind = "deeper"
+    becomes = "layers are followed by copies that add nothing yet, in pre-norm models"
+    stays = "everywhere"
+    source = "Wu et al. 2024, arXiv 2401.02415"
 
     num_hidden_layers: int | None = field(
         default=None, metadata={"help": "Layers afterwards; the new ones are spread evenly. Or name them by after."}
@@ -33,6 +36,7 @@ class DeeperLift(StackLift):
     )
 
     def change(self, config: TrineConfig) -> Sequence[int]:
+        """Repeats the chosen layers; a `ValueError` for post-norm, where no new layer is the identity."""
         if config.norm_position != "pre":
             raise ValueError(
                 f"norm_position={config.norm_position!r} normalises what a new layer passes on, so that none is the "
@@ -65,6 +69,7 @@ class DeeperLift(StackLift):
 
     @torch.no_grad()
     def fill(self, old: Any, new: Any) -> None:
+        """Zeroes the projections of the copies into the residual stream."""
         layers = sorted([*range(len(old.layers)), *self.choose_layers(len(old.layers))])
         for index, layer in enumerate(layers):
             if index and layers[index - 1] == layer:

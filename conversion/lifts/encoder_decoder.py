@@ -31,6 +31,9 @@ class EncoderDecoderLift(Lift):
     """
 
     kind = "encoder_decoder"
+    becomes = "an encoder gets a decoder of its own layers, or a given one"
+    stays = "the encoder's states; a given decoder's logits"
+    source = "Rothe et al. 2020, arXiv 1907.12461"
 
     decoder: PreTrainedModel | str | None = field(
         default=None, metadata={"help": "A Trine decoder, or its folder. Default: made of the encoder's own layers."}
@@ -73,6 +76,7 @@ class EncoderDecoderLift(Lift):
         return lifted
 
     def load_decoder(self, dtype: torch.dtype) -> PreTrainedModel | None:
+        """The given decoder, loaded where it is a folder; None if the encoder's own layers will do."""
         if isinstance(self.decoder, str):
             return TrineForCausalLM.from_pretrained(self.decoder, dtype=dtype)
         if self.decoder is not None and self.decoder.dtype != dtype:
@@ -80,7 +84,11 @@ class EncoderDecoderLift(Lift):
         return self.decoder
 
     def make_config(self, encoder: TrineModel, given: PreTrainedModel | None) -> TrineSeq2SeqConfig:
-        """The config of both, which runs as the encoder's does; a `ValueError` if no token begins or ends a text."""
+        """The config of both stacks, which run with the encoder's kernels.
+
+        Raises:
+            ValueError: No token begins or ends a text.
+        """
         stacks = {"encoder": deepcopy(encoder.config), "decoder": deepcopy((given or encoder).config)}
         for stack in stacks.values():
             stack.add_pooling_layer = False
@@ -103,7 +111,7 @@ class EncoderDecoderLift(Lift):
 
 
 def only_stack(model: Any, is_causal: bool, role: str) -> TrineModel:
-    """The trunk of a model with one stack; a `ValueError` unless it is of the needed direction, and by itself."""
+    """The trunk of a model with one stack; a `ValueError` for two, or for the wrong direction."""
     trunks = [module for module in model.modules() if isinstance(module, TrineModel)]
     if len(trunks) != 1:
         raise ValueError(
@@ -134,7 +142,7 @@ def check_copies(encoder: TrineConfig, decoder: TrineModel) -> None:
 
 @torch.no_grad()
 def begin_decoder(encoder: Any, decoder: Any, beginning: str, is_own: bool) -> None:
-    """Fills what a decoder has beyond its source: cross-attention, and fewer buckets if it is the encoder's copy."""
+    """Fills cross-attention, and the buckets of relative positions, half of the encoder's, if it is its copy."""
     for layer in decoder.layers:
         if beginning == "self":
             for name in COPIED:

@@ -1,4 +1,4 @@
-"""Lifts models in memory: another architecture, the same function."""
+"""Lifts a model in memory to another architecture with the same function."""
 
 from dataclasses import fields
 from typing import Any
@@ -35,7 +35,7 @@ def lift(model: Any, kind: str, **options) -> Any:
 
 
 def make_lift(kind: str, options: dict[str, Any]) -> Lift:
-    """The lift of a kind, with its options; a `ValueError` if there is no such kind or option."""
+    """Makes the lift of a kind with its options; a `ValueError` if there is no such kind or option."""
     check_choice("kind", kind, LIFTS)
     for name in options:
         check_option(kind, name)
@@ -43,7 +43,7 @@ def make_lift(kind: str, options: dict[str, Any]) -> Lift:
 
 
 def check_option(kind: str, name: str) -> None:
-    """Raises a `ValueError` unless a lift has an option; the message names those that it has, and who has this one."""
+    """Raises a `ValueError` unless a lift has an option; the message names its options, and lifts with this one."""
     names = option_names(kind)
     if name not in names:
         others = [other for other in LIFTS if name in option_names(other)]
@@ -52,4 +52,5 @@ def check_option(kind: str, name: str) -> None:
 
 
 def option_names(kind: str) -> list[str]:
+    """The names of a lift's options."""
     return [field.name for field in fields(LIFTS[kind])]

@@ -33,6 +33,9 @@ class LongerLift(StackLift):
     """
 
     kind = "longer"
+    becomes = "more positions: scaled rotary waves, or more learned rows"
+    stays = "up to the old length with `rope_type` `dynamic` (default) or learned rows"
+    source = "Chen et al. 2023, arXiv 2306.15595; Peng et al. 2023, arXiv 2309.00071"
 
     max_position_embeddings: int | None = field(
         default=None, metadata={"help": "Tokens of the longest text, more than now. Needed."}
@@ -47,6 +50,7 @@ class LongerLift(StackLift):
     )
 
     def change(self, config: TrineConfig) -> Sequence[int]:
+        """Raises the number of positions, and scales rotary waves."""
         old, new = config.max_position_embeddings, self.max_position_embeddings
         if new is None or new <= old:
             raise ValueError(
@@ -65,10 +69,11 @@ class LongerLift(StackLift):
 
     @property
     def scaling(self) -> str:
+        """The type of rotary scaling."""
         return self.rope_type or "dynamic"
 
     def scale_waves(self, config: TrineConfig, factor: float) -> dict[str, Any]:
-        """The rotary parameters, where all layers share them or for the layers with full attention, which see far."""
+        """The rotary parameters with scaled waves: of all layers, or of full attention if types differ."""
         check_choice("rope_type", self.scaling, SCALINGS)
         layer_type = "full_attention" if config.has_layered_rope else None
         parameters = dict(config.rope_parameters)
@@ -87,11 +92,13 @@ class LongerLift(StackLift):
 
     @torch.no_grad()
     def fill(self, old: Any, new: Any) -> None:
+        """Fills new rows of learned positions with copies of the old ones, in order."""
         if new.config.position_type == "learned":
             rows, new_rows = old.positions.embed_positions.weight, new.positions.embed_positions.weight
             new_rows.copy_(rows[torch.arange(len(new_rows), device=rows.device) % len(rows)])
 
     def exact_length(self, before: TrineConfig, after: TrineConfig) -> int | None:
+        """The old number of positions; 0 if short texts change too, None if no text changes."""
         if before.position_type == "rope" and self.scaling != "dynamic":
             return 0
         return before.max_position_embeddings if before.position_type in ("rope", "learned") else None

@@ -1,4 +1,4 @@
-"""How far a token of a layer sees, and up to which length two stacks see the same."""
+"""Compares how far tokens see in two stacks."""
 
 from math import inf
 
@@ -7,7 +7,7 @@ from ...configuration.kinds import ATTENTION_KINDS
 
 
 def exact_length(before: TrineConfig, after: TrineConfig) -> int | None:
-    """The longest text in which the tokens of all layers see the same in two stacks; None if they do in any text."""
+    """The longest text in which all tokens see the same in two stacks; None if there is no limit."""
     length = inf
     for old, new in zip(before.attention_types, after.attention_types, strict=True):
         if old != new:

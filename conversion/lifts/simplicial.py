@@ -28,6 +28,8 @@ class SimplicialLift(LayerLift):
     """
 
     kind = "simplicial"
+    becomes = "full or sliding layers become 2-simplicial"
+    stays = "up to the window; half of it in an encoder"
     field_name = "attention_types"
     sources = ("full", "sliding")
     target = "simplicial"
@@ -55,6 +57,7 @@ class SimplicialLift(LayerLift):
     )
 
     def change(self, config: TrineConfig) -> Sequence[int]:
+        """Changes the layers, whose form must be one that a constant second key makes a dot product."""
         if self.attention_dropout is not None:
             config.attention_dropout = self.attention_dropout
         layers = super().change(config)
@@ -64,7 +67,7 @@ class SimplicialLift(LayerLift):
 
     @torch.no_grad()
     def fill(self, old: Any, new: Any) -> None:
-        """The second projections begin right by `simplicial_warm_start`; a norm of second keys would shrink them."""
+        """Sets the norms of second keys so that these stay constant; `simplicial_warm_start` sets everything else."""
         for index in layers_of(old, new, self.field_name):
             norm = new.get_submodule(f"layers.{index}.self_attn.second_k_norm")
             if isinstance(norm, nn.RMSNorm):

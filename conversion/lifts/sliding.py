@@ -12,6 +12,8 @@ class SlidingLift(LayerLift):
     """Makes `full` layers `sliding`, with the same weights: the same function of texts that the window holds."""
 
     kind = "sliding"
+    becomes = "full layers see `sliding_window` tokens"
+    stays = "up to the window"
     field_name = "attention_types"
     sources = ("full",)
     target = "sliding"

@@ -19,6 +19,9 @@ class SparseLift(LayerLift):
     """
 
     kind = "sparse"
+    becomes = "a feed-forward becomes experts that are its copies, with a random router"
+    stays = "everywhere"
+    source = "Komatsuzaki et al. 2022, arXiv 2212.05055"
     field_name = "mlp_layer_types"
     sources = ("dense",)
     target = "sparse"
@@ -37,6 +40,7 @@ class SparseLift(LayerLift):
     )
 
     def change(self, config: TrineConfig) -> Sequence[int]:
+        """Changes the layers, and checks that equal experts compute together what one does."""
         if self.router_noise is not None and not self.router_noise > 0:
             raise ValueError(
                 f"router_noise={self.router_noise} must be above 0: without it every token visits the same experts, "
@@ -53,6 +57,7 @@ class SparseLift(LayerLift):
 
     @torch.no_grad()
     def fill(self, old: Any, new: Any) -> None:
+        """Makes every expert a copy of the dense feed-forward."""
         for index in layers_of(old, new, self.field_name):
             dense, sparse = (model.get_submodule(f"layers.{index}.mlp") for model in (old, new))
             copy_experts(dense, sparse.experts)

@@ -1,4 +1,4 @@
-"""Builds a model of another config, with the weights that it has in common with a given one."""
+"""Builds a model of another config, with the weights that it shares with a given one."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ def rebuild(model: Any, config: Any, sources: Mapping[str, Sequence[int]]) -> An
 
 
 def class_options(model: Any) -> dict[str, Any]:
-    """What the class of a model was given beside its config."""
+    """The options that a model's class was given besides its config."""
     return {"add_pooling_layer": model.pooler is not None} if isinstance(model, TrineModel) else {}
 
 
@@ -37,12 +37,12 @@ def build(model_class: Any, config: Any, like: Any, **options) -> Any:
 
 
 def copy_tensors(old: nn.Module, new: nn.Module, source_of: Callable[[str], str] = str) -> None:
-    """Makes what has a counterpart of the same shape in `old` a copy of it, with its type, and frozen if it is.
+    """Copies each tensor of `old` to its counterpart of the same shape in `new`, with its type, frozen or not.
 
     Everything else stays as it is.
 
     Args:
-        source_of: Tells the counterpart's name. Default: the same one.
+        source_of: Maps a name in `new` to the counterpart's. Default: the same name.
     """
     saved, frozen = old.state_dict(), {name for name, tensor in old.named_parameters() if not tensor.requires_grad}
     for name, parameter in new.named_parameters():
@@ -60,7 +60,7 @@ def copy_tensors(old: nn.Module, new: nn.Module, source_of: Callable[[str], str]
 
 
 def old_name(name: str, sources: Mapping[str, Sequence[int]]) -> str:
-    """The name, in the old model, of the tensor that a tensor of the new one corresponds to."""
+    """The name in the old model of the counterpart of a tensor of the new one."""
     for prefix, layers in sources.items():
         match = re.fullmatch(rf"({re.escape(prefix)}\.?layers\.)(\d+)(\..*)", name)
         if match:

@@ -1,4 +1,4 @@
-"""Whether exported programs compute what their models do, at sizes other than those they were traced with."""
+"""Checks exported programs against their models, at other sizes than they were traced with."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ STEPS = (3, 1)  # tokens that follow a prompt, at once
 
 @torch.no_grad()
 def check_program(folder: Path, model: PreTrainedModel) -> float:
-    """Runs the program that was written, and the model.
+    """Runs an exported program and the model on random tokens.
 
     Returns:
         The largest difference of their outputs.
@@ -39,7 +39,14 @@ def check_program(folder: Path, model: PreTrainedModel) -> float:
 
 @torch.no_grad()
 def check_generation(folder: Path, model: Any) -> float:
-    """The same for `prefill` and `decode`: prompts, padded on the left, and tokens after them, against whole texts."""
+    """Runs `prefill` and `decode` on prompts, padded on the left, and the model on whole texts.
+
+    Returns:
+        The largest difference of their logits.
+
+    Raises:
+        ValueError: It is above `TOLERANCE`.
+    """
     runners, largest = load_program(folder).runners, 0.0
     for batch, length in sizes(model.config, sum(STEPS)):
         inputs = random_inputs(model.config, type(model).__name__, length + sum(STEPS), batch)
@@ -63,18 +70,20 @@ def check_generation(folder: Path, model: Any) -> float:
 
 
 def sizes(config: Any, more: int = 0) -> list[tuple[int, int]]:
-    """`SIZES`, with texts no longer than a table of positions has place for, and so many tokens after them."""
+    """`SIZES`, shortened where a table of positions ends before, with `more` tokens after them."""
     limit = getattr(config, "max_position_embeddings", None)
     return [(batch, min(length, (limit or length + more) - more)) for batch, length in SIZES]
 
 
 def load_program(folder: Path) -> Any:
+    """Loads an exported program on the CPU."""
     from transformers.exporters.base import ExportedModel
 
     return ExportedModel.from_pretrained(folder, device="cpu")
 
 
 def check_difference(difference: float, size: float, shape: str) -> None:
+    """Raises a `ValueError` if outputs differ by more than `TOLERANCE`."""
     if not difference <= TOLERANCE * max(1.0, size):
         raise ValueError(
             f"For {shape} the outputs of program and model differ by up to {difference:.3g}, where the largest is "

@@ -118,6 +118,7 @@ def export(
 
 
 def check_format(format: str) -> None:
+    """Raises a `ValueError` for an unknown format, or one whose packages are not installed."""
     if format not in FORMATS:
         raise ValueError(f"format={format!r} is not one of {[*FORMATS]}.")
     missing = [name for name in FORMATS[format].packages if find_spec(name) is None]
@@ -189,6 +190,7 @@ def plain_operators(model: Any, format: str) -> Iterator[None]:
 
 
 def make_exporter(format: str, **options) -> tuple[Any, Any]:
+    """Makes transformers' exporter of a format, and its config."""
     from transformers.exporters.auto import AutoExportConfig, AutoHfExporter
 
     config = AutoExportConfig.from_dict({"export_format": FORMATS[format].name, "dynamic": True, **options})
@@ -196,7 +198,7 @@ def make_exporter(format: str, **options) -> tuple[Any, Any]:
 
 
 def trace(model: Any, format: str) -> Any:
-    """One graph, of the whole forward pass."""
+    """Traces the whole forward pass as one graph."""
     inputs = random_inputs(model.config, type(model).__name__)
     shapes = {name: dict.fromkeys(range(ids.ndim), torch.export.Dim.DYNAMIC) for name, ids in inputs.items()}
     exporter, config = make_exporter(format, dynamic_shapes=shapes)
@@ -204,7 +206,7 @@ def trace(model: Any, format: str) -> Any:
 
 
 def trace_generation(model: Any, format: str) -> Any:
-    """A graph of the first pass of `generate`, and one of those after it."""
+    """Traces the first pass of `generate`, and the passes after it, as two graphs."""
     inputs = random_inputs(model.config, type(model).__name__)
     prompts = {name: ids.flip(1) for name, ids in inputs.items()}  # padded on the left
     exporter, config = make_exporter(format)

@@ -1,4 +1,4 @@
-"""What torch and transformers say in every export, of themselves and not of the model: pages that hide an error."""
+"""Silences messages of torch and transformers that every export prints, and that would hide an error."""
 
 import importlib
 import io
@@ -30,7 +30,7 @@ PRINTED = "[torch.onnx]"
 
 @contextmanager
 def without_export_noise() -> Iterator[None]:
-    """Holds back what the tables name, and nothing else; what is printed besides goes to standard error at the end."""
+    """Holds back the messages that the tables name; other output goes to standard error at the end."""
     filters = []
     for module, texts in LOGGED.items():
         try:

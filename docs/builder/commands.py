@@ -42,6 +42,7 @@ def command_sections() -> str:
 
 
 def sections_of(name: str) -> Iterator[str]:
+    """The sections of one sub-command."""
     parser = parser_of(*name.split())
     yield f"## trine {name}\n\n{one_line(parser.description)}\n"
     yield options_of(parser)
@@ -71,21 +72,24 @@ def options_of(parser: ArgumentParser, without: ArgumentParser | None = None) ->
 
 
 def is_inherited(action: Action) -> bool:
-    """Whether an option is that of `TrainingArguments`, with the same words."""
+    """Whether an option is one of `TrainingArguments`, with the same words."""
     field = TRAINING.get(action.dest)
     return field is not None and one_line(action.help) == one_line(field.metadata.get("help"))
 
 
 def usual(name: str) -> Any:
+    """The default of a field of `TrainingArguments`."""
     field = TRAINING[name]
     return field.default_factory() if callable(field.default_factory) else field.default
 
 
 def default_of(action: Action) -> str:
+    """The default of an option, for the table."""
     if action.required:
         return "needed"
     return "" if action.default in (None, [], "") else code(action.default)
 
 
 def one_line(text: str | None) -> str:
+    """A text on one line, safe in Markdown."""
     return re.sub(r"\s+", " ", text or "").replace("%%", "%").replace("<", "&lt;")

@@ -1,4 +1,4 @@
-"""What mkdocs calls while it builds the site: it fills in tables, and adds the pages that are made from the code."""
+"""Hooks of mkdocs: fill in tables, and add the pages that are made from the code."""
 
 import re
 import shutil
@@ -37,6 +37,7 @@ def on_startup(**kwargs: Any) -> None:
 
 
 def on_config(config: Any) -> Any:
+    """Add the pages of public names and measurements to the navigation."""
     complete(config.nav, API)
     return config
 

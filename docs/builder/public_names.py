@@ -58,6 +58,7 @@ def api_pages() -> dict[str, str]:
 
 
 def api_page(title: str, modules: list[ModuleType]) -> str:
+    """The page of one package: its public names, module by module."""
     lines = [f"# {title}\n"]
     for module in modules:
         names = public_names(module)

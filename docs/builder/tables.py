@@ -13,6 +13,7 @@ from typing import Any
 from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
 from trine.configuration import kinds
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
+from trine.conversion.lifts.table import LIFTS
 from trine.scripts.cli import find_scripts, summary_of
 
 
@@ -43,10 +44,12 @@ def brief(source: str) -> str:
 
 
 def code(name: object) -> str:
+    """A name as code."""
     return f"`{name}`"
 
 
 def attention() -> str:
+    """The attention kinds."""
     header = ("kind", "a token sees", "cost", "cache", "kernels", "source")
     return table(
         header,
@@ -62,6 +65,7 @@ def _kernels(row: kinds.AttentionKind) -> str:
 
 
 def positions() -> str:
+    """The position encodings."""
     rows = kinds.POSITION_KINDS.items()
     return table(
         ("kind", "what it does", "beyond the trained length", "source"),
@@ -70,6 +74,7 @@ def positions() -> str:
 
 
 def routers() -> str:
+    """The routers."""
     rows = kinds.ROUTER_KINDS.items()
     return table(
         ("`router_type`", "weights", "balance", "source"),
@@ -78,6 +83,7 @@ def routers() -> str:
 
 
 def simplicial_forms() -> str:
+    """The trilinear forms of 2-simplicial attention."""
     rows = kinds.TRILINEAR_KINDS.items()
     return table(
         ("`simplicial_form`", "logit, over features", "positions it may have", "source"),
@@ -86,6 +92,7 @@ def simplicial_forms() -> str:
 
 
 def feature_maps() -> str:
+    """The feature maps of linear attention."""
     rows = kinds.LINEAR_FEATURE_MAPS.items()
     return table(
         ("`linear_feature_map`", "features, in head sizes", "what"),
@@ -93,8 +100,16 @@ def feature_maps() -> str:
     )
 
 
+def lifts() -> str:
+    """The lifts; their options are on the page of commands."""
+    return table(
+        ("`--to`", "what becomes what", "the same function", "source"),
+        ((code(kind), lift.becomes, lift.stays, linked(lift.source)) for kind, lift in LIFTS.items()),
+    )
+
+
 def presets() -> str:
-    """Every preset with the config that has it; `PRESET_SUMMARIES` says what it is."""
+    """The presets and the configs that have them."""
     owners = {"TrineConfig": PRESETS, "TrineSeq2SeqConfig": SEQ2SEQ_PRESETS}
     return table(
         ("preset", "of", "what"),
@@ -143,7 +158,7 @@ def commands() -> str:
 
 
 def described_fields(config: type) -> dict[str, str]:
-    """What the docstring of a config class says of each field, on one line."""
+    """The description of each field in the docstring of a config class, on one line."""
     arguments = (config.__doc__ or "").split("Args:\n")[1].split("\n\n")[0]
     entries = re.findall(r"^ {8}(\w+): (.*(?:\n {12}.*)*)", arguments, flags=re.MULTILINE)
     return {name: re.sub(r"\s+", " ", text) for name, text in entries}
@@ -169,6 +184,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "routers": routers,
     "simplicial-forms": simplicial_forms,
     "feature-maps": feature_maps,
+    "lifts": lifts,
     "presets": presets,
     "choices": choices,
     "commands": commands,

@@ -1,4 +1,4 @@
-"""Which JSON schemas a grammar can hold."""
+"""Checks that a grammar can hold a JSON schema, completely."""
 
 import re
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ PYTHON_TYPES = {
 
 
 def check_schema(schema: Any, place: str = "$") -> None:
-    """Refuses a schema of which a grammar would leave something out without a word.
+    """Raises an error for a schema of which a grammar would silently leave something out.
 
     Raises:
         ValueError: A keyword, or a combination of keywords, that a grammar does not hold, with its place.
@@ -63,7 +63,7 @@ def check_schema(schema: Any, place: str = "$") -> None:
 
 
 def check_regex(regex: str, name: str) -> None:
-    """Refuses what looks around in a regular expression: xgrammar would leave it out with a warning only.
+    """Raises an error for a regular expression with lookaround, which xgrammar would leave out with a warning only.
 
     Raises:
         ValueError: There is a group that begins with "(?", other than "(?:".

@@ -26,22 +26,23 @@ def constrained_by(
     regex: str | None = None,
     eos_token_id: int | list[int] | None = None,
 ) -> "Constraint":
-    """What `generate(logits_processor=[...])` needs so that every output matches, whatever the model is.
+    """Makes a logits processor with which every output of `generate` matches a schema, grammar or regular expression.
 
-    It serves greedy search, sampling, beams and several outputs a prompt, in batches. An output that reaches
-    `max_new_tokens` before its end is cut off and need not match: `is_complete` tells. Make one for each call of
-    `generate`. `text` reads the output; for tokenizers that keep spaces it is what `decode` gives.
+    Pass it as `generate(logits_processor=[...])` to any model of transformers, a new one for each call. It serves
+    greedy search, sampling, beams and several outputs per prompt, in batches. An output that reaches `max_new_tokens`
+    before its end is cut off and need not match: `is_complete` tells. `text` reads the output; for tokenizers that
+    keep spaces it is what `decode` gives.
 
     Args:
         tokenizer: The model's: byte-level BPE, Unigram, BPE with byte fallback, or WordPiece, with which outputs have
             no spaces.
         vocab_size: Number of the model's logits, `model.config.vocab_size`, where that is not the tokenizer's.
-        json_schema: JSON written without free white space, properties in the order of the schema. Only what a
-            grammar can hold is taken, see `json_schemas.py` beside this file. Without bounds on lengths and numbers,
-            a model may write for ever.
+        json_schema: JSON written without free white space, properties in the order of the schema. A schema with
+            something that a grammar cannot hold is refused. Without bounds on lengths and numbers, a model may write
+            for ever.
         grammar: EBNF in the form of GBNF, whose first rule is called `root`.
-        regex: What the whole output is to match.
-        eos_token_id: What ends an output. Default: the tokenizer's.
+        regex: Regular expression for the whole output.
+        eos_token_id: Id, or ids, that end an output. Default: the tokenizer's.
 
     Raises:
         ImportError: xgrammar is not installed.
@@ -84,7 +85,7 @@ def constrained_by(
 
 
 class Constraint(LogitsProcessor):
-    """Forbids every token after which no matching output is left. `constrained_by` makes it.
+    """Logits processor that forbids every token after which no matching output is left; made by `constrained_by`.
 
     Outputs are told apart by their tokens, not by their row: beams are reordered between two calls.
     """
@@ -158,7 +159,7 @@ class Constraint(LogitsProcessor):
         return state
 
     def _allowed(self, output: tuple[int, ...]) -> torch.Tensor:
-        """Which tokens may follow an output, (vocabulary,), Boolean; only the end follows an end."""
+        """Mask (vocabulary,) of the tokens that may follow an output; only the end follows an end."""
         import xgrammar
 
         state = self.states[output]

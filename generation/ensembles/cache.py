@@ -7,7 +7,7 @@ from transformers.cache_utils import Cache
 
 
 class EnsembleCache(Cache):
-    """Hands on what `generate` asks of a cache to each member's own.
+    """A cache that passes every call of `generate` on to each member's own cache.
 
     Args:
         members: Each member's cache, or None where its first forward pass makes it.
@@ -31,11 +31,11 @@ class EnsembleCache(Cache):
             getattr(cache, method)(*args)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """The tokens that every member has read."""
+        """The number of tokens that every member has read."""
         return next((cache.get_seq_length(layer_idx) for cache in self._made()), 0)
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """The shortest that any member can hold, -1 if there is no limit."""
+        """The smallest number of tokens that a member can hold, -1 if there is no limit."""
         lengths = [cache.get_max_length(layer_idx) for cache in self._made()]
         return min((length for length in lengths if length >= 0), default=-1)
 
@@ -59,7 +59,7 @@ class EnsembleCache(Cache):
 
     @property
     def is_compileable(self) -> bool:
-        """Never: masks are made in each member's forward pass, and `generate` would make one for all."""
+        """Always False: masks are made in each member's forward pass, and `generate` would make one for all."""
         return False
 
     @property

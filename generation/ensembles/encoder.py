@@ -16,11 +16,12 @@ class EnsembleEncoder(nn.Module):
         self.encoders = nn.ModuleList(encoders)
 
     def forward(self, **kwargs: Any) -> dict[str, Any]:
+        """Runs every encoder; returns all outputs in one dictionary."""
         return join_outputs([encoder(**kwargs) for encoder in self.encoders])
 
 
 def join_outputs(outputs: list[ModelOutput]) -> dict[str, Any]:
-    """All outputs in one dictionary, flat, as `generate` repeats its tensors for beams and moves them to devices."""
+    """Puts all outputs into one flat dictionary, as `generate` repeats its tensors for beams and moves them."""
     joined: dict[str, Any] = {"kinds": [type(output) for output in outputs]}
     for index, output in enumerate(outputs):
         joined |= {f"{index}.{name}": value for name, value in output.items()}
@@ -28,7 +29,7 @@ def join_outputs(outputs: list[ModelOutput]) -> dict[str, Any]:
 
 
 def split_outputs(joined: dict[str, Any]) -> list[Any]:
-    """What was joined."""
+    """Splits a dictionary of `join_outputs` into the members' outputs."""
     parts: list[dict[str, Any]] = [{} for _ in joined["kinds"]]
     for key, value in joined.items():
         index, _, name = key.partition(".")

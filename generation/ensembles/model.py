@@ -34,7 +34,7 @@ TOKEN_FIELDS = ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_t
 
 
 class EnsembleConfig(PreTrainedConfig):
-    """What `generate` asks of an ensemble's configuration. It is not saved."""
+    """The fields of a config that `generate` reads of an ensemble. It is not saved."""
 
     model_type = "trine_ensemble"
     vocab_size: int = 0
@@ -152,7 +152,7 @@ class Ensemble(PreTrainedModel, CheckedGeneration, GenerationMixin):
         return (sum(weight * mean for weight, mean in zip(self.weights, means, strict=True)),)  # pyright: ignore[reportReturnType] a tensor
 
     def position_limits(self) -> tuple[int | None, int | None]:
-        """Those of the member that has the fewest."""
+        """The smallest limits of any member: positions of the source and of the target; None is no limit."""
         members: Any = self.members
         pairs = [member.position_limits() for member in members if hasattr(member, "position_limits")]
         source, target = [
@@ -161,12 +161,12 @@ class Ensemble(PreTrainedModel, CheckedGeneration, GenerationMixin):
         return source, target
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
-        """All encoders as one module."""
+        """Returns all encoders as one module."""
         members: Any = self.members
         return EnsembleEncoder([member.get_encoder() for member in members])
 
     def split_encoder_outputs(self, encoder_outputs: dict[str, Any] | None) -> list[Any]:
-        """Each member's own, or None without an encoder."""
+        """The encoder outputs of each member, or None for each where there is no encoder."""
         return [None] * len(self.members) if encoder_outputs is None else split_outputs(encoder_outputs)
 
     def _prepare_cache_for_generation(
@@ -187,6 +187,7 @@ class Ensemble(PreTrainedModel, CheckedGeneration, GenerationMixin):
         model_kwargs["past_key_values"] = EnsembleCache(caches)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Always raises a `NotImplementedError`: save the members."""
         raise NotImplementedError("An ensemble is not saved: save its members, and make it anew from them.")
 
 

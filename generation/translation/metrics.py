@@ -176,7 +176,7 @@ def _tokenizer_name(language: str | None) -> str:
 
 
 def _tokenizer(language: str | None) -> Callable[[str], list[str]]:
-    """What cuts a text into words, or into characters for Chinese: sacrebleu's tokenizers, as for BLEU."""
+    """The function that cuts a text into words, or Chinese into characters: sacrebleu's tokenizer, as for BLEU."""
     from sacrebleu.metrics.bleu import BLEU
 
     tokenizer = BLEU(tokenize=_tokenizer_name(language)).tokenizer

@@ -1,4 +1,4 @@
-"""What is mended in written text after decoding: spacing, width of characters, punctuation and casing."""
+"""Rules that mend decoded text: spacing, width of characters, punctuation and casing."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""From texts to texts by an encoder-decoder: translations, summaries, and which words were made from which."""
+"""Turns texts into texts with an encoder-decoder: translations and summaries, with alignments of words."""
 
 # Shapes: B batch, S source tokens, T target tokens.
 
@@ -26,7 +26,7 @@ _MOST_TOKENS = 512  # of a text, where neither model nor tokenizer has a limit
 
 @dataclass(frozen=True)
 class Translation:
-    """A text that was written, and, where alignments were asked for, what each of its tokens was made from.
+    """A written text and, where asked for, its alignment to the source.
 
     `alignment` (source tokens, target tokens) is the weight of each source token when a target token was written, a
     mean over heads and layers; a column sums to 1.
@@ -124,12 +124,12 @@ class Translator:
         show_progress: bool = False,
         **options: Any,
     ) -> list[Translation]:
-        """Translates texts, those of like length together; what returns is in their order.
+        """Translates texts, in batches of similar lengths; results are in the order of `texts`.
 
         Args:
             target_language: Language whose tag, such as <2zh>, is put before each text, for a model trained with tags.
             truncation: Cut off what is longer than `max_length`, instead of refusing it.
-            alignments: Return those, too. They need `attn_implementation="eager"`.
+            alignments: Return alignments, too. They need `attn_implementation="eager"`.
             coverage_penalty: beta of `CoverageBeamSearch`; it needs `num_beams` and `attn_implementation="eager"`.
             max_new_tokens: Default: `max_length`.
             options: Those of transformers' `generate`: `num_beams`, `length_penalty`, `generation_config`... A model
@@ -201,7 +201,7 @@ class Translator:
         return found
 
     def _attention(self, inputs: dict[str, torch.Tensor], written: torch.Tensor) -> torch.Tensor:
-        """How much each step that wrote a token looked at each source token, (B, T, S), in float32 on the CPU."""
+        """Attention to the source of each step that wrote a token, (B, T, S), in float32 on the CPU."""
         outputs = self.model(**inputs, decoder_input_ids=written[:, :-1], output_attentions=True, use_cache=False)
         layers = [layer for layer in outputs.get("cross_attentions") or [] if layer is not None]
         if not layers:

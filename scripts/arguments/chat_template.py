@@ -1,4 +1,4 @@
-"""The option that gives a tokenizer a chat template, which several commands share."""
+"""The option for the chat template of a tokenizer, shared by several commands."""
 
 from dataclasses import field
 from pathlib import Path

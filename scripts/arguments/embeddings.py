@@ -24,7 +24,7 @@ LOSSES = {
 
 @dataclass
 class EmbeddingArguments(FinetuneArguments):
-    """Data and model."""
+    """Options of `trine train-embeddings`: data, model and loss."""
 
     validation_fraction: float = field(default=0.05, metadata={"help": "Share of the pairs that is held out."})
     anchor_field: str = field(default="anchor", metadata={"help": "Name of the text that is searched with."})
@@ -70,7 +70,7 @@ class EmbeddingArguments(FinetuneArguments):
 
 @dataclass
 class EmbeddingLoraArguments(LoraArguments):
-    """Adapters of low rank beside frozen weights."""
+    """Options of LoRA adapters for embeddings."""
 
     lora: bool = field(default=False, metadata={"help": "Train adapters, instead of all weights."})
 

@@ -1,4 +1,4 @@
-"""Arguments that the fine-tuning of classifiers and of taggers has in common."""
+"""Arguments shared by the fine-tuning of classifiers and of taggers."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from trine.scripts.arguments.trainer import UsualTraining, trainer_default
 
 @dataclass
 class FinetuneArguments:
-    """Data and model."""
+    """Options of fine-tuning: data and model."""
 
     _argument_group_name = "data and model"
 
@@ -45,7 +45,7 @@ class FinetuneArguments:
 
 @dataclass
 class FinetuneTrainingArguments(UsualTraining, TrainingArguments):
-    """The trainer's arguments with the usual values for fine-tuning; the best checkpoint is what is kept."""
+    """The trainer's arguments with the usual values for fine-tuning; the best checkpoint is kept."""
 
     _argument_group_name = "training (transformers.TrainingArguments)"
 

@@ -16,7 +16,7 @@ FORMATS = ("messages", "completion")  # `finetune_lora.READERS` reads them
 
 @dataclass
 class InstructionArguments(FinetuneArguments):
-    """Data and model."""
+    """Options of `trine finetune-lora`: data and model."""
 
     validation_fraction: float = field(default=0.05, metadata={"help": "Share of the records that is held out."})
     max_length: int = field(default=512, metadata={"help": "Tokens after which an example is cut off."})

@@ -1,4 +1,4 @@
-"""The options of LoRA, which several scripts share."""
+"""The options of LoRA, shared by several commands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ ADAPTER = "adapter"  # the folder of the adapters beside the model that they are
 
 @dataclass
 class LoraArguments:
-    """Adapters of low rank beside frozen weights."""
+    """Options of LoRA: adapters of low rank beside frozen weights."""
 
     _argument_group_name = "LoRA"
 
@@ -45,19 +45,19 @@ class LoraArguments:
             raise ValueError(f"dropout={self.dropout} must be at least 0 and below 1.")
 
     def make_config(self, model: nn.Module, **fields: Any) -> LoraConfig:
-        """The adapters of `model`; see `make_lora_config` for `fields` and errors."""
+        """The LoRA config for `model`; see `make_lora_config` for `fields` and errors."""
         options = {name: getattr(self, name) for name in ("rank", "alpha", "dropout", "use_dora")}
         return make_lora_config(model, targets=self.targets or None, **options, **fields)
 
 
 def count_parameters(model: nn.Module) -> Mapping[str, int | float]:
-    """How many parameters there are without adapters, how many are trained, and the quotient."""
+    """Counts the parameters without adapters and those that are trained, and divides."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     base = sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" not in name)
     return {"parameters": base, "trained_parameters": trained, "trained_share": trained / base}
 
 
 def remove_adapter(folder: Path) -> None:
-    """Removes what an earlier run without `merge` left: transformers would load it in place of the merged model."""
+    """Removes the adapter of an earlier run without `merge`, which transformers would load in place of the model."""
     for name in (CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME):
         (folder / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the commands import beyond the package's own requirements, and the extras that bring it."""
+"""The optional packages that commands import, and the extras that install them."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -53,7 +53,7 @@ def _has_parquet(name: str) -> bool:
 
 
 def _is_data_set(name: str) -> bool:
-    """Whether it is one of the Hub, or a folder of `Dataset.save_to_disk`."""
+    """Whether a name is a data set of the Hub, or a folder of `Dataset.save_to_disk`."""
     return name.startswith("hf:") or (Path(name) / "state.json").is_file()
 
 
@@ -81,7 +81,7 @@ def require(command: str, modules: Iterable[str]) -> None:
 
 
 def require_for(command: str, values: Mapping[str, Any]) -> None:
-    """`require` of what these arguments, by their names, ask for."""
+    """Calls `require` for the packages that these arguments, by their names, need."""
     require(command, [module for module, is_asked in IF_ASKED.items() if is_asked(values)])
 
 

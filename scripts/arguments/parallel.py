@@ -7,7 +7,7 @@ from trine.training.run.parallelism import Parallelism
 
 @dataclass
 class ParallelArguments(Parallelism):
-    """How many processes share what; under `torchrun --nproc_per_node N`, N is tp_size * fsdp_size."""
+    """Sizes of parallelism; under `torchrun --nproc_per_node N`, N is tp_size * fsdp_size."""
 
     _argument_group_name = "one model over several processes (transformers.DistributedConfig)"
 

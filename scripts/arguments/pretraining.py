@@ -1,4 +1,4 @@
-"""Arguments of pretraining: what to train on, which model, and the trainer's own with other defaults."""
+"""Arguments of pretraining: data, model, and the trainer's own with other defaults."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from trine.training.objectives.pretraining import ObjectiveOptions
 
 @dataclass
 class PretrainArguments(ObjectiveOptions):
-    """Data and model."""
+    """Options of `trine pretrain`: data and model."""
 
     _argument_group_name = "data and model"
 

@@ -1,4 +1,4 @@
-"""YAML as recipes and `--config_overrides` have it: the rules of YAML 1.2, in which `no` and `off` are words."""
+"""Reads YAML by the rules of YAML 1.2, in which `no` and `off` are words."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Arguments of what learns from pairs of texts: translators and summarizers."""
+"""Arguments of training on pairs of texts: translators and summarizers."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ OBJECTIVES = ("next_token", "masked")
 
 @dataclass
 class PairArguments:
-    """Data and model."""
+    """Options of training on pairs of texts: data and model."""
 
     _argument_group_name = "data and model"
 

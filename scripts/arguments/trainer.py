@@ -1,4 +1,4 @@
-"""What the commands that train have in common: the trainer's arguments, with other defaults than transformers'."""
+"""The trainer's arguments with other defaults than transformers', for all commands that train."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -18,7 +18,7 @@ def trainer_default(name: str, value: Any):
 
 @dataclass
 class UsualTraining:
-    """Stands before `TrainingArguments`, or a class made of it, among the bases of a command's arguments."""
+    """Mix in before `TrainingArguments`, or a class made of it."""
 
     lr_scheduler_type: str = trainer_default("lr_scheduler_type", "cosine")
     warmup_steps: float = trainer_default("warmup_steps", 0.05)

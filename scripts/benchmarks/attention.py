@@ -35,6 +35,7 @@ def measure_times(arguments: AttentionBenchmarkArguments, progress: tqdm) -> dic
 
 
 def memory_of(way: str, length: int, arguments: AttentionBenchmarkArguments) -> float:
+    """Peak MiB of one kind at one length, measured in a process of its own."""
     longest = max(arguments.lengths)
     return in_fresh_process(training_memory, way, arguments.is_causal, longest, length, is_forked=True)
 
@@ -51,7 +52,7 @@ def measure_memory(arguments: AttentionBenchmarkArguments) -> Mapping[str, Figur
 
 
 def measure_decoding(arguments: AttentionBenchmarkArguments) -> Mapping[str, Figures]:
-    """Milliseconds of a token with a cache by way and context."""
+    """Milliseconds per token with a cache by way and context."""
     results: dict[str, dict] = {way: {} for way in arguments.kinds if way != EAGER}
     for context in arguments.lengths:
         if context <= arguments.longest_full:
@@ -82,6 +83,7 @@ def compare_with_peers(arguments: AttentionBenchmarkArguments) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine benchmark attention` with these arguments, by default the process's."""
     words = sys.argv[1:] if argv is None else argv
     (arguments,) = parse_arguments(
         [AttentionBenchmarkArguments], argv, command="benchmark attention", description=__doc__

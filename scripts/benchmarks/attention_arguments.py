@@ -10,6 +10,8 @@ SHAPES = {"decoder": True, "encoder": False}
 
 @dataclass
 class AttentionBenchmarkArguments:
+    """Options of `trine benchmark attention`."""
+
     kinds: list[str] = field(
         default_factory=lambda: list(WAYS), metadata={"help": f"Which of {', '.join(WAYS)} to measure."}
     )
@@ -48,12 +50,14 @@ class AttentionBenchmarkArguments:
 
     @property
     def is_causal(self) -> bool:
+        """Whether layers are those of a decoder."""
         return SHAPES[self.shape]
 
     def rounds_of(self, length: int) -> int:
-        """Short texts are quick, and vary more."""
+        """The number of rounds at a length: short texts are quick and vary more, so they get more."""
         return self.rounds * min(4, max(1, 8192 // length))
 
     def ways_of(self, length: int) -> list[str]:
+        """The kinds that are measured at a length."""
         longest = {"full": self.longest_full, EAGER: self.longest_eager}
         return [way for way in self.kinds if length <= longest.get(way, length)]

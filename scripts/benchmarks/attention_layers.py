@@ -50,12 +50,13 @@ def attend(model: TrineModel, hidden: torch.Tensor, cache: Cache | None = None) 
 
 
 def forward(run: Callable[[torch.Tensor], torch.Tensor], length: int) -> Callable[[], object]:
+    """A forward pass on random states of this length."""
     hidden = torch.randn(1, length, HIDDEN)
     return torch.no_grad()(lambda: run(hidden))
 
 
 def training(run: Callable[[torch.Tensor], torch.Tensor], length: int) -> Callable[[], object]:
-    """Forward and backward pass; gradients of parameters are made anew, not added up."""
+    """A forward and backward pass on random states; gradients of parameters are made anew, not added up."""
     hidden = torch.randn(1, length, HIDDEN, requires_grad=True)
     grad = torch.randn(1, length, HIDDEN)
     parameters = list(getattr(run, "parameters", list)())
@@ -76,6 +77,7 @@ class Layer(torch.nn.Module):
         self.model = make_model(way, is_causal, longest, **fields)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Maps (1, L, hidden) to the same shape."""
         return attend(self.model, hidden)
 
 
@@ -97,7 +99,7 @@ def training_memory(way: str, is_causal: bool, longest: int, length: int) -> flo
 
 @torch.no_grad()
 def decoding(way: str, context: int, longest: int) -> Callable[[], object]:
-    """A step that adds a token to a text of `context` tokens, or, from the second on, to one that has grown so."""
+    """A step that adds a token to a text of `context` tokens; each call lengthens it by one."""
     model = make_model(way, True, longest).eval()
     cache, token = model.make_cache(), torch.randn(1, 1, HIDDEN)
     attend(model, torch.randn(1, context, HIDDEN), cache)

@@ -1,4 +1,4 @@
-"""Other implementations of the same attention, beside which `trine benchmark attention` times Trine's layers.
+"""Other implementations of the attention kinds, which `trine benchmark attention` times beside Trine's layers.
 
 All but transformers' are optional: packages on PyPI that compute with nothing but PyTorch, on a CPU too.
 """
@@ -27,6 +27,7 @@ class Projected(nn.Module):
         self.output = nn.Linear(size, size, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Maps (1, L, hidden) to the same shape."""
         states = (project(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2) for project in self.projections)
         return self.output(self.attend(*states).transpose(1, 2).flatten(2))
 
@@ -53,6 +54,7 @@ class LibraryBigBird(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Maps (1, L, hidden) to the same shape."""
         blocked, band, rows, columns = self.make_masks(torch.ones(hidden.shape[:2]), self.block_size)
         return self.output(self.attention(hidden, band, rows, columns, blocked, blocked)[0])
 
@@ -84,10 +86,12 @@ class LibraryReformer(nn.Module):
         self.output = modeling_reformer.ReformerSelfOutput(options)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Maps (1, L, hidden) to the same shape."""
         return self.output(self.attention(hidden).hidden_states)
 
 
 def reformer_pytorch(config: TrineConfig) -> nn.Module:
+    """The LSH layer of the package reformer-pytorch."""
     from reformer_pytorch import LSHSelfAttention  # pyright: ignore[reportMissingImports] optional
 
     return LSHSelfAttention(
@@ -101,6 +105,7 @@ def reformer_pytorch(config: TrineConfig) -> nn.Module:
 
 
 def performer_pytorch(config: TrineConfig) -> nn.Module:
+    """The Performer layer of the package performer-pytorch."""
     from performer_pytorch import SelfAttention  # pyright: ignore[reportMissingImports] optional
 
     return SelfAttention(
@@ -113,6 +118,7 @@ def performer_pytorch(config: TrineConfig) -> nn.Module:
 
 
 def linear_of_performer_pytorch(config: TrineConfig) -> nn.Module:
+    """The linear attention of the package performer-pytorch, with `elu` features."""
     from performer_pytorch import performer_pytorch  # pyright: ignore[reportMissingImports] optional
 
     name = "causal_linear_attention_noncuda" if config.is_causal else "linear_attention"
@@ -125,7 +131,7 @@ def linear_of_performer_pytorch(config: TrineConfig) -> nn.Module:
 
 
 def local_attention(config: TrineConfig, *, look: int) -> nn.Module:
-    """Windows that reach `look` windows back, and in an encoder forward, or, with 0, chunks."""
+    """A layer of the package local-attention whose windows see `look` windows back, in an encoder also forward."""
     from local_attention import LocalAttention  # pyright: ignore[reportMissingImports] optional
 
     attend = LocalAttention(
@@ -145,9 +151,9 @@ class Peer:
     """Another implementation of an attention kind.
 
     Attributes:
-        kind: Ours.
+        kind: Trine's name of the kind.
         build: Makes a layer (1, L, hidden) to (1, L, hidden) of our config; ImportError where it is not installed.
-        fields: What our config has to be like, as a function of the number of tokens.
+        fields: Function of the number of tokens that gives fields of our config for an equal setting.
         shapes: Whether decoders (True) and encoders (False) have it.
     """
 
@@ -158,7 +164,7 @@ class Peer:
 
 
 def chunk_buckets(length: int) -> dict[str, Any]:
-    """A bucket a chunk of 64, as `reformer-pytorch` has it."""
+    """Fields with one bucket per chunk of 64 tokens, as `reformer-pytorch` has it."""
     return {"lsh_chunk_length": 64, "lsh_num_buckets": max(2, length // 64)}
 
 

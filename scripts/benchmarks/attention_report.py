@@ -55,7 +55,7 @@ def variation(values: Sequence[float]) -> float:
 
 
 def growth_table(figures: dict[str, Figures], unit: str, arguments: AttentionBenchmarkArguments) -> str:
-    """A row a kind: medians, the exponent, whether it is small enough, and from where on full attention costs more."""
+    """A row per kind: medians, the exponent, whether it is small enough, and from where full attention costs more."""
     lengths = [length for length in arguments.lengths if any(length in row for row in figures.values())]
     rows = [f"| {unit} | {' | '.join(map(str, lengths))} | exponent | at most {LARGEST_EXPONENT} | below full from |"]
     rows.append("|---" * (len(lengths) + 4) + "|")
@@ -72,7 +72,7 @@ def growth_table(figures: dict[str, Figures], unit: str, arguments: AttentionBen
 
 
 def decoding_table(figures: dict[str, Figures]) -> str:
-    """A row a kind: medians, and how much longer a token takes after the longest text than after the shortest."""
+    """A row per kind: medians, and the ratio of a token's time after the longest text and after the shortest."""
     contexts = list(next(iter(figures.values())))
     rows = [f"| ms a token after | {' | '.join(map(str, contexts))} | last over first | flat: at most {FLAT} |"]
     rows.append("|---" * (len(contexts) + 3) + "|")
@@ -117,7 +117,7 @@ squares in log cost against log length, from {arguments.fit_from} tokens on (in 
 
 
 def draw(results: dict, arguments: AttentionBenchmarkArguments) -> None:
-    """Log-log plots of all that was measured against the number of tokens."""
+    """Draws log-log plots of all measurements against the number of tokens."""
     for name, ylabel in (
         ("forward", "forward [ms]"),
         (BOTH, f"{BOTH} [ms]"),

@@ -34,6 +34,8 @@ VOCAB_SIZE = 16_384
 
 @dataclass
 class DataBenchmarkArguments:
+    """Options of `trine benchmark data`."""
+
     sizes: list[int] = field(
         default_factory=lambda: [100, 1000], metadata={"help": "Megabytes of text; the first is that of the peer."}
     )
@@ -67,10 +69,12 @@ class MemoryPeak(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
+        """Measures the memory every second."""
         while not self.stopped.wait(1.0):  # to count shared pages is slow
             self.peak = max(self.peak, anonymous_memory())
 
     def stop(self) -> float:
+        """Ends the measurement; returns the growth of memory in MiB."""
         self.stopped.set()
         self.join()
         return self.peak - self.before
@@ -137,6 +141,7 @@ def with_datasets(path: str, tokenizer_path: str) -> Measurement:
 
 
 def iterate(rows) -> Iterator[dict]:
+    """Yields the rows of a data set, one by one."""
     return (rows[index] for index in range(len(rows)))
 
 
@@ -160,6 +165,7 @@ together beyond what the libraries take, without pages of mapped files. Trine to
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine benchmark data` with these arguments, by default the process's."""
     words = sys.argv[1:] if argv is None else argv
     (arguments,) = parse_arguments([DataBenchmarkArguments], argv, command="benchmark data", description=__doc__)
     logging.set_verbosity_error()

@@ -33,6 +33,8 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @dataclass
 class InspectArguments:
+    """Options of `trine benchmark kernels`."""
+
     head_dims: list[int] = field(default_factory=lambda: [64, 128], metadata={"help": "Head sizes."})
     first_window: int = field(default=512, metadata={"help": "Tokens of the first window."})
     second_window: int = field(default=32, metadata={"help": "Tokens of the second window."})
@@ -66,7 +68,7 @@ class Launch(NamedTuple):
 
 
 def record_launches(arguments: InspectArguments, head_dim: int) -> list[Launch]:
-    """What a training step starts, and what the decoding of a token does."""
+    """Records the kernels that a training step, and the decoding of a token, would start."""
     first, second = (window_reach(size, True) for size in (arguments.first_window, arguments.second_window))
     recorded = []
 
@@ -150,6 +152,7 @@ def table(arguments: InspectArguments) -> str:
 
 
 def section(arguments: InspectArguments, command: str) -> str:
+    """The part of the Markdown file."""
     segments = "packed or padded sequences" if arguments.segments else "whole sequences"
     return f"""{HEADING}
 
@@ -171,6 +174,7 @@ which Hopper's tensor cores multiply matrices.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine benchmark kernels` with these arguments, by default the process's."""
     words = list(sys.argv[1:] if argv is None else argv)
     (arguments,) = parse_arguments([InspectArguments], words, command="benchmark kernels", description=__doc__)
     if triton is None or is_interpreted:

@@ -51,36 +51,44 @@ QUICK = {
 
 
 def our_llama(shape: dict) -> PreTrainedModel:
+    """Trine's model in the shape of Llama."""
     return TrineForCausalLM(TrineConfig(**shape, tie_word_embeddings=False))
 
 
 def llama(shape: dict) -> PreTrainedModel:
+    """transformers' Llama."""
     return LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False))
 
 
 def our_mixtral(shape: dict) -> PreTrainedModel:
+    """Trine's model in the shape of Mixtral."""
     return TrineForCausalLM(TrineConfig(**shape, **ROUTER, **SPARSE, tie_word_embeddings=False))
 
 
 def mixtral(shape: dict) -> PreTrainedModel:
+    """transformers' Mixtral."""
     return MixtralForCausalLM(MixtralConfig(**shape, **ROUTER, num_local_experts=8, tie_word_embeddings=False))
 
 
 def our_bert(shape: dict) -> PreTrainedModel:
+    """Trine's model in the shape of BERT."""
     dropouts = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
     return TrineForMaskedLM(TrineConfig.from_preset("bert-base", **shape, **dropouts))
 
 
 def bert(shape: dict) -> PreTrainedModel:
+    """transformers' BERT."""
     return BertForMaskedLM(BertConfig(**shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
 
 
 def our_t5(shape: dict) -> PreTrainedModel:
+    """Trine's model in the shape of T5."""
     stack = {**shape, "head_dim": shape["hidden_size"] // shape["num_attention_heads"], "hidden_dropout": 0.0}
     return TrineForConditionalGeneration(TrineSeq2SeqConfig.from_preset("t5-like", **stack, tie_word_embeddings=True))
 
 
 def t5(shape: dict) -> PreTrainedModel:
+    """transformers' T5."""
     config = T5Config(
         vocab_size=shape["vocab_size"],
         d_model=shape["hidden_size"],

@@ -29,6 +29,8 @@ DESCRIPTION_LENGTHS = (7, 25, 29, 34, 39, 43, 47, 50, 55, 59, 64, 70, 76, 82, 89
 
 @dataclass
 class BenchmarkArguments:
+    """Options of `trine benchmark models`."""
+
     rounds: int = field(default=5, metadata={"help": "Measurements of each model, the two in turn."})
     threads: int = field(default=1, metadata={"help": "Threads of PyTorch on the CPU."})
     device: str = field(default="cpu", metadata={"help": "Such as cpu or cuda."})
@@ -57,6 +59,7 @@ class BenchmarkArguments:
 
 
 def synchronize(device: str) -> None:
+    """Waits until an accelerator has finished."""
     if device != "cpu":
         torch.accelerator.synchronize()
 
@@ -83,7 +86,7 @@ def optimizer_step(model: PreTrainedModel, inputs: dict[str, Any], num_tokens: i
 
 
 def train_step(model: PreTrainedModel, peer: str, batch: int, length: int) -> Callable[[], int]:
-    """A step on random tokens; an encoder-decoder predicts as many as it reads."""
+    """A training step on random tokens; the target of an encoder-decoder is as long as its source."""
     length = min(length, PEERS[peer].longest)
     tokens = torch.randint(5, model.config.vocab_size, (batch, length), device=model.device)
     inputs: dict[str, Any] = {"input_ids": tokens, "labels": some_labels(tokens, PEERS[peer].labels)}
@@ -250,6 +253,7 @@ descriptions (0th, 5th, ... 95th percentile); only real tokens are counted.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine benchmark models` with these arguments, by default the process's."""
     words = sys.argv[1:] if argv is None else argv
     (arguments,) = parse_arguments([BenchmarkArguments], argv, command="benchmark models", description=__doc__)
     torch.set_num_threads(arguments.threads)

@@ -29,6 +29,8 @@ PAGE_SIZE = 16
 
 @dataclass
 class ServingBenchmarkArguments:
+    """Options of `trine benchmark serving`."""
+
     model: str | None = field(
         default=None, metadata={"help": "Folder or Hub id of a decoder. By default a small one of random weights."}
     )
@@ -61,11 +63,14 @@ class ServingBenchmarkArguments:
 
 @dataclass(frozen=True)
 class Request:
+    """A request: the tokens of a prompt, and the number of tokens to add."""
+
     prompt: list[int]
     new_tokens: int  # that it asks for, exactly: nothing ends a text before
 
 
 def make_requests(arguments: ServingBenchmarkArguments, vocab_size: int) -> list[Request]:
+    """Draws random requests."""
     chooser = random.Random(arguments.seed)
     return [
         Request(
@@ -77,11 +82,12 @@ def make_requests(arguments: ServingBenchmarkArguments, vocab_size: int) -> list
 
 
 def greedy(new_tokens: int) -> GenerationConfig:
+    """Greedy generation of exactly so many tokens."""
     return GenerationConfig(max_new_tokens=new_tokens, do_sample=False, pad_token_id=0, eos_token_id=-1)
 
 
 def in_padded_batches(model, requests: list[Request], batch_size: int) -> list[list[int]]:
-    """What `generate` adds to each prompt, in batches padded on the left, each as long as its longest output."""
+    """New tokens of each prompt by `generate`, in batches padded on the left, each as long as its longest output."""
     outputs = []
     for start in range(0, len(requests), batch_size):
         batch = requests[start : start + batch_size]
@@ -98,7 +104,7 @@ def in_padded_batches(model, requests: list[Request], batch_size: int) -> list[l
 
 
 def continuously(model, requests: list[Request], batch_size: int) -> list[list[int]]:
-    """The same by continuous batching: a request that is done makes room for the next."""
+    """New tokens of each prompt by continuous batching: a finished request makes room for the next."""
     longest = max(len(request.prompt) + request.new_tokens for request in requests)
     settings = ContinuousBatchingConfig(
         page_size=PAGE_SIZE,
@@ -122,7 +128,7 @@ def continuously(model, requests: list[Request], batch_size: int) -> list[list[i
 
 
 def ways(batch_sizes: Sequence[int]) -> dict[str, Callable]:
-    """What is measured, by name: functions of model and requests. The first one is what the others must equal."""
+    """Functions of model and requests to measure, by name. The outputs of all must equal those of the first."""
     measured: dict[str, Callable] = {"generate, one by one": partial(in_padded_batches, batch_size=1)}
     for size in batch_sizes:
         measured[f"generate, padded batches of {size}"] = partial(in_padded_batches, batch_size=size)
@@ -131,7 +137,7 @@ def ways(batch_sizes: Sequence[int]) -> dict[str, Callable]:
 
 
 def measure(model, requests: list[Request], arguments: ServingBenchmarkArguments) -> list[str]:
-    """Rows of a table: tokens a second, the spread, and beside one by one. Ways take turns within a round."""
+    """Rows of a table: tokens per second, the spread, and the ratio to one by one. Ways take turns within a round."""
     # The time of this process, on which others that share the processor have less influence.
     clock = time.process_time if model.device.type == "cpu" else time.perf_counter
     measured = ways(arguments.batch_sizes)
@@ -177,6 +183,7 @@ and caches made within. The median of {arguments.rounds} rounds and their range.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine benchmark serving` with these arguments, by default the process's."""
     words = sys.argv[1:] if argv is None else argv
     (arguments,) = parse_arguments([ServingBenchmarkArguments], argv, command="benchmark serving", description=__doc__)
     logging.set_verbosity_error()
@@ -197,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def small_model(arguments: ServingBenchmarkArguments) -> TrineForCausalLM:
+    """A small decoder with random weights."""
     config = TrineConfig(
         vocab_size=8192,
         hidden_size=arguments.hidden_size,

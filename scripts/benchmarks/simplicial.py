@@ -35,6 +35,8 @@ HEADS, HEAD_DIM = 2, 64
 
 @dataclass
 class SimplicialBenchmarkArguments:
+    """Options of `trine benchmark simplicial`."""
+
     rounds: int = field(default=5, metadata={"help": "Measurements of each way, all in turn."})
     short: int = field(default=256, metadata={"help": "Tokens beside the naive einsum, whose cost is their cube."})
     lengths: list[int] = field(
@@ -56,12 +58,13 @@ class SimplicialBenchmarkArguments:
 
 
 def forward(path: Callable, length: int, **options) -> Callable[[], object]:
+    """A forward pass on random states."""
     states = make_states(length, HEADS, HEAD_DIM)
     return torch.no_grad()(lambda: path(*states, **options))
 
 
 def training(path: Callable, length: int, **options) -> Callable[[], object]:
-    """Forward and backward pass."""
+    """A forward and backward pass on random states."""
     states = make_states(length, HEADS, HEAD_DIM, requires_grad=True)
     grad = torch.randn_like(states[0])
     return lambda: torch.autograd.grad(path(*states, **options), states, grad)
@@ -92,6 +95,7 @@ def compare_training(
 
 
 def compare_with_naive(arguments: SimplicialBenchmarkArguments) -> list[str]:
+    """Rows beside an einsum over all triples."""
     return compare_training("naive einsum", arguments.short, (Target(30), Target(20), Target(40)), arguments)
 
 
@@ -105,7 +109,7 @@ def compare_with_autograd(arguments: SimplicialBenchmarkArguments) -> list[str]:
 
 
 def compare_with_package(arguments: SimplicialBenchmarkArguments) -> list[str]:
-    """The same function: windows as long as the text. No rows where the package is not installed."""
+    """Rows beside the package simplicial-attention, with windows as long as the text; none if it is not installed."""
     attend, reason = packaged()
     if attend is None:
         print(f"simplicial-attention is left out: {reason}.")
@@ -174,6 +178,7 @@ def compare_decoding(arguments: SimplicialBenchmarkArguments) -> list[str]:
 
 
 def compare_caches(arguments: SimplicialBenchmarkArguments) -> list[str]:
+    """Rows for the size of a layer's cache beside that of both windows."""
     model, rows = make_layer("simplicial", arguments.windows), []
     whole = 2 * sum(arguments.windows) * 8 * 64 * 2 / 2**20
     for length in arguments.lengths:
@@ -223,6 +228,7 @@ the complex form and offset biases.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine benchmark simplicial` with these arguments, by default the process's."""
     words = sys.argv[1:] if argv is None else argv
     (arguments,) = parse_arguments(
         [SimplicialBenchmarkArguments], argv, command="benchmark simplicial", description=__doc__

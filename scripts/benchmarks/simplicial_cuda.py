@@ -20,6 +20,8 @@ WARM_UPS, REPEATS = 5, 20
 
 
 class Shape(NamedTuple):
+    """Sizes of one measurement."""
+
     batch: int
     heads: int
     key_heads: int
@@ -80,7 +82,7 @@ def time_passes(attend: Callable, states: list[torch.Tensor], used: list[torch.T
 
 
 def clocks() -> str:
-    """The clocks of the processors, now and at most, and of the memory, and the power, as nvidia-smi tells them."""
+    """The clocks of processors and memory, now and at most, and the power, from nvidia-smi."""
     query = "--query-gpu=clocks.sm,clocks.max.sm,clocks.mem,power.draw"
     command = ["nvidia-smi", f"--id={torch.cuda.current_device()}", query, "--format=csv,noheader"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

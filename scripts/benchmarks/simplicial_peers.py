@@ -1,4 +1,4 @@
-"""What `trine benchmark simplicial` compares with: other ways to compute 2-simplicial attention, and to decode."""
+"""Other ways to compute 2-simplicial attention and to decode, for `trine benchmark simplicial`."""
 
 # Shapes: B batch, H heads, L tokens, D head size; in a chunk: C queries, T second keys of each, W first keys.
 

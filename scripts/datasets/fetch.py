@@ -20,6 +20,8 @@ SPLIT_BORDERS = {"test": 0.05, "validation": 0.1, "train": 1.0}
 
 @dataclass
 class FetchDataArguments:
+    """Options of `trine data fetch`."""
+
     output_dir: str = field(metadata={"help": "Folder that gets a folder for each data set."})
     sets: list[str] = field(
         default_factory=lambda: list(DATA_SETS),
@@ -28,6 +30,7 @@ class FetchDataArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine data fetch` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([FetchDataArguments], argv, command="data fetch", description=__doc__)
     unknown = [name for name in arguments.sets if name not in DATA_SETS]
     if unknown:

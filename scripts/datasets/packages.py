@@ -15,6 +15,8 @@ class FetchError(Exception):
 
 
 class Fetched(NamedTuple):
+    """A downloaded package: its file or folder, and its version."""
+
     path: Path
     version: str
 
@@ -102,7 +104,7 @@ def _run(name: str, command: list[str], folder: Path) -> None:
 
 
 def _read(name: str, command: list[str]) -> bytes:
-    """What a command prints."""
+    """Runs a command and returns its output."""
     return _call(f"Cannot read '{name}'", command, stdout=subprocess.PIPE).stdout
 
 

@@ -140,7 +140,7 @@ def _is_pair(english: str, chinese: str) -> bool:
 
 
 def parse_tagged_news(text: str) -> Iterator[tuple[str, Record]]:
-    """Sentences with a BIO tag a character from lines of `word/tag`; a sentence is kept once.
+    """Sentences with a BIO tag per character from lines of `word/tag`; a sentence is kept once.
 
     People are PER, places LOC and organisations ORG. A surname and the given name after it are one person. A group
     is 100 lines, since neighbouring lines are often of one article.

@@ -23,7 +23,7 @@ GAME = "cataclysm-dda-data"
 
 @dataclass(frozen=True)
 class DataSet:
-    """What a data set is made of. `build` yields (group, record) from the fetched packages by their name."""
+    """A data set and its sources. `build` yields (group, record) from the fetched packages by their name."""
 
     summary: str
     packages: dict[str, str]  # name: kind, a key of FETCHERS

@@ -1,4 +1,4 @@
-"""Texts that have more tokens than a job reads: which are cut off, told in one line."""
+"""Encodes texts up to a length, and reports in one line how many were cut off."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def encode_cut(
 ) -> tuple[BatchEncoding, set[int]]:
     """The encodings of texts, or of pairs, each of at most `max_length` tokens, and the places of those cut off.
 
-    What is as long by chance is told by its encoding without a limit.
+    A text of exactly that length is encoded again without a limit to see whether it was cut off.
     """
     encode: Any = tokenizer  # its annotations know one of the many kinds of texts
     inputs = encode(list(texts), seconds, truncation=True, max_length=max_length, **options)

@@ -1,4 +1,4 @@
-"""What the fine-tuning of classifiers and taggers has in common: loading, training, reporting."""
+"""Loading, training and reporting for the fine-tuning of classifiers and taggers."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -71,7 +71,7 @@ def finish(trainer: FinetuneTrainer, metrics: dict[str, Any], loss_unit: str) ->
 
 
 def count_records(read: int, data: tuple[list, list], bad: BadRecords, cut: int, max_length: int) -> dict[str, int]:
-    """How many records serve for what, and how many of them are cut off."""
+    """Counts the records for training and validation, and those that are left out or cut off."""
     training, validation = data
     left_out = read - len(training) - len(validation)
     if left_out:
@@ -106,7 +106,7 @@ def describe(metrics: dict[str, Any]) -> str:
 
 
 def check_metric(training: FinetuneTrainingArguments, names: Iterable[str]) -> None:
-    """Whether `metric_for_best_model` is one of the metrics that there will be. Raises a ValueError if not."""
+    """Raises a ValueError unless `metric_for_best_model` is one of the metrics."""
     wanted, known = training.metric_for_best_model, ["loss", *names]
     if wanted is not None and wanted.removeprefix("eval_") not in known:
         raise ValueError(unknown_name("metric_for_best_model", wanted, known))

@@ -1,4 +1,4 @@
-"""An unreachable Hub is told once and at once, in place of retries for every file, which take a minute."""
+"""Fails at once, with one message, where the Hub cannot be reached, in place of a minute of retries."""
 
 import sys
 from typing import Any
@@ -9,9 +9,9 @@ from huggingface_hub.utils._http import default_client_factory
 
 
 def ask_once() -> None:
-    """For the rest of this process, the first connection to the Hub that fails turns its offline mode on.
+    """Turns the Hub's offline mode on at the first connection that fails, for the rest of this process.
 
-    What is in the cache still loads; for what is not, transformers and datasets raise the errors of that mode.
+    Files in the cache still load; for others, transformers and datasets raise the errors of that mode.
     """
     set_client_factory(make_client)
 

@@ -1,4 +1,4 @@
-"""What all jobs that train have in common: how they begin, go on from a checkpoint, stop, and what they leave."""
+"""Steps of every job that trains: begin, resume, stop, save and report."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ def bad_input_ends(*others: type[Exception]) -> Iterator[None]:
 
 
 def begin(training: TrainingArguments) -> str | None:
-    """The checkpoint to go on from, or None for a new run.
+    """Finds the checkpoint to resume from; None for a new run.
 
     Raises:
         OSError: The output folder cannot be written, or the checkpoint is not there.
@@ -40,7 +40,7 @@ def begin(training: TrainingArguments) -> str | None:
 
 
 def train(trainer: Trainer, checkpoint: str | None, early_stopping_patience: int = 0) -> bool:
-    """Trains, with early stopping where the best model is kept; whether it was done, and not ended by Ctrl-C."""
+    """Trains, with early stopping where the best model is kept; returns False if Ctrl-C ended it."""
     interrupt = InterruptCallback()
     trainer.add_callback(interrupt)
     if early_stopping_patience and trainer.args.load_best_model_at_end:
@@ -57,7 +57,7 @@ def train(trainer: Trainer, checkpoint: str | None, early_stopping_patience: int
 
 
 def figures_of(trainer: Trainer) -> dict[str, Any]:
-    """What metrics.json tells of every run."""
+    """The figures of every run for metrics.json: steps, epochs, seconds."""
     times = [entry["train_runtime"] for entry in trainer.state.log_history if "train_runtime" in entry]
     return {"steps": trainer.state.global_step, "epochs": trainer.state.epoch, "training_seconds": times[-1]}
 

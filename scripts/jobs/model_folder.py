@@ -1,4 +1,4 @@
-"""What a folder with a model may hold, told by name and, where it matters, by content."""
+"""Checks the files of a model folder, by name and, where it matters, by content."""
 
 import json
 import re
@@ -62,6 +62,7 @@ IMAGES = {
 
 
 def is_text(path: Path) -> str | None:
+    """A reason if a file is no text, else None."""
     try:
         path.read_bytes().decode()
     except ValueError:
@@ -70,6 +71,7 @@ def is_text(path: Path) -> str | None:
 
 
 def is_json(path: Path) -> str | None:
+    """A reason if a file is no JSON, else None."""
     try:
         json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -78,6 +80,7 @@ def is_json(path: Path) -> str | None:
 
 
 def is_safetensors(path: Path) -> str | None:
+    """A reason if a file is no safetensors, else None."""
     try:
         with safe_open(path, framework="pt"):
             return None
@@ -86,6 +89,8 @@ def is_safetensors(path: Path) -> str | None:
 
 
 def begins_with(*beginnings: bytes) -> Callable[[Path], str | None]:
+    """A check that gives a reason if a file begins with none of these bytes."""
+
     def check(path: Path) -> str | None:
         with path.open("rb") as file:
             return None if file.read(8).startswith(beginnings) else "is not what its name says"
@@ -126,18 +131,19 @@ def is_pickle(path: Path) -> bool:
 
 
 def find_secret(path: Path) -> str | None:
-    """What a file has that should stay secret; of weights, what stands before them is read."""
+    """Names a secret that a file seems to hold, or None; of weights, only the beginning is read."""
     with path.open("rb") as file:
         content = file.read(1_000_000 if path.name.endswith((".safetensors", ".gguf", ".onnx")) else -1)
     return next((what for what, pattern in SECRETS.items() if re.search(pattern, content)), None)
 
 
 def matches_any(name: str, patterns) -> bool:
+    """Whether a name matches one of the patterns."""
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 class ModelFolder:
-    """The files of a folder, and what speaks for and against each."""
+    """The files of a folder, and the reasons for and against each."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -147,7 +153,7 @@ class ModelFolder:
         self.card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
 
     def why_not_of_a_model(self, path: str) -> str | None:
-        """Why a file would be left out; None if a model may have it."""
+        """The reason why a file is left out; None if a model may have it."""
         name = PurePosixPath(path).name
         if matches_any(name.lower(), KEYS):
             return "by its name it holds keys"
@@ -162,7 +168,7 @@ class ModelFolder:
         return None if matches_any(name, ALLOWED) else "no file of a model"
 
     def why_refused(self, path: str, is_named: bool) -> str | None:
-        """Why a file must not go, although it is chosen; `is_named` is whether its whole name was given for that."""
+        """The reason why a chosen file must not be uploaded; `is_named` is whether its whole name was given."""
         full, name = self.folder / path, PurePosixPath(path).name
         try:
             check_links(self.folder, full)

@@ -1,4 +1,4 @@
-"""What training on pairs of texts has in common, whether they are translations or summaries."""
+"""Training on pairs of texts: translations or summaries."""
 
 import random
 import sys
@@ -33,7 +33,7 @@ LEAST_SPREAD = 0.1  # tokens; where lengths follow from those of the sources, ro
 
 
 class Pair(NamedTuple):
-    """A text, what is to be made of it, and the language of that, or None."""
+    """A source text, its target, and the target's language, or None."""
 
     source: str
     target: str
@@ -46,7 +46,7 @@ Baselines = Mapping[str, Callable[[str], str]]
 
 @dataclass
 class Task:
-    """All that training needs."""
+    """Everything that training needs."""
 
     train_pairs: list[Pair]
     validation_pairs: list[Pair]
@@ -161,6 +161,7 @@ def split_pairs(
 def make_tokenizer(
     arguments: PairArguments, pairs: Sequence[Pair], checkpoint: str | None, show_progress: bool
 ) -> PreTrainedTokenizerBase:
+    """Loads the given tokenizer, or trains one on the pairs."""
     if source := checkpoint or arguments.tokenizer:
         return load_tokenizer(source)
     texts = (text for pair in pairs for text in pair[:2])
@@ -174,20 +175,21 @@ def tag_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Pair:
 
 
 def make_config(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase) -> TrineSeq2SeqConfig:
+    """The config of the preset with the tokenizer's ids and the user's overrides."""
     fields = {"vocab_size": len(tokenizer), **end_ids(tokenizer), "decoder_start_token_id": decoder_start(tokenizer)}
     fields["decoder_is_causal"] = arguments.objective == "next_token"
     return TrineSeq2SeqConfig.from_preset(arguments.preset, **fields | parse_overrides(arguments.config_overrides))
 
 
 def make_collator(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase, model: Any) -> Any:
-    """What makes batches of encoded pairs."""
+    """The collator that makes batches of encoded pairs."""
     if arguments.objective == "masked":
         return MaskedTargetCollator(tokenizer)
     return DataCollatorForSeq2Seq(tokenizer, model=model)
 
 
 def settings_of_mask_predict(rows: Sequence[dict[str, list[int]]], mask_token_id: Any) -> dict[str, Any]:
-    """What `MaskPredict` has to know: the mask, and how long targets are, in tokens, beside their sources."""
+    """Settings of `MaskPredict` from the data: the mask, and mean and spread of the lengths of targets."""
     sizes = [(len(row["input_ids"]), len(row["labels"])) for row in rows]
     ratio = sum(target for _, target in sizes) / sum(source for source, _ in sizes)
     variance = sum((target - ratio * source) ** 2 for source, target in sizes) / len(sizes)
@@ -197,7 +199,7 @@ def settings_of_mask_predict(rows: Sequence[dict[str, list[int]]], mask_token_id
 def encode(
     pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int
 ) -> tuple[list[dict[str, list[int]]], int]:
-    """What the encoder reads of each pair, and what the decoder is to write; how many pairs have a longer text."""
+    """Encodes the pairs as inputs and labels; also returns how many have a text that was cut off."""
     inputs, cut = encode_cut(tokenizer, [pair.source for pair in pairs], max_length=max_length)
     sources: Any = inputs["input_ids"]
     ends = config.decoder_start_token_id, config.eos_token_id

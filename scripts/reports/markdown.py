@@ -1,4 +1,4 @@
-"""What reports of measurements share: their parts of a Markdown file, and what they say of the machine."""
+"""Parts of Markdown reports, facts about the machine, and measurements of time and memory."""
 
 import ctypes
 import multiprocessing
@@ -66,9 +66,9 @@ def keep_freed_memory() -> None:
 
 
 def in_fresh_process(function: Callable[..., T], *args, is_forked: bool = False) -> T:
-    """What a function returns in a process of its own. Function and arguments must be known to pickle.
+    """Runs a function in a process of its own and returns its result. Function and arguments must be picklable.
 
-    A forked one begins within milliseconds, as the copy of a process that has but imported the function's module.
+    A forked process begins within milliseconds, as the copy of one that has only imported the function's module.
     """
     context: Any = multiprocessing.get_context("forkserver" if is_forked else "spawn")
     if is_forked:
@@ -89,7 +89,7 @@ def _put(results, threads: int, function: Callable, args: tuple) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """What a ratio should be: the peer's figure over ours at least, or ours over the peer's at most, `bound`."""
+    """A target for a ratio: the peer's figure over ours is at least `bound`, or ours over the peer's at most."""
 
     bound: float
     is_least: bool = True

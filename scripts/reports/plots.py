@@ -28,7 +28,7 @@ def draw_losses(
 
 
 def draw_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """The share of each true class (row) that was taken for each (column), with the counts (C, C), as PNG."""
+    """Draws the share of each true class (row) that was predicted as each (column), with the counts (C, C), as PNG."""
     from matplotlib.figure import Figure
 
     size = 3 + 0.4 * len(names)
@@ -71,7 +71,7 @@ def draw_progress(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_expert_load(history: list[dict[str, Any]], path: Path) -> None:
-    """The share of each expert in the choices of its layer over the steps, one panel a sparse layer, as PNG."""
+    """Draws the share of each expert in the choices of its layer over the steps, a panel per sparse layer, as PNG."""
     from matplotlib.figure import Figure
 
     entries = [entry for entry in history if "expert_load" in entry]

@@ -50,6 +50,7 @@ class OneByOne(GenerateManager):
         self.closing = Event()
 
     def generate_streaming(self, model, processor, inputs, *args, **kwargs):
+        """Streams an answer, which ends with its request."""
         return super().generate_streaming(model, processor, self._stoppable(inputs, self.closing), *args, **kwargs)
 
     async def generate_non_streaming(self, model, processor, inputs, *args, **kwargs):
@@ -86,7 +87,7 @@ class Together(CBGenerateManager):
 
 
 class OneModel(GenerationState):
-    """The one manager of the one model."""
+    """transformers' state of generation, with one manager for the one model."""
 
     def __init__(self, continuous_batching: bool, options: dict[str, Any]):
         config = ContinuousBatchingConfig(**options) if options else None
@@ -96,11 +97,12 @@ class OneModel(GenerationState):
             self._cb_manager = self.manager  # /health looks at it
 
     def get_manager(self, model_id: str, use_cb: bool = False) -> Any:
+        """Returns the one manager, whatever model is named."""
         return self.manager
 
 
 class AllowedHosts:
-    """Refuses requests that name a foreign host, as those of a page do whose name was made to lead here."""
+    """Refuses requests that name a foreign host, a sign of DNS rebinding by a page."""
 
     def __init__(self, app: Any, names: Collection[str], any_address: bool):
         self.app, self.names, self.any_address = app, names, any_address
@@ -122,7 +124,7 @@ def error_body(status: int, message: str, field: str | None = None) -> dict[str,
 
 
 class Server(uvicorn.Server):
-    """Says when it listens, and on a signal ends what is being generated, so that it closes at once."""
+    """Prints when it listens; a signal ends what is being generated, so that it closes at once."""
 
     def __init__(self, app: Any, host: str, port: int, log_level: str, welcome: str, state: OneModel):
         super().__init__(uvicorn.Config(app, host, port, log_level=log_level, timeout_graceful_shutdown=2))
@@ -134,6 +136,7 @@ class Server(uvicorn.Server):
             print(self.welcome, flush=True)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
+        """Ends what is being generated, and the server."""
         super().handle_exit(sig, frame)
         if isinstance(self.state.manager, OneByOne):
             self.state.manager.closing.set()
@@ -204,7 +207,7 @@ def read_settings(body: dict) -> dict[str, Any]:
 
 
 def render(tokenizer: Any, messages: Callable[[], list[dict]], body: dict) -> list[int]:
-    """The tokens of what `messages` returns, by the chat template, as the handlers make them.
+    """Tokens of `messages()` by the chat template.
 
     Raises:
         BadRequest: There is no template, or it refuses the messages.
@@ -249,7 +252,7 @@ async def mend_errors(events: AsyncIterable[Any]) -> AsyncIterator[Any]:
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every error in OpenAI's form, with the reason."""
+    """Gives every error OpenAI's form, with the reason."""
 
     def answer_with(status: int, describe: Callable[[Any], str] = str) -> Callable[[Request, Any], Any]:
         async def respond(request: Request, error: Any) -> JSONResponse:

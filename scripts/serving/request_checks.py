@@ -1,4 +1,4 @@
-"""What a request to `trine serve` may ask for, in OpenAI's terms, checked before anything is computed."""
+"""Checks the fields of a request to `trine serve`, in OpenAI's terms, before anything is computed."""
 
 import json
 import math
@@ -109,7 +109,7 @@ def check_input(body: Mapping[str, Any]) -> None:
 
 
 def find_room(tokens: int, asked: int | None, limit: int | None) -> int | None:
-    """How many tokens can follow so many in a model of `limit` positions; None if there is no limit.
+    """The number of tokens that can follow `tokens` in a model of `limit` positions; None if there is no limit.
 
     Raises:
         BadRequest: There is no token, or no room for those asked for.
@@ -138,8 +138,8 @@ def host_of(address: str) -> str | None:
 def is_allowed(host: str | None, names: Collection[str], any_address: bool) -> bool:
     """Whether a request may name this host.
 
-    A page of another site whose name has been made to lead to this computer (DNS rebinding) can ask under that name
-    only, never under a number.
+    By DNS rebinding a page of another site can send requests under a name that leads to this computer, but never under
+    a number.
     """
     if host is None:
         return False

@@ -1,4 +1,4 @@
-"""Training models that differ in their attention only, on the same batches and with equal parameters."""
+"""Trains models that differ only in their attention, on the same batches and with equal parameters."""
 
 import statistics
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class Comparison:
         sizes: Fields of its config. `intermediate_size` is that of the 2-simplicial model.
         full_steps: Steps of training at scale 1.
         batch_size: Sequences in a step.
-        learning_rate: Its peak.
+        learning_rate: Peak of the learning rate.
     """
 
     models = tuple(MODELS)
@@ -40,7 +40,7 @@ class Comparison:
         self.prepare(data)
 
     def prepare(self, data: Path) -> None:
-        """Reads or makes what all runs share."""
+        """Reads or makes the data that all runs share."""
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """The batches of a run: the same for each model."""
@@ -51,10 +51,11 @@ class Comparison:
         raise NotImplementedError
 
     def config(self, name: str, width: int) -> TrineConfig:
+        """The config of a model, with feed-forwards of this width."""
         return TrineConfig(**{**self.sizes, "attention_types": MODELS[name], "intermediate_size": width})
 
     def build(self, name: str) -> PreTrainedModel:
-        """The model of that name, its feed-forwards as wide as it takes to have the 2-simplicial model's parameters.
+        """Builds a model, with feed-forwards so wide that it has as many parameters as the 2-simplicial model.
 
         2-simplicial attention has two more projections, which the others make up for.
         """
@@ -69,6 +70,7 @@ class Comparison:
         return self.head(self.config(name, width + 4 * round(missing / of_four)))
 
     def run(self, name: str, seed: int) -> dict:
+        """Trains and evaluates a model with one seed."""
         set_seed(seed)
         model = self.build(name)
         losses = train(model, self.batches(seed), steps=self.steps, learning_rate=self.learning_rate)

@@ -82,7 +82,7 @@ class RecallExperiment(Comparison):
 
     @torch.no_grad()
     def judge(self, model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of each answer: whether the model's likeliest token is right, and the distance of its original."""
+        """For each answer, whether the model's likeliest token is right, and how far back the original is."""
         held_out, rights = type(self).draw(self.held_out, LENGTH, torch.Generator().manual_seed(9)), []
         for ids, labels in zip(held_out.input_ids.split(64), held_out.labels.split(64), strict=True):
             guesses, answers = model(input_ids=ids, use_cache=False).logits[:, :-1].argmax(-1), labels[:, 1:]
@@ -90,6 +90,7 @@ class RecallExperiment(Comparison):
         return torch.cat(rights), held_out.distances.flatten()
 
     def metrics(self, rights: torch.Tensor, distances: torch.Tensor) -> dict[str, float]:
+        """The accuracy of all answers."""
         return {"accuracy": float(rights.float().mean())}
 
     def run(self, name: str, seed: int) -> dict:
@@ -140,6 +141,8 @@ def draw_runs(runs: list[dict], folder: Path) -> None:
 
 
 class Needle(RecallExperiment):
+    """Multi-query associative recall among fillers."""
+
     title = "Needles in a haystack"
     description = (
         f"{LENGTH} tokens: fillers with {NEEDLES} needles at random places, then questions. A needle is a token that "
@@ -160,6 +163,8 @@ class Needle(RecallExperiment):
 
 
 class Copy(RecallExperiment):
+    """Copying of random tokens."""
+
     title = "Copying"
     description = (
         f"{(LENGTH - 1) // 2} random tokens out of {SYMBOLS}, a separator, and the same tokens again, with {TOKENS} "
@@ -194,6 +199,7 @@ STUDY = Study(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine study recall` with these arguments, by default the process's."""
     run_study(STUDY, argv, description=__doc__)
 
 

@@ -1,4 +1,4 @@
-"""What the experiments of `trine study recall` learn: made-up texts whose tokens come again, far away."""
+"""Tasks of `trine study recall`: synthetic texts whose tokens occur again, far away."""
 
 # Shapes: B batch, N tokens, A answers.
 
@@ -18,13 +18,13 @@ SYMBOLS = 32  # of texts to copy; the separator comes after them
 
 
 class Recall(NamedTuple):
-    """Texts and what of them is to be predicted from the tokens before.
+    """Texts and the answers in them.
 
     Attributes:
         input_ids: (B, N).
         labels: (B, N), the answers at their own places, else IGNORED.
-        distances: (B, A), how many tokens back from where an answer is predicted its original stands, for each answer
-            from left to right.
+        distances: (B, A), for each answer from left to right, the number of tokens from its original to the token that
+            predicts it.
     """
 
     input_ids: torch.Tensor

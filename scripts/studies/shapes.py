@@ -60,6 +60,7 @@ ENCODER = {
 
 
 def read(folder: Path, name: str, split: str) -> list[dict]:
+    """Reads the records of a data set's split."""
     path = folder / name / f"{split}.jsonl"
     if not path.exists():
         raise FileNotFoundError(f"'{path}' does not exist; build it with: trine data fetch --output_dir {folder}")
@@ -98,12 +99,13 @@ def train(
 
 
 def batches(data: Sequence[dict], collator: Callable, size: int = 64):
+    """Yields batches of the data, in order."""
     for start in range(0, len(data), size):
         yield collator(data[start : start + size])
 
 
 class Pretraining:
-    """Does pretraining help? An encoder that was pretrained, and its twin that begins at random, learn to classify."""
+    """Does pretraining help? A pretrained encoder, and its twin with random weights, learn to classify."""
 
     title = "Pretraining an encoder with masked tokens and next sentences"
     description = (
@@ -132,24 +134,28 @@ class Pretraining:
         self.unseen = self.classification_set([*self.rows["validation"], *self.rows["test"]])
 
     def texts(self, split: str) -> list[str]:
+        """The texts of a split."""
         return [f"{row['short']}\n{row['long']}" for row in self.rows[split]]
 
     def pairs(self, split: str, seed: int) -> MaskedPairs:
+        """Pairs of segments of a split, for pretraining."""
         pieces = sentence_pieces(starmap(Piece, enumerate(self.texts(split))))
         with TemporaryDirectory(dir=self.output, ignore_cleanup_errors=True) as folder:
             write_tokens(Path(folder), pieces, TokenEncoder(self.tokenizer))
             return MaskedPairs(read_tokens(Path(folder)), self.tokenizer, self.longest, seed=seed)
 
     def classification_set(self, rows: Sequence[dict]) -> list[dict]:
+        """Encoded short texts with the section of each as label."""
         ids = self.tokenizer([row["short"] for row in rows], truncation=True, max_length=self.longest)
         labels = [self.sections.index(row["section"]) for row in rows]
         return [{**{k: v[i] for k, v in ids.items()}, "labels": label} for i, label in enumerate(labels)]
 
     def masking(self, probability: float) -> PaddingFreeCollator:
-        """Masks that share of the tokens: more than BERT's 15 % teaches more a step (arXiv 2202.08005)."""
+        """A collator that masks this share of tokens: more than BERT's 15 % teaches more (arXiv 2202.08005)."""
         return PaddingFreeCollator(DataCollatorForLanguageModeling(self.tokenizer, mlm_probability=probability))
 
     def run(self, name: str, seed: int) -> dict:
+        """Trains and evaluates a classifier, after pretraining or without."""
         set_seed(seed)
         tokenizer = self.tokenizer
         config = TrineConfig(
@@ -180,6 +186,7 @@ class Pretraining:
 
     @torch.no_grad()
     def masked_loss(self, model: TrineForPreTraining) -> float:
+        """The loss of masked tokens on the validation split, in nats."""
         torch.manual_seed(0)
         total, count = 0.0, 0
         pairs = self.pairs("validation", seed=0)
@@ -190,7 +197,7 @@ class Pretraining:
 
 
 class Tagging:
-    """Named entities of Chinese news, a label a character."""
+    """Named entities of Chinese news, a label per character."""
 
     title = "Named entities in Chinese news"
     description = (
@@ -208,13 +215,14 @@ class Tagging:
         self.vocabulary = self.tokenizer.get_vocab()
 
     def encode(self, row: dict) -> dict:
-        """One id a character, so that the tags are aligned."""
+        """Encodes a row with one id per character, so that the tags are aligned."""
         unknown = self.tokenizer.unk_token_id
         ids = [self.vocabulary.get(token.lower(), unknown) for token in row["tokens"][:256]]
         labels = [self.tags.index(tag) for tag in row["tags"][:256]]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
     def run(self, name: str, seed: int) -> dict:
+        """Trains and evaluates a tagger."""
         from seqeval.metrics import f1_score
 
         set_seed(seed)
@@ -255,7 +263,7 @@ class Translation:
         self.tokenizer = train_unigram(texts, 3000, character_coverage=0.999, show_progress=False)
 
     def build(self, name: str) -> PreTrainedModel:
-        """The model of that name; the recurrent ones are as wide as it takes to have the Transformer's parameters."""
+        """Builds a model; the recurrent ones are so wide that they have as many parameters as the Transformer."""
         tokenizer = self.tokenizer
         shared: dict[str, Any] = {
             "vocab_size": len(tokenizer),
@@ -283,11 +291,13 @@ class Translation:
         return TrineRecurrentForConditionalGeneration(recurrent(min(range(64, 257, 2), key=distance)))
 
     def encode(self, rows: Sequence[dict]) -> list[dict]:
+        """Encodes Chinese sources and English targets."""
         sources = self.tokenizer([row["zh"] for row in rows], truncation=True, max_length=64)["input_ids"]
         targets = self.tokenizer([row["en"] for row in rows], truncation=True, max_length=64)["input_ids"]
         return [{"input_ids": s, "labels": t} for s, t in zip(sources, targets, strict=True)]
 
     def run(self, name: str, seed: int) -> dict:
+        """Trains and evaluates a translator."""
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
 
@@ -338,6 +348,7 @@ STUDY = Study(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine study shapes` with these arguments, by default the process's."""
     run_study(STUDY, argv, description=__doc__)
 
 

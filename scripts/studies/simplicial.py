@@ -29,7 +29,7 @@ IGNORED = -100  # the label of a token that is no target
 
 
 def windows(first: int, second: int | None = None) -> dict[str, int]:
-    """Sizes of both windows; the second is as the first unless given."""
+    """Fields for the sizes of both windows; the second is as large as the first unless given."""
     return {"simplicial_window": first, "simplicial_second_window": second or first}
 
 
@@ -67,6 +67,8 @@ SMALL = {
 
 
 class Match3(Generated):
+    """Match3: three numbers of a set that sum to zero."""
+
     title = "Match3: three numbers of a set that sum to zero"
     description = (
         "Eight numbers modulo 29 in no order; of each, whether there are two in the set (itself included) with which "
@@ -86,6 +88,8 @@ class Match3(Generated):
 
 
 class Composition(Generated):
+    """Composition of two functions given in the context."""
+
     title = "Composing two functions that are given in the context"
     description = (
         "The eight pairs of a permutation g, the eight of a function f, both in random order, and a query q, each a "
@@ -108,13 +112,15 @@ LANGUAGE_MODEL = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_laye
 
 
 def token_losses(model: PreTrainedModel, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each token of (B, N) but the first: its loss in nats, and whether it is the most likely one; (B, N - 1)."""
+    """Losses in nats of all tokens of (B, N) but the first, and whether each is the most likely one: (B, N - 1)."""
     logits, targets = model(input_ids=ids).logits[:, :-1], ids[:, 1:]
     losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     return losses, logits.argmax(-1) == targets
 
 
 class WordProblems(Comparison):
+    """Word problems in the manner of GSM8K."""
+
     title = "Word problems in the manner of GSM8K"
     description = (
         "Questions made from the 100 templates of reasoning-gym's `gsm_symbolic`, each followed by the number that "
@@ -179,7 +185,10 @@ class WordProblems(Comparison):
                     yield {"input_ids": ids.clamp(min=0), "labels": ids}
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
-        """Greedy search finds the answer where each of its tokens is the most likely one after those before it."""
+        """Accuracy of greedy search, and the loss of the answers.
+
+        Greedy search finds the answer where each of its tokens is the most likely one after those before it.
+        """
         right, total, count = 0, 0.0, 0
         problems = sorted(self.held_out_problems, key=lambda problem: len(problem[0]))
         for start in range(0, len(problems), self.batch_size):
@@ -192,6 +201,8 @@ class WordProblems(Comparison):
 
 
 class RealText(Comparison):
+    """Language modelling of real text."""
+
     title = "Language modelling of real text"
     description = (
         "Debian's package descriptions (English) in subwords, 256 at a time. Language models of 2 layers, which see "
@@ -266,6 +277,7 @@ STUDY = Study(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine study simplicial` with these arguments, by default the process's."""
     run_study(STUDY, argv, description=__doc__)
 
 

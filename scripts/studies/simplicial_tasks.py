@@ -1,4 +1,4 @@
-"""What the experiments of `trine study simplicial` learn: made-up problems as token ids, or texts."""
+"""Tasks of `trine study simplicial`: synthetic problems as token ids, or texts."""
 
 # Shapes: B batch, N tokens.
 
@@ -14,7 +14,7 @@ COMMON_ENDING = " Give the result as your final answer. Do not include units."
 
 
 def match3(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Sets of numbers, and of each number x_i whether there are j and k with x_i + x_j + x_k = 0 (mod 29).
+    """Draws sets of numbers; labels say of each x_i whether there are j and k with x_i + x_j + x_k = 0 (mod 29).
 
     j and k need not differ, from each other or from i. Both results are (B, N).
     Source: Sanford et al. 2023, Representational strengths and limitations of transformers, arXiv 2306.02896.
@@ -26,7 +26,7 @@ def match3(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
 
 
 def composition(size: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """A permutation g and a function f of eight values, listed in random order, and a query q: what is f(g(q))?
+    """Draws a permutation g and a function f of eight values, in random order, and a query q; the label is f(g(q)).
 
     Each token is a pair: first those of (a, g(a)), then those of (b, f(b)), then the query alone: (B, 17). Labels are
     (B,).

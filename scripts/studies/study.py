@@ -1,4 +1,4 @@
-"""What every study shares: arguments, runs that are kept, means with their spread, and its part of the report."""
+"""The frame of a study: arguments, runs that are kept, means with their spread, and its part of the report."""
 
 import json
 import math
@@ -21,8 +21,8 @@ class Study:
 
     Attributes:
         command: The sub-command that runs it.
-        heading: Names its part of the report.
-        introduction: What stands below the heading.
+        heading: Heading of its part of the report.
+        introduction: Text below the heading.
         output_dir: Default folder of the finished runs.
         experiments: Classes by name. Each has a `title`, a `description` and the names of its `models`, is made from
             (folder of the data, folder for output, factor on the steps), and has `run(model, seed)`, which returns
@@ -83,7 +83,7 @@ def arguments_of(study: Study) -> type:
 
 
 def run_study(study: Study, argv: Sequence[str] | None = None, *, description: str | None) -> None:
-    """Run what is not yet in the folder of finished runs, and write the study's part of the report."""
+    """Runs the experiments that are not yet in the folder of finished runs, and writes the part of the report."""
     (arguments,) = parse_arguments([arguments_of(study)], argv, command=study.command, description=description)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     output = Path(arguments.output_dir)
@@ -116,11 +116,12 @@ def run_study(study: Study, argv: Sequence[str] | None = None, *, description: s
 
 
 def read_runs(path: Path) -> list[dict]:
+    """Reads the finished runs of a file; none if it does not exist."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def describe_runs(study: Study, runs: list[dict]) -> str:
-    """The study's part of the report: one table an experiment, one row a model, mean and spread over the seeds."""
+    """The study's part of the report: a table per experiment, a row per model, mean and spread over the seeds."""
     parts = [f"# {study.heading}", study.introduction]
     for name, experiment in study.experiments.items():
         found = [run for run in runs if run["experiment"] == name]
@@ -147,6 +148,7 @@ def describe_runs(study: Study, runs: list[dict]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
+    """The mean, the least and the greatest value, or "-" if there is a NaN."""
     if any(map(math.isnan, values)):
         return "-"
     return f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"

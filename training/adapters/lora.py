@@ -1,4 +1,4 @@
-"""Which weights of a model get LoRA adapters, found by what they are."""
+"""Finds the weights that get LoRA adapters by their role in the model."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ ROUTERS = ("gate", "router", "shared_expert_gate")
 def lora_targets(
     config_or_model: PreTrainedConfig | nn.Module, parts: Sequence[str] | None = None
 ) -> dict[str, list[str]]:
-    """The names by which `peft.LoraConfig(**lora_targets(model))` adapts the named parts of every layer.
+    """The names of the chosen parts of every layer, for `peft.LoraConfig(**lora_targets(model))`.
 
     `attention` is all projections of self- and cross-attention, second keys and values of simplicial layers included;
     `feed_forward` the dense feed-forwards and the shared experts; `experts` the routed ones, whose fused
@@ -110,7 +110,7 @@ def _adaptable(model: nn.Module) -> Iterator[tuple[str, str, str]]:
 
 
 def _endings(names: Sequence[str], others: Sequence[str], least: int) -> list[str]:
-    """For each name its shortest ending, of at least `least` steps, that no name of `others` beside `names` has."""
+    """The shortest ending of each name, of at least `least` steps, that no name of `others` except `names` has."""
     chosen, everywhere = (
         Counter(ending for name in group for ending in _all_endings(name)) for group in (names, others)
     )
@@ -122,6 +122,6 @@ def _endings(names: Sequence[str], others: Sequence[str], least: int) -> list[st
 
 
 def _all_endings(name: str) -> list[str]:
-    """What a name with dots ends in, the shortest first: `b.c` ends in `c` and `b.c`."""
+    """All endings of a name with dots, the shortest first: `b.c` ends in `c` and `b.c`."""
     steps = name.split(".")
     return [".".join(steps[-length:]) for length in range(1, len(steps) + 1)]

@@ -1,4 +1,4 @@
-"""Folders of a cache: whole or not there, checked when they are found, and not left half made by a killed process.
+"""Folders of a cache: complete or absent, checked when they are found, even after a process was killed.
 
 Several processes, also of several users, may share a cache.
 """
@@ -40,11 +40,11 @@ _own: dict[Path, Any] = {}  # unfinished folders of this process, with their ope
 
 
 def find_or_make(cache: Path, key: dict[str, Any], make: Callable[[Path], object]) -> Path:
-    """The folder of the cache that belongs to the key; if there is none, `make` fills a new one.
+    """The folder of the cache for a key; if there is none, `make` fills a new one.
 
-    It appears under its name when it is whole. One whose files are not as they were written is made anew, with a
-    warning. What killed processes left half made is removed first. Rights are those that the umask gives, so that
-    others may read the cache where it lets them.
+    It appears under its name when it is complete. One whose files have changed is made anew, with a warning. Remains
+    of killed processes are removed first. Permissions are those of the umask, so that others may read the cache where
+    it lets them.
 
     Raises:
         OSError: The cache cannot be written, besides the errors of `make`.
@@ -71,7 +71,7 @@ def find_or_make(cache: Path, key: dict[str, Any], make: Callable[[Path], object
 
 
 def damage(folder: Path) -> str | None:
-    """What tells that the files of a folder are not those that were written; None if nothing does."""
+    """The reason why a folder's files are not those that were written; None if they are."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         for name, (size, checksum) in index.items():
@@ -88,6 +88,7 @@ def damage(folder: Path) -> str | None:
 
 
 def checksum_of(file: Path) -> int:
+    """The CRC-32 of a file."""
     checksum = 0
     with file.open("rb") as stream:
         while block := stream.read(_READ_SIZE):
@@ -96,7 +97,7 @@ def checksum_of(file: Path) -> int:
 
 
 def remove_stale(cache: Path) -> None:
-    """Removes the unfinished folders of processes that live no longer; those of others stay."""
+    """Removes the unfinished folders of processes that have ended; those of others stay."""
     for folder in cache.glob(f"{UNFINISHED}*"):
         if folder not in _own and _is_stale(folder):
             shutil.rmtree(folder, ignore_errors=True)

@@ -67,7 +67,7 @@ class Corpus:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What the content of a part depends on, as far as the file system and fingerprints of data sets tell."""
+        """A fingerprint of the texts of a part, by the file system and by fingerprints of data sets."""
         split = [self.validation_fraction, self.seed]
         return {"files": self._identify_files(), "text_field": self.text_field, "split": split}
 
@@ -85,6 +85,7 @@ class Corpus:
                     yield Piece(piece.document, text, part)
 
     def texts(self, part: Part) -> Iterator[str]:
+        """Yields the texts of a part, in pieces."""
         return (piece.text for piece in self.pieces() if piece.part == part)
 
     def _read(self, bad: BadRecords) -> Iterator[Piece]:
@@ -101,7 +102,7 @@ class Corpus:
         return files
 
     def _keep(self, key: dict[str, Any], compute: Callable[[], tuple[array, Any]]) -> tuple[array, Any]:
-        """What `compute` gives, numbers and something that JSON can hold; what the cache has, if it does."""
+        """The result of `compute`, numbers and JSON, from the cache if it is there."""
 
         def make(folder: Path) -> None:
             numbers, note = compute()
@@ -141,7 +142,7 @@ class Corpus:
 
 
 def choose_documents(lengths: Sequence[int], budget: int, seed: int) -> set[int]:
-    """Numbers of documents, at random, whose lengths sum to about the budget and no more."""
+    """Chooses documents at random whose lengths sum to about the budget and no more; returns their numbers."""
     chosen: set[int] = set()
     size = 0
     for number in random.Random(seed).sample(range(len(lengths)), len(lengths)):

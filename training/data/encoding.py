@@ -1,4 +1,4 @@
-"""Tokenising a long text in several processes, in order and in memory that does not grow with it."""
+"""Tokenises a long text in several processes, in order and in memory that does not grow with it."""
 
 import gc
 import os
@@ -25,9 +25,9 @@ def encode_batches(
     """Yields each batch with the token ids of its texts.
 
     Args:
-        encode: What makes them; it must be known to pickle where processes are not forked.
-        processes: How many tokenise; 1 is this one. Default: one for each core that this process may use. They are
-            started in the way that Python's `multiprocessing` is set to.
+        encode: Function from texts to ids; it must be picklable where processes are not forked.
+        processes: Number of processes that tokenise; 1 is this one. Default: one for each core that this process may
+            use. They are started in the way that Python's `multiprocessing` is set to.
 
     Raises:
         ValueError: Fewer than one process.

@@ -45,5 +45,5 @@ class PaddingFreeCollator:
 
 
 def takes_packed_rows(model: Any, training: TrainingArguments) -> bool:
-    """Whether a model, PEFT's around one too, can be trained so: no row can be cut for the threads of many GPUs."""
+    """Whether a model can be trained on packed rows: one of Trine, and no `DataParallel`, which would cut the row."""
     return model.config.model_type == "trine" and training.n_gpu <= 1

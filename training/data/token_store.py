@@ -75,10 +75,10 @@ def write_tokens(
     The text is read once: pieces that have a `part` go to the store in the folder of that name within `folder`.
 
     Args:
-        encode: `TokenEncoder`, or what else makes bytes of 32-bit integers of texts.
+        encode: `TokenEncoder`, or another function from texts to bytes of 32-bit integers.
         ends_with: Id of a token that follows each document, or None.
         description: Of a progress bar in characters, shown if given.
-        processes: How many tokenise. Default: one for each core that this process may use.
+        processes: Number of processes that tokenise. Default: one for each core that this process may use.
 
     Raises:
         ValueError: There is no document, or fewer than one process.
@@ -101,7 +101,7 @@ def write_tokens(
 
 
 def read_tokens(folder: Path) -> TokenStore:
-    """What `write_tokens` wrote there.
+    """Reads a store that `write_tokens` wrote.
 
     Raises:
         ValueError: The files do not belong together: some are cut off, or empty, or others.
@@ -128,7 +128,7 @@ def read_tokens(folder: Path) -> TokenStore:
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A text that is equal for tokenizers that split texts equally."""
+    """A text that is equal for two tokenizers if they split all texts equally."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return backend.to_str() if backend is not None else repr(tokenizer)
 

@@ -1,4 +1,4 @@
-"""Fast tokenising: a word that has been seen before is looked up, not tokenised again."""
+"""Fast tokenising: ids of words that were seen before are looked up."""
 
 import json
 import re
@@ -76,7 +76,7 @@ class TokenEncoder:
 
 
 def splits_words(state: dict[str, Any]) -> bool:
-    """Whether the state of a backend is that of byte-level BPE, whose words do not depend on each other."""
+    """Whether a backend's state is that of byte-level BPE, whose words do not depend on each other."""
     first: Any = state["pre_tokenizer"] or {}
     last = (first.get("pretokenizers") or [first])[-1]
     return (

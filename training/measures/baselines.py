@@ -1,4 +1,4 @@
-"""What counting alone achieves: unigram and bigram models of the tokens, in nats per token.
+"""Baselines that only count: unigram and bigram models of the tokens, in nats per token.
 
 A language model that does not beat the bigram has learned less than which token follows which.
 """

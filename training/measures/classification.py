@@ -1,4 +1,4 @@
-"""How well classes, sets of labels and values are predicted."""
+"""Measures of predicted classes, sets of labels and values."""
 
 # Shapes: N examples, C classes.
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 
 def confusion_matrix(expected: ArrayLike, predicted: ArrayLike, classes: int) -> np.ndarray:
-    """How often each class (row) was taken for each (column): (C, C), of class indices (N,)."""
+    """Counts (C, C) of class indices (N,): how often each class (row) was predicted as each (column)."""
     matrix = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(matrix, (np.asarray(expected), np.asarray(predicted)), 1)
     return matrix
@@ -27,7 +27,7 @@ def class_metrics(expected: ArrayLike, predicted: ArrayLike, classes: int) -> di
 
 
 def label_set_metrics(expected: ArrayLike, predicted: ArrayLike) -> dict[str, float]:
-    """Of sets of labels as zeros and ones (N, C): the share that is right as a whole, and F1 over all and a label.
+    """Accuracy of whole sets of labels, and micro and macro F1, from zeros and ones (N, C).
 
     `macro_f1` is the mean over the labels that occur. Where no label occurs at all, both are 1: nothing was missed.
     """

@@ -21,7 +21,7 @@ class OneClass:
 
     Attributes:
         names: The labels in the order of their indices: by their letters, or by size where all are integers.
-        types: What a label may be in a record.
+        types: Types that a label may have in a record.
         scores: The names of what `measure` returns.
         loss_unit: The unit of the model's loss.
 
@@ -52,7 +52,7 @@ class OneClass:
 
     @staticmethod
     def stratum(label: Any) -> Any:
-        """What training and validation have equal shares of."""
+        """The group of which training and validation get equal shares: the class."""
         return str(label)
 
     def unknown(self, label: Any) -> set[str]:
@@ -68,7 +68,7 @@ class OneClass:
         return logits.argmax(-1)
 
     def constant(self, targets: Sequence[Any]) -> tuple[str, Any]:
-        """The best answer that is the same for all texts, and what it is called: the most frequent class."""
+        """The best answer that ignores the text, the most frequent class, with a description."""
         return "most frequent", Counter(targets).most_common(1)[0][0]
 
     def measure(self, expected: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -112,7 +112,7 @@ class LabelSet(OneClass):
         return (logits > 0).astype(int)
 
     def constant(self, targets: Sequence[Any]) -> tuple[str, Any]:
-        """The most frequent set, and what it is called."""
+        """The best answer that ignores the text, the most frequent set, with a description."""
         return "most frequent", Counter(map(tuple, targets)).most_common(1)[0][0]
 
     def measure(self, expected: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
@@ -159,7 +159,7 @@ class Value:
         return logits[:, 0]
 
     def constant(self, targets: Sequence[Any]) -> tuple[str, Any]:
-        """The best answer that is the same for all texts, and what it is called: the mean."""
+        """The best answer that ignores the text, the mean, with a description."""
         return "mean", float(np.mean(targets))
 
     def measure(self, expected: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

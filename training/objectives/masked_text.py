@@ -1,4 +1,4 @@
-"""Stored tokens to the sequences and pairs of segments whose masked tokens an encoder learns to restore."""
+"""Sequences and pairs of segments for masked language modelling, from stored tokens."""
 
 import re
 from array import array
@@ -159,7 +159,7 @@ class MaskedPairs(MaskedText):
 
 
 class StoredSentences(Sequence):
-    """For each document of a store, the places of its pieces in the tokens; pieces without tokens are left out."""
+    """For each document of a store, the ranges of its pieces' tokens; pieces without tokens are left out."""
 
     def __init__(self, store: TokenStore):
         self.piece_ends = store.piece_ends

@@ -1,4 +1,4 @@
-"""What a model can be pretrained to do: its head, its tokenizer and its data, chosen by `--objective`."""
+"""Pretraining objectives: the model's head, its tokenizer and its data, chosen by `--objective`."""
 
 import math
 from collections.abc import Callable, Sized
@@ -33,7 +33,7 @@ BASELINE_TOKENS = 10_000_000
 
 @dataclass
 class ObjectiveOptions:
-    """How a model is pretrained: its objective and its size, its tokenizer's, and how text becomes examples."""
+    """Options of pretraining: objective and size of the model, its tokenizer, and the making of examples."""
 
     objective: str = field(
         default="causal",
@@ -97,7 +97,7 @@ class CausalObjective:
         self.check()
 
     def check(self) -> None:
-        """Raises a ValueError if an argument is given that means nothing here."""
+        """Raises a ValueError for an option that has no meaning for this objective."""
         if self.options.whole_words is not None:
             raise ValueError(
                 f"whole_words='{self.options.whole_words}' masks words, and "
@@ -170,6 +170,7 @@ class CausalObjective:
         return self.make_blocks(part, store, separator)
 
     def make_blocks(self, part: Part, store: TokenStore, separator: int | None) -> PackedBlocks:
+        """Cuts the stored tokens into blocks; a ValueError if there are fewer tokens than one block."""
         length = self.text_length()
         if len(store.tokens) < length:
             raise ValueError(
@@ -184,14 +185,15 @@ class CausalObjective:
         return self.options.block_length
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable | None:
-        """What makes batches; None for the trainer's own."""
+        """The collator that makes batches; None for the trainer's own."""
         return None
 
     def count_tokens(self, data: Any) -> int:
+        """The number of tokens in the data."""
         return data.blocks.numel()
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
-        """What counting achieves on the validation data, in nats per token."""
+        """Losses of unigram and bigram models on the validation data, in nats per token."""
         ngrams = ngram_losses(train.blocks.flatten()[:BASELINE_TOKENS], validation.blocks, vocab_size)
         return {"unigram": ngrams.unigram, "bigram": ngrams.bigram}
 
@@ -205,6 +207,7 @@ class MaskedObjective(CausalObjective):
     is_causal = False
 
     def check(self) -> None:
+        """Raises a ValueError for unknown words, a probability out of range, or document boundaries."""
         words = self.options.whole_words
         if words is not None and words not in WORDS:
             raise ValueError(f"whole_words='{words}' is not among {list(WORDS)}.")
@@ -216,10 +219,12 @@ class MaskedObjective(CausalObjective):
             )
 
     def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
+        """Sequences, each within one document."""
         whole_words = self.options.whole_words is not None
         return MaskedSequences(store, tokenizer, self.options.block_length, whole_words=whole_words)
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
+        """A collator that masks tokens or whole words, and packs sequences without padding."""
         probability = self.options.mlm_probability
         if self.options.whole_words:
             return PaddingFreeCollator(WholeWordMaskingCollator(tokenizer, probability))
@@ -229,18 +234,20 @@ class MaskedObjective(CausalObjective):
         return data.num_tokens
 
     def baselines(self, train: MaskedText, validation: MaskedText, vocab_size: int) -> dict[str, float]:
+        """The loss of a unigram model, in nats per token."""
         losses = ngram_losses(train.text(BASELINE_TOKENS), validation.text(BASELINE_TOKENS)[None], vocab_size)
         return {"unigram": losses.unigram}
 
 
 class NextSentenceObjective(MaskedObjective):
-    """BERT's: besides, the encoder tells whether the second of two segments follows the first."""
+    """BERT's objectives: masked tokens, and whether the second of two segments follows the first."""
 
     model = TrineForPreTraining
     fields: ClassVar[dict[str, Any]] = {"type_vocab_size": 2}
     splits_sentences = True
 
     def make_data(self, part: Part, store: TokenStore, tokenizer: PreTrainedTokenizerBase) -> Sized:
+        """Pairs of segments; a ValueError if there is only one document."""
         length = self.options.block_length
         whole_words = self.options.whole_words is not None
         if (documents := len(store.ends.unique())) < 2:
@@ -252,36 +259,41 @@ class NextSentenceObjective(MaskedObjective):
         return MaskedPairs(store, tokenizer, length, whole_words=whole_words, seed=self.seed)
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
-        """Those of the masked tokens plus that of a coin, as the loss of the model is a sum too."""
+        """Losses of counting for masked tokens, plus that of a coin for the second loss, in nats."""
         losses = super().baselines(train, validation, vocab_size)
         return {name: loss + math.log(2) for name, loss in losses.items()}
 
 
 class SpanCorruptionObjective(CausalObjective):
-    """T5's: an encoder-decoder reads a text with spans left out, and writes the spans."""
+    """T5's objective: an encoder-decoder reads a text with spans left out, and writes the spans."""
 
     model = TrineForConditionalGeneration
     train_tokenizer = staticmethod(partial(train_unigram, extra_special_tokens=list(SENTINELS)))
 
     def check(self) -> None:
+        """Raises a ValueError for a density or a length of spans out of range, or document boundaries."""
         super().check()
         check_spans(self.options.noise_density, self.options.mean_span_length)
         if self.options.document_boundaries:
             raise ValueError("document_boundaries=True does not apply to objective='span_corruption'.")
 
     def make_config(self, **overrides: Any) -> PreTrainedConfig:
+        """The config of the preset, whose decoder begins with the padding token as in T5."""
         # As in T5: a sentinel follows it, not a text, so that the token that begins texts would say nothing.
         if "decoder_start_token_id" not in overrides and overrides.get("pad_token_id") is not None:
             overrides["decoder_start_token_id"] = overrides["pad_token_id"]
         return TrineSeq2SeqConfig.from_preset(self.options.preset, **overrides)
 
     def text_length(self) -> int:
+        """Tokens of text in one block: more than the input has, as spans are left out."""
         return text_length(self.options.block_length, self.options.noise_density, self.options.mean_span_length)
 
     def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
+        """A collator that leaves spans out."""
         return SpanCorruptionCollator(tokenizer, self.options.noise_density, self.options.mean_span_length)
 
     def baselines(self, train: Any, validation: Any, vocab_size: int) -> dict[str, float]:
+        """No baselines: half of the predicted tokens are sentinels, whose order is known."""
         return {}  # half of what is predicted are marks, whose order is known
 
 

@@ -1,4 +1,4 @@
-"""T5's objective: spans of a text are replaced by marks, and the target tells what stood there."""
+"""T5's objective, span corruption: sentinels replace spans of a text, and the target holds the spans."""
 
 from typing import Any
 
@@ -77,6 +77,7 @@ class SpanCorruptionCollator:
 
 
 def check_spans(noise_density: float, mean_span_length: float) -> None:
+    """Raises a ValueError for a density outside of 0 to 1, or a mean length below 1."""
     if not 0 < noise_density < 1:
         raise ValueError(f"noise_density={noise_density} must lie between 0 and 1.")
     if mean_span_length < 1:
@@ -84,7 +85,7 @@ def check_spans(noise_density: float, mean_span_length: float) -> None:
 
 
 def noise_sizes(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
-    """How many of `length` tokens are hidden, and in how many spans; each span follows a token that is kept."""
+    """The number of hidden tokens among `length`, and of spans; each span follows a token that is kept."""
     if length < 2:
         raise ValueError(f"A text of {length} tokens has no span to hide; at least 2 are needed.")
     noise = min(max(round(length * noise_density), 1), length - 1)

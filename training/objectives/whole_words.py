@@ -1,4 +1,4 @@
-"""Masking whole words: which tokens make up a word, and the collator that masks them together."""
+"""Whole word masking: finds the tokens of each word, and masks them together."""
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,12 +38,13 @@ class WordEncoder:
         return [self.flagged(*item) for item in zip(encoded.encodings or [], texts, strict=True)]
 
     def flagged(self, encoding: Encoding, text: str) -> bytes:
+        """The ids of a text as bytes, with `WORD_START` added to those that begin a word."""
         tokens = zip(encoding.ids, word_starts(encoding, text, self.words), strict=True)
         return array("i", (token + starts * WORD_START for token, starts in tokens)).tobytes()
 
 
 def word_starts(encoding: Encoding, text: str, words: str = "tokenizer") -> list[bool]:
-    """Whether each token of `encoding`, that of `text` without special tokens, is the first of a word.
+    """Finds for each token of `encoding` whether it begins a word of `text`, which was encoded without special tokens.
 
     Args:
         words: A name of `WORDS`. `tokenizer`: the words that the tokenizer splits a text into before it cuts them to

@@ -1,4 +1,4 @@
-"""What happens between optimizer steps: the load of experts, new random features, early stopping, and Ctrl-C."""
+"""Callbacks between optimizer steps: load of experts, new random features, early stopping, and Ctrl-C."""
 
 # Shapes: T tokens, L sparse layers, E experts, C experts per token.
 
@@ -41,6 +41,7 @@ class ExpertLoadCallback(TrainerCallback):
         self._logged_load = torch.zeros(0, 0)  # (L, E), choices since the last log, of all processes
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Begins to count, by hooks on the model and its routers."""
         model: nn.Module = kwargs["model"]
         self._remove_hooks()
         self.routers = [module for module in model.modules() if isinstance(module, TrineRouter)]
@@ -58,6 +59,7 @@ class ExpertLoadCallback(TrainerCallback):
         ]
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Sums the load over processes, and updates the biases of routers that have one."""
         if not self.routers:
             return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -71,6 +73,7 @@ class ExpertLoadCallback(TrainerCallback):
         self._step_load.zero_()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Adds the load since the last log to the training loss."""
         logs: dict[str, Any] = kwargs["logs"]
         if not self.routers or "loss" not in logs:
             return
@@ -82,6 +85,7 @@ class ExpertLoadCallback(TrainerCallback):
         self._logged_load.zero_()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Removes the hooks."""
         self._remove_hooks()
 
     def _remove_hooks(self):
@@ -125,6 +129,7 @@ class RandomFeatureCallback(TrainerCallback):
     """
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Draws new features if their interval is over."""
         model: nn.Module = kwargs["model"]
         for module in model.modules():
             if isinstance(module, PerformerAttention):
@@ -134,7 +139,7 @@ class RandomFeatureCallback(TrainerCallback):
 
 
 class InterruptCallback(TrainerCallback):
-    """On Ctrl-C or SIGTERM, finish the optimizer step, save a checkpoint and end training; a second one stops at once.
+    """Handles Ctrl-C and SIGTERM: finishes the step, saves a checkpoint and ends; a second signal stops at once.
 
     Where several processes train, a signal to one of them ends all, after the same step.
 
@@ -146,12 +151,14 @@ class InterruptCallback(TrainerCallback):
         self._previous_handlers = {}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Takes over the handling of both signals."""
         self.interrupted = False
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no signal handlers
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous_handlers[number] = signal.signal(number, self._interrupt)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Ends training with a checkpoint, in all processes, after a signal to one of them."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             flag = torch.tensor(float(self.interrupted), device=args.device)
             torch.distributed.all_reduce(flag)
@@ -160,6 +167,7 @@ class InterruptCallback(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Restores the former handling of signals."""
         self._restore()
 
     def _interrupt(self, signal_number: int, frame):
@@ -176,6 +184,7 @@ class SpokenEarlyStopping(EarlyStoppingCallback):
     """Ends training after `early_stopping_patience` evaluations in a row without an improvement; prints one line."""
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics, **kwargs):
+        """Counts evaluations without an improvement; prints a line if training ends."""
         before = control.should_training_stop
         super().on_evaluate(args, state, control, metrics, **kwargs)
         if control.should_training_stop and not before and state.is_world_process_zero:

@@ -1,4 +1,4 @@
-"""Model FLOPs: what a training step of one stack must compute, however it is computed."""
+"""Model FLOPs: operations that a training step of one stack must compute, however it is computed."""
 
 # Shapes: L tokens of a sequence.
 
@@ -30,7 +30,7 @@ def flops_per_token(model: PreTrainedModel, length: int) -> float:
 
 
 def attention_products(kind: str, config: TrineConfig, length: int) -> float:
-    """Operations of a forward pass that mix tokens in one layer, for one of `length` tokens."""
+    """Operations per token that mix tokens, in a forward pass of one layer over `length` tokens."""
     about = ATTENTION_KINDS[kind].about
     if about.products is not None:
         return about.products(config)
@@ -39,7 +39,7 @@ def attention_products(kind: str, config: TrineConfig, length: int) -> float:
 
 
 def active_parameters(model: PreTrainedModel) -> float:
-    """The parameters of matrix products that a token meets, on average."""
+    """The number of parameters in matrix products that a token meets, on average."""
     config, embeddings, total = model.config, model.get_input_embeddings(), 0.0
     head: Any = model.get_output_embeddings()
     is_tied = head is not None and head.weight is embeddings.weight

@@ -1,4 +1,4 @@
-"""Watching a run: tokens a second, the share of the machine's speed that it uses, and the energy that it takes."""
+"""Measures a run: tokens per second, the share of the machine's speed, and energy."""
 
 import time
 from typing import Any, cast
@@ -14,8 +14,8 @@ class ThroughputCallback(TrainerCallback):
     """Log `tokens_per_second` with each training loss and, for a single stack, `mfu`.
 
     `mfu` is model FLOPs utilisation: `flops_per_token` times the tokens, over what as many devices could compute in
-    that time by matrix products in the type of training, whose rate is measured when training begins. Tokens are those
-    of all processes that are no padding. Needs `include_num_input_tokens_seen="non_padding"`.
+    that time by matrix products in the type of training, whose rate is measured when training begins. It counts the
+    non-padding tokens of all processes. Needs `include_num_input_tokens_seen="non_padding"`.
 
     Args:
         length: Tokens of a sequence, if `mfu` is wanted; the model must be a `TrineConfig`'s.
@@ -31,6 +31,7 @@ class ThroughputCallback(TrainerCallback):
         self._time, self._tokens = 0.0, 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Measures the machine's speed if `mfu` is wanted, and starts the clock."""
         if args.include_num_input_tokens_seen != "non_padding":
             raise ValueError(
                 f"include_num_input_tokens_seen={args.include_num_input_tokens_seen!r} must be 'non_padding' to count "
@@ -42,12 +43,15 @@ class ThroughputCallback(TrainerCallback):
         self._time, self._tokens = time.perf_counter(), state.num_input_tokens_seen
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Leaves the time of evaluation out."""
         self._leave_out(state)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Leaves the time of saving out."""
         self._leave_out(state)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Adds the speed since the last log to the training loss."""
         logs: dict[str, Any] = kwargs["logs"]
         if "loss" not in logs:
             return
@@ -68,14 +72,14 @@ class ThroughputCallback(TrainerCallback):
 
 
 def training_dtype(args: TrainingArguments, model: nn.Module) -> torch.dtype:
-    """The type of the matrix products of training."""
+    """The dtype of the matrix products of training."""
     if args.bf16:
         return torch.bfloat16
     return torch.float16 if args.fp16 else next(model.parameters()).dtype
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = None, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of products of square matrices on this device: the best of some."""
+    """Floating-point operations per second of square matrix products on this device: the best of several runs."""
     size = size or (1024 if device.type == "cpu" else 8192)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds
@@ -111,8 +115,10 @@ class EnergyCallback(TrainerCallback):
         self.energy_kwh = self.co2_kg = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Starts to measure."""
         self.tracker.start()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Sets `energy_kwh` and `co2_kg`."""
         self.co2_kg = self.tracker.stop() or 0.0
         self.energy_kwh = self.tracker.final_emissions_data.energy_consumed

@@ -1,7 +1,7 @@
-"""Models that transformers spreads over processes: tensor, expert, and fully sharded data parallelism.
+"""Parallelism by transformers: tensor, expert, and fully sharded data parallelism.
 
 Transformers spreads a model out only where it loads one. Its trainer saves the weights of such a model, whole, but not
-its optimizer, so that no run can go on from a checkpoint.
+its optimizer, so that such a run cannot be resumed from a checkpoint.
 """
 
 import shutil
@@ -30,7 +30,7 @@ NEEDED = "5.23"
 
 @dataclass
 class Parallelism:
-    """How a model is spread over `tp_size * fsdp_size` processes.
+    """The sizes by which a model is spread over `tp_size * fsdp_size` processes.
 
     Args:
         tp_size: Processes that share a batch, and the heads and the widths of every layer.
@@ -53,7 +53,7 @@ class Parallelism:
 
 
 def check_sizes(parallel: Parallelism) -> None:
-    """Raises a ValueError where the sizes are none or do not fit together, an ImportError for an old library."""
+    """Raises a ValueError for sizes that do not fit together, an ImportError where transformers is too old."""
     tp_size, fsdp_size, ep_size = parallel.tp_size, parallel.fsdp_size, parallel.ep_size
     if min(tp_size, fsdp_size, ep_size) < 1:
         raise ValueError(f"{parallel}: a number of processes must be at least 1.")
@@ -67,7 +67,7 @@ def check_sizes(parallel: Parallelism) -> None:
 
 
 def check_launch(parallel: Parallelism, training: TrainingArguments) -> None:
-    """Raises what `check_sizes` does, and a ValueError where processes or the trainer's arguments do not suit them."""
+    """Raises what `check_sizes` does, and a ValueError where processes or the trainer's arguments do not fit."""
     check_sizes(parallel)
     if parallel.is_one:
         return
@@ -100,7 +100,7 @@ def check_launch(parallel: Parallelism, training: TrainingArguments) -> None:
 
 
 def check_model(parallel: Parallelism, config: PreTrainedConfig) -> None:
-    """Raises a ValueError where a model of this config cannot be spread out so, or would learn something else."""
+    """Raises a ValueError for a model that cannot be spread out so, or would learn something else."""
     for name in ("tie_word_embeddings", "share_embeddings"):
         if parallel.fsdp_size > 1 and getattr(config, name, False):
             raise ValueError(
@@ -113,7 +113,7 @@ def check_model(parallel: Parallelism, config: PreTrainedConfig) -> None:
 
 
 def check_stack(parallel: Parallelism, stack: Any, prefix: str) -> None:
-    """The same for one stack of layers, whose name `prefix` goes before its fields."""
+    """Raises a ValueError for a stack of layers that cannot be spread out so; `prefix` goes before its fields."""
     tp_size, ep_size = parallel.tp_size, parallel.ep_size
     if tp_size > 1 and stack.base_model_tp_plan is None:
         raise ValueError(
@@ -135,10 +135,10 @@ def check_stack(parallel: Parallelism, stack: Any, prefix: str) -> None:
 def make_model(
     model_class: type[PreTrainedModel], config: PreTrainedConfig, parallel: Parallelism, training: TrainingArguments
 ) -> PreTrainedModel:
-    """A new model. If it is to be spread out, one process makes and saves it, and all load their parts.
+    """Makes a new model. If it is to be spread out, one process makes and saves it, and all load their parts.
 
-    Until all have, it lies in the output folder, which several machines share or, with `save_on_each_node`, have each.
-    The trainer's arguments are told which processes share a batch.
+    Until all have loaded, it lies in the output folder, which several machines share or, with `save_on_each_node`,
+    have each. The trainer's arguments are told which processes share a batch.
     """
     if parallel.is_one:
         return model_class(config)
@@ -159,7 +159,7 @@ def make_model(
 
 
 class BatchSharing(ParallelismConfig):
-    """Which processes share a batch, on CPUs too: transformers' own refuses them, where nothing else is missing."""
+    """transformers' config of which processes share a batch, allowed on CPUs, where only its check refuses it."""
 
     def _validate_accelerator(self, accelerator: Accelerator) -> None:
         if accelerator.distributed_type != DistributedType.MULTI_CPU:
@@ -176,9 +176,11 @@ class SharedBatchCallback(TrainerCallback):
         self.copies, self._seen = copies, 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Remembers the number of tokens at the start."""
         self._seen = state.num_input_tokens_seen
 
     def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
+        """Corrects the trainer's count of tokens."""
         self._seen += (state.num_input_tokens_seen - self._seen) // self.copies
         state.num_input_tokens_seen = self._seen
 

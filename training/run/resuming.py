@@ -1,4 +1,4 @@
-"""Checkpoints that training can go on from: found, checked for being whole, and never lost to a full disk."""
+"""Finds complete checkpoints to resume from, and keeps them when the disk is full."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def check_writable(folder: Path) -> None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file, a folder or a link has this name. Raises an OSError for a name that none can have."""
+    """Whether a file, a folder or a link has this name; an OSError for a name that is not possible."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -41,13 +41,13 @@ def is_there(path: Path) -> bool:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, by their steps."""
+    """Lists the checkpoints in a folder, by their steps."""
     names = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal()]
     return sorted((path for path in names if path.is_dir()), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def is_finished(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint was written: the trainer writes its state last."""
+    """Whether a checkpoint was written to its end: the trainer writes its state last."""
     try:
         return isinstance(json.loads((checkpoint / STATE).read_text(encoding="utf-8")), dict)
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def is_finished(checkpoint: Path) -> bool:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Why training cannot go on from this checkpoint: what is missing or cut off; None if it is whole."""
+    """The reason why training cannot resume from this checkpoint, a missing or cut-off file; None if it is whole."""
     if not (checkpoint / STATE).exists():
         return f"'{STATE}' is missing, so that saving was not finished"
     if not any(path for pattern in WEIGHTS for path in checkpoint.glob(pattern)):
@@ -74,7 +74,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def what_is_missing(checkpoint: Path) -> str | None:
-    """Why training cannot go on exactly from this checkpoint; None if it can."""
+    """The reason why training cannot resume exactly from this checkpoint; None if it can."""
     if reason := damage(checkpoint):
         return reason
     if not any(checkpoint.glob("rng_state*.pth")):
@@ -83,14 +83,14 @@ def what_is_missing(checkpoint: Path) -> str | None:
 
 
 def find_checkpoint(training: TrainingArguments) -> str | None:
-    """The checkpoint to go on from, or None for a new run, which must not mix with an older one in its folder.
+    """Finds the checkpoint to resume from; None for a new run, which must not mix with an older one in its folder.
 
     `resume_from_checkpoint="last"` is the last whole one; damaged ones are named in a warning. Where nothing was saved
     yet, or saving the first checkpoint was not finished, the run begins anew, with or without "last": so the same
     command can be given again, whenever the run was killed.
 
     Raises:
-        ValueError: The folder holds a run that is not to be gone on with, or no whole checkpoint to go on from.
+        ValueError: The folder holds a run that should not be resumed, or no whole checkpoint to resume from.
         FileNotFoundError: The checkpoint does not exist.
     """
     wanted, found = training.resume_from_checkpoint, list_checkpoints(Path(str(training.output_dir)))
@@ -114,7 +114,7 @@ def find_checkpoint(training: TrainingArguments) -> str | None:
 
 
 def check_named(wanted: str, others: list[Path]) -> str:
-    """The checkpoint that was asked for by name, if training can go on from it."""
+    """The checkpoint that was asked for by name, if training can resume from it."""
     if not Path(wanted).is_dir():
         raise FileNotFoundError(f"resume_from_checkpoint='{wanted}' is neither a folder nor 'last'.")
     if reason := what_is_missing(Path(wanted)):
@@ -127,8 +127,8 @@ def train(trainer: Trainer, checkpoint: str | None) -> None:
     """Trains, from the checkpoint on if there is one.
 
     Raises:
-        OSError: A checkpoint could not be written (a full disk, say). What there was of it is removed, and the message
-            names the last whole one.
+        OSError: A checkpoint could not be written (a full disk, say). Its remains are removed, and the message names
+            the last whole one.
     """
     try:
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -27,10 +27,10 @@ def check_half_precision(training: TrainingArguments) -> None:
 
 
 def keep_use_cache(config: PreTrainedConfig) -> Callable[[], None]:
-    """Call this before a trainer is made, which sets `use_cache` even where the config has no such field.
+    """Remembers a config's `use_cache`, which making a trainer sets even where the config has no such field.
 
     Returns:
-        What gives the config back its `use_cache`, or none.
+        A function that restores it, or removes it.
     """
     before = vars(config).get("use_cache")
 
@@ -43,12 +43,13 @@ def keep_use_cache(config: PreTrainedConfig) -> Callable[[], None]:
 
 
 class LabelSmoothingMixin:
-    """Hands `label_smoothing_factor` to the model, in training only, instead of smoothing its logits afterwards.
+    """Base of trainers that hands `label_smoothing_factor` to the model, in training only.
 
-    transformers' way leaves out the router losses of sparse models and needs the logits of a whole batch. Here both
-    stay as they are without smoothing; and evaluation losses are plain cross-entropies, which compare.
+    transformers smooths the logits afterwards, which leaves out the router losses of sparse models and needs the
+    logits of a whole batch. Here both stay as they are without smoothing; and evaluation losses are plain
+    cross-entropies, which compare.
 
-    Goes before a trainer among the bases of a class; the model must be one of Trine's language models.
+    Name it before a trainer among the bases of a class; the model must be one of Trine's language models.
 
     Raises:
         ValueError: The factor is not in [0, 1).
@@ -62,6 +63,7 @@ class LabelSmoothingMixin:
             raise ValueError(f"label_smoothing_factor={self.label_smoothing} must be at least 0 and below 1.")
 
     def compute_loss(self, model, inputs, *args, **kwargs):
+        """Passes `label_smoothing` on to the model in training."""
         if model.training and self.label_smoothing:
             inputs = {**inputs, "label_smoothing": self.label_smoothing}
         return super().compute_loss(model, inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
@@ -72,7 +74,7 @@ class TrineTrainer(LabelSmoothingMixin, Trainer):
 
 
 class TrineSeq2SeqTrainer(LabelSmoothingMixin, Seq2SeqTrainer):
-    """The same for encoder-decoders, with evaluation by generation."""
+    """The trainer of transformers for encoder-decoders, with label smoothing that suits Trine's models."""
 
 
 class ScheduledSamplingTrainer(TrineSeq2SeqTrainer):
@@ -105,11 +107,13 @@ class ScheduledSamplingTrainer(TrineSeq2SeqTrainer):
         return SCHEDULES[self.schedule](self.state.global_step / max(self.state.max_steps, 1))
 
     def compute_loss(self, model, inputs, *args, **kwargs):  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Replaces some inputs of the decoder by its own predictions in training."""
         if model.training and self.teacher_forcing < 1:
             inputs = {**inputs, "decoder_input_ids": mix_inputs(model, inputs, self.teacher_forcing)}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Adds the probability of a true token to the training loss."""
         if "loss" in logs:
             logs["teacher_forcing"] = round(self.teacher_forcing, 4)
         super().log(logs, *args, **kwargs)
@@ -117,7 +121,7 @@ class ScheduledSamplingTrainer(TrineSeq2SeqTrainer):
 
 @torch.no_grad()
 def mix_inputs(model: Any, inputs: dict[str, Any], teacher_forcing: float) -> Tensor:
-    """`decoder_input_ids` (B, T) of which each is true with this probability, the first and paddings always."""
+    """`decoder_input_ids` (B, T), each true with this probability; the first and padding are always true."""
     module = getattr(model, "module", model)  # of a wrapper for several processes
     true = inputs.get("decoder_input_ids")
     if true is None:
