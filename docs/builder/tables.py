@@ -4,6 +4,7 @@ A page asks for a table by a comment, `<!-- table: NAME -->`, which the site rep
 read as it is and holds its table, between that comment and `<!-- end -->`; `python docs/builder/tables.py` renews it.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -13,8 +14,11 @@ from typing import Any
 from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
 from trine.configuration import kinds
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
+from trine.conversion.families.table import FAMILIES
 from trine.conversion.lifts.table import LIFTS
+from trine.modeling.kernels.simplicial.table import BACKENDS
 from trine.scripts.cli import find_scripts, summary_of
+from trine.tokenization.training import TOKENIZERS
 
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +92,56 @@ def simplicial_forms() -> str:
     return table(
         ("`simplicial_form`", "logit, over features", "positions it may have", "source"),
         ((code(name), row.about.logit, row.about.positions, linked(row.about.source)) for name, row in rows),
+    )
+
+
+def simplicial_backends() -> str:
+    """What computes 2-simplicial attention, by the docstrings of its modules."""
+    backends = [BACKENDS[name](None, None, None) for name in kinds.SIMPLICIAL_BACKENDS if name != "auto"]
+    return table(
+        ("`simplicial_backend`", "what it is"),
+        ((code(each.name), summary_of_module(each.compute)) for each in backends),
+    )
+
+
+def tokenizers() -> str:
+    """The kinds of tokenizers, by the docstrings of their modules."""
+    return table(
+        ("function", "`--kind`", "what it makes"),
+        ((code(train.__name__), code(kind), summary_of_module(train)) for kind, train in TOKENIZERS.items()),
+    )
+
+
+def summary_of_module(function: Callable[..., object]) -> str:
+    """The first line of the docstring of the module that a function is defined in."""
+    return (inspect.getdoc(inspect.getmodule(function)) or "").partition("\n")[0]
+
+
+def shapes() -> str:
+    """The shapes of models, the config of each and its classes."""
+    rows = (
+        ("decoder", "TrineConfig()", TrineConfig, True),
+        ("encoder", "TrineConfig(is_causal=False)", TrineConfig, False),
+        ("encoder-decoder", "TrineSeq2SeqConfig(encoder=..., decoder=...)", TrineSeq2SeqConfig, None),
+        ("LSTM baseline", 'TrineRecurrentConfig(attention="dot")', TrineRecurrentConfig, None),
+    )
+    return table(
+        ("shape", "config", "models"),
+        ((shape, code(call), ", ".join(map(code, classes_of(config, role)))) for shape, call, config, role in rows),
+    )
+
+
+def classes_of(config: Any, is_causal: bool | None) -> list[str]:
+    """The classes that a config is for, of decoders or of encoders alone where it is for both."""
+    unfit = config.hub_roles.get(not is_causal, ()) if is_causal is not None else ()
+    return [name for name in dict.fromkeys(config.hub_auto_map.values()) if name not in unfit]
+
+
+def families() -> str:
+    """The families of transformers that are converted, with their classes."""
+    return table(
+        ("`--to`", "classes"),
+        ((code(name), ", ".join(code(head.source) for head in family.heads)) for name, family in FAMILIES.items()),
     )
 
 
@@ -183,6 +237,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "positions": positions,
     "routers": routers,
     "simplicial-forms": simplicial_forms,
+    "simplicial-backends": simplicial_backends,
+    "shapes": shapes,
+    "tokenizers": tokenizers,
+    "families": families,
     "feature-maps": feature_maps,
     "lifts": lifts,
     "presets": presets,

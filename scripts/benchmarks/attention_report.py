@@ -94,7 +94,7 @@ transformers {transformers.__version__}, Python {platform.python_version()}.""",
         f"""One attention layer of each kind, projections and the making of its mask included: hidden size {HIDDEN}, \
 {HEADS} heads of {HIDDEN // HEADS},
 batch 1, no positions, windows and blocks at their defaults (simplicial: 64 and 8 tokens) in a model meant for texts of
-{max(arguments.lengths)} tokens. `full` runs transformers' kernel, which holds no table of weights; `{EAGER}` writes it
+{max(arguments.lengths)} tokens. `full` runs PyTorch's kernel, which holds no table of weights; `{EAGER}` writes it
 out. All kinds of a length take turns in one process, which keeps freed memory
 for the next tensors; else new pages for those above 32 MiB can take as long as the computation. Times are CPU time of
 the process: medians of \
