@@ -7,7 +7,7 @@ SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_val
 
 
 class DecoderSize:
-    """Reads the decoder's field of the same name."""
+    """A field whose value is the decoder's field of the same name."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -17,7 +17,7 @@ class DecoderSize:
 
 
 class DecoderFieldsMixin:
-    """For the config of an encoder-decoder, in which `encoder` and `decoder` are complete configs.
+    """Base of the config of an encoder-decoder, in which `encoder` and `decoder` are complete configs.
 
     `to_dict` has the sizes too, as PEFT's prompts and prefixes take theirs from there; a file has them once.
     """
@@ -40,16 +40,18 @@ class DecoderFieldsMixin:
         self.decoder.use_cache = value
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns the fields, with the decoder's sizes beside them."""
         sizes = {name: getattr(self, name) for name in SIZES}
         if self.encoder.hidden_size != self.decoder.hidden_size:
             del sizes["hidden_size"]  # prompts of the encoder and prefixes of the decoder differ: PEFT asks for it
         return {**sizes, **super().to_dict()}  # pyright: ignore[reportAttributeAccessIssue] the next base has it
 
     def to_diff_dict(self) -> dict[str, Any]:
+        """Returns the fields for a file, without the decoder's sizes."""
         return without_sizes(super().to_diff_dict(), self.decoder)  # pyright: ignore[reportAttributeAccessIssue] as above
 
 
 def without_sizes(given: dict[str, Any], decoder: Any) -> dict[str, Any]:
-    """What was given for an encoder-decoder, without the sizes that say what its `decoder`, or its fields, says."""
+    """Leaves out the sizes that `decoder`, a config or its fields, already has."""
     fields = decoder if isinstance(decoder, dict) else vars(decoder or object)
     return {key: value for key, value in given.items() if key not in SIZES or fields.get(key) != value}

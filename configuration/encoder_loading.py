@@ -1,4 +1,4 @@
-"""What sentence-transformers loads of an encoder-decoder: the encoder without the decoder, as it does of T5."""
+"""Lets sentence-transformers load the encoder of an encoder-decoder without the decoder, as it does for T5."""
 
 import sys
 from typing import Any
@@ -8,11 +8,11 @@ MODULE, TABLE = "sentence_transformers.base.modules.transformer", "_ENCODER_ONLY
 
 
 class EncoderAlone:
-    """What stands in the table for a class of encoders."""
+    """The loader that the table of sentence-transformers names."""
 
     @classmethod
     def from_pretrained(cls, name: str, **kwargs) -> Any:
-        """The model that `AutoModel` loads, without its decoder."""
+        """Loads the model that `AutoModel` loads, without its decoder."""
         from transformers import AutoModel
 
         return AutoModel.from_pretrained(name, **{"add_decoder": False, **kwargs})

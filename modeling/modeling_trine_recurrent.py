@@ -200,6 +200,7 @@ class TrineRecurrentForConditionalGeneration(
         return loss, labels, {"logits": logits, "past_key_values": outputs.past_key_values}
 
     def has_experts(self) -> bool:
+        """Always False."""
         return False
 
 

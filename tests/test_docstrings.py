@@ -40,7 +40,7 @@ def needs_none(node: Definition) -> bool:
 
 
 def overrides_documented(path: Path, name: str) -> bool:
-    """Whether a method overrides one with a docstring; PyTorch's `forward` says nothing of shapes, and does not count."""
+    """Whether a method overrides one with a docstring; that of PyTorch's `forward`, without shapes, does not count."""
     owner, _, method = name.rpartition(".")
     if not owner:
         return False

@@ -95,8 +95,8 @@ class BigBirdAttention(SoftmaxAttention):
     ) -> torch.Tensor:
         """Outputs (B, Q, H * D) of queries (B, H, Q, D); those without a place are arbitrary."""
         outputs = []
-        for query_blocks, lists in layout.calls:
-            tables = query_blocks, layout.key_blocks, lists
+        for query_blocks, block_indices in layout.calls:
+            tables = query_blocks, layout.key_blocks, block_indices
             options = {"is_causal": self.is_causal, "scale": self.scaling}
             output, _ = block_sparse_attention(BlockSparseInputs(query, key, value, *tables, **options))
             outputs.append(output.flatten(2, 3))

@@ -101,7 +101,7 @@ class LSHAttention(SoftmaxAttention):
         )
         inputs = BlockSparseInputs(
             *(query, key, value if self.repeat == 1 else value.repeat_interleave(self.repeat, dim=1)),
-            *(chunks.blocks, chunks.blocks, chunks.lists, chunks.labels, chunks.labels),
+            *(chunks.blocks, chunks.blocks, chunks.block_indices, chunks.labels, chunks.labels),
             is_causal=self.is_causal,
             adjacent=self.adjacent,
             masks_self=True,

@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 from ...configuration.configuration_trine import TrineConfig
 from ..caches.simplicial import SimplicialCacheLayer
 from ..initialization import fill_
-from ..kernels.simplicial.forms import FORMS, window_reach
+from ..kernels.simplicial.forms import FORMS, make_window
 from ..kernels.simplicial.inputs import SimplicialInputs
 from ..kernels.simplicial.table import choose_backend
 from ..masks.visibility import EVERYTHING, Visibility
@@ -41,8 +41,8 @@ class SimplicialAttention(TwoKeyAttention):
         self.scaling = FORMS[self.form].scale(self.head_dim)
         self.windows = config.simplicial_window, config.simplicial_second_window
         self.reaches = {
-            "first": window_reach(config.simplicial_window, config.is_causal),
-            "second": window_reach(config.simplicial_second_window, config.is_causal),
+            "first": make_window(config.simplicial_window, config.is_causal),
+            "second": make_window(config.simplicial_second_window, config.is_causal),
         }
         size = config.num_key_value_heads * self.head_dim
         self.second_k_proj = nn.Linear(config.hidden_size, size)

@@ -43,13 +43,16 @@ class StatesCacheLayer(CacheLayerMixin):
         self.record_past = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Notes dtype and device of the first states."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Number of keys with `query_length` new tokens, and the offset of the first, 0."""
         return self.cumulative_length + query_length, 0
 
     def get_seq_length(self) -> int:
+        """Number of cached tokens."""
         return self.cumulative_length
 
     def get_max_length(self) -> int:
@@ -93,7 +96,9 @@ class StatesCacheLayer(CacheLayerMixin):
         self.apply(lambda states: states.index_select(0, beam_idx.to(states.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each row `repeats` times."""
         self.apply(lambda states: states.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps some rows."""
         self.apply(lambda states: states[indices])

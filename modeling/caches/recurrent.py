@@ -22,6 +22,7 @@ class LSTMStateLayer(CacheLayerMixin):
         self.cumulative_length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Notes dtype and device of the first state."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self.is_initialized = True
 
@@ -36,9 +37,11 @@ class LSTMStateLayer(CacheLayerMixin):
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Number of tokens with `query_length` new ones, and the offset of the first, 0."""
         return self.cumulative_length + query_length, 0
 
     def get_seq_length(self) -> int:
+        """Number of tokens that were read."""
         return self.cumulative_length
 
     def get_max_length(self) -> int:
@@ -50,15 +53,18 @@ class LSTMStateLayer(CacheLayerMixin):
         super().reset()
 
     def crop(self, tokens_to_remove: int) -> None:
+        """Raises a `ValueError` unless `tokens_to_remove` is 0."""
         if tokens_to_remove:
             raise ValueError(f"tokens_to_remove={tokens_to_remove} must be 0: an LSTM does not keep its past states.")
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each row `repeats` times."""
         if self.keys is not None and self.values is not None:
             self.keys = self.keys.repeat_interleave(repeats, dim=0)
             self.values = self.values.repeat_interleave(repeats, dim=0)
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keeps some rows."""
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[indices], self.values[indices]
 

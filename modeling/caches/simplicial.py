@@ -22,6 +22,7 @@ class SimplicialCacheLayer(StatesCacheLayer):
         self.windows: tuple[int, int] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Begins with empty windows."""
         super().lazy_initialization(key_states, value_states)
         for name in self.names:
             setattr(self, name, key_states[:, :, :0])

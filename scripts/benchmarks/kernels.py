@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-from trine.modeling.kernels.simplicial.forms import FORMS, Reach, window_reach
+from trine.modeling.kernels.simplicial.forms import FORMS, Window, make_window
 from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton import launch as launches
 from trine.modeling.kernels.simplicial.triton.rows import is_interpreted, triton
@@ -69,7 +69,7 @@ class Launch(NamedTuple):
 
 def record_launches(arguments: InspectArguments, head_dim: int) -> list[Launch]:
     """Records the kernels that a training step, and the decoding of a token, would start."""
-    first, second = (window_reach(size, True) for size in (arguments.first_window, arguments.second_window))
+    first, second = (make_window(size, True) for size in (arguments.first_window, arguments.second_window))
     recorded = []
 
     def record(kernel, grid, values, **options):
@@ -87,7 +87,7 @@ def record_launches(arguments: InspectArguments, head_dim: int) -> list[Launch]:
     return recorded
 
 
-def share(arguments: InspectArguments, head_dim: int, lengths: tuple[int, int, int], first: Reach, second: Reach):
+def share(arguments: InspectArguments, head_dim: int, lengths: tuple[int, int, int], first: Window, second: Window):
     """The arguments that the launches share, for empty tensors of these numbers of queries, keys and second keys."""
     queries, keys, seconds = lengths
     heads_and_lengths = [(HEADS, queries), *[(KEY_HEADS, keys)] * 2, *[(KEY_HEADS, seconds)] * 2]

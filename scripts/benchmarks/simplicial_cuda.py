@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from trine.modeling.kernels.simplicial.flex import simplicial_flex
-from trine.modeling.kernels.simplicial.forms import FORMS, window_reach
+from trine.modeling.kernels.simplicial.forms import FORMS, make_window
 from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton, triton_unavailable
 from trine.scripts.benchmarks.simplicial_peers import FORM, count_pairs
@@ -35,7 +35,7 @@ SHAPES = (Shape(4, 64, 1, 8192, 128), Shape(1, 16, 16, 4096, 64), Shape(1, 16, 1
 
 def simplicial(path: Callable) -> Callable:
     """A path of 2-simplicial attention as a function of the five states."""
-    first, second = (window_reach(size, True) for size in WINDOWS)
+    first, second = (make_window(size, True) for size in WINDOWS)
 
     def attend(*states: torch.Tensor) -> torch.Tensor:
         scale = FORMS[FORM].scale(states[0].shape[-1])

@@ -13,7 +13,7 @@ from trine import TrineConfig, TrineModel
 from trine.modeling.attention.simplicial import SimplicialAttention
 from trine.modeling.kernels.simplicial.chunked import simplicial_chunked
 from trine.modeling.kernels.simplicial.chunks import ChunkedProblem
-from trine.modeling.kernels.simplicial.forms import FORMS, Reach, window_reach
+from trine.modeling.kernels.simplicial.forms import FORMS, Window, make_window
 from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 
 
@@ -27,7 +27,7 @@ def make_states(length: int, heads: int = 2, head_dim: int = 64, **kwargs) -> li
 
 def causal_options(windows: list[int], head_dim: int = 64) -> dict:
     """The keyword arguments of a path for causal windows of these two sizes."""
-    first, second = (window_reach(size, True) for size in windows)
+    first, second = (make_window(size, True) for size in windows)
     return {"first": first, "second": second, "form": FORM, "scale": FORMS[FORM].scale(head_dim)}
 
 
@@ -42,7 +42,7 @@ def trine_chunked(*states: torch.Tensor, **options) -> torch.Tensor:
     return simplicial_chunked(SimplicialInputs(*states, offset_bias=None, segments=None, **options))
 
 
-def naive(query, key, value, second_key, second_value, *, first: Reach, second: Reach, form: str, scale: float):
+def naive(query, key, value, second_key, second_value, *, first: Window, second: Window, form: str, scale: float):
     """The definition, in einsums over all triples, with a mask for the windows."""
     assert form == "hadamard"
     places = torch.arange(query.shape[2], device=query.device)

@@ -24,7 +24,7 @@ from trine import (
 from trine.modeling.caches.simplicial import SimplicialCacheLayer
 from trine.modeling.feed_forward.balancing import flatten_mask
 from trine.modeling.heads.classification_losses import sequence_loss
-from trine.modeling.kernels.simplicial.forms import Reach
+from trine.modeling.kernels.simplicial.forms import Window
 from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
@@ -54,7 +54,7 @@ def both_sided() -> TrineForConditionalGeneration:
 
 
 def triton_on(query: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    reach = Reach(0, 0)
+    reach = Window(0, 0)
     return simplicial_triton(SimplicialInputs(query, *[other] * 4, None, None, reach, reach, "hadamard", 1.0))
 
 

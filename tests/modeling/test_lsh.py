@@ -206,7 +206,7 @@ def test_the_scores_grow_with_the_text():
     for length in (512, 2048):
         buckets = torch.randint(0, 16, (1, 2, length, 4))
         chunks = sort_into_chunks(buckets, None, None, 16, 1, is_causal=True)
-        counts.append(chunks.lists.numel() * 16 * 16 / length)
+        counts.append(chunks.block_indices.numel() * 16 * 16 / length)
     assert counts[0] == counts[1] == 4 * 3 * 16
 
 

@@ -5,7 +5,7 @@ import torch
 from support.tiny import SIZES, random_ids, tiny_model
 
 from trine import TrineForCausalLM, TrineForConditionalGeneration, TrineForMaskedLM, TrineSeq2SeqConfig
-from trine.modeling.kernels.simplicial.forms import window_reach
+from trine.modeling.kernels.simplicial.forms import make_window
 
 
 FIELDS = {"attention_types": "full, simplicial", "simplicial_window": 5, "simplicial_second_window": 3}
@@ -17,7 +17,7 @@ def check(attentions, second_attentions, length, is_causal):
     for weights, window in ((attentions[1], 5), (second_attentions[0], 3)):
         assert weights.shape == (2, SIZES["num_attention_heads"], length, length)
         torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
-        reach = window_reach(window, is_causal)
+        reach = make_window(window, is_causal)
         seen = (distances <= reach.left) & (distances >= -reach.right)
         assert bool(((weights > 0) == seen).all())
 

@@ -10,7 +10,7 @@ from trine.modeling.kernels.simplicial.chunked import chunked_operator, simplici
 from trine.modeling.kernels.simplicial.chunks import BLOCK_LOGITS
 from trine.modeling.kernels.simplicial.eager import simplicial_eager
 from trine.modeling.kernels.simplicial.flex import simplicial_flex
-from trine.modeling.kernels.simplicial.forms import FORMS, window_reach
+from trine.modeling.kernels.simplicial.forms import FORMS, make_window
 from trine.modeling.kernels.simplicial.inputs import SimplicialInputs, from_flat
 from trine.modeling.kernels.simplicial.table import CHUNKED
 
@@ -75,7 +75,7 @@ def check(paths, truth, windows, lengths, padding, form, is_causal, heads=4, gro
     """Output and all six gradients of the paths against those of the truth."""
     inputs = make_inputs(heads, groups, lengths, windows[1], **kwargs)
     segments = make_segments(padding, max(lengths))
-    first, second = (window_reach(size, is_causal) for size in windows)
+    first, second = (make_window(size, is_causal) for size in windows)
     options = {"first": first, "second": second, "form": form, "scale": FORMS[form].scale(inputs[0].shape[-1])}
     expected = truth(*inputs, segments, **options)
     direction = torch.randn_like(expected)
@@ -140,7 +140,7 @@ def test_lower_precision_is_near_float64(dtype, tolerance, grad_tolerance, is_ca
         low = make_inputs(4, 2, lengths, windows[1], head_dim, dtype)
         high = [tensor.detach().double().requires_grad_() for tensor in low]
         segments = make_segments(padding, max(lengths))
-        first, second = (window_reach(size, is_causal) for size in windows)
+        first, second = (make_window(size, is_causal) for size in windows)
         options = {"first": first, "second": second, "form": form, "scale": FORMS[form].scale(head_dim)}
         actual, expected = chunked(*low, segments, **options), eager(*high, segments, **options)
         direction = torch.randn_like(actual)
@@ -172,7 +172,7 @@ def test_flex_outputs_equal_the_definition(is_causal, form):
 @pytest.mark.parametrize("padding", PADDING)
 def test_marginals_are_those_of_the_definition(padding):
     inputs = make_inputs(4, 2, (3, 9, 5), 5)
-    first, second = window_reach(8, True), window_reach(5, True)
+    first, second = make_window(8, True), make_window(5, True)
     options = {"first": first, "second": second, "form": "complex", "scale": 0.2}
     segments = make_segments(padding, 9)
     expected = simplicial_reference(*inputs, segments, return_marginals=True, **options)
@@ -182,7 +182,7 @@ def test_marginals_are_those_of_the_definition(padding):
 
 def test_the_operator_is_well_formed():
     inputs = make_inputs(2, 1, (5, 5, 5), 3, head_dim=6)
-    first, second = window_reach(8, True), window_reach(3, True)
+    first, second = make_window(8, True), make_window(3, True)
     whole = SimplicialInputs(*inputs, make_segments("packed", 5), first, second, "complex", 0.3)
     assert whole.flat()[7:] == ([7, 0, 2, 0], "complex", 0.3)
     assert all(one is other or one == other for one, other in zip(from_flat(*whole.flat()), whole, strict=True))

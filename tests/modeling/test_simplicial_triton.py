@@ -19,7 +19,7 @@ from support.simplicial_reference import simplicial_reference, trilinear_logits
 
 from trine import TrineConfig
 from trine.configuration.bundle import files_of
-from trine.modeling.kernels.simplicial.forms import FORMS, Reach
+from trine.modeling.kernels.simplicial.forms import FORMS, Window
 from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton import launch as simplicial_triton_launch
 from trine.modeling.kernels.simplicial.triton.launch import FORWARD, parts_of
@@ -40,8 +40,8 @@ class Case:
     heads: tuple[int, int]
     lengths: tuple[int, int, int]  # of queries, keys, second keys
     head_dim: int
-    first: Reach
-    second: Reach
+    first: Window
+    second: Window
     form: str = "hadamard"
     batch: int = 1
     bias: bool = True
@@ -69,22 +69,22 @@ class Case:
 
 
 CASES = {
-    "causal": Case((4, 2), (18, 18, 18), 128, Reach(9, 0), Reach(3, 0), batch=2),
+    "causal": Case((4, 2), (18, 18, 18), 128, Window(9, 0), Window(3, 0), batch=2),
     "packed, padded on either side, bidirectional": Case(
-        (2, 1), (23, 23, 23), 24, Reach(6, 5), Reach(2, 2), "complex", 2,
+        (2, 1), (23, 23, 23), 24, Window(6, 5), Window(2, 2), "complex", 2,
         segments=(((0, 4), (1, 9), (2, 10)), ((3, 12), (1, 6), (0, 5))),
     ),
     "caches of two lengths": Case(
-        (2, 1), (5, 39, 20), 48, Reach(33, 0), Reach(6, 0), "determinant", 2,
+        (2, 1), (5, 39, 20), 48, Window(33, 0), Window(6, 0), "determinant", 2,
         segments=(((0, 17), (1, 22)), ((1, 39),)),
     ),
-    "chunk after a cache": Case((2, 1), (17, 40, 26), 24, Reach(33, 0), Reach(7, 0), "determinant"),
-    "bidirectional, one key head of three": Case((3, 1), (18, 18, 18), 80, Reach(4, 4), Reach(1, 2), "complex"),
-    "windows larger than the sequence": Case((2, 2), (9, 9, 9), 24, Reach(99, 0), Reach(12, 0), "complex"),
-    "windows of one token": Case((2, 1), (33, 33, 33), 24, Reach(0, 0), Reach(0, 0), "determinant", bias=False),
-    "tiles that are seen whole": Case((1, 1), (75, 75, 75), 16, Reach(60, 50), Reach(1, 1), "complex"),
-    "decode": Case((2, 1), (1, 140, 20), 48, Reach(130, 0), Reach(19, 0), "determinant", 2),
-    "largest second window": Case((1, 1), (3, 5, 130), 16, Reach(3, 0), Reach(127, 0)),
+    "chunk after a cache": Case((2, 1), (17, 40, 26), 24, Window(33, 0), Window(7, 0), "determinant"),
+    "bidirectional, one key head of three": Case((3, 1), (18, 18, 18), 80, Window(4, 4), Window(1, 2), "complex"),
+    "windows larger than the sequence": Case((2, 2), (9, 9, 9), 24, Window(99, 0), Window(12, 0), "complex"),
+    "windows of one token": Case((2, 1), (33, 33, 33), 24, Window(0, 0), Window(0, 0), "determinant", bias=False),
+    "tiles that are seen whole": Case((1, 1), (75, 75, 75), 16, Window(60, 50), Window(1, 1), "complex"),
+    "decode": Case((2, 1), (1, 140, 20), 48, Window(130, 0), Window(19, 0), "determinant", 2),
+    "largest second window": Case((1, 1), (3, 5, 130), 16, Window(3, 0), Window(127, 0)),
 }  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -146,7 +146,7 @@ def test_deterministic_algorithms_equal_the_definition(name, deterministic):
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="programs that run in turn always repeat themselves")
 def test_deterministic_algorithms_repeat_themselves(deterministic):
-    case = Case((8, 2), (1000, 1000, 1000), 64, Reach(127, 0), Reach(15, 0))
+    case = Case((8, 2), (1000, 1000, 1000), 64, Window(127, 0), Window(15, 0))
     tensors = case.tensors(torch.bfloat16)
     given = [tensor for tensor in tensors if tensor is not None]
     runs = [torch.autograd.grad(triton_path(*tensors, None, **case.options).sum(), given) for _ in range(3)]
@@ -203,7 +203,7 @@ def log_sum_of(tensors, case, segments=None) -> torch.Tensor:
 @on_kernels
 @pytest.mark.parametrize("length", [3, 17], ids=["in parts", "whole"])
 def test_log_sums_are_natural_and_differentiable(length):
-    case = Case((1, 1), (length,) * 3, 16, Reach(length, length), Reach(length, length))
+    case = Case((1, 1), (length,) * 3, 16, Window(length, length), Window(length, length))
     tensors = case.tensors()
     actual = log_sum_of(tensors, case)
     direction = torch.randn(actual.shape).to(actual)
@@ -222,7 +222,7 @@ def test_log_sums_are_natural_and_differentiable(length):
 
 @on_kernels
 def test_the_log_sum_of_padding_is_minus_infinity():
-    case = Case((1, 1), (4, 4, 4), 16, Reach(3, 0), Reach(1, 0), segments=(((0, 2), (1, 2)),))
+    case = Case((1, 1), (4, 4, 4), 16, Window(3, 0), Window(1, 0), segments=(((0, 2), (1, 2)),))
     log_sum = log_sum_of(case.tensors(), case, case.segment_ids())
     assert torch.isneginf(log_sum).tolist() == [[[True, True, False, False]]]
 
@@ -234,7 +234,7 @@ RULES = ("test_schema", "test_faketensor", "test_autograd_registration")  # trac
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_operators_keep_the_rules_of_operators(bias):
     segments = (((0, 1), (1, 3)),) if bias else None
-    case = Case((2, 1), (2, 4, 3), 16, Reach(2, 0), Reach(1, 0), bias=bias, segments=segments)
+    case = Case((2, 1), (2, 4, 3), 16, Window(2, 0), Window(1, 0), bias=bias, segments=segments)
     arguments = SimplicialInputs(*case.tensors(), case.segment_ids(), **case.options).flat()
     torch.library.opcheck(torch.ops.trine.simplicial_triton_forward.default, arguments, test_utils=RULES)
     output, log_sum = torch.ops.trine.simplicial_triton_forward(*arguments)
@@ -306,7 +306,7 @@ REFUSALS = {
 @on_kernels
 @pytest.mark.parametrize(("head_dim", "offsets", "dtype", "message"), REFUSALS.values(), ids=REFUSALS)
 def test_refusals_name_the_reason(head_dim, offsets, dtype, message):
-    case = Case((1, 1), (2, 2, 2), head_dim, Reach(1, 0), Reach(offsets - 1, 0))
+    case = Case((1, 1), (2, 2, 2), head_dim, Window(1, 0), Window(offsets - 1, 0))
     tensors = case.tensors(dtype)
     assert message in triton_unavailable(tensors[0], case.second)
     with pytest.raises(ValueError, match=f"The Triton path cannot serve this call: .*{message}"):
@@ -324,7 +324,7 @@ def test_inputs_of_different_types_are_refused():
 @pytest.mark.skipif(IS_INTERPRETED, reason="is in the interpreter")
 def test_a_cpu_is_refused_where_nothing_interprets():
     pytest.importorskip("triton", reason="Triton is not installed")
-    case = Case((1, 1), (2, 2, 2), 16, Reach(1, 0), Reach(1, 0))
+    case = Case((1, 1), (2, 2, 2), 16, Window(1, 0), Window(1, 0))
     tensors = [tensor.cpu() for tensor in case.tensors()]
     with pytest.raises(ValueError, match="query.device='cpu' is not a CUDA device"):
         triton_path(*tensors, None, **case.options)

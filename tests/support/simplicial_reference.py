@@ -4,7 +4,7 @@
 
 import torch
 
-from trine.modeling.kernels.simplicial.forms import Reach
+from trine.modeling.kernels.simplicial.forms import Window
 
 
 def trilinear_logits(query: torch.Tensor, key: torch.Tensor, second_key: torch.Tensor, form: str) -> torch.Tensor:
@@ -36,8 +36,8 @@ def simplicial_reference(
     offset_bias: torch.Tensor | None = None,
     segments: torch.Tensor | None = None,
     *,
-    first: Reach,
-    second: Reach,
+    first: Window,
+    second: Window,
     form: str,
     scale: float,
     return_marginals: bool = False,

@@ -65,7 +65,7 @@ class Blocks(NamedTuple):
 
 
 class BigBirdLayout(NamedTuple):
-    """Tables of a forward pass: key blocks, and for each call of `block_sparse_attention` query blocks and lists."""
+    """Tables of a forward pass: key blocks, and for each call of `block_sparse_attention` query blocks and indices."""
 
     key_blocks: torch.Tensor  # (R, 1, S, C)
     calls: list[tuple[torch.Tensor, torch.Tensor]]  # (R, 1, T, M) and (R, 1 or H, T, L)
@@ -99,11 +99,11 @@ def make_layout(
         key_blocks, blocks = cut_rows(pattern, is_token, num_queries, num_keys, device)
     seen = seen_blocks(pattern, blocks.own, blocks.count, draws)
     # The last of the blocks that queries after a cache may touch can lie behind the text's end.
-    lists = seen + blocks.first[:, None, :, None]
-    lists = torch.where((seen < 0) | (lists >= key_blocks.shape[1]), -1, lists)
-    calls = [(blocks.queries[:, None], lists)]
+    block_indices = seen + blocks.first[:, None, :, None]
+    block_indices = torch.where((seen < 0) | (block_indices >= key_blocks.shape[1]), -1, block_indices)
+    calls = [(blocks.queries[:, None], block_indices)]
     if pattern.num_global and not pattern.is_causal:
-        calls = split_global(pattern, blocks, lists, key_blocks.shape[1], segments is not None)
+        calls = split_global(pattern, blocks, block_indices, key_blocks.shape[1], segments is not None)
     tokens = torch.cat([queries.flatten(1) for queries, _ in calls], dim=1)
     places = torch.full((tokens.shape[0], num_queries + 1), -1, device=device)
     numbers = torch.arange(tokens.shape[1], device=device).expand_as(tokens)
@@ -237,7 +237,7 @@ def random_blocks(
 
 
 def split_global(
-    pattern: BigBirdPattern, blocks: Blocks, lists: torch.Tensor, num_key_blocks: int, packed: bool
+    pattern: BigBirdPattern, blocks: Blocks, block_indices: torch.Tensor, num_key_blocks: int, packed: bool
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Takes an encoder's global blocks out of the first call, and lets them see their whole sequence in further ones.
 
@@ -249,19 +249,19 @@ def split_global(
         powers = torch.frexp((blocks.count[0, picks] - 1).double()).exponent
         further = [(picks[powers == power][None], 2**power) for power in powers.unique().tolist()]
     else:
-        steps, count = torch.arange(pattern.num_global, device=lists.device), blocks.count[:, :1]
+        steps, count = torch.arange(pattern.num_global, device=block_indices.device), blocks.count[:, :1]
         ends = steps + count - pattern.num_global
         picks = torch.where(steps < pattern.head, steps, torch.where(ends < pattern.head, -1, ends))
         further = [(torch.where(picks < count, picks, -1), num_key_blocks)]
-    calls = [(blocks.queries.masked_fill(is_global[..., None], -1)[:, None], lists)]
+    calls = [(blocks.queries.masked_fill(is_global[..., None], -1)[:, None], block_indices)]
     return calls + [whole_sequences(blocks, picks, width) for picks, width in further]
 
 
 def whole_sequences(blocks: Blocks, picks: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries (R, 1, P, M) of the blocks `picks` (R, P), and lists of all blocks of their sequences, up to `width`."""
+    """Queries (R, 1, P, M) of the blocks `picks` (R, P), and the indices of all blocks of their sequences."""
     index = picks.clamp(min=0)
     count, first = (values.gather(1, index)[..., None] for values in (blocks.count, blocks.first))
     steps = torch.arange(width, device=picks.device)
-    lists = torch.where(steps < count, first + steps, -1)
+    block_indices = torch.where(steps < count, first + steps, -1)
     queries = blocks.queries.gather(1, index[..., None].expand(-1, -1, blocks.queries.shape[2]))
-    return queries.masked_fill(picks[..., None] < 0, -1)[:, None], lists[:, None]
+    return queries.masked_fill(picks[..., None] < 0, -1)[:, None], block_indices[:, None]

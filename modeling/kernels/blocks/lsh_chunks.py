@@ -14,7 +14,7 @@ class SortedChunks(NamedTuple):
 
     blocks: torch.Tensor  # (B, H, R * T, C): the token at each place, or -1
     labels: torch.Tensor  # (B, H, R * T, C): the chunk at each place; those of other buckets are out of reach
-    lists: torch.Tensor  # (1, 1, R * T, L): the blocks where the chunks in reach may be, or -1
+    block_indices: torch.Tensor  # (1, 1, R * T, L): the blocks where the chunks in reach may be, or -1
     places: torch.Tensor  # (B, H, R, N): the place of each token
 
 
@@ -66,10 +66,10 @@ def sort_into_chunks(
 def neighbours(num_blocks: int, hashes: int, adjacent: int, is_causal: bool, device: torch.device) -> torch.Tensor:
     """The blocks that a run of `adjacent` chunks can touch, since chunks begin anywhere: (1, 1, R * T, L)."""
     steps = torch.arange(-adjacent - 1, 1 if is_causal else adjacent + 2, device=device)
-    lists = torch.arange(num_blocks, device=device)[:, None] + steps
-    outside = (lists < 0) | (lists >= num_blocks)
+    block_indices = torch.arange(num_blocks, device=device)[:, None] + steps
+    outside = (block_indices < 0) | (block_indices >= num_blocks)
     starts = torch.arange(hashes, device=device)[:, None, None] * num_blocks
-    return torch.where(outside, -1, lists + starts).flatten(0, 1)[None, None]
+    return torch.where(outside, -1, block_indices + starts).flatten(0, 1)[None, None]
 
 
 def recent_of_bucket(

@@ -1,7 +1,7 @@
 """Block-sparse softmax attention: each block of queries attends to the key blocks that a table lists for it."""
 
 # Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size; T blocks of M queries, S blocks of
-# C keys, L blocks of keys on a list, t blocks of queries in a tile. Sizes B and H of a table may be 1: it then holds
+# C keys, L blocks of keys that a block of queries sees, t blocks of queries in a tile. Sizes B and H of a table may be 1: it then holds
 # for all rows, or heads.
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class BlockSparseInputs(NamedTuple):
         key: (B, G, K, D), as is `value`.
         query_blocks: Indices of the queries in each block, (B, H, T, M), or -1 for none.
         key_blocks: Indices of the keys in each block, (B, H, S, C), or -1 for none.
-        lists: Indices of the key blocks that each block of queries sees, (B, H, T, L), or -1 for none.
+        block_indices: Indices of the key blocks that each block of queries sees, (B, H, T, L), or -1 for none.
         query_labels: (B, H, T, M), integers, or None.
         key_labels: (B, H, S, C), likewise.
         is_causal: Whether a query sees no later key.
@@ -42,7 +42,7 @@ class BlockSparseInputs(NamedTuple):
     value: Tensor
     query_blocks: Tensor
     key_blocks: Tensor
-    lists: Tensor
+    block_indices: Tensor
     query_labels: Tensor | None = None
     key_labels: Tensor | None = None
     is_causal: bool = False
@@ -52,17 +52,17 @@ class BlockSparseInputs(NamedTuple):
 
 
 def block_sparse_attention(inputs: BlockSparseInputs) -> tuple[Tensor, Tensor]:
-    """Attention of blocks of queries to lists of blocks of keys, in memory that does not grow with the lists.
+    """Softmax attention of blocks of queries to some blocks of keys each, in memory independent of their number.
 
-    A query sees the keys of the listed blocks that are no padding, and if causal no later ones; with labels, only
-    those whose label is at most `adjacent` from its own. A block must stand at most once on a list, and every query
-    must see a key. The backward pass computes the weights again.
+    A query sees the keys of its blocks that are no padding, and if causal no later ones; with labels, only those whose
+    label is at most `adjacent` from its own. A key block must occur at most once among those of a query block, and
+    every query must see a key. The backward pass computes the weights again.
 
-    Cost: 2 * D * scores multiply-adds forward, 7 * D * scores for both passes, with T * M * L * C scores a head.
+    Cost: 2 * D * scores multiply-adds forward, 7 * D * scores for both passes, with T * M * L * C scores per head.
 
     Returns:
         Outputs (B, H, T, M, D), and the logarithms of the softmax's denominators (B, H, T, M), both without meaning at
-        places without a query. The latter are zeros without labels, where nobody merges several lists.
+        places without a query. The latter are zeros without labels, where nobody merges the results of several calls.
 
     Source: Child et al. 2019, Sparse Transformers, arXiv 1904.10509; tiles that are computed again in the backward
     pass: Dao et al. 2022, FlashAttention, arXiv 2205.14135, section 3.
@@ -96,32 +96,32 @@ class BlockSparseProblem:
     def tiles(self) -> Iterator[Tile]:
         """Cuts the blocks of queries into tiles whose scores fit `BLOCK_SCORES`."""
         num_blocks, block = self.inputs.query_blocks.shape[2:]
-        scores = self.batch * self.heads * block * self.inputs.lists.shape[3] * self.inputs.key_blocks.shape[3]
-        budget = BLOCK_SCORES.get(self.inputs.lists.device.type, DEFAULT_BLOCK_SCORES)
+        scores = self.batch * self.heads * block * self.inputs.block_indices.shape[3] * self.inputs.key_blocks.shape[3]
+        budget = BLOCK_SCORES.get(self.inputs.block_indices.device.type, DEFAULT_BLOCK_SCORES)
         step = max(1, budget // scores)
         for start in range(0, num_blocks, step):
             yield self.tile(slice(start, min(start + step, num_blocks)))
 
-    def gather(self, table: Tensor, lists: Tensor, missing: int) -> Tensor:
-        """Reads the blocks `lists` (B, H, t, L) of `table` (B, H, S, C) as (B, H, t, L * C); no block is `missing`."""
-        batch, heads = (max(*sizes) for sizes in zip(table.shape[:2], lists.shape[:2], strict=True))
-        table, lists = table.expand(batch, heads, -1, -1), lists.expand(batch, heads, -1, -1)
+    def gather(self, table: Tensor, block_indices: Tensor, missing: int) -> Tensor:
+        """Reads the blocks (B, H, t, L) of `table` (B, H, S, C) as (B, H, t, L * C); no block is `missing`."""
+        batch, heads = (max(*sizes) for sizes in zip(table.shape[:2], block_indices.shape[:2], strict=True))
+        table, block_indices = table.expand(batch, heads, -1, -1), block_indices.expand(batch, heads, -1, -1)
         width = table.shape[3]
-        index = lists.clamp(min=0).flatten(2)[..., None].expand(-1, -1, -1, width)
-        found = table.gather(2, index).view(*lists.shape, width)
-        return found.masked_fill(lists[..., None] < 0, missing).flatten(3)
+        index = block_indices.clamp(min=0).flatten(2)[..., None].expand(-1, -1, -1, width)
+        found = table.gather(2, index).view(*block_indices.shape, width)
+        return found.masked_fill(block_indices[..., None] < 0, missing).flatten(3)
 
     def tile(self, blocks: slice) -> Tile:
         """The rows and the mask of some blocks of queries."""
         inputs = self.inputs
-        queries, lists = inputs.query_blocks[:, :, blocks], inputs.lists[:, :, blocks]
-        keys = self.gather(inputs.key_blocks, lists, -1)
+        queries, block_indices = inputs.query_blocks[:, :, blocks], inputs.block_indices[:, :, blocks]
+        keys = self.gather(inputs.key_blocks, block_indices, -1)
         places = (queries + (self.num_keys - self.num_queries))[..., None]
         visible = (keys >= 0)[..., None, :]
         if inputs.is_causal:
             visible = visible & (keys[..., None, :] <= places)
         if inputs.query_labels is not None and inputs.key_labels is not None:
-            labels = self.gather(inputs.key_labels, lists, 0)[..., None, :]
+            labels = self.gather(inputs.key_labels, block_indices, 0)[..., None, :]
             own = inputs.query_labels[:, :, blocks, :, None]
             ahead = 0 if inputs.is_causal else inputs.adjacent
             visible = visible & (labels >= own - inputs.adjacent) & (labels <= own + ahead)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..exporting.lengths import block_count, block_width, serves_all_lengths
-from .states import KernelState, Marks, incoming, links, update_state
+from .states import Decay, KernelState, chunk_states, decay_mask, update_state
 
 
 def chunk_size(num_features: int, head_dim: int) -> int:
@@ -81,7 +81,7 @@ def by_group(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 class Chunks:
     """The tensors of a problem, cut into chunks of `chunk_size` tokens: (B, G, N, C, ...), queries (..., R * C, F).
 
-    What is added to fill the last chunk has no features, and belongs to the last sequence.
+    Padding of the last chunk has no features, and belongs to the last segment.
     """
 
     def __init__(self, query, key, value, norm_query, norm_key, log_scale, labels, before):
@@ -103,10 +103,10 @@ class Chunks:
             running = running_max(log_scale, labels)
             if before is not None and before.scale is not None:
                 running = torch.maximum(running, before.scale[..., None])
-            log_scale, running = self.cut_marks(log_scale), self.cut_marks(running)
+            log_scale, running = self.cut_decay(log_scale), self.cut_decay(running)
         if labels is not None:
-            labels = self.cut_marks(labels[:, None])  # (B, 1, N, C)
-        self.keys, self.queries = Marks(log_scale, labels), Marks(running, labels)
+            labels = self.cut_decay(labels[:, None])  # (B, 1, N, C)
+        self.keys, self.queries = Decay(log_scale, labels), Decay(running, labels)
 
     def cut(self, states: torch.Tensor) -> torch.Tensor:
         """(B, heads, Q, X) as (B, heads, N, C, X)."""
@@ -114,15 +114,15 @@ class Chunks:
             states = nn.functional.pad(states, (0, 0, 0, self.missing))
         return states.unflatten(2, (self.count, self.size))
 
-    def cut_marks(self, marks: torch.Tensor) -> torch.Tensor:
-        """(B, heads, Q) as (B, heads, N, C), the last mark repeated."""
+    def cut_decay(self, decay: torch.Tensor) -> torch.Tensor:
+        """(B, heads, Q) as (B, heads, N, C), the last value repeated."""
         if serves_all_lengths(self.count) or self.missing:
-            marks = torch.cat([marks, marks[..., -1:].expand(*marks.shape[:-1], self.missing)], dim=-1)
-        return marks.unflatten(-1, (self.count, self.size))
+            decay = torch.cat([decay, decay[..., -1:].expand(*decay.shape[:-1], self.missing)], dim=-1)
+        return decay.unflatten(-1, (self.count, self.size))
 
     def mix(self, is_causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Numerators (B, G, N, R * C, D) and denominators (B, G, N, R * C, 1)."""
-        pairs = links(self.queries, self.keys, self.key, is_causal)  # (B, G, N, C, C)
+        pairs = decay_mask(self.queries, self.keys, self.key, is_causal)  # (B, G, N, C, C)
         scores = by_query(self.query @ self.key.transpose(-1, -2), pairs)
         numerator, norm_scores = scores @ self.value, scores
         if self.norms_are_own:
@@ -131,14 +131,14 @@ class Chunks:
         sides = []
         if self.count > 1 or self.before is not None:
             tensors = self.key, self.norm_key, self.value
-            sides.append(incoming(*tensors, self.keys, self.queries, self.before))
+            sides.append(chunk_states(*tensors, self.keys, self.queries, self.before))
             if not is_causal:  # from the right: the same, back to front
-                keys, queries = (marks.change(lambda x: x.flip(2, 3)) for marks in (self.keys, self.queries))
+                keys, queries = (decay.map(lambda x: x.flip(2, 3)) for decay in (self.keys, self.queries))
                 flipped = [states.flip(2, 3) for states in tensors]
-                sums, norms, marks = incoming(flipped[0], flipped[1], flipped[2], keys, queries, None)
-                sides.append((sums.flip(2), norms.flip(2), marks.change(lambda x: x.flip(2))))
-        for sums, norms, marks in sides:
-            reads = links(self.queries, marks, sums)  # (B, G, N, C, 1)
+                sums, norms, decay = chunk_states(flipped[0], flipped[1], flipped[2], keys, queries, None)
+                sides.append((sums.flip(2), norms.flip(2), decay.map(lambda x: x.flip(2))))
+        for sums, norms, decay in sides:
+            reads = decay_mask(self.queries, decay, sums)  # (B, G, N, C, 1)
             numerator = numerator + by_query(self.query @ sums, reads)
             denominator = denominator + by_query(self.norm_query @ norms, reads)
         return numerator, denominator

@@ -61,24 +61,25 @@ def update_state(
     return KernelState(old_sums + sums, old_norms + norms, scale)
 
 
-class Marks(NamedTuple):
-    """What belongs to places besides their features: the scale (..., places) and the label, each None if all agree."""
+class Decay(NamedTuple):
+    """Log scale (..., positions) and segment label of each position, each None if all agree, for `decay_mask`."""
 
     scale: torch.Tensor | None
     labels: torch.Tensor | None
 
-    def change(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Marks":
-        return Marks(*(None if marks is None else function(marks) for marks in self))
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Decay":
+        """Applies a function to both tensors."""
+        return Decay(*(None if decay is None else function(decay) for decay in self))
 
 
-def links(to: Marks, source: Marks, like: torch.Tensor, is_causal: bool = False) -> torch.Tensor | None:
-    """Factors on what place t reads of place s: `exp(scale_s - scale_t)`, and 0 for another label.
+def decay_mask(to: Decay, source: Decay, like: torch.Tensor, is_causal: bool = False) -> torch.Tensor | None:
+    """The factors with which position t reads position s: `exp(scale_s - scale_t)`, and 0 for another segment.
 
     Args:
-        to: Marks (..., T).
-        source: Marks (..., S).
+        to: Decay of the readers, (..., T).
+        source: Decay of what is read, (..., S).
         like: A tensor (..., S, X) of the right dtype and device.
-        is_causal: Whether nothing is read of places after t; then T = S.
+        is_causal: Whether nothing is read of positions after t; then T = S.
 
     Returns:
         (..., T, S), or None if all factors are 1.
@@ -96,8 +97,8 @@ def links(to: Marks, source: Marks, like: torch.Tensor, is_causal: bool = False)
     return (exponents if seen is None else exponents.masked_fill(~seen, -torch.inf)).exp().to(like.dtype)
 
 
-def shifted(marks: Marks) -> Marks:
-    """Marks (..., N) of the place before each; before the first is nothing, of the least scale."""
+def previous(decay: Decay) -> Decay:
+    """The decay (..., N) of the position before each; before the first is nothing, of the least scale."""
 
     def shift(values: torch.Tensor) -> torch.Tensor:
         first = values[..., :1]
@@ -105,30 +106,30 @@ def shifted(marks: Marks) -> Marks:
             first = torch.full_like(first, torch.finfo(values.dtype).min)
         return torch.cat([first, values], dim=-1)[..., :-1]
 
-    return marks.change(shift)
+    return decay.map(shift)
 
 
-def incoming(
+def chunk_states(
     key: torch.Tensor,
     norm_key: torch.Tensor,
     value: torch.Tensor,
-    keys: Marks,
-    queries: Marks,
+    keys: Decay,
+    queries: Decay,
     before: KernelState | None,
-) -> tuple[torch.Tensor, torch.Tensor, Marks]:
-    """What the queries of each chunk find there, before its own keys.
+) -> tuple[torch.Tensor, torch.Tensor, Decay]:
+    """The state that the queries of each chunk read: that before the chunk's own keys.
 
     Args:
         key: Features (B, G, N, C, F), as is `norm_key`; `value` is (B, G, N, C, D).
-        keys: The scale of each key and its label, (B, G or 1, N, C).
+        keys: Scale and label of each key, (B, G or 1, N, C).
         queries: The largest scale that each query sees, and its label.
         before: The state before the first chunk.
 
     Returns:
-        Sums (B, G, N, F, D) and (B, G, N, F, 1), and their marks (B, G or 1, N, 1).
+        Sums (B, G, N, F, D) and (B, G, N, F, 1), with their decay (B, G or 1, N, 1).
     """
-    ends = queries.change(lambda marks: marks[..., -1])
-    earlier = shifted(ends)
+    ends = queries.map(lambda decay: decay[..., -1])
+    earlier = previous(ends)
     if before is None:
         shape = *key.shape[:2], 1, key.shape[-1]
         first_sums, first_norms = key.new_zeros(*shape, value.shape[-1]), key.new_zeros(*shape, 1)
@@ -136,31 +137,31 @@ def incoming(
         first_sums, first_norms = before.sums[:, :, None], before.norms[:, :, None]
         if before.scale is not None and earlier.scale is not None:
             scale = torch.cat([before.scale[..., None], earlier.scale[..., 1:]], dim=-1)
-            earlier = Marks(scale, earlier.labels)
+            earlier = Decay(scale, earlier.labels)
     if key.shape[2] == 1:
-        return first_sums, first_norms, earlier.change(lambda marks: marks[..., None])
-    weights = links(ends.change(lambda marks: marks[..., None]), keys, value)  # (B, G or 1, N, 1, C)
+        return first_sums, first_norms, earlier.map(lambda decay: decay[..., None])
+    weights = decay_mask(ends.map(lambda decay: decay[..., None]), keys, value)  # (B, G or 1, N, 1, C)
     last_sums, last_norms = value, torch.ones_like(value[..., :1])
     if weights is not None:
         last_norms = weights.transpose(-1, -2).expand_as(last_norms)
         last_sums = value * last_norms
     # What the last chunk adds is not read; to leave it out before the products would copy all keys.
     sums, norms = key.transpose(-1, -2) @ last_sums, norm_key.transpose(-1, -2) @ last_norms
-    sums = running(torch.cat([first_sums, sums], dim=2)[:, :, :-1].flatten(3), earlier)
-    norms = running(torch.cat([first_norms, norms], dim=2)[:, :, :-1].flatten(3), earlier)
+    sums = decayed_cumsum(torch.cat([first_sums, sums], dim=2)[:, :, :-1].flatten(3), earlier)
+    norms = decayed_cumsum(torch.cat([first_norms, norms], dim=2)[:, :, :-1].flatten(3), earlier)
     sums, norms = sums.unflatten(3, (key.shape[-1], -1)), norms[..., None]
-    return sums, norms, earlier.change(lambda marks: marks[..., None])
+    return sums, norms, earlier.map(lambda decay: decay[..., None])
 
 
-def running(states: torch.Tensor, marks: Marks) -> torch.Tensor:
-    """Sums over places so far: place t of the result is the sum of `links` times the states of places up to t.
+def decayed_cumsum(states: torch.Tensor, decay: Decay) -> torch.Tensor:
+    """Cumulative sum with decay: result t is the sum of `decay_mask` times the states of positions up to t.
 
-    A group of places is summed by a table of weights, and what groups leave by the same function, so that cost is
-    linear. An exported program, which serves all counts, has one table for all places.
+    A group of positions is summed by a table of weights, and the sums of groups by the same function, so that cost is
+    linear. An exported program, which serves all counts, has one table for all positions.
 
     Args:
         states: (B, G, N, X).
-        marks: (B, G or 1, N).
+        decay: (B, G or 1, N).
 
     Returns:
         (B, G, N, X).
@@ -168,18 +169,18 @@ def running(states: torch.Tensor, marks: Marks) -> torch.Tensor:
     count = states.shape[2]
     weights: Any  # never None, since it is causal
     if serves_all_lengths(count) or count <= GROUP:
-        weights = links(marks, marks, states, is_causal=True)
+        weights = decay_mask(decay, decay, states, is_causal=True)
         return weights @ states
     missing = -count % GROUP
     states = nn.functional.pad(states, (0, 0, 0, missing)).unflatten(2, (-1, GROUP))
-    grouped = marks.change(lambda x: torch.cat([x, x[..., -1:].expand(*x.shape[:-1], missing)], dim=-1))
-    grouped = grouped.change(lambda x: x.unflatten(-1, (-1, GROUP)))
-    weights = links(grouped, grouped, states, is_causal=True)
+    grouped = decay.map(lambda x: torch.cat([x, x[..., -1:].expand(*x.shape[:-1], missing)], dim=-1))
+    grouped = grouped.map(lambda x: x.unflatten(-1, (-1, GROUP)))
+    weights = decay_mask(grouped, grouped, states, is_causal=True)
     within = weights @ states
-    ends = grouped.change(lambda x: x[..., -1])
-    before = running(within[..., -1, :], ends)
+    ends = grouped.map(lambda x: x[..., -1])
+    before = decayed_cumsum(within[..., -1, :], ends)
     before = nn.functional.pad(before[:, :, :-1], (0, 0, 1, 0)).unsqueeze(3)  # what is before each group
-    earlier = shifted(ends).change(lambda x: x[..., None])
-    reads = links(grouped, earlier, before)
+    earlier = previous(ends).map(lambda x: x[..., None])
+    reads = decay_mask(grouped, earlier, before)
     within = within + (before if reads is None else reads * before)
     return within.flatten(2, 3)[:, :, :count]

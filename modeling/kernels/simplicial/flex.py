@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
-from .forms import FORMS, Reach
+from .forms import FORMS, Window
 from .inputs import SimplicialInputs
 
 
@@ -19,7 +19,7 @@ def compiled_flex_attention():
     return torch.compile(flex_attention, dynamic=False)
 
 
-def flex_unavailable(query: torch.Tensor, second: Reach) -> str | None:
+def flex_unavailable(query: torch.Tensor, second: Window) -> str | None:
     """The reason why this path cannot serve, or None if it can."""
     if query.device.type == "cpu" and torch.is_grad_enabled() and query.requires_grad:
         return "flex attention has no backward pass on a CPU"

@@ -12,24 +12,25 @@ from ....configuration.attention_costs import window_span
 from ....configuration.choices import Choices
 
 
-class Reach(NamedTuple):
-    """How many tokens a window reaches to the left and to the right of a token, the token itself not counted."""
+class Window(NamedTuple):
+    """A window around a token: how many tokens it spans to the left and to the right, the token itself not counted."""
 
     left: int
     right: int
 
     @property
     def size(self) -> int:
+        """Number of tokens in the window."""
         return self.left + self.right + 1
 
-    def clip(self, queries: int, keys: int) -> "Reach":
-        """The part that so many queries, the last ones of so many tokens, can use."""
-        return Reach(min(self.left, keys - 1), min(self.right, queries - 1))
+    def clip(self, queries: int, keys: int) -> "Window":
+        """The part of the window that `queries` last tokens of `keys` tokens can use."""
+        return Window(min(self.left, keys - 1), min(self.right, queries - 1))
 
 
-def window_reach(size: int, is_causal: bool) -> Reach:
-    """The reach of a window of `size` tokens: up to the token itself, or centred on it (even sizes lean left)."""
-    return Reach(*window_span(size, is_causal))
+def make_window(size: int, is_causal: bool) -> Window:
+    """A window of `size` tokens: up to the token itself, or centred on it (even sizes lean left)."""
+    return Window(*window_span(size, is_causal))
 
 
 def hadamard(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .forms import Reach
+from .forms import Window
 
 
 class SimplicialInputs(NamedTuple):
@@ -20,8 +20,8 @@ class SimplicialInputs(NamedTuple):
             from the left end of its window, or None.
         segments: (B, max(K, M)) int32, aligned with the last tokens: tokens see their own segment only, and 0 is
             padding, whose output is 0. None if all are one.
-        first: Reach of the window of `key` and `value`.
-        second: Reach of the window of `second_key` and `second_value`.
+        first: Window of `key` and `value`.
+        second: Window of `second_key` and `second_value`.
         form: A name in `FORMS`.
         scale: Factor on the logits.
     """
@@ -33,8 +33,8 @@ class SimplicialInputs(NamedTuple):
     second_value: Tensor
     offset_bias: Tensor | None
     segments: Tensor | None
-    first: Reach
-    second: Reach
+    first: Window
+    second: Window
     form: str
     scale: float
 
@@ -61,5 +61,5 @@ SIMPLICIAL_ARGUMENTS = (
 def from_flat(*flat) -> SimplicialInputs:
     """The inputs whose `flat()` these are."""
     *tensors, reaches, form, scale = flat
-    first, second = Reach(*reaches[:2]), Reach(*reaches[2:])
+    first, second = Window(*reaches[:2]), Window(*reaches[2:])
     return SimplicialInputs(*tensors, first=first, second=second, form=form, scale=scale)

@@ -11,7 +11,7 @@ from ....configuration.configuration_trine import TrineConfig
 from .chunked import simplicial_chunked
 from .eager import simplicial_eager
 from .flex import flex_unavailable, simplicial_flex
-from .forms import Reach
+from .forms import Window
 from .inputs import SimplicialInputs
 from .triton.operators import simplicial_triton, triton_unavailable
 
@@ -25,13 +25,13 @@ class SimplicialBackend(NamedTuple):
     Attributes:
         name: What `config.simplicial_backend` calls it.
         compute: Takes the inputs, and returns the output (B, H, Q, D) or, with marginals, three tensors.
-        unavailable: Says why the path cannot serve a query with this reach of the second window, or None.
+        unavailable: Says why the path cannot serve a query with this second window, or None.
         has_marginals: Whether it returns the weights of first and of second keys, too.
     """
 
     name: str
     compute: Callable[[SimplicialInputs], Any]
-    unavailable: Callable[[torch.Tensor, Reach], str | None] = lambda query, second: None
+    unavailable: Callable[[torch.Tensor, Window], str | None] = lambda query, second: None
     has_marginals: bool = False
 
     def __call__(self, inputs: SimplicialInputs) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
@@ -47,14 +47,14 @@ FLEX = SimplicialBackend("flex", simplicial_flex, flex_unavailable)
 TRITON = SimplicialBackend("triton", simplicial_triton, triton_unavailable)
 
 
-def choose_automatically(config: TrineConfig, query: torch.Tensor, second: Reach) -> SimplicialBackend:
+def choose_automatically(config: TrineConfig, query: torch.Tensor, second: Window) -> SimplicialBackend:
     """`eager` where `attn_implementation` is, which returns weights; else `triton` on an accelerator that runs it."""
     if config._attn_implementation == "eager":
         return EAGER
     return TRITON if query.device.type == "cuda" and TRITON.unavailable(query, second) is None else CHUNKED
 
 
-# Each takes the config, a query and the reach of the second window.
+# Each takes the config, a query and the second window.
 BACKENDS = Choices(
     "simplicial_backend",
     {
@@ -67,7 +67,7 @@ BACKENDS = Choices(
 )
 
 
-def choose_backend(config: TrineConfig, query: torch.Tensor, second: Reach) -> SimplicialBackend:
+def choose_backend(config: TrineConfig, query: torch.Tensor, second: Window) -> SimplicialBackend:
     """The path that `config.simplicial_backend` names, or that `auto` stands for.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...operators import register_operator
-from ..forms import Reach
+from ..forms import Window
 from ..inputs import SIMPLICIAL_ARGUMENTS, SimplicialInputs, from_flat
 from .launch import LARGEST_SECOND_WINDOW, LARGEST_VECTOR, launch_backward, launch_forward, shared_arguments
 from .rows import is_interpreted, triton
@@ -20,7 +20,7 @@ from .rows import is_interpreted, triton
 KERNEL_DTYPES = [torch.float32, torch.float16] if is_interpreted else [torch.float32, torch.bfloat16, torch.float16]
 
 
-def triton_unavailable(query: Tensor, second: Reach | None = None) -> str | None:
+def triton_unavailable(query: Tensor, second: Window | None = None) -> str | None:
     """The reason why the Triton kernels cannot serve these queries and this second window, or None if they can."""
     if triton is None:
         return "Triton is not installed"
