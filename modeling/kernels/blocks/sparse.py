@@ -1,8 +1,8 @@
 """Block-sparse softmax attention: each block of queries attends to the key blocks that a table lists for it."""
 
 # Shapes: B batch, H query heads, G key-value heads, Q queries, K keys, D head size; T blocks of M queries, S blocks of
-# C keys, L blocks of keys that a block of queries sees, t blocks of queries in a tile. Sizes B and H of a table may be 1: it then holds
-# for all rows, or heads.
+# C keys, L key blocks that a block of queries sees, t blocks of queries in a tile. Sizes B and H of a table may be 1:
+# it then holds for all rows, or heads.
 
 from collections.abc import Iterator
 from typing import NamedTuple
