@@ -14,7 +14,9 @@ TOLERANCE = 1e-5  # of the largest output, or of 1 where all are smaller
 
 
 def random_inputs(config: Any, class_name: str, length: int | None = None, batch: int = 2) -> dict[str, torch.Tensor]:
-    """Random tokens of some texts, all but the first of which are padded on the right, as both sides understand it.
+    """Random ids and masks (batch, length) of texts, all but the first of which are padded on the right.
+
+    Both sides understand them.
 
     Args:
         config: Of the source.

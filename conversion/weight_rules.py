@@ -91,7 +91,7 @@ class RollRows(Move):
 
     @staticmethod
     def roll(table: torch.Tensor, rows: int) -> torch.Tensor:
-        """Moves the first rows to the end."""
+        """Moves the first rows of a table (P, H) to the end."""
         return torch.cat([table[rows:], table[:rows]])
 
 

@@ -219,7 +219,7 @@ def lm_loss(
 
 
 def count_targets(targets: torch.Tensor) -> torch.Tensor | int:
-    """Number of targets that are not ignored. Of floats, which are values, none is."""
+    """Number of targets, in any shape, that are not ignored. Of floats, which are values, none is."""
     return targets.numel() if targets.is_floating_point() else (targets != IGNORE_INDEX).sum()
 
 
@@ -240,7 +240,7 @@ def number_of_items(targets: torch.Tensor, num_items_in_batch: torch.Tensor | in
 
 
 def batch_share(targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | float:
-    """The share of this micro-batch in the targets of an optimizer step: the weight of its mean losses.
+    """The share of this micro-batch in the targets of an optimizer step, a number: the weight of its mean losses.
 
     Without `num_items_in_batch` that is 1, but 0 for a batch without a target.
     """

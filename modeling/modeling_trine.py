@@ -263,7 +263,7 @@ class TrineModel(TrinePreTrainedModel):
         return EncoderDecoderCache(cache, DynamicCache()) if self.config.add_cross_attention else cache
 
     def add_segments(self, hidden_states: torch.Tensor, token_type_ids: torch.Tensor | None) -> torch.Tensor:
-        """Adds the embedding of each token's segment, where the model has segments."""
+        """Adds the embeddings of segments (batch, length) to (batch, length, hidden), if the model has any."""
         if self.token_type_embeddings is None:
             # Tokenizers send zeros for a single text, which say nothing.
             if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
@@ -277,7 +277,7 @@ class TrineModel(TrinePreTrainedModel):
         return hidden_states + self.token_type_embeddings(token_type_ids)
 
     def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
-        """Looks the ids up, or passes the embeddings on; exactly one of them must be given."""
+        """Embeds ids (batch, length), or passes embeddings (batch, length, hidden) on; exactly one must be given."""
         if input_ids is not None and inputs_embeds is None:
             check_ids(input_ids, self.config.vocab_size, "input_ids", "vocab_size")
             return self.embed_tokens(input_ids)

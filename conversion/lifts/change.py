@@ -20,8 +20,8 @@ def largest_change(
     whose logits are then compared.
 
     Args:
-        inputs: `input_ids` and `attention_mask`, as a tokenizer makes them. Default: random tokens of two texts, one
-            padded on the right.
+        inputs: `input_ids` and `attention_mask`, (texts, length), as a tokenizer makes them. Default: random tokens of
+            two texts, one padded on the right.
         length: Tokens of the random texts. Default: 24, or half of the positions where they are fewer.
 
     Returns:

@@ -119,11 +119,11 @@ class Constraint(LogitsProcessor):
         return scores.masked_fill(~mask, -torch.inf)  # pyright: ignore[reportReturnType] a float tensor
 
     def text(self, output_ids: torch.Tensor | list[int]) -> str:
-        """The text that the tokens after the prompt spell, up to what ends them."""
+        """The text of the tokens after the prompt, ids (length,), up to the token that ends it."""
         return b"".join(self.spelled[id] for id in self._until_stop(output_ids)).decode("utf-8", errors="replace")
 
     def is_complete(self, output_ids: torch.Tensor | list[int]) -> bool:
-        """Whether the tokens after the prompt are a whole output, rather than one that was cut off."""
+        """Whether the tokens after the prompt, ids (length,), are a whole output and not one that was cut off."""
         matcher = self._walk(tuple(self._until_stop(output_ids)))
         return matcher is not None and matcher.is_completed()
 

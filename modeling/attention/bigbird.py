@@ -84,7 +84,10 @@ class BigBirdAttention(SoftmaxAttention):
         return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None
 
     def own_draws(self, num_heads: int) -> torch.Tensor | None:
-        """The rows of `random_draws` for the heads computed here: under tensor parallelism, this process's share."""
+        """The rows of `random_draws` for the heads computed here, (heads, rows, random blocks), or None without any.
+
+        Under tensor parallelism, these are this process's share.
+        """
         if self.random_draws is None or num_heads == len(self.random_draws):
             return self.random_draws
         weight: Any = self.q_proj.weight  # spread by heads

@@ -12,17 +12,17 @@ from .kernelized import Features, KernelizedAttention
 
 
 def elu_features(states: torch.Tensor) -> torch.Tensor:
-    """`elu(x) + 1`, which is positive: Katharopoulos et al. 2020, arXiv 2006.16236, equation 7."""
+    """`elu(x) + 1` of (..., D), which is positive: Katharopoulos et al. 2020, arXiv 2006.16236, equation 7."""
     return nn.functional.elu(states) + 1
 
 
 def relu_features(states: torch.Tensor) -> torch.Tensor:
-    """`max(x, 0)`: Kasai et al. 2021, arXiv 2103.13076, equation 2, without its learned projection."""
+    """`max(x, 0)` of (..., D): Kasai et al. 2021, arXiv 2103.13076, equation 2, without its learned projection."""
     return nn.functional.relu(states)
 
 
 def softmax_features(states: torch.Tensor) -> torch.Tensor:
-    """The softmax of x and that of -x: Zhang et al. 2024, arXiv 2402.04347, without its learned projection."""
+    """The softmax of x and that of -x, (..., D) to (..., 2 D): Zhang et al. 2024, arXiv 2402.04347, unprojected."""
     return torch.cat([states.softmax(dim=-1), (-states).softmax(dim=-1)], dim=-1)
 
 

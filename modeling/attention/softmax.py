@@ -72,8 +72,13 @@ def attend_separately(
     Args:
         attend: The kernel that computes one sequence.
         lengths: Lengths of the sequences, whose sum is Q and K.
+        query: (1, H, Q, D).
+        key: (1, G, K, D), as is `value`.
         attention_mask: The mask of the longest sequence, of which the others take the first rows and columns.
         position_bias: Likewise.
+
+    Returns:
+        Output (1, Q, H, D), and no weights.
     """
     outputs = []
     for length, *states in zip(

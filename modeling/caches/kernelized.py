@@ -87,7 +87,7 @@ class KernelizedCacheLayer(StatesCacheLayer):
 
 
 def state_after(before: KernelState | None, added: dict[str, torch.Tensor | None]) -> KernelState:
-    """The state after tokens, whose tensors are named as in `RECORD`."""
+    """The state after `added` tokens: features (B, G, N, F) and values (B, G, N, D), named as in `RECORD`."""
     tensors: Any = added
     norm_keys = tensors["keys"] if tensors["norm_keys"] is None else tensors["norm_keys"]
     return update_state(before, tensors["keys"], norm_keys, tensors["values"], tensors["log_scales"])

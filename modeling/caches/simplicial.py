@@ -74,6 +74,6 @@ def last(states: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def keep(states: torch.Tensor, count: int) -> torch.Tensor:
-    """The last `count` tokens, copied where a view would keep the memory of a long prompt."""
+    """The last `count` tokens of (B, G, N, D), copied where a view would keep the memory of a long prompt."""
     kept = last(states, count)
     return kept.clone() if states.shape[-2] > 2 * count else kept

@@ -45,9 +45,10 @@ class BigBirdCacheLayer(StatesCacheLayer):
         return self.keys, self.values
 
     def append(self, name: str, states: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-        """`states` with `added` behind them, written into a buffer with room for more, so that a step copies little.
+        """`states` (B, heads, N, ...) with `added` behind them, written into a buffer with room for more.
 
-        Gradients and tracing need tensors that nothing is written into later: they get copies.
+        A step then copies little. Gradients and tracing need tensors that nothing is written into later: they get
+        copies.
         """
         if added.requires_grad or states.requires_grad or is_tracing(added):
             return torch.cat([states, added], dim=2)

@@ -63,8 +63,9 @@ BALANCING_LOSSES = Choices("router_aux_loss_reduction", {"mean": mean_balancing_
 
 
 def router_z_loss(router_logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over tokens of the squared log-sum-exp of the logits, which keeps them in a range that is exact in bf16.
+    """Mean over tokens of the squared log-sum-exp of logits (T, E), which keeps them in a range that is exact in bf16.
 
+    The `mask` (T,) is 1 for a token and 0 for padding, which does not count.
     Source: Zoph et al. 2022, ST-MoE, arXiv 2202.08906, equation 5.
     """
     logits = router_logits.to(torch.promote_types(router_logits.dtype, torch.float32))

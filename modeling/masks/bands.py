@@ -34,14 +34,14 @@ def band_of_chunks(config: TrineConfig) -> tuple[int, int, int]:
 
 
 def see_sliding(config: TrineConfig, distance: torch.Tensor) -> torch.Tensor:
-    """Whether a key at `distance` tokens before the query is in the window, for each distance."""
+    """Whether a key at `distance` tokens before the query is in the window, for each distance (...)."""
     if config.is_causal:
         return (distance >= 0) & (distance < config.sliding_window)
     return distance.abs() <= config.sliding_window
 
 
 def see_chunked(config: TrineConfig, distance: torch.Tensor) -> torch.Tensor:
-    """Whether a key of the same chunk at `distance` tokens before the query is visible, for each distance."""
+    """Whether a key of the same chunk at `distance` tokens before the query is visible, for each distance (...)."""
     return distance >= 0 if config.is_causal else torch.ones_like(distance, dtype=torch.bool)
 
 

@@ -104,7 +104,7 @@ class TrineRecurrentLayer(GradientCheckpointingLayer):
         state: tuple[torch.Tensor, torch.Tensor] | None,
         tokens: PackedSequence | torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Runs the LSTM over the real tokens only; returns what `forward` does."""
+        """Runs the LSTM over the real tokens of `inputs` (B, T, width) only; returns what `forward` does."""
         if tokens is None and not torch.compiler.is_exporting():
             outputs, (hidden, cell) = self.lstm(inputs, state)
         elif not isinstance(tokens, PackedSequence):

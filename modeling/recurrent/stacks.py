@@ -109,7 +109,7 @@ class TrineRecurrentEncoder(TrineRecurrentPreTrainedModel):
     def embed(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, prefix: str = ""
     ) -> torch.Tensor:
-        """Looks the ids up, or passes the embeddings on; `prefix` is that of their names in messages."""
+        """Embeds ids (B, S), or passes embeddings (B, S, H) on; `prefix` is that of their names in messages."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(f"Exactly one of {prefix}input_ids and {prefix}inputs_embeds must be given.")
         if input_ids is None:

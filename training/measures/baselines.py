@@ -74,11 +74,11 @@ class BigramCounts:
         self._continuation = _smoothed(torch.bincount(self.pairs % vocab_size, minlength=vocab_size))
 
     def unigram(self, tokens: Tensor) -> Tensor:
-        """Probabilities of tokens, in double precision."""
+        """Probabilities of tokens (...), in double precision."""
         return self._unigram[tokens]
 
     def bigram(self, previous: Tensor, following: Tensor, discount: float) -> Tensor:
-        """Probabilities of `following` after `previous`; after a token never seen, the continuation distribution."""
+        """Probabilities of `following` (...) after `previous` (...); the continuation distribution after unseen ones."""
         pairs = previous * self.vocab_size + following
         index = torch.searchsorted(self.pairs, pairs).clamp(max=len(self.pairs) - 1)
         counts = torch.where(self.pairs[index] == pairs, self.pair_counts[index], 0.0)

@@ -65,7 +65,7 @@ class MaskedText(Dataset):
         self.after: Any = tokenizer.sep_token_id
 
     def text(self, count: int) -> Tensor:
-        """The first tokens of the store, as ids."""
+        """The first tokens of the store, ids (at most `count`,)."""
         return self.tokens[:count] & (WORD_START - 1)
 
     def features(self, *segments: tuple[int, int]) -> dict[str, list[int]]:

@@ -111,7 +111,7 @@ def text_length(input_length: int, noise_density: float, mean_span_length: float
 
 
 def random_lengths(total: int, parts: int) -> Tensor:
-    """`parts` lengths of at least 1 that sum to `total`, each such list being equally likely."""
+    """Lengths (`parts`,) of at least 1 that sum to `total`, each such list being equally likely."""
     borders = torch.randperm(total - 1)[: parts - 1].sort().values + 1
     borders = torch.cat([torch.tensor([0]), borders, torch.tensor([total])])
     return borders.diff()

@@ -138,13 +138,13 @@ def mix_inputs(model: Any, inputs: dict[str, Any], teacher_forcing: float) -> Te
 
 
 def in_two_passes(model: Any, source: dict[str, Tensor], true: Tensor, keep: Tensor) -> Tensor:
-    """Draws every token from a pass over the true ones."""
+    """Draws tokens (B, T) from one pass over the true ones, where `keep` (B, T) is False."""
     logits = model(**source, decoder_input_ids=true).logits[:, :-1]
     return torch.where(keep, true, torch.cat([true[:, :1], draw(logits)], dim=1))
 
 
 def step_by_step(model: Any, source: dict[str, Tensor], true: Tensor, keep: Tensor) -> Tensor:
-    """Draws each token after those that stand before it, drawn ones too."""
+    """Draws each token of (B, T), where `keep` is False, after those before it, drawn ones too."""
     encoder_outputs = getattr(model, "module", model).get_encoder()(**source)
     source = {"encoder_outputs": encoder_outputs, "attention_mask": source.get("attention_mask")}  # pyright: ignore
     cache, tokens = None, [true[:, :1]]

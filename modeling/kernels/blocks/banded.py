@@ -32,7 +32,7 @@ class BandedMask(NamedTuple):
         dropout: float = 0.0,
         **kwargs,
     ) -> tuple[torch.Tensor, None]:
-        """`banded_attention` behind transformers' attention interface; there are no weights."""
+        """`banded_attention` behind transformers' attention interface: (B, N, H, D), and no weights."""
         return banded_attention(query, key, value, self, scale=scaling, dropout=dropout), None
 
 

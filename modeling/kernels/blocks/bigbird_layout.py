@@ -241,7 +241,8 @@ def split_global(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Takes an encoder's global blocks out of the first call, and lets them see their whole sequence in further ones.
 
-    Packed sequences take a call for each power of two of their lengths, so that short ones do not pay for long ones.
+    Each call is query blocks (R, 1, T, M) and the indices (R, 1 or H, T, L) of the key blocks that they see. Packed
+    sequences take a call for each power of two of their lengths, so that short ones do not pay for long ones.
     """
     is_global = (blocks.own < pattern.head) | (blocks.own >= blocks.count - pattern.tail)
     if packed:

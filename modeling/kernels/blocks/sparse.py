@@ -159,7 +159,7 @@ def attend_tile(query: Tensor, key: Tensor, value: Tensor, tile: Tile, scale: fl
 
 
 def attend_tile_fused(query: Tensor, key: Tensor, value: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
-    """The outputs of `attend_tile` by PyTorch's kernel, which returns no denominators: zeros."""
+    """The outputs (B, H, t, M, D) by PyTorch's kernel, which returns no denominators: zeros (B, H, t, M)."""
     visible = tile.visible.expand(*query.shape[:2], -1, -1, -1).flatten(0, 1)
     states = (states.flatten(0, 1) for states in (query, key, value))
     output = torch.nn.functional.scaled_dot_product_attention(*states, attn_mask=visible, scale=scale)
@@ -169,7 +169,7 @@ def attend_tile_fused(query: Tensor, key: Tensor, value: Tensor, tile: Tile, sca
 def attend_tile_backward(
     output_grad: Tensor, normalizer_grad: Tensor, query: Tensor, key: Tensor, value: Tensor, tile: Tile, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of the gathered rows of queries, keys and values."""
+    """Gradients of the gathered queries (B, H, t, M, D), keys and values (B, H, t, L * C, D)."""
     weights, _ = weigh(query, key, tile, scale)
     value_grad = torch.matmul(weights.transpose(-1, -2).to(value.dtype), output_grad)
     weight_grad = torch.matmul(output_grad, value.transpose(-1, -2)).to(weights.dtype)
@@ -182,7 +182,7 @@ def attend_tile_backward(
 
 
 def block_sparse_forward(*flat) -> tuple[Tensor, Tensor]:
-    """Computes the operator, tile by tile; returns what `block_sparse_attention` does."""
+    """Outputs (B, H, T, M, D) and logarithms of denominators (B, H, T, M), tile by tile."""
     problem = BlockSparseProblem(*flat)
     inputs = problem.inputs
     compute = attend_tile_fused if inputs.query_labels is None else attend_tile
@@ -221,7 +221,7 @@ def empty_results(query: Tensor, key: Tensor, value: Tensor, query_blocks: Tenso
 
 
 def empty_gradients(output_grad: Tensor, normalizer_grad: Tensor, *flat) -> tuple[Tensor, ...]:
-    """Empty gradients of query, key and value."""
+    """Empty gradients of query (B, H, Q, D), key and value (B, G, K, D)."""
     return tuple(torch.empty_like(source) for source in flat[:3])
 
 
@@ -251,7 +251,7 @@ block_sparse_operator = register_operator(
 
 
 def plain_block_sparse(*flat) -> tuple[Tensor, Tensor]:
-    """Computes `trine::listed_blocks` with the scores of all blocks in memory."""
+    """Computes `trine::listed_blocks` with all scores (B, H, T, M, L * C) in memory."""
     problem = BlockSparseProblem(*flat)
     tile = problem.tile(slice(None))
     return attend_tile(*problem.states(tile), tile, problem.inputs.scale)

@@ -89,7 +89,11 @@ def onnx_lstm(
     weights: list[torch.Tensor],
     bidirectional: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """ONNX's operator of the same name in place of `trine::lstm`: https://onnx.ai/onnx/operators/onnx__LSTM.html."""
+    """ONNX's operator LSTM in place of `trine::lstm`: https://onnx.ai/onnx/operators/onnx__LSTM.html.
+
+    Returns:
+        Outputs (B, T, S * H), and the final hidden state and cell, (S, B, H) each.
+    """
     batch, length = inputs.shape[:2]
     directions, size = hidden.shape[0], hidden.shape[2]
 

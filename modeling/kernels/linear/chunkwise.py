@@ -69,7 +69,7 @@ def kernelized_mixing(
 
 
 def divide(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    """The quotient, and 0 with gradient 0 where the denominator vanishes."""
+    """The quotient of (..., D) and (..., 1), and 0 with gradient 0 where the denominator vanishes."""
     return numerator / denominator.masked_fill(denominator < torch.finfo(denominator.dtype).tiny, torch.inf)
 
 

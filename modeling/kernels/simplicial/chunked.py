@@ -40,7 +40,7 @@ def chunked_forward(*flat) -> torch.Tensor:
 
 
 def chunked_backward(grad: torch.Tensor, *flat) -> tuple[torch.Tensor, ...]:
-    """Gradients of the first six arguments; that of a missing bias is empty."""
+    """Gradients of the first six inputs, in their shapes; that of a missing bias is empty, (0,)."""
     inputs = from_flat(*flat)
     problem = ChunkedProblem(inputs)
     grads = ChunkedGradients(problem)
@@ -113,7 +113,7 @@ class ChunkedGradients:
 
 
 def softmax_backward_(grad: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Turns the gradient of a softmax over the last axis into that of the logits, in place."""
+    """Turns the gradient of a softmax over the last axis of (..., W) into that of the logits, in place."""
     return torch.ops.aten._softmax_backward_data.out(grad, weights.view_as(grad), -1, grad.dtype, grad_input=grad)
 
 
@@ -123,7 +123,7 @@ def empty_output(query: torch.Tensor, *others) -> torch.Tensor:
 
 
 def empty_gradients(grad: torch.Tensor, *flat) -> tuple[torch.Tensor, ...]:
-    """Empty gradients of the five states and of the offset biases."""
+    """Empty gradients of the five states, in their shapes, and of the offset biases, (H, T) or (0,)."""
     states = (torch.empty_like(state, memory_format=torch.contiguous_format) for state in flat[:5])
     return *states, flat[0].new_empty(0) if flat[5] is None else torch.empty_like(flat[5])
 
@@ -150,7 +150,7 @@ chunked_operator = register_operator(
 
 
 def plain_simplicial(*flat) -> torch.Tensor:
-    """Computes `trine::simplicial_chunked` in the memory of `simplicial_eager`."""
+    """Computes `trine::simplicial_chunked`, (B, H, Q, D), in the memory of `simplicial_eager`."""
     return simplicial_eager(from_flat(*flat))[0]
 
 

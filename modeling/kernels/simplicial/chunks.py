@@ -69,7 +69,7 @@ class ChunkedProblem:
         self.mask, self.mask_place = self.query, None
 
     def make_block(self) -> torch.Tensor:
-        """Memory for the logits of any chunk. Chunks take turns in it: fresh memory is slow at its first use."""
+        """Memory for the logits (N, R * C * T, W) of any chunk, used again as fresh memory is slow at first."""
         return self.query.new_empty(self.block_size)
 
     def multiply(self, left: torch.Tensor, right: torch.Tensor, block: torch.Tensor) -> torch.Tensor:

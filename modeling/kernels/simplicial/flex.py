@@ -29,7 +29,7 @@ def flex_unavailable(query: torch.Tensor, second: Window) -> str | None:
 
 
 def simplicial_flex(inputs: SimplicialInputs) -> torch.Tensor:
-    """The attention of `simplicial_chunked`: T query heads, one for each offset, weighed by their log-sum-exps.
+    """2-simplicial attention (B, H, Q, D) by T query heads, one for each offset, weighed by their log-sum-exps.
 
     Memory: T times that of ordinary attention for queries and outputs.
     """

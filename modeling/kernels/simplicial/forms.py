@@ -39,7 +39,7 @@ def hadamard(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:
 
 
 def hadamard_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Gradients of the product with respect to query and second key."""
+    """Gradients (..., D) of the product with respect to query and second key."""
     return grad * second_key, grad * query
 
 
@@ -57,7 +57,7 @@ def complex_product(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tens
 
 
 def complex_product_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Gradients of the complex product with respect to query and second key."""
+    """Gradients (..., D) of the complex product with respect to query and second key."""
     real, imaginary = query.chunk(2, dim=-1)
     second_real, second_imaginary = second_key.chunk(2, dim=-1)
     grad_real, grad_imaginary = grad.chunk(2, dim=-1)
@@ -70,7 +70,7 @@ def complex_product_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: tor
 
 
 def cross_product(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Vector products of the triples (x, y, z) that stand at the same place of the three thirds."""
+    """Cross products (..., D) of D / 3 vectors (x, y, z), whose x, y and z are the thirds of the features."""
     x, y, z = first.chunk(3, dim=-1)
     a, b, c = second.chunk(3, dim=-1)
     return torch.cat((y * c - z * b, z * a - x * c, x * b - y * a), dim=-1)
@@ -82,7 +82,7 @@ def determinant(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:
 
 
 def determinant_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Gradients of the cross product with respect to query and second key."""
+    """Gradients (..., D) of the cross product with respect to query and second key."""
     return cross_product(grad, second_key), cross_product(query, grad)
 
 

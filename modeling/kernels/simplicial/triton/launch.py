@@ -177,7 +177,7 @@ def overlap_add(parts: torch.Tensor, start: int, step: int, size: int) -> torch.
 def launch_backward(
     shared: dict[str, Any], output_grad: torch.Tensor, log_sum: torch.Tensor, delta: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
-    """The gradients of the five inputs, in their types, and of the biases in float32 (empty without them).
+    """Gradients of the five states, in their types and shapes, and of the biases, (H, T) in float32 or empty.
 
     Deterministic algorithms keep each program's float32 sums for the second axis apart: about U / step times as much
     memory as the second keys and values of all query heads take, with 128 rows and 32 offsets 16 times.

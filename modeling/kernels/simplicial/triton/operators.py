@@ -60,7 +60,7 @@ def backward(output_grad: Tensor, log_sum: Tensor, delta: Tensor, *flat) -> tupl
 
 
 def fake_backward(output_grad: Tensor, log_sum: Tensor, delta: Tensor, *flat) -> tuple[Tensor, ...]:
-    """Empty gradients of the five states and of the offset biases."""
+    """Empty gradients of the five states, in their shapes, and of the offset biases, (H, T) or (0,)."""
     gradients = (torch.empty_like(state, memory_format=torch.contiguous_format) for state in flat[:5])
     return *gradients, flat[0].new_empty(0) if flat[5] is None else torch.empty_like(flat[5])
 
