@@ -78,7 +78,7 @@ class BigramCounts:
         return self._unigram[tokens]
 
     def bigram(self, previous: Tensor, following: Tensor, discount: float) -> Tensor:
-        """Probabilities of `following` (...) after `previous` (...); the continuation distribution after unseen ones."""
+        """Probabilities of `following` (...) after `previous` (...); after unseen ones, of continuation."""
         pairs = previous * self.vocab_size + following
         index = torch.searchsorted(self.pairs, pairs).clamp(max=len(self.pairs) - 1)
         counts = torch.where(self.pairs[index] == pairs, self.pair_counts[index], 0.0)
