@@ -7,10 +7,11 @@ PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Each worker computes on one thread: small models are many times slower when threads compete for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8
+# Who has nothing left takes from the others' ends, so that most files, with what they share, run in one process.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check fast test tiers fuzz lint conformance consumers surface docs bench bench-simplicial bench-attention wheel clean
+.PHONY: help demo check fast test tiers coverage fuzz lint conformance consumers surface docs bench bench-simplicial bench-attention wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +31,9 @@ test: .venv/test.stamp  ## run all tests
 tiers: .venv/test.stamp  ## run all tests, and write which are too long for `make check` into tests/thorough.txt
 	$(PYTEST) --measure-tiers
 
+coverage: .venv/test.stamp  ## run all tests, and list the share of lines that they run in every file of the package
+	$(PYTEST) --cov --cov-report=term $(ARGS)
+
 fuzz: .venv/test.stamp  ## draw thousands of random configs and bad values, and count what fails
 	TRINE_FUZZ=1 OMP_NUM_THREADS=1 $(BIN)/pytest --capture=no --show-capture=no tests/properties
 
@@ -38,8 +42,10 @@ lint: .venv/dev.stamp  ## check style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# TESTS=FOLDER, the tests folder of a checkout of transformers, adds its tests of generation and exporters.
+# TESTS=FOLDER, the tests folder of a checkout of transformers, adds its tests of generation and exporters. PEERS=1 runs
+# the tests on its own models, too, and writes what they skip into tests/conformance/skips.json.
 conformance: export TRANSFORMERS_TESTS := $(TESTS)
+conformance: export PEERS := $(PEERS)
 conformance: .venv/test.stamp  ## run the common model tests of transformers on Trine's classes
 	$(BIN)/python tests/conformance/upstream.py
 	$(PYTEST) -rfE -o verbosity_subtests=0 tests/conformance $(ARGS)

@@ -1,14 +1,12 @@
 """What README and documentation say holds: their code runs, their links lead somewhere, their tables are current."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import yaml
+from support import forks
 from tables import README, REQUEST, ROOT, TABLES, described_fields, own_fields, renew
 
 from trine import TrineConfig
@@ -111,13 +109,12 @@ def test_the_trine_commands_run(tmp_path):
         (tmp_path / name).write_text("".join(json.dumps(row(number)) + "\n" for number in range(60)), encoding="utf-8")
     commands = [command for page in SHOWN for command in re.findall(r"^trine (.*)", TEXTS[page], flags=re.MULTILINE)]
     assert len(commands) == COMMANDS
-    outputs, environment = {}, os.environ | {"HF_HOME": str(tmp_path / "home")}
+    outputs = {}
     for command in commands:
         arguments = shlex.split(command.replace("--max_steps 200", "--max_steps 2"))
         if command.startswith(("finetune", "train")):
             arguments += ["--max_steps", "2", "--use_cpu"]
-        program = [sys.executable, "-m", "trine.scripts.cli", *arguments]
-        result = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        result = forks.run(["-m", "trine.scripts.cli", *arguments], tmp_path)
         assert result.returncode == 0, result.stderr
         outputs[arguments[0]] = result.stdout
     assert "--- temperature 1.2 ---\nOnce upon a time" in outputs["generate"]
@@ -158,8 +155,7 @@ def test_the_python_blocks_run(tmp_path):
         path = tmp_path / page
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(found[page][0], encoding="utf-8")
-    command = [sys.executable, "-c", RUNNER, *(name for name in names)]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = forks.run(["-c", RUNNER, *names], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "['sliding', 'sliding', 'sliding', 'full']" in result.stdout
     assert "torch.Size([1, 24])" in result.stdout

@@ -35,6 +35,15 @@ def built(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def site(built, tmp_path_factory) -> Path:
+    """A folder with the installed wheel alone."""
+    folder = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(folder)]
+    subprocess.run([*install, str(next(built.glob("*.whl")))], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def wheel(built) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(built.glob("*.whl")))
 
@@ -81,12 +90,8 @@ def test_the_source_distribution_holds_the_package(built):
     assert code <= files | {"setup.py"}, "the checkout's other folders are no part of it"
 
 
-def test_the_installed_wheel_makes_and_saves_a_model(built, tmp_path):
+def test_the_installed_wheel_makes_and_saves_a_model(site, tmp_path):
     """In another folder, where neither the checkout nor its editable installation is what gets imported."""
-    site = tmp_path / "site"
-    wheel = next(built.glob("*.whl"))
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
-    subprocess.run([*install, str(wheel)], check=True)
     done = subprocess.run(
         [sys.executable, "-c", MAKE_A_MODEL],
         cwd=tmp_path,
@@ -101,13 +106,11 @@ def test_the_installed_wheel_makes_and_saves_a_model(built, tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["benchmark"], ["list", "kinds"]])
-def test_the_installed_command_answers(built, tmp_path, arguments):
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(tmp_path)]
-    subprocess.run([*install, str(next(built.glob("*.whl")))], check=True)
+def test_the_installed_command_answers(site, tmp_path, arguments):
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "bin" / "trine"), *arguments],
+        [sys.executable, str(site / "bin" / "trine"), *arguments],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
     )

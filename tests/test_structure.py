@@ -140,7 +140,7 @@ def test_what_is_imported_is_in_a_listed_package(path):
             assert ".".join(("trine", *folder.relative_to(ROOT).parts)) in PACKAGES, f"{name_of(path)}: {module}"
 
 
-@each(LIBRARY_FILES + SCRIPT_FILES)
+@each(LIBRARY_FILES + SCRIPT_FILES + TEST_FILES)
 def test_files_stay_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
 

@@ -2,13 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import bundles
+from support import bundles, forks
 from support.tiny import random_ids, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
@@ -128,9 +127,7 @@ def code_of(folder) -> dict[str, bytes]:
 
 def run_stranger(folder, monkeypatch, script: str, *arguments: str) -> str:
     monkeypatch.setenv("HF_MODULES_CACHE", str(folder / "modules"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the order of additions depends on the number of threads
-    command = [sys.executable, "-c", script, str(folder), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    result = forks.run(["-c", script, str(folder), *arguments], folder)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

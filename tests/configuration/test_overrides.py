@@ -1,12 +1,11 @@
 """`from_pretrained(folder, field=value)` gives the config that the constructor would, for every family and class."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import forks
 from support.tiny import SIZES, random_ids, tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -230,9 +229,7 @@ def test_overrides_without_the_package(tmp_path, monkeypatch):
     ids = random_ids(1, 7)
     save_file({"ids": ids}, tmp_path / "ids.safetensors")
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
-    )
+    result = forks.run(["-c", STRANGER, str(tmp_path)], tmp_path)
     assert result.returncode == 0, result.stderr
     expected = TrineForCausalLM.from_pretrained(tmp_path, num_hidden_layers=2)(ids).logits
     torch.testing.assert_close(load_file(tmp_path / "logits.safetensors")["logits"], expected, rtol=1e-5, atol=1e-5)

@@ -110,11 +110,51 @@ class EncoderTensorParallel(tensor_parallel.TensorParallelTesterMixin):
     test_tp_generation = test_tp_generation_quantized = None
 
 
+class ShardsOfExperts(fsdp.FSDPTesterMixin):
+    """The tests of shards without those that know no experts, but for one that compares training with and without."""
+
+    test_fsdp2_bf16_training = test_fsdp2_save_load_dcp = test_hsdp_save_load = test_hsdp_save_load_dcp = None
+    test_hsdp_grad_accumulation_vs_single_device_0_replicate_and_shard = None
+    test_hsdp_grad_accumulation_vs_single_device_1_replicate_only = None
+
+
 DISTRIBUTED = {
-    "decoder": (
-        tensor_parallel.TensorParallelTesterMixin,
-        expert_parallel.ExpertParallelTesterMixin,
-        fsdp.FSDPTesterMixin,
-    ),
-    "encoder": (EncoderTensorParallel,),
+    "tensors": tensor_parallel.TensorParallelTesterMixin,
+    "tensors of an encoder": EncoderTensorParallel,
+    "experts": expert_parallel.ExpertParallelTesterMixin,
+    "shards": fsdp.FSDPTesterMixin,
+    "shards of experts": ShardsOfExperts,
 }
+
+# What heads have no part in, or what is of the whole class and not of what its trunk is made of: tests that each class
+# runs in its first case, and each case with its bare model.
+OF_THE_TRUNK = (
+    "test_all_tensors_are_parameter_or_buffer",
+    "test_attention_outputs",
+    "test_attn_implementation_*",
+    "test_bc_torch_dtype",
+    "test_can_capture_specific_layers_hidden_states",
+    "test_can_set_attention_dynamically*",
+    "test_can_use_safetensors",
+    "test_cannot_load_with_meta_device_context_manager",
+    "test_capture_outputs_decorator",
+    "test_config*",
+    "test_custom_4d_attention_mask",
+    "test_determinism",
+    "test_eager_matches_*",
+    "test_enable_input_require_grads*",
+    "test_feed_forward_chunking",
+    "test_flash_*",
+    "test_flex_*",
+    "test_from_pretrained_no_checkpoint",
+    "test_gradient_checkpointing_*",
+    "test_hidden_states_output",
+    "test_init_weights_can_init_buffers",
+    "test_internal_model_config_and_subconfig_are_same",
+    "test_load_contiguous_weights",
+    "test_model_rope_*",
+    "test_peft_gradient_checkpointing_enable_disable",
+    "test_sdpa_can_*",
+    "test_sliding_window_mask",
+    "test_torch_save_load",
+)

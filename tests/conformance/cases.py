@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from support.tiny import SIZES
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -62,8 +63,9 @@ from trine.configuration.kinds import ATTENTION_KINDS
 class Case:
     """A configuration and the model classes that are tested with it.
 
-    `peers` names the cases of the library's models whose skipped tests ours are compared with; `distributed` adds the
-    tests that spread the language model over processes, which take long: the peers go without.
+    `peers` names the cases of the library's models whose skipped tests ours are compared with; `distributed` names the
+    tests that spread the language model over processes (`DISTRIBUTED` in adapted.py), which take long: the peers go
+    without.
     """
 
     name: str
@@ -72,7 +74,7 @@ class Case:
     classes: tuple[type, ...]
     fields: dict[str, Any] = field(default_factory=dict)
     peers: tuple[str, ...] = ()
-    distributed: bool = False
+    distributed: tuple[str, ...] = ()
 
     def stacks(self) -> list[dict[str, Any]]:
         """The fields of each stack of layers."""
@@ -97,6 +99,14 @@ class Run:
         return re.sub(f"^({families})", "", self.model_class.__name__)
 
     @property
+    def repeats_its_trunk(self) -> bool:
+        """Whether the bare model of the case runs, too, and the class has an earlier case of the same shape."""
+        runs = [Run(case, self.model_class) for case in OURS if case.shape == self.case.shape]
+        first = next((run for run in runs if run.model_class in run.case.classes), self)
+        roles = {Run(self.case, model_class).role for model_class in self.case.classes} - {self.role}
+        return first.case is not self.case and "Model" in roles
+
+    @property
     def peers(self) -> list[str]:
         """The runs of the peers' classes that have the same role."""
         named = [PEERS[name] for name in self.case.peers]
@@ -104,32 +114,14 @@ class Run:
         return [run.name for run in runs if run.role == self.role]
 
 
-SMALL = {
-    "vocab_size": 99,
-    "hidden_size": 32,
-    "intermediate_size": 37,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-GROUPED = SMALL | {"num_key_value_heads": 2, "head_dim": 8}
-# The inputs have 7 tokens: windows and chunks are smaller, so that they matter.
-TRINE = GROUPED | {
-    "sliding_window": 3,
-    "attention_chunk_size": 4,
-    "simplicial_window": 4,
-    "simplicial_second_window": 2,
-    "performer_num_features": 8,
-    "bigbird_block_size": 2,
-    "bigbird_num_random_blocks": 1,
-    "lsh_chunk_length": 2,
-    "lsh_num_buckets": 4,
-}
-# grouped_mm takes widths that are multiples of 16 bytes.
-EXPERTS = {"mlp_layer_types": ["sparse"] * 2, "intermediate_size": 32, "moe_intermediate_size": 16, "num_experts": 4}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+# The inputs have 7 tokens: windows and chunks are smaller than those of other tests, so that they matter.
+TRINE = SIZES | TOKENS | {"sliding_window": 3, "attention_chunk_size": 4, "simplicial_window": 4}
+TRINE |= {"simplicial_second_window": 2, "bigbird_block_size": 2, "lsh_chunk_length": 2}
+SMALL = {name: SIZES[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+SMALL |= TOKENS | {name: SIZES[name] for name in ("num_attention_heads", "max_position_embeddings")}
+GROUPED = SMALL | {"num_key_value_heads": SIZES["num_key_value_heads"]}
+EXPERTS = {"mlp_layer_types": ["sparse"] * 2}
 PLAIN = {"norm_type": "layernorm", "gated_mlp": False, "hidden_act": "gelu", "mlp_bias": True}
 
 DECODER = (TrineModel, TrineForCausalLM)
@@ -150,7 +142,8 @@ BERT = (
     *(BertForTokenClassification, BertForQuestionAnswering, BertForMultipleChoice),
 )
 T5 = {
-    **{"vocab_size": 99, "d_model": 32, "d_ff": 37, "d_kv": 8, "num_layers": 2, "num_heads": 4},
+    **{"vocab_size": SIZES["vocab_size"], "d_model": SIZES["hidden_size"], "d_ff": SIZES["intermediate_size"]},
+    **{"d_kv": 8, "num_layers": SIZES["num_hidden_layers"], "num_heads": SIZES["num_attention_heads"]},
     **{"relative_attention_num_buckets": 8, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0},
 }
 PEERS = {
@@ -162,7 +155,7 @@ PEERS = {
             "decoder",
             MixtralConfig,
             (MixtralModel, MixtralForCausalLM, *MIXTRAL),
-            GROUPED | {"intermediate_size": 32, "num_local_experts": 4},
+            GROUPED | {"intermediate_size": 24, "num_local_experts": SIZES["num_experts"]},
         ),
         Case("Bert", "encoder", BertConfig, BERT, SMALL | {"type_vocab_size": 2}),
         Case("T5", "encoder-decoder", T5Config, T5_CLASSES, T5),
@@ -272,7 +265,7 @@ DENSE_SEQ2SEQ = {
     ),
     "TwoSizes": (
         {"share_embeddings": False},
-        {"attention_types": ["sliding", "full"], "hidden_size": 48, "head_dim": 12, "vocab_size": 83},
+        {"attention_types": ["sliding", "full"], "hidden_size": 48, "head_dim": 12, "vocab_size": 53},
         {"attention_types": ["sliding", "chunked"], "position_type": "learned", "intermediate_size": 24},
     ),
     "SimplicialStacks": (
@@ -295,31 +288,33 @@ SPARSE_SEQ2SEQ = {
     "SparseStacks": ({}, EXPERTS, EXPERTS | {"attention_types": ["full", "sliding"], "router_type": "sigmoid"}),
 }
 # With the default's smaller embeddings, so narrow an LSTM learns nothing but frequencies for hundreds of steps.
-LSTM = {name: SMALL[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers")} | {
-    **{"initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
-}
+LSTM = {name: SIZES[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers")} | TOKENS
+LSTM |= {"initializer_range": 0.3}
 RECURRENT_BASELINES = {
     "LstmAttention": {"attention": "dot"},
     "LstmVector": {"attention": "none", "bidirectional_encoder": False, "tie_word_embeddings": False},
 }
+# The tests that spread a case over processes. Simplicial layers have plans of their own for tensor parallelism. Shards
+# are of whole layers, whatever their kind; those of experts have plans of their own, too.
+SPREAD = {
+    "Full": ("tensors", "experts", "shards"),
+    "Simplicial": ("tensors",),
+    "SoftmaxExperts": ("tensors", "experts", "shards of experts"),
+    "BertLike": ("tensors of an encoder",),
+}
 
 
 def decoder(name: str, fields: dict[str, Any], peer: str) -> Case:
-    """A decoder. One dense and one sparse case have the heads of classifiers, too.
-
-    They and the one with simplicial layers are spread over processes.
-    """
-    thorough = name in ("Full", "SoftmaxExperts")
-    classes = (*DECODER, *CLASSIFIERS) if thorough else DECODER
-    distributed = thorough or name == "Simplicial"
-    return Case(name, "decoder", TrineConfig, classes, fields, (peer,), distributed)
+    """A decoder. One dense and one sparse case have the heads of classifiers, too."""
+    classes = (*DECODER, *CLASSIFIERS) if name in ("Full", "SoftmaxExperts") else DECODER
+    return Case(name, "decoder", TrineConfig, classes, fields, (peer,), SPREAD.get(name, ()))
 
 
 def encoder(name: str, fields: dict[str, Any], peers: tuple[str, ...]) -> Case:
     """An encoder. One dense and the sparse case have all heads, the others those that differ with the trunk."""
     classes = ENCODER if name in ("BertLike", "SparseEncoder") else (TrineModel, TrineForMaskedLM, CLASSIFIERS[0])
     fields = fields | {"is_causal": False}
-    return Case(name, "encoder", TrineConfig, classes, fields, peers, distributed=name == "BertLike")
+    return Case(name, "encoder", TrineConfig, classes, fields, peers, SPREAD.get(name, ()))
 
 
 def seq2seq(name: str, shared: dict, encoder: dict, decoder: dict, peers: tuple[str, ...]) -> Case:

@@ -2,15 +2,17 @@
 
 import unittest
 from contextlib import nullcontext
+from fnmatch import fnmatch
 
 import conformance.exporting  # noqa: F401  adapts the tests of exporters
 import pytest
 import torch
 import transformers
-from conformance.adapted import ADAPTED, DISTRIBUTED, common, configuration, tensor_parallel, training
+from conformance.adapted import ADAPTED, DISTRIBUTED, OF_THE_TRUNK, common, configuration, tensor_parallel, training
 from conformance.cases import OURS, PEERS, RUNS, Run
 from conformance.generation import GENERATION
 from conformance.known import row_for
+from conformance.peers import TESTED
 from conformance.testers import SIZES, TESTERS
 
 from trine import FAMILIES
@@ -77,7 +79,7 @@ def conformance_class(run: Run) -> type[unittest.TestCase]:
         Common,
         *((GENERATION[case.shape],) if run.model_class.can_generate() else ()),
         *((training.TrainingTesterMixin,) if is_language_model and case in OURS else ()),
-        *(DISTRIBUTED[case.shape] if is_language_model and case.distributed else ()),
+        *(DISTRIBUTED[name] for name in (case.distributed if is_language_model else ())),
         unittest.TestCase,
     ]
     attributes = {
@@ -91,7 +93,9 @@ def conformance_class(run: Run) -> type[unittest.TestCase]:
     cls = type(run.name, tuple(bases), attributes)
     for name in dir(cls):
         row = row_for(run, name) if name.startswith("test_") else None
-        if row and callable(getattr(cls, name)):
+        if run.repeats_its_trunk and any(fnmatch(name, pattern) for pattern in OF_THE_TRUNK):
+            setattr(cls, name, None)
+        elif row and callable(getattr(cls, name)):
             mark = pytest.mark.xfail(reason=row.reason, raises=row.raises, strict=True)
             setattr(cls, name, mark(getattr(cls, name)))
     return cls
@@ -137,4 +141,4 @@ def test_every_kind_occurs_in_a_case(field):
     assert set(KINDS[field]) == {kind for value in values for kind in (value if isinstance(value, list) else [value])}
 
 
-globals().update({name: conformance_class(run) for name, run in RUNS.items()})
+globals().update({name: conformance_class(run) for name, run in TESTED.items()})

@@ -4,15 +4,15 @@ import json
 import os
 import random
 import signal
-import socket
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import forks
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from trine import TrineConfig, TrineForCausalLM
@@ -80,19 +80,8 @@ def train(folder: Path, way: str, resume: str | None = None, **options) -> None:
 
 def launch(folder: Path, way: str) -> None:
     """Trains in as many processes as the way has."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    count = WAYS[way][2]
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), way],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]
-    assert [process.wait(timeout=180) for process in processes] == [0] * count
+    for done in forks.run_ranks(WAYS[way][2], [__file__, str(folder), way], folder):
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -149,19 +138,24 @@ SENTENCES = [{"text": f"Sentence {n} tells of {n % 7} and of {n % 5} things, and
 KILLS, LAST = int(os.environ.get("TRINE_KILLS", "5")), 60
 
 
-def pretrain(folder: Path, output: str, *options: str) -> subprocess.Popen:
+def pretrain(folder: Path, output: str, *options: str) -> BaseProcess:
     argv = ["pretrain", "--files", str(folder / "text.jsonl"), "--cache_dir", str(folder / "cache")]
     argv += ["--output_dir", str(folder / output), "--vocab_size", "300", "--block_length", "32", "--use_cpu"]
     argv += ["--max_steps", str(LAST), "--save_steps", "1", "--per_device_train_batch_size", "2", "--no_baselines"]
     argv += ["--config_overrides", "hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2"]
     argv += ["num_key_value_heads=2", "intermediate_size=16", "hidden_dropout=0.1", "--eval_strategy", "no"]
-    command = [sys.executable, "-m", "trine.scripts.cli", *argv, "--disable_tqdm", "true", *options]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    command = ["-m", "trine.scripts.cli", *argv, "--disable_tqdm", "true", *options]
+    return forks.start(command, folder, os.environ, (folder / "out.txt", folder / "err.txt"))
 
 
-def wait_for(process: subprocess.Popen, file: Path, seconds: float) -> None:
+def exit_code_of(process: BaseProcess) -> int | None:
+    process.join(300)
+    return process.exitcode
+
+
+def wait_for(process: BaseProcess, file: Path, seconds: float) -> None:
     """Until the file is there, and then a moment."""
-    while process.poll() is None and not file.exists():
+    while process.is_alive() and not file.exists():
         time.sleep(0.002)
     time.sleep(seconds)
 
@@ -173,16 +167,16 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path):
     It is always the same command. TRINE_KILLS says how often.
     """
     (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SENTENCES))
-    assert pretrain(tmp_path, "undisturbed").wait(timeout=300) == 0
+    assert exit_code_of(pretrain(tmp_path, "undisturbed")) == 0
     moments = random.Random(0)
     for kill in range(KILLS):
         process = pretrain(tmp_path, "killed", "--resume_from_checkpoint", "last")
         saved = f"checkpoint-{max(1, kill * LAST // (KILLS + 2))}"
         awaited, seconds = [("", 0.5), (saved, 0.02), (saved, 0.1)][min(kill, 2)]
         wait_for(process, tmp_path / "killed" / awaited, moments.uniform(0, seconds))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
-    assert pretrain(tmp_path, "killed", "--resume_from_checkpoint", "last").wait(timeout=300) == 0
+        process.kill()
+        assert exit_code_of(process) == -signal.SIGKILL, "it had ended before it was killed"
+    assert exit_code_of(pretrain(tmp_path, "killed", "--resume_from_checkpoint", "last")) == 0
     undisturbed, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("undisturbed", "killed"))
     assert undisturbed.keys() == killed.keys()
     for name, weight in undisturbed.items():

@@ -8,8 +8,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from support.shards import cut_the_header, damaged_shards, scribble, truncate
 from support.tiny import SIZES, SPARSE, random_ids, tiny_config, tiny_model
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from trine import (
     TrineForCausalLM,
@@ -192,3 +193,50 @@ def test_weights_on_disk_are_no_loss(sharded, tmp_path):
     model = TrineForCausalLM.from_pretrained(sharded, device_map=places, offload_folder=tmp_path)
     ids = random_ids(1, 5)
     torch.testing.assert_close(model(ids).logits, TrineForCausalLM.from_pretrained(sharded)(ids).logits)
+
+
+# Damaged files
+
+
+@pytest.mark.parametrize("loader", [TrineForCausalLM, AutoModelForCausalLM])
+@pytest.mark.parametrize("damage", [truncate, cut_the_header, scribble])
+def test_a_damaged_shard_is_named(damage, loader, tmp_path):
+    name = damaged_shards(tmp_path, damage)
+    with pytest.raises(OSError, match=f"{name} is damaged or incomplete .* load an earlier one"):
+        loader.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [('{"a": 1', "' is damaged or incomplete .* Copy or"), ("[1]", "' holds a list"), ("null", "' holds a NoneType")],
+)
+def test_a_damaged_json_file_is_named(name, content, message, tmp_path):
+    damaged_shards(tmp_path, lambda path: None)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(OSError, match=name + message):
+        TrineForCausalLM.from_pretrained(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    name = damaged_shards(tmp_path, lambda path: path.unlink())
+    with pytest.raises(OSError, match=name):
+        TrineForCausalLM.from_pretrained(tmp_path)
+
+
+def test_weights_of_another_size_are_named(tmp_path):
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 44}))
+    with pytest.raises(RuntimeError, match="gate_proj|down_proj|up_proj|ignore_mismatched_sizes"):
+        TrineForCausalLM.from_pretrained(tmp_path)
+
+
+def test_missing_weights_are_reported_and_begin_anew(tmp_path):
+    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"num_hidden_layers": 3, "attention_types": ["full"] * 3, "mlp_layer_types": ["dense"] * 3}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, info = TrineForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] and all("layers.2." in key for key in info["missing_keys"])
+    assert all(parameter.isfinite().all() for parameter in model.parameters())

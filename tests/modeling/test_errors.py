@@ -1,15 +1,14 @@
-"""Every error of the models says what is wrong with which value, and damaged checkpoints are named."""
-
-import json
+"""Every error of the models says what is wrong with which value."""
 
 import pytest
 import torch
 from support.cache_errors import CACHE_ERRORS
+from support.generation_errors import BAD_SETTINGS, GENERATORS, generate
 from support.messages import unseen
 from support.recurrent_errors import model_errors
+from support.shards import damaged_shards, truncate
 from support.tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
 from support.translators import tiny_translator
-from transformers import AutoModelForCausalLM, GenerationConfig
 
 from trine import (
     TrineForCausalLM,
@@ -58,11 +57,6 @@ def triton_on(query: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return simplicial_triton(SimplicialInputs(query, *[other] * 4, None, None, reach, reach, "hadamard", 1.0))
 
 
-def generate(model, ids=None, **settings):
-    settings = {"max_new_tokens": 4, "pad_token_id": 0, **settings}
-    return model.generate(random_ids(1, 5) if ids is None else ids, **settings)
-
-
 def make_for_vllm(model_class=TrineModel, **fields):
     config = tiny_config(**fields)
     config._attn_implementation = "vllm"
@@ -73,60 +67,6 @@ def two_stacks(model_class, start=1):
     config = TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES, decoder_start_token_id=1)
     config.decoder_start_token_id = start
     return model_class(config)
-
-
-# Every class that generates, as each has the checks of its own.
-GENERATORS = {
-    "decoder": tiny_model,
-    "encoder-decoder": tiny_translator,
-    "recurrent": lambda: tiny_translator("recurrent"),
-}
-# Settings to the message about them.
-BAD_SETTINGS = {
-    "num_beams=0": ({"num_beams": 0}, "num_beams=0 must be a whole number of at least 1; 1 is no beam search."),
-    "num_beams=2.5": ({"num_beams": 2.5}, "num_beams=2.5 must be a whole number of at least 1; 1 is no beam search."),
-    "temperature=0": (
-        {"do_sample": True, "temperature": 0.0},
-        "temperature=0.0 must be above 0; do_sample=False always takes the best token.",
-    ),
-    "temperature=nan": (
-        {"do_sample": True, "temperature": float("nan")},
-        "temperature=nan must be above 0; do_sample=False always takes the best token.",
-    ),
-    "top_p=0": (
-        {"do_sample": True, "top_p": 0.0},
-        "top_p=0.0 must be above 0 and at most 1; 1 keeps every token.",
-    ),
-    "top_p=1.5": (
-        {"do_sample": True, "top_p": 1.5},
-        "top_p=1.5 must be above 0 and at most 1; 1 keeps every token.",
-    ),
-    "top_k=62": (
-        {"do_sample": True, "top_k": 62},
-        "top_k=62 must be a whole number from 0 to vocab_size=61; 0 keeps every token.",
-    ),
-    "top_k=-1": (
-        {"do_sample": True, "top_k": -1},
-        "top_k=-1 must be a whole number from 0 to vocab_size=61; 0 keeps every token.",
-    ),
-    "top_k in a config": (
-        {"generation_config": GenerationConfig(do_sample=True, top_k=99)},
-        "top_k=99 must be a whole number from 0 to vocab_size=61; 0 keeps every token.",
-    ),
-    "empty": (
-        {"ids": torch.zeros(1, 0, dtype=torch.long)},
-        "input_ids has shape (1, 0), but must be (batch, length) with one token at least. An empty text can be begun ",
-    ),
-    "no row": (
-        {"ids": torch.zeros(0, 4, dtype=torch.long)},
-        "input_ids has shape (0, 4), but must be (batch, length)",
-    ),
-    "a vector": ({"ids": random_ids(4)}, "input_ids has shape (4,), but must be (batch, length) with one token at"),
-    "an empty row": (
-        {"ids": random_ids(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])},
-        "attention_mask[1] has no token. An empty text can be begun with bos_token_id.",
-    ),
-}
 
 
 CASES = {
@@ -423,76 +363,8 @@ def test_the_ids_are_not_read_while_compiling():
         compiled(torch.tensor([[3, 61]]))
 
 
-# Damaged checkpoints
-
-
-def sharded(folder, damage):
-    """A checkpoint in several shards, of which one is damaged. Returns the name of that shard."""
-    tiny_model(dtype=torch.float32).save_pretrained(folder, max_shard_size="20KB")
-    shards = sorted(path.name for path in folder.glob("*.safetensors"))
-    assert len(shards) >= 3
-    damage(folder / shards[1])
-    return shards[1]
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def cut_the_header(path):
-    path.write_bytes(path.read_bytes()[:20])
-
-
-def scribble(path):
-    path.write_bytes(b"\xff" * 100)
-
-
-@pytest.mark.parametrize("loader", [TrineForCausalLM, AutoModelForCausalLM])
-@pytest.mark.parametrize("damage", [truncate, cut_the_header, scribble])
-def test_a_damaged_shard_is_named(damage, loader, tmp_path):
-    name = sharded(tmp_path, damage)
-    with pytest.raises(OSError, match=f"{name} is damaged or incomplete .* load an earlier one"):
-        loader.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors.index.json"])
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [('{"a": 1', "' is damaged or incomplete .* Copy or"), ("[1]", "' holds a list"), ("null", "' holds a NoneType")],
-)
-def test_a_damaged_json_file_is_named(name, content, message, tmp_path):
-    sharded(tmp_path, lambda path: None)
-    (tmp_path / name).write_text(content)
-    with pytest.raises(OSError, match=name + message):
-        TrineForCausalLM.from_pretrained(tmp_path)
-
-
-def test_a_missing_shard_is_named(tmp_path):
-    name = sharded(tmp_path, lambda path: path.unlink())
-    with pytest.raises(OSError, match=name):
-        TrineForCausalLM.from_pretrained(tmp_path)
-
-
-def test_weights_of_another_size_are_named(tmp_path):
-    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": 44}))
-    with pytest.raises(RuntimeError, match="gate_proj|down_proj|up_proj|ignore_mismatched_sizes"):
-        TrineForCausalLM.from_pretrained(tmp_path)
-
-
-def test_missing_weights_are_reported_and_begin_anew(tmp_path):
-    tiny_model(dtype=torch.float32).save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config |= {"num_hidden_layers": 3, "attention_types": ["full"] * 3, "mlp_layer_types": ["dense"] * 3}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    model, info = TrineForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert info["missing_keys"] and all("layers.2." in key for key in info["missing_keys"])
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
-
-
 def test_every_error_of_the_models_is_tested(tmp_path):
-    sharded(tmp_path, truncate)
+    damaged_shards(tmp_path, truncate)
     with pytest.raises(OSError) as caught:
         TrineForCausalLM.from_pretrained(tmp_path)
     with pytest.raises(RuntimeError) as too_late:

@@ -1,12 +1,10 @@
 """Generating with the decoder's state as cache gives what recomputing gives; the trainer and the Hub work."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
+from support import forks
 from support.recurrent import PAD, VARIANTS, pad_rows, random_ids, tiny_config, tiny_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -272,11 +270,7 @@ def test_a_process_without_the_package_computes_the_same(tmp_path, monkeypatch):
         tokens = model.generate(**pad_rows(ROWS, "left"), num_beams=2, max_new_tokens=6, min_new_tokens=6)
         expected[name] = {"logits": model(**inputs).logits, "tokens": tokens}
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the order of additions depends on the number of threads
-    script = tmp_path / "stranger.py"
-    script.write_text(STRANGER)
-    command = [sys.executable, str(script), str(tmp_path), *names]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    result = forks.run(["-c", STRANGER, str(tmp_path), *names], tmp_path)
     assert result.returncode == 0, result.stderr
     for name in names:
         for step in ("first", "second"):

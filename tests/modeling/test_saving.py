@@ -6,14 +6,13 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig
+from support import forks
 from support.tiny import tiny_config, tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -215,10 +214,11 @@ def test_a_variant_is_not_pushed(tmp_path):
 
 SAVER = """
 import sys
+from pathlib import Path
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/modeling"]
 from test_saving import model_of
 models = {value: model_of(value) for value in (2, 3)}
-print("ready", flush=True)
+Path(sys.argv[3]).touch()
 while True:
     for value in models:
         models[value].save_pretrained(sys.argv[2], max_shard_size="8kB")
@@ -227,15 +227,20 @@ KILLS = int(os.environ.get("TRINE_KILLS", "3"))
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments(tmp_path):
+def test_kills_at_random_moments(tmp_path, tmp_path_factory):
     """SIGKILL of a process that saves one model over another, again and again. TRINE_KILLS says how often."""
     model_of(1).save_pretrained(tmp_path, max_shard_size="10kB")
     moments, tests = random.Random(0), str(Path(__file__).parents[1])
-    for _ in range(KILLS):
-        command = [sys.executable, "-c", SAVER, tests, str(tmp_path)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+    for kill in range(KILLS):
+        ready = tmp_path_factory.mktemp("ready") / f"{kill}"
+        program = ["-c", SAVER, tests, str(tmp_path), str(ready)]
+        process = forks.start(
+            program, ready.parent, os.environ, (ready.with_suffix(".out"), ready.with_suffix(".err"))
+        )
+        while process.is_alive() and not ready.exists():
+            time.sleep(0.01)
         time.sleep(moments.uniform(0, 1))
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert value_in(tmp_path) in (1, 2, 3)

@@ -1,8 +1,6 @@
 """A saved folder loads where the package is not installed, and carries its code and its card."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ import transformers
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
+from support import forks
 from support.tiny import GPT2, MIXED, SIZES, SPARSE, output_of, random_ids, tiny_model
 from transformers import AutoModel, AutoModelForCausalLM, configuration_utils, modeling_utils
 from transformers.utils import hub
@@ -99,11 +98,7 @@ def test_a_process_without_the_package_computes_the_same(tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "seq2seq")
     expected["seq2seq"] = model(ids, labels=ids).logits
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the order of additions depends on the number of threads
-    script = tmp_path / "stranger.py"
-    script.write_text(STRANGER)
-    command = [sys.executable, str(script), str(tmp_path), *expected]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    result = forks.run(["-c", STRANGER, str(tmp_path), *expected], tmp_path)
     assert result.returncode == 0, result.stderr
     for name, output in expected.items():
         for step in ("first", "second"):
@@ -145,9 +140,7 @@ def test_several_checkpoints_in_one_process(tmp_path, monkeypatch):
         loss.backward()
         expected[name] = {"loss": loss.detach(), "gradient": model.lm_head.weight.grad}
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    command = [sys.executable, "-c", NEIGHBOURS, str(tmp_path), *expected]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    result = forks.run(["-c", NEIGHBOURS, str(tmp_path), *expected], tmp_path)
     assert result.returncode == 0, result.stderr
     for name, tensors in expected.items():
         torch.testing.assert_close(load_file(tmp_path / f"{name}.safetensors"), tensors)

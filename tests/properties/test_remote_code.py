@@ -1,8 +1,6 @@
 """Whatever model is drawn: a process without trine loads it as remote code, and it computes the same there."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from support import forks
 from support.random_configs import PROMPT, SHAPES
 from support.random_models import HEADS, build, can_write, inputs_of, sharpen
 from support.random_outputs import outputs_of
@@ -75,10 +74,7 @@ def test_remote_code_computes_the_same(tmp_path, monkeypatch):
             jobs.append(refusal)
     (tmp_path / "jobs.json").write_text(json.dumps([job for job in jobs if isinstance(job, dict)]))
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("PYTHONPATH", str(PROGRAM.parents[1]))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the order of additions depends on it
-    command = [sys.executable, "-P", str(PROGRAM), str(tmp_path / "jobs.json")]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    result = forks.run([str(PROGRAM), str(tmp_path / "jobs.json")], tmp_path)
     assert result.returncode == 0, result.stderr
     for job, values in zip(jobs, draws, strict=True):
         TALLY.run(f"remote code: {values[0]}", compare, job, *values)

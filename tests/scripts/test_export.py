@@ -3,12 +3,12 @@
 import importlib
 import logging
 import re
-import subprocess
 import sys
 import warnings
 
 import pytest
 import torch
+from support import forks
 from support.tiny import SIZES, random_ids
 from transformers.exporters import ExportedModel
 
@@ -61,8 +61,9 @@ def test_an_encoder_decoder_becomes_a_program_of_torch(source, tmp_path, capsys)
 
 
 def test_the_command_prints_its_own_lines_only(source, tmp_path):
-    program = [sys.executable, "-m", "trine.scripts.cli", "export", str(source), str(tmp_path / "program")]
-    result = subprocess.run(program, capture_output=True, text=True, check=True)
+    program = ["-m", "trine.scripts.cli", "export", str(source), str(tmp_path / "program")]
+    result = forks.run(program, tmp_path)
+    assert result.returncode == 0, result.stderr
     first, second = result.stdout.splitlines()
     assert first == f"{source} -> {tmp_path / 'program'}" and second.startswith("Largest difference of outputs, ")
     bars = re.sub(r"\x1b\[A", "", result.stderr)  # the bar within the bar moves up

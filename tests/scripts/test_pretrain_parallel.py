@@ -1,15 +1,14 @@
-"""`trine pretrain` in two processes under torchrun gives the model of one process, in an ordinary folder."""
+"""`trine pretrain` in two processes gives the model of one process, in an ordinary folder."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 
 import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import forks
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trine.scripts import pretrain
@@ -58,11 +57,11 @@ def argv(folder, output):
     return ["--recipe", str(folder / "recipe.yaml"), "--output_dir", str(folder / output)]
 
 
-def torchrun(folder, output, *options, script=("-m", "trine.scripts.cli")):
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [*script, "pretrain", *argv(folder, output), "--ddp_backend", "gloo", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300)
+def in_two_processes(folder, output, *options, script=("-m", "trine.scripts.cli")):
+    """As torchrun starts them, which tests/scripts/test_pretrain.py does."""
+    command = [*script, "pretrain", *argv(folder, output), "--ddp_backend", "gloo", *options]
+    for done in forks.run_ranks(2, command, folder):
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 def history(folder, output, name):
@@ -73,8 +72,7 @@ def history(folder, output, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_do_what_one_does(folder, way):
-    done = torchrun(folder, way, *WAYS[way])
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(folder, way, *WAYS[way])
     for name in ("loss", "num_input_tokens_seen"):
         assert len(history(folder, way, name)) >= 4
         torch.testing.assert_close(history(folder, way, name), history(folder, "one", name), rtol=1e-5, atol=1e-5)
@@ -122,20 +120,17 @@ def test_two_processes_tokenise_a_named_data_set_once(folder, tmp_path, monkeypa
     """One of them reads it, and both train; a later run finds what was made."""
     (tmp_path / "data").mkdir()
     shutil.copy(folder / "corpus.jsonl", tmp_path / "data" / "train.jsonl")
-    (tmp_path / "counted.py").write_text(COUNTED)
     monkeypatch.setenv("COUNTS", str(tmp_path / "counts"))
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
     options = ["--per_device_train_batch_size", "2", "--cache_dir", str(tmp_path / "cache"), "--files"]
     options.append(f"hf:{tmp_path / 'data'}")
-    done = torchrun(folder, "named", *options, script=[str(tmp_path / "counted.py")])
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_two_processes(folder, "named", *options, script=["-c", COUNTED])
     counts = (tmp_path / "counts").read_text().splitlines()
     assert sorted(counts) == ["read 0"] * 3 + ["tokens 0"]
     assert len([*(tmp_path / "cache").iterdir()]) == 3  # what was counted, the tokenizer and the tokens
     # The data of one file, whose training with 4 rows in one process is that of 2 rows in each of two.
     torch.testing.assert_close(history(folder, "named", "loss"), history(folder, "one", "loss"), rtol=1e-5, atol=1e-5)
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path(forks.HOME.name, "datasets"))
     for place, name in ((HubData, "records"), (objectives, "write_tokens")):
         monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("it is there"))
     assert pretrain.main([*argv(folder, "named again"), *options]) == 0

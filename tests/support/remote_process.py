@@ -1,6 +1,6 @@
 """A program that loads saved models as remote code where trine cannot be imported, and writes what they compute.
 
-    python -P remote_process.py JOBS
+    python remote_process.py JOBS
 
 JOBS is a JSON file, a list of {"folder", "auto_class", "writes"}. Each folder holds `inputs.safetensors`; into it goes
 `outputs.safetensors`, or `error.txt`.

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from support import forks
 from support.tokenizer_texts import ADVERSARIAL, TEXTS
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 
@@ -63,16 +64,18 @@ def test_reload_in_a_process_without_the_package(trained, tmp_path):
         "import json, sys\n"
         "sys.modules['trine'] = None\n"
         "from transformers import AutoTokenizer\n"
-        "data = json.load(sys.stdin)\n"
+        "data = json.loads(sys.argv[1])\n"
         "tokenizer = AutoTokenizer.from_pretrained(data['folder'])\n"
         "ids = tokenizer(data['texts']).input_ids\n"
         "print(json.dumps([type(tokenizer).__name__, dict(tokenizer(data['texts'], data['texts'])), ids,\n"
         "    tokenizer.batch_decode(ids), tokenizer.model_max_length, tokenizer.special_tokens_map,\n"
         "    dict(tokenizer.apply_chat_template(data['chat'], return_assistant_tokens_mask=True))]))\n"
     )
-    answer = in_a_fresh_process(program, folder=str(tmp_path), texts=ADVERSARIAL, chat=CHAT)
+    data = {"folder": str(tmp_path), "texts": ADVERSARIAL, "chat": CHAT}
+    done = forks.run(["-c", program, json.dumps(data)], tmp_path)
+    assert done.returncode == 0, done.stderr
     ids = trained(ADVERSARIAL).input_ids
-    assert answer == [
+    assert json.loads(done.stdout) == [
         "TokenizersBackend",
         dict(trained(ADVERSARIAL, ADVERSARIAL)),
         ids,

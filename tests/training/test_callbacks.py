@@ -2,12 +2,11 @@
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 
 import pytest
 import torch
+from support import forks
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
@@ -190,19 +189,8 @@ def test_nothing_is_counted_after_training(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)],
-            env=os.environ
-            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    for done in forks.run_ranks(2, [__file__, str(tmp_path)], tmp_path):
+        assert done.returncode == 0, done.stderr
     alone = make_model()
     train(alone, tmp_path, max_steps=2, per_device_train_batch_size=8, learning_rate=0.01)
     for rank in range(2):

@@ -1,15 +1,11 @@
 """Logits that are computed when they are read, of models that two processes train."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from support import forks
 from support.every_head import CASES, make
 from support.tiny import has_deferred_logits
-from torch import distributed, multiprocessing
+from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -36,9 +32,8 @@ def gradients(model, wrapped, name: str, read) -> dict[str, torch.Tensor]:
     return {key: grad.full_tensor() if hasattr(grad, "full_tensor") else grad for key, grad in found.items()}
 
 
-def compare(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def compare() -> None:
+    distributed.init_process_group("gloo")
     for name in ("causal", "masked", "seq2seq"):
         for way, wrap in WAYS.items():
             for read in READS.values():
@@ -56,11 +51,9 @@ def compare(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_gradients_are_those_of_one_process(tmp_path):
     """Both processes have the same batch, so that their mean is that of one; with the loss alone, and with logits."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(tmp_path)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
+    for done in forks.run_ranks(2, [__file__], tmp_path):
+        assert done.returncode == 0, done.stderr
 
 
-if __name__ == "__main__":  # new processes import what they run, which is no test's module
-    multiprocessing.spawn(compare, (sys.argv[1],), 2)
+if __name__ == "__main__":  # one of the two processes
+    compare()

@@ -1,9 +1,6 @@
 """Models that are spread over two processes learn what one process does and are saved whole."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from support import forks
 from transformers import AutoModel, TrainingArguments, __version__
 
 from trine import (
@@ -130,18 +128,8 @@ def train(folder: Path, case: str, world: int) -> None:
 def folder(tmp_path_factory):
     """All cases, trained in two processes."""
     folder = tmp_path_factory.mktemp("parallelism")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder)],
-            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "CUDA_VISIBLE_DEVICES": ""},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=400) for process in processes] == [0, 0]
+    for done in forks.run_ranks(2, [__file__, str(folder)], folder):
+        assert done.returncode == 0, done.stderr
     return folder
 
 
