@@ -98,11 +98,11 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-folder, jobs = Path(sys.argv[1]), json.loads(sys.argv[2])
+folder, jobs, TWICE = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 for name, (auto_class, is_decoded) in jobs.items():
     inputs = load_file(folder / f"{name}-inputs.safetensors")
     path = folder / name
-    for step in range(2):
+    for step in range(2 if name in TWICE else 1):
         model = getattr(transformers, auto_class).from_pretrained(path, trust_remote_code=True)
         assert type(model).__module__.startswith("transformers_modules.")
         outputs = model(**inputs)
@@ -119,6 +119,10 @@ for name, (auto_class, is_decoded) in jobs.items():
         assert (again(ids).last_hidden_state == encoder(ids).last_hidden_state).all()
     AutoConfig.from_pretrained(folder / name, trust_remote_code=True).save_pretrained(folder / f"{name}-config")
 """
+
+
+# A copy has the same code and the same map, so that what holds for it holds for a copy of it: a few show that.
+TWICE = ["head TrineForCausalLM", "head TrineForConditionalGeneration", "head TrineRecurrentForConditionalGeneration"]
 
 
 def code_of(folder) -> dict[str, bytes]:
@@ -165,16 +169,17 @@ def test_every_kind_and_head_is_bit_equal_without_the_package(tmp_path, monkeypa
         keys = ("logits", "start_logits", "prediction_logits", "seq_relationship_logits", "last_hidden_state")
         expected[name] = next(outputs[key] for key in keys if key in outputs)
         jobs[name] = (auto_class, is_decoded and config.model_type == "trine_seq2seq")
-    run_stranger(tmp_path, monkeypatch, STRANGER, json.dumps(jobs))
+    run_stranger(tmp_path, monkeypatch, STRANGER, json.dumps(jobs), *TWICE)
     for name, output in expected.items():
-        for step in range(2):
+        rounds = range(2 if name in TWICE else 1)
+        for step in rounds:
             computed = load_file(tmp_path / f"{name}-{step}.safetensors")["output"]
             if "Recurrent" in name:  # the last bit of an LSTM depends on how the weights are aligned in memory
                 torch.testing.assert_close(computed, output, rtol=0, atol=1e-7)
             else:
                 assert torch.equal(computed, output), (name, step)
         written = json.loads((tmp_path / name / "config.json").read_text())["auto_map"]
-        for other in ("copy0", "copy1", "config"):
+        for other in (*(f"copy{step}" for step in rounds), "config"):
             assert code_of(tmp_path / f"{name}-{other}") == code_of(tmp_path / name), (name, other)
             assert json.loads((tmp_path / f"{name}-{other}" / "config.json").read_text())["auto_map"] == written
         if jobs[name][1]:
