@@ -18,6 +18,7 @@ from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from .configuration.plugin_files import load_entry_points
 from .modeling.caches.kernelized import KernelizedCacheLayer
 from .modeling.caches.simplicial import SimplicialCacheLayer
 from .modeling.caches.tokens import BigBirdCacheLayer, LSHCacheLayer
@@ -36,6 +37,7 @@ from .modeling.heads.seq2seq_classification import (
     TrineSeq2SeqForTokenClassification,
 )
 from .modeling.heads.table import HEADS, SEQ2SEQ_HEADS
+from .modeling.masks.visibility import Visibility
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
 from .modeling.modeling_trine_recurrent import (
     RECURRENT_HEADS,
@@ -46,9 +48,22 @@ from .modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
 
 
 if TYPE_CHECKING:
+    from .configuration.kind_fields import KindField
+    from .configuration.plugin_files import load_plugin
     from .conversion.convert import convert
     from .conversion.lifts.lift import lift
     from .conversion.programs.export import export
+    from .modeling.attention.pairwise import PairwiseAttention
+    from .modeling.attention.state import StateAttention
+    from .modeling.caches.base import StatesCacheLayer
+    from .modeling.feed_forward.routers import TrineRouter
+    from .modeling.positions.base import PositionEncoding
+    from .modeling.registration import (
+        register_attention,
+        register_feed_forward,
+        register_position,
+        register_router,
+    )
     from .tokenization.byte_level_bpe import train_byte_level_bpe
     from .tokenization.unigram import train_unigram
     from .tokenization.wordpiece import train_wordpiece
@@ -95,6 +110,11 @@ def register() -> None:
 register()
 
 __all__ = [
+    "KindField",
+    "PairwiseAttention",
+    "PositionEncoding",
+    "StateAttention",
+    "StatesCacheLayer",
     "TrineConfig",
     "TrineForCausalLM",
     "TrineForConditionalGeneration",
@@ -110,19 +130,28 @@ __all__ = [
     "TrineRecurrentConfig",
     "TrineRecurrentForConditionalGeneration",
     "TrineRecurrentModel",
+    "TrineRouter",
     "TrineSeq2SeqConfig",
     "TrineSeq2SeqForQuestionAnswering",
     "TrineSeq2SeqForSequenceClassification",
     "TrineSeq2SeqForTokenClassification",
     "TrineSeq2SeqModel",
+    "Visibility",
     "__version__",
     "convert",
     "export",
     "lift",
+    "load_plugin",
     "register",
+    "register_attention",
+    "register_feed_forward",
+    "register_position",
+    "register_router",
     "train_byte_level_bpe",
     "train_unigram",
     "train_wordpiece",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__)
+
+load_entry_points()

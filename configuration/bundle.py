@@ -14,7 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .bundle_plugins import NO_PLUGINS, PluginParts, named_choices, plugin_parts, quote, stacks_of, stays_behind
 from .bundle_sources import INDENT, LEFT_OUT, LINE_LENGTH, TABLE, Row, Source, Statement, read
+
+
+KIND_TABLES_MODULE = f"{__package__}.kinds"
 
 
 HEADER = """\
@@ -52,6 +56,7 @@ def __getattr__(name: str):
 """
 SCOPES = (ast.FunctionDef, ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)
 Chosen = tuple[tuple[str, frozenset], ...]  # the values of each field that a table reads
+PLUGIN_IMPORT = "from .{name} import __name__ as {name}  # noqa: E402, F401  it registers its mechanisms\n"
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Bundle:
     chosen: dict[str, frozenset]
     kept: set[Statement] = field(default_factory=set)
     names: dict[tuple[str, str], str] = field(default_factory=dict)  # module and name to the name in the file
+    plugins: PluginParts = NO_PLUGINS
 
     def keeps(self, key: object, statement: Statement) -> bool:
         """Whether the config names this row of a table."""
@@ -189,6 +195,8 @@ def render(bundle: Bundle, source: Source, statement: Statement) -> str:
 def render_table(bundle: Bundle, statement: Statement) -> str:
     """A table with the rows that stay, and the names of the others, on one line where that holds it."""
     rows = [rename(bundle, statement, row) for row in statement.rows if bundle.keeps(row.key, statement)]
+    if statement.module == KIND_TABLES_MODULE:
+        rows += [text for field, _, text in bundle.plugins.rows if field == statement.table]
     others = [quote(row.key) for row in statement.rows if not bundle.keeps(row.key, statement)]
     left_out = ", ".join(others) + ("," if len(others) == 1 else "")
     start = f"{bundle.names[statement.module, statement.names[0]]} = {TABLE}("
@@ -216,11 +224,6 @@ def rename(bundle: Bundle, statement: Statement, row: Row) -> str:
         if new and new != name:
             text = re.sub(rf"(?<![\w.\"']){name}\b(?![\"'])", new, text)
     return text
-
-
-def quote(key: object) -> str:
-    """The source of a table's key, with double quotes."""
-    return f'"{key}"' if isinstance(key, str) else repr(key)
 
 
 def render_body(bundle: Bundle, sources: Iterable[Source]) -> str:
@@ -277,9 +280,14 @@ def import_line(module: str, names: Iterable[str]) -> str:
 
 @cache
 def pack(
-    entries: tuple[str, ...], roots: tuple[str, ...], unfit: tuple[str, ...], stem: str, chosen: Chosen
+    entries: tuple[str, ...],
+    roots: tuple[str, ...],
+    unfit: tuple[str, ...],
+    stem: str,
+    chosen: Chosen,
+    plugins: PluginParts = NO_PLUGINS,
 ) -> dict[str, str]:
-    """The two files, name to text.
+    """The two files, and those of plugins, name to text.
 
     Args:
         entries: Absolute module names, that of the config first. What it reaches goes into the config's file.
@@ -287,16 +295,21 @@ def pack(
         unfit: Others that the config's `is_causal` forbids.
         stem: What the files' names end with, `trine` of `modeling_trine.py`.
         chosen: What the config names of each field that a table reads.
+        plugins: What the mechanisms among them need that are not the package's.
     """
-    sources, first = module_order(entries), module_order(entries[:1])
-    bundle = Bundle(sources, dict(chosen))
-    keep(bundle, roots)
+    names = dict(plugins.names)
+    early = [module for module in names.values() if module.startswith(f"{__package__}.")]
+    sources = module_order((*early, *entries, *names.values()))
+    first = module_order((*early, *entries[:1]))
+    bundle = Bundle(sources, dict(chosen), plugins=plugins)
+    keep(bundle, (*roots, *names))
     name_all(bundle)
     configuration, modeling = f"configuration_{stem}", f"modeling_{stem}"
     files = {}
     for name, part in {configuration: first, modeling: [source for source in sources if source not in first]}.items():
         body = render_body(bundle, part)
-        local = import_line(f".{configuration}", borrowed(bundle, part, first))
+        lent = {name for name, module in names.items() if module in {source.name for source in first}}
+        local = import_line(f".{configuration}", borrowed(bundle, part, first) | lent)
         exported = sorted(root for root in roots if any(root in source.defined for source in part))
         files[f"{name}.py"] = "".join(
             [
@@ -307,7 +320,9 @@ def pack(
                 KEEP_TOGETHER.format(modeling=modeling) if name == configuration else tell_unfit(unfit),
             ]
         )
-    return files
+    imports = [PLUGIN_IMPORT.format(name=name.removesuffix(".py")) for name, _ in plugins.files]
+    files[f"{modeling}.py"] += "\n\n" * bool(imports) + "".join(imports)
+    return files | dict(plugins.files)
 
 
 def tell_unfit(classes: Iterable[str]) -> str:
@@ -326,25 +341,14 @@ def borrowed(bundle: Bundle, sources: Iterable[Source], lenders: list[Source]) -
     }
 
 
-def stacks_of(config: Any) -> list[Any]:
-    """Lists a config and the configs within it."""
-    return [config, *(getattr(config, name) for name in config.sub_configs)]
+def write_bundle(config: Any, folder: Path) -> str | None:
+    """Writes the files for a config; returns what the names of the two end with, its model type.
 
-
-def named_choices(config: Any, field: str) -> frozenset:
-    """The values of a field in all stacks of a config; of a list, each of its values.
-
-    Defaults of the inner configs count, too: transformers makes such configs when it prints or saves the outer one.
+    None, with a warning, if it names a mechanism that cannot go along.
     """
-    stacks = stacks_of(config)
-    stacks += [kind() for kind in dict.fromkeys(map(type, stacks[1:]))]
-    values = [getattr(stack, field) for stack in stacks if hasattr(stack, field)]
-    return frozenset(item for value in values for item in (value if isinstance(value, list) else [value]))
-
-
-def write_bundle(config: Any, folder: Path) -> str:
-    """Writes the two files for a config; returns what their names end with, its model type."""
     config.check()  # it may have changed since it was made
+    if stays_behind(config, folder):
+        return None
     for name, text in files_of(config).items():
         (folder / name).write_text(text, encoding="utf-8")
     return config.model_type
@@ -358,7 +362,8 @@ def files_of(config: Any) -> dict[str, str]:
     roles = [item for each in configs for item in each.hub_roles.items()]
     unfit = {name for role, names in roles if role not in named_choices(config, "is_causal") for name in names}
     chosen = tuple((field, named_choices(config, field)) for field in table_fields(entries))
-    return pack(entries, tuple(sorted(classes - unfit)), tuple(sorted(unfit)), config.model_type, chosen)
+    roots, others = tuple(sorted(classes - unfit)), tuple(sorted(unfit))
+    return pack(entries, roots, others, config.model_type, chosen, plugin_parts(config))
 
 
 @cache

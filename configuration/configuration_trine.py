@@ -273,6 +273,10 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
         return cls(**{**stack_preset(name), **overrides})
 
     @classmethod
+    def field_names(cls) -> list[str]:
+        return [*super().field_names(), *cls.plugin_fields()]
+
+    @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         """Overrides fields of a saved config. A smaller `num_hidden_layers` keeps the kinds of the first layers.
 
@@ -317,6 +321,8 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
             self.moe_intermediate_size = self.intermediate_size
         self.derive_experts()
         self.settle_window()
+        for name, spec in self.plugin_fields_in_use().items():
+            setattr(self, name, kwargs.pop(name, spec.default))
         if self.performer_num_features is None:
             self.performer_num_features = int(self.head_dim * log(self.head_dim)) if self.head_dim > 2 else 2
         if self.lsh_num_buckets is None:

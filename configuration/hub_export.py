@@ -5,6 +5,7 @@ which is where the files are written. Where the classes were themselves loaded f
 whatever part of the model is saved: its head may be exchanged for another later.
 """
 
+import re
 import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -30,7 +31,10 @@ def copy_code(module: str, folder: Path) -> str:
     """Copies the files that `module` was loaded with; returns what their names end with."""
     path = Path(str(sys.modules[module].__file__))
     stem = path.stem.removeprefix("configuration_")
-    for name in (f"configuration_{stem}.py", f"modeling_{stem}.py"):
+    files = [f"configuration_{stem}.py", f"modeling_{stem}.py"]
+    for name in files:  # the list grows by those that they import: files of mechanisms that are not the package's
+        imported = re.findall(r"^ *from \.(\w+) import", path.with_name(name).read_text(encoding="utf-8"), re.M)
+        files += [f"{other}.py" for other in dict.fromkeys(imported) if f"{other}.py" not in files]
         shutil.copyfile(path.with_name(name), folder / name)
     return stem
 
@@ -50,7 +54,7 @@ class HubExportMixin:
             folder.mkdir(parents=True, exist_ok=True)
             if self.export_code:
                 stem = self.write_code(folder)
-                self.auto_map = self.auto_map_of(stem)
+                self.auto_map = None if stem is None else self.auto_map_of(stem)
             super().save_pretrained(str(folder), push_to_hub=push_to_hub, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it
 
     @classmethod
@@ -59,8 +63,8 @@ class HubExportMixin:
         models = {key: f"modeling_{stem}.{name}" for key, name in cls.hub_auto_map.items()}
         return {"AutoConfig": f"configuration_{stem}.{cls.__name__}", **models}
 
-    def write_code(self, folder: Path) -> str:
-        """Writes the two files; returns what their names end with."""
+    def write_code(self, folder: Path) -> str | None:
+        """Writes the two files; returns what their names end with, or None where something cannot go along."""
         if type(self).__module__.startswith(REMOTE):
             return copy_code(type(self).__module__, folder)
         from .bundle import write_bundle

@@ -24,13 +24,17 @@ class StrictKeywordsMixin:
     @classmethod
     def unknown_keywords(cls, keywords: Iterable[str]) -> dict[str, str]:
         """Maps each keyword that is no field to a message about it."""
-        names = [field.name for field in fields(cls)]  # pyright: ignore[reportArgumentType] the next base is a dataclass
-        return unknown_keywords(keywords, names, cls.__name__)
+        return unknown_keywords(keywords, cls.field_names(), cls.__name__)
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        """Every keyword that is a field."""
+        return [field.name for field in fields(cls)]  # pyright: ignore[reportArgumentType] the next base is a dataclass
 
     @classmethod
     def takes(cls, keyword: str) -> bool:
         """Whether `from_pretrained(..., keyword=value)` builds the config again; `dtype` is left to transformers."""
-        return keyword != "dtype" and keyword in cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue] as above
+        return keyword != "dtype" and keyword in cls.field_names()
 
     @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -105,6 +105,7 @@ class AboutRouter(About):
 class Kind:
     """One thing that a config field can name."""
 
+    fields: tuple[tuple[str, Any], ...] = ()  # those that a plugin's kind adds to the config: name and `KindField`
     about: Any = None  # what only the package needs: a subclass of `About`
     card: tuple[str, str] | None = None  # a row of the model card: part, and a template that is given the config
 
@@ -118,6 +119,8 @@ class AttentionKind(Kind):
     flash: bool  # whether transformers' flash attention functions serve it, or it needs none
     has_pair_scores: bool  # whether it scores each pair of tokens, so that a position bias and dropout can act on that
     paged: bool  # whether continuous batching serves it: transformers' paged cache holds its layers
+    sees_by: str = "mask"  # how its layers learn what a token may see: by a `mask`, a `band` or a mask, or `tokens`
+    causal_only: bool = False  # whether only decoders have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +145,7 @@ class PositionKind(Kind):
 
     flash: bool
     paged: bool  # whether it needs no more than the position of each token, so that requests can share one row
+    adds_bias: bool = False  # whether it acts on the scores of pairs of tokens
 
 
 @dataclass(frozen=True, kw_only=True)

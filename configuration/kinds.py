@@ -62,6 +62,7 @@ ATTENTION_KINDS = Choices(
             flash=True,
             has_pair_scores=True,
             paged=True,
+            sees_by="band",
             card=("sliding window", "{0.sliding_window} tokens"),
             about=AboutAttention(
                 cost="O(n · window)",
@@ -80,6 +81,7 @@ ATTENTION_KINDS = Choices(
             flash=False,
             has_pair_scores=True,
             paged=False,
+            sees_by="band",
             card=("attention chunk", "{0.attention_chunk_size} tokens"),
             about=AboutAttention(
                 cost="O(n · chunk)",
@@ -97,6 +99,7 @@ ATTENTION_KINDS = Choices(
             flash=True,
             has_pair_scores=False,
             paged=False,
+            sees_by="tokens",
             about=AboutAttention(
                 cost="O(n · window · second window)",
                 sees="pairs of tokens: one of the last `simplicial_window`, "
@@ -121,6 +124,7 @@ ATTENTION_KINDS = Choices(
             flash=True,
             has_pair_scores=False,
             paged=False,
+            sees_by="tokens",
             card=("linear features", "{0.linear_feature_map}"),
             about=AboutAttention(
                 cost="O(n)",
@@ -139,6 +143,7 @@ ATTENTION_KINDS = Choices(
             flash=True,
             has_pair_scores=False,
             paged=False,
+            sees_by="tokens",
             card=("random features", "{0.performer_num_features} a layer"),
             about=AboutAttention(
                 cost="O(n · features)",
@@ -155,6 +160,7 @@ ATTENTION_KINDS = Choices(
             flash=True,
             has_pair_scores=False,
             paged=False,
+            sees_by="tokens",
             card=(
                 "blocks",
                 "of {0.bigbird_block_size} tokens: {0.bigbird_num_global_blocks} global, "
@@ -179,6 +185,7 @@ ATTENTION_KINDS = Choices(
             flash=True,
             has_pair_scores=False,
             paged=False,
+            sees_by="tokens",
             card=(
                 "hashes",
                 "{0.lsh_num_hashes}, {0.lsh_num_buckets} buckets each, chunks of {0.lsh_chunk_length} tokens",
@@ -295,6 +302,7 @@ POSITION_KINDS = Choices(
         "relative": PositionKind(
             flash=False,
             paged=False,
+            adds_bias=True,
             about=AboutPosition(
                 description="adds a learned bias per bucket of distances; no flash kernels, no tensor parallelism",
                 beyond="runs",
@@ -373,6 +381,13 @@ ROUTER_KINDS = Choices(
         ),
     },
 )
+
+KIND_TABLES = {
+    "attention_types": ATTENTION_KINDS,
+    "mlp_layer_types": FEED_FORWARD_KINDS,
+    "position_type": POSITION_KINDS,
+    "router_type": ROUTER_KINDS,
+}
 
 NORM_TYPES = ("rmsnorm", "layernorm")
 NORM_POSITIONS = ("pre", "post")

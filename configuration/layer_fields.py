@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .kinds import ATTENTION_KINDS
+from .kinds import ATTENTION_KINDS, KIND_TABLES
 
 
 class LayerFieldsMixin:
@@ -12,6 +12,21 @@ class LayerFieldsMixin:
     attention_types: Any
     mlp_layer_types: Any
     rope_parameters: Any
+
+    @staticmethod
+    def plugin_fields() -> dict[str, Any]:
+        """The config fields that registered kinds have, by name."""
+        rows = [row for table in KIND_TABLES.values() for row in table.values()]
+        return {name: spec for row in rows for name, spec in row.fields}
+
+    def plugin_fields_in_use(self) -> dict[str, Any]:
+        """Those of the kinds that the config names, which it has as attributes."""
+        found = {}
+        for field, table in KIND_TABLES.items():
+            value = getattr(self, field)
+            for kind in value if isinstance(value, list) else [value]:
+                found |= dict(table[kind].fields if kind in table else ())
+        return found
 
     @property
     def layer_types(self) -> list[str]:
@@ -30,6 +45,11 @@ class LayerFieldsMixin:
             )
         self.attention_types = self.attention_types[: self.num_hidden_layers]
         self.mlp_layer_types = self.mlp_layer_types[: self.num_hidden_layers]
+
+    @property
+    def tells_sequences_apart(self) -> bool:
+        """Whether some layer reads padding and packed sequences apart from masks, always or to make a band."""
+        return any(ATTENTION_KINDS[kind].sees_by != "mask" for kind in self.attention_types)
 
     @property
     def has_layered_rope(self) -> bool:

@@ -1,6 +1,7 @@
 """Plans that spread the modules of a model over processes, in the form that transformers reads."""
 
 from .choices import Choices
+from .kinds import POSITION_KINDS
 
 
 def dense_plan(config, prefix: str = "") -> dict[str, str]:
@@ -61,9 +62,9 @@ MLP_PLANS = Choices("mlp_layer_types", {"dense": dense_plan, "sparse": sparse_pl
 def tensor_parallel_plan(config) -> dict[str, str] | None:
     """Module pattern to style, for the modules that the config has.
 
-    None for `relative` positions: every process would need the bias of its own heads only.
+    None for positions that add a bias: every process would need the bias of its own heads only.
     """
-    if config.position_type == "relative":
+    if POSITION_KINDS[config.position_type].adds_bias:
         return None
     plan = {
         "embed_tokens": "embedding_rowwise",

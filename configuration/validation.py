@@ -4,14 +4,14 @@ from collections.abc import Iterable
 
 from transformers.activations import ACT2FN
 
-from .bounds import check_fields, check_weights
+from .bounds import check_fields, check_number, check_weights
 from .choices import in_package
 from .kind_rows import ABOVE_ZERO, AT_LEAST_ONE, ZERO_OR_MORE
 from .kinds import (
     ATTENTION_KINDS,
     BALANCING_REDUCTIONS,
-    FEED_FORWARD_KINDS,
     INITIALIZERS,
+    KIND_TABLES,
     LINEAR_FEATURE_MAPS,
     NORM_POSITIONS,
     NORM_TYPES,
@@ -25,16 +25,9 @@ from .patterns import check_choice, suggest
 from .rope_rules import check_rope
 
 
-TABLES = {
-    "attention_types": ATTENTION_KINDS,
-    "mlp_layer_types": FEED_FORWARD_KINDS,
-    "position_type": POSITION_KINDS,
-}
-
-
 def fields_of_kinds(allowed: str) -> tuple[str, ...]:
     """The fields for which a row of some kind gives this rule."""
-    rows = [row.about.fields for table in TABLES.values() for row in table.values()]
+    rows = [row.about.fields for table in KIND_TABLES.values() for row in table.values()]
     return tuple(field for fields in rows for field, rule in fields.items() if rule == allowed)
 
 
@@ -140,8 +133,8 @@ def check_choices(config) -> None:
 
 def check_layers(config) -> None:
     """Raises a `ValueError` unless the kinds of layers are lists of known names, one per layer."""
-    for field, kinds in {"attention_types": ATTENTION_KINDS, "mlp_layer_types": FEED_FORWARD_KINDS}.items():
-        types = getattr(config, field)
+    for field in ("attention_types", "mlp_layer_types"):
+        kinds, types = KIND_TABLES[field], getattr(config, field)
         if isinstance(types, str):
             raise ValueError(
                 f"{field}={types!r} is a pattern, which is read when a config is made. Give it to the constructor or "
@@ -219,10 +212,10 @@ def check_pair_scores(config) -> None:
                 f"attention_scale={config.attention_scale} is a factor on the scores of pairs of tokens, but "
                 f"attention_types[{index}]={kind!r} does not read it. Set it to None."
             )
-        if config.position_type == "relative":
-            choices = [position for position in POSITION_KINDS if position != "relative"]
+        if POSITION_KINDS[config.position_type].adds_bias:
+            choices = [position for position, row in POSITION_KINDS.items() if not row.adds_bias]
             raise ValueError(
-                f"position_type='relative' adds a bias to the scores of pairs of tokens, but "
+                f"position_type={config.position_type!r} adds a bias to the scores of pairs of tokens, but "
                 f"attention_types[{index}]={kind!r} takes none. Use one of {choices}."
             )
 
@@ -313,6 +306,16 @@ def check_kinds(config) -> None:
     for kind, rule in KIND_RULES.items():
         if kind in used:
             rule(config)
+    for name, spec in config.plugin_fields_in_use().items():
+        check_number(name, getattr(config, name))
+        spec.check(name, getattr(config, name))
+    for kind in config.attention_types:
+        if ATTENTION_KINDS[kind].causal_only and not config.is_causal:
+            choices = [name for name, row in ATTENTION_KINDS.items() if not row.causal_only]
+            raise ValueError(
+                f"attention_types has {kind!r}, which reads a text from left to right: it needs is_causal=True. "
+                f"An encoder may have {choices}."
+            )
 
 
 def check_token_ids(config) -> None:

@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from ..configuration.validation import TABLES
+from ..configuration.kinds import KIND_TABLES
 
 
 logger = logging.get_logger(__name__)
@@ -89,7 +89,7 @@ POOLED_HEADS = ("TrineModel", "TrineForSequenceClassification", "TrineForMultipl
 def fields_without_kind(config: TrineConfig) -> set[str]:
     """The fields that belong to kinds of which the stack has none."""
     used = {*config.attention_types, *config.mlp_layer_types, config.position_type}
-    rows = [(kind, set(row.about.fields)) for table in TABLES.values() for kind, row in table.items()]
+    rows = [(kind, set(row.about.fields)) for table in KIND_TABLES.values() for kind, row in table.items()]
     read = [fields for kind, fields in rows if kind in used]
     return set().union(*(fields for _, fields in rows)).difference(*read)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, CacheLayerMixin
+from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING, CacheLayerMixin
 
 from ..checks.caches import OWN_LAYER_TYPES
 
@@ -24,12 +24,19 @@ class StatesCacheLayer(CacheLayerMixin):
     names: tuple[str, ...] = ("keys", "values")
 
     def __init_subclass__(cls, **kwargs):
+        if "_layer_type" not in vars(cls):
+            cls._layer_type = None  # that of its base is taken; a mechanism that is registered with it names it
         super().__init_subclass__(**kwargs)
-        layer_type = getattr(cls, "_layer_type", None)
-        if layer_type is not None:
-            STATIC_LAYER_TYPE_MAPPING[layer_type] = cls
-            if not cls.holds_keys_alone:
-                OWN_LAYER_TYPES.add(layer_type)
+        if cls._layer_type is not None:
+            cls.name_type(cls._layer_type)
+
+    @classmethod
+    def name_type(cls, layer_type: str) -> None:
+        """Lets transformers find this layer under a name, for every kind of cache."""
+        cls._layer_type = layer_type
+        DYNAMIC_LAYER_TYPE_MAPPING[layer_type] = STATIC_LAYER_TYPE_MAPPING[layer_type] = cls
+        if not cls.holds_keys_alone:
+            OWN_LAYER_TYPES.add(layer_type)
 
     def __init__(self, **kwargs):
         super().__init__()

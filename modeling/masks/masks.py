@@ -20,7 +20,7 @@ from transformers.utils.import_utils import is_tracing
 
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
-from ...configuration.kinds import ATTENTION_KINDS
+from ...configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .bands import BANDED_MASKS, CHUNK_NUMBERS
 from .visibility import EVERYTHING, Visibility
 
@@ -79,8 +79,8 @@ def tell_sequences_apart(
         if attention_mask.ndim != 2:
             raise ValueError(
                 f"attention_mask has shape {tuple(attention_mask.shape)}, but layers of the kinds "
-                f"{SEGMENTED_KINDS} read a padding mask (batch, length): they make no table of all pairs of tokens "
-                "that a mask (batch, 1, queries, keys) could act on."
+                f"{list(kinds_by_tokens())} read a padding mask (batch, length): they make no table of all pairs of "
+                "tokens that a mask (batch, 1, queries, keys) could act on."
             )
         length = inputs_embeds.shape[1] + (past_key_values.get_seq_length() if past_key_values is not None else 0)
         is_token = attention_mask[:, :length] != 0
@@ -166,12 +166,51 @@ def decoder_masks(
     }
 
 
+class BooleanMasks:
+    """A config as transformers' mask functions read it, of which they make booleans, whatever computes attention."""
+
+    _attn_implementation = "sdpa"
+
+    def __init__(self, config: TrineConfig):
+        self.is_causal = config.is_causal
+
+
+def see_pairs(
+    config: TrineConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+    position_ids: torch.Tensor | None = None,
+    layer_idx: int | None = None,
+    and_mask_function: Callable | None = None,
+    **kwargs,
+) -> torch.Tensor | None:
+    """Booleans (B, 1, Q, K) that say which keys a query of a `PairwiseAttention` sees, None if it is all of them."""
+    is_one_token = config.is_causal and inputs_embeds.shape[1] == 1
+    if is_one_token and attention_mask is None and not reads_empty_places(past_key_values, layer_idx or 0, 1):
+        return None
+    mask = create_causal_mask(
+        config=BooleanMasks(config),  # pyright: ignore[reportArgumentType] as much of a config as is read
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        past_key_values=past_key_values,
+        position_ids=position_ids,
+        layer_idx=layer_idx,
+        and_mask_function=and_mask_function,
+        allow_is_causal_skip=not config.is_causal,
+    )
+    if mask is None or mask.dtype == torch.bool:
+        return mask
+    return mask > torch.finfo(mask.dtype).min / 2  # a ready mask, which was to be added to scores
+
+
 DECODER_MASKS = Choices(
     "layer_types",
     {
         "full_attention": create_causal_mask,
         "sliding_attention": create_sliding_window_causal_mask,
         "chunked_attention": create_chunked_causal_mask,
+        "pairwise_attention": see_pairs,
     },
 )
 ENCODER_MASKS = Choices(
@@ -180,27 +219,16 @@ ENCODER_MASKS = Choices(
         "full_attention": create_bidirectional_mask,
         "sliding_attention": create_bidirectional_sliding_window_mask,
         "chunked_attention": create_bidirectional_mask,
+        "pairwise_attention": see_pairs,
     },
 )
 PAIR_MASKS = Choices("is_causal", {True: decoder_masks, False: encoder_masks})
-# The kinds that read padding and packed sequences apart from masks, always or to make a band.
-SEQUENCES = Choices(
-    "attention_types",
-    {
-        "sliding": tell_sequences_apart,
-        "chunked": tell_sequences_apart,
-        "simplicial": tell_sequences_apart,
-        "linear": tell_sequences_apart,
-        "performer": tell_sequences_apart,
-        "bigbird": tell_sequences_apart,
-        "lsh": tell_sequences_apart,
-    },
-)
+SEQUENCES = Choices("tells_sequences_apart", {True: tell_sequences_apart})
 
 
-# Those with a band read it in place of a mask; the others make no table of pairs at all.
-SEGMENTED_KINDS = [kind for kind in SEQUENCES if ATTENTION_KINDS[kind].layer_type not in BANDED_MASKS]
-SEGMENTED = {ATTENTION_KINDS[kind].layer_type for kind in SEGMENTED_KINDS}
+def kinds_by_tokens() -> dict[str, str]:
+    """The kinds that make no table of pairs, each with its layer type."""
+    return {kind: row.layer_type for kind, row in ATTENTION_KINDS.items() if row.sees_by == "tokens"}
 
 
 def banded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_key_values: Cache | None) -> set[str]:
@@ -210,7 +238,8 @@ def banded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_
     visible then; and an exported program serves texts of all lengths.
     """
     is_padding = attention_mask is None or attention_mask.ndim == 2
-    hinders = config.position_type == "relative" or torch.compiler.is_exporting() or past_key_values is not None
+    adds_bias = POSITION_KINDS[config.position_type].adds_bias
+    hinders = adds_bias or torch.compiler.is_exporting() or past_key_values is not None
     if hinders or not is_padding or config._attn_implementation != "sdpa":
         return set()
     return set(BANDED_MASKS)
@@ -245,8 +274,9 @@ def make_masks(
     given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
     banded = banded_types(config, attention_mask, past_key_values)
     sequences = EVERYTHING
-    if SEGMENTED.union(banded).intersection(config.layer_types):
-        find = next(iter(SEQUENCES.values()))
+    by_tokens = set(kinds_by_tokens().values())
+    if by_tokens.union(banded).intersection(config.layer_types):
+        find = SEQUENCES[True]
         sequences = find(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
     all_positions = make_position_ids(inputs_embeds, attention_mask, None) if position_ids is None else position_ids
     if lengths is not None:
@@ -256,7 +286,7 @@ def make_masks(
         position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
     arguments = {"config": config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
-    visible = {layer_type: sequences for layer_type in first_layers if layer_type in SEGMENTED}
+    visible = {layer_type: sequences for layer_type in first_layers if layer_type in by_tokens}
     for layer_type in banded.intersection(first_layers):
         band = BANDED_MASKS[layer_type](config, layer_type, all_positions, sequences, given_positions is None)
         if band is not None:
@@ -268,13 +298,13 @@ def make_masks(
 
 def make_ready_masks(*arguments) -> dict[str, Any]:
     """Makes the masks of a static cache as tensors or None, which is all that `generate` hands on."""
-    made = make_masks(*arguments)
-    return {key: seen.is_token if key in SEGMENTED else seen.mask for key, seen in made.items()}
+    made, by_tokens = make_masks(*arguments), kinds_by_tokens().values()
+    return {key: seen.is_token if key in by_tokens else seen.mask for key, seen in made.items()}
 
 
 def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
     """Turns one value of a dict given as `attention_mask`, which `make_ready_masks` made, into a `Visibility`."""
-    if mask is None or layer_type not in SEGMENTED:
+    if mask is None or layer_type not in kinds_by_tokens().values():
         return Visibility(mask)
     return Visibility(is_token=mask.bool())
 

@@ -1,0 +1,179 @@
+"""The files of mechanisms of somebody's own: how a process loads them, and how a checkpoint takes them along.
+
+In a checkpoint they stand beside `modeling_trine.py` under their own names, and import from it what they imported from
+the package.
+"""
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+PACKAGE = __name__.split(".")[0]
+ALLOWED = ("torch", "transformers", PACKAGE)
+GROUP = f"{PACKAGE}.plugins"  # of the entry points of packages that bring mechanisms
+IN_CHECKPOINT = ("modeling_", "configuration_")  # how the files begin that hold the package's part there
+
+
+def load_plugin(source: str | Path) -> ModuleType:
+    """Loads a file that registers mechanisms, one's own or one out of a checkpoint's folder.
+
+    Args:
+        source: A `.py` file, or the name of a module that can be imported. A file is loaded once; what stands beside
+            it can be imported by it.
+
+    Returns:
+        The module.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ImportError: There is no such module, or another one has the name of the file.
+    """
+    if not str(source).endswith(".py"):
+        return import_module(str(source))
+    file = Path(source).resolve()
+    if not file.is_file():
+        raise FileNotFoundError(f"{source} is not a file.")
+    loaded = sys.modules.get(file.stem)
+    if loaded is not None:
+        if getattr(loaded, "__file__", None) == str(file):
+            return loaded
+        raise ImportError(f"{source} cannot be loaded as {file.stem!r}: a module of that name is loaded. Rename it.")
+    spec = spec_from_file_location(file.stem, file)
+    assert spec is not None
+    module = module_from_spec(spec)
+    code = compile(from_checkpoint(ast.parse(file.read_text(encoding="utf-8"))), str(file), "exec")
+    sys.path.append(str(file.parent))
+    sys.modules[file.stem] = module
+    try:
+        exec(code, vars(module))
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
+def from_checkpoint(tree: ast.Module) -> ast.Module:
+    """The statements of a file out of a checkpoint, as they were before: they import from the package again."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and is_from_package(node):
+            node.module, node.level = PACKAGE, 0
+    return tree
+
+
+def load_entry_points() -> None:
+    """Loads what installed packages register. One that fails is told of, and does not keep the others from working."""
+    for point in entry_points(group=GROUP):
+        try:
+            point.load()
+        except Exception as error:
+            logger.warning(f"The plugin {point.name!r} ({point.value}) cannot be loaded: {error!r}")
+
+
+def source_of(mechanism: type) -> Path | None:
+    """The file of a class, or None for one that was typed into a session, or stands in a program that is run."""
+    module = sys.modules.get(mechanism.__module__)
+    file = getattr(module, "__file__", None)
+    return Path(file) if file is not None and mechanism.__module__ != "__main__" else None
+
+
+def check_imports(mechanism: type) -> None:
+    """Raises a `ValueError` if the file of a class imports what a checkpoint could not take along.
+
+    A class without a file passes: saving says that it stays behind.
+    """
+    file = source_of(mechanism)
+    for path in files_with(file) if file is not None else ():
+        for node, module in imports_of(path):
+            check_import(path, node, module)
+
+
+def check_import(path: Path, node: ast.Import | ast.ImportFrom, module: str) -> None:
+    top = module.split(".")[0]
+    where = f"{path}, line {node.lineno}: `{ast.unparse(node)}`"
+    advice = "Or register the mechanism with shareable=False: checkpoints are then saved without its code."
+    if top not in ALLOWED and top not in sys.stdlib_module_names:
+        raise ValueError(
+            f"{where} cannot go with a checkpoint, whose code may import {', '.join(ALLOWED)} and the standard "
+            f"library. {advice}"
+        )
+    if top == PACKAGE:
+        public = import_module(PACKAGE).__all__
+        names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+        if module != PACKAGE or not names or not set(names) <= set(public):
+            raise ValueError(
+                f"{where} cannot go with a checkpoint: write `from {PACKAGE} import NAME`, with names that "
+                f"{PACKAGE} itself has. {advice}"
+            )
+
+
+def is_from_package(node: ast.AST) -> bool:
+    """Whether a statement imports the package's names, also as it does so in a checkpoint."""
+    if not isinstance(node, ast.ImportFrom):
+        return False
+    return node.module == PACKAGE if node.level == 0 else str(node.module).startswith(IN_CHECKPOINT)
+
+
+def imports_from_package(path: Path) -> list[ast.ImportFrom]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and is_from_package(node)]
+
+
+def imports_of(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
+    """Each import of a file that is no relative one, with the module that it names."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node, str(node.module)
+
+
+def files_with(path: Path) -> list[Path]:
+    """A file and those beside it that it imports by `from .name import ...`.
+
+    Raises:
+        ValueError: A relative import of another form.
+    """
+    found, work = [], [path]
+    while work:
+        file = work.pop()
+        if file in found:
+            continue
+        if file.name.startswith(IN_CHECKPOINT):
+            raise ValueError(f"{file} cannot go with a checkpoint, whose own files are called so: rename it.")
+        found.append(file)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level and not is_from_package(node):
+                other = file.with_name(f"{node.module}.py")
+                if node.level > 1 or not other.is_file():
+                    raise ValueError(
+                        f"{file}, line {node.lineno}: `{ast.unparse(node)}` cannot go with a checkpoint, where all "
+                        "files stand in one folder: write `from .name import ...` of a file beside this one."
+                    )
+                work.append(other)
+    return found
+
+
+def to_checkpoint(path: Path, modeling: str) -> str:
+    """The text of a file as a checkpoint has it: imports from the package are those from the file `modeling`."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for node in imports_from_package(path):
+        line, before = lines[node.lineno - 1], f"from {'.' * node.level}{node.module} import"
+        lines[node.lineno - 1] = line.replace(before, f"from .{modeling} import", 1)
+    return "\n".join(lines)
+
+
+def names_from_package(paths: Iterable[Path]) -> dict[str, str]:
+    """Each name that files import from the package, with the module that defines it."""
+    aliases = [alias.name for path in paths for node in imports_from_package(path) for alias in node.names]
+    return {name: getattr(import_module(PACKAGE), name).__module__ for name in sorted(set(aliases))}

@@ -1,0 +1,157 @@
+"""What is checked and written down when a mechanism of somebody's own is registered.
+
+None of it goes with a checkpoint.
+"""
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from .attention_costs import full_pairs, state_products
+from .choices import Choices
+from .kind_fields import KindField
+from .kind_rows import AboutAttention, AboutFeedForward, AboutPosition, AboutRouter, Kind
+from .kinds import KIND_TABLES
+from .patterns import suggest
+from .plugin_files import check_imports
+from .validation import KIND_RULES
+
+
+class Plugin(NamedTuple):
+    """A mechanism that was registered: the field that names it, its name, its class, and whether it may be shared."""
+
+    field: str
+    name: str
+    mechanism: type
+    shareable: bool
+
+
+PLUGINS: list[Plugin] = []
+# How the mechanisms of each field are made and called, as arguments that have to fit.
+CALLS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "attention_types": {
+        "__init__": (("config", "layer_idx"), ()),
+        "forward": (
+            ("hidden_states", "visibility"),
+            ("position_embeddings", "position_bias", "past_key_values", "position_ids"),
+        ),
+        "scores": (("query", "key"), ()),
+        "weights": (("scores", "visible"), ()),
+        "mix": (("query", "key", "value", "visible"), ("position_bias",)),
+        "inputs": (("hidden_states", "query", "key", "value"), ()),
+        "without_padding": (("inputs", "is_token"), ()),
+        "scan": (("state", "input"), ()),
+    },
+    "position_type": {
+        "__init__": (("config",), ()),
+        "add_to": (("inputs_embeds", "position_ids"), ()),
+        "rotate": (("hidden_states", "position_ids"), ()),
+        "biases": (("length", "device", "past_key_values", "layer_types"), ()),
+    },
+    "mlp_layer_types": {"__init__": (("config",), ()), "forward": (("hidden_states",), ())},
+    "router_type": {
+        "__init__": (("config",), ()),
+        "scores": (("router_logits",), ()),
+        "preferences": (("scores",), ()),
+        "forward": (("hidden_states",), ()),
+    },
+}
+
+
+def enter(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[str, Any]) -> Kind:
+    """Checks a registration and completes its row.
+
+    Raises:
+        ValueError: See `register_attention`.
+    """
+    known = {plugin.name: plugin for plugin in PLUGINS if plugin.field == rows.field}
+    if re.fullmatch(r"[\w-]+", name) is None:
+        raise ValueError(f"name={name!r} must be made of letters, digits, `_` and `-`: patterns of layers name it.")
+    if name in rows and not (name in known and is_again(known[name].mechanism, mechanism)):
+        raise ValueError(f"name={name!r} is taken: {rows.field} has {list(rows)}.")
+    told = dict(about)
+    check, shareable = told.pop("check", None), told.pop("shareable", True)
+    check_calls(rows.field, mechanism)
+    check_names(name, dict(row.fields))
+    complete = describe(rows.field, mechanism, row, told)
+    if shareable:
+        check_imports(mechanism)
+    PLUGINS[:] = [plugin for plugin in PLUGINS if (plugin.field, plugin.name) != (rows.field, name)]
+    PLUGINS.append(Plugin(rows.field, name, mechanism, shareable))
+    if check is not None:
+        KIND_RULES[name] = check
+    return complete
+
+
+def is_again(before: type, after: type) -> bool:
+    """Whether a class is the other one, defined again: as a notebook does, and whoever reloads a module."""
+    return (before.__module__, before.__qualname__) == (after.__module__, after.__qualname__)
+
+
+def check_calls(field: str, mechanism: Any) -> None:
+    """Raises a `ValueError` unless the class and its methods can be called as a model calls them."""
+    if not isinstance(mechanism, type):
+        raise ValueError(f"{mechanism!r} is no class: register the class, of which each layer makes its own.")
+    for method, (positional, keywords) in CALLS[field].items():
+        function = getattr(mechanism, method, None)
+        if function is None:
+            continue
+        signature = inspect.signature(function)
+        try:
+            signature.bind(None, *positional, **dict.fromkeys(keywords))
+        except TypeError as error:
+            wanted = ", ".join(["self", *positional, *(f"{keyword}=..." for keyword in keywords)])
+            raise ValueError(
+                f"{mechanism.__qualname__}.{method}{signature} cannot be called as ({wanted}): {error}."
+            ) from error
+
+
+def check_names(name: str, fields: Mapping[str, KindField]) -> None:
+    """Raises a `ValueError` for a config field that is no identifier, or that something else reads already."""
+    from .configuration_trine import TrineConfig  # which reads the rows
+
+    prefix = re.sub(r"\W", "_", name)
+    for field, spec in fields.items():
+        if not field.isidentifier() or field.startswith("_"):
+            raise ValueError(f"fields has {field!r}, which is not the name of a config field.")
+        if not isinstance(spec, KindField):
+            raise ValueError(f"fields[{field!r}]={spec!r} must be a KindField, with a default and what it is.")
+        if not field.startswith(f"{prefix}_"):
+            raise ValueError(f"fields has {field!r}: call it {prefix}_{field}, so that no other mechanism has it.")
+        owners = [kind for table in KIND_TABLES.values() for kind, row in table.items() if field in dict(row.fields)]
+        if owners and owners != [name]:
+            raise ValueError(f"fields has {field!r}, which {owners[0]!r} has already.")
+        if hasattr(TrineConfig, field) or field in TrineConfig.__dataclass_fields__:
+            raise ValueError(f"fields has {field!r}, which is a field of every config.")
+
+
+def describe(field: str, mechanism: Any, row: Any, told: dict[str, Any]) -> Kind:
+    """The row with what its author told, and with what its class says where she told nothing."""
+    first = (mechanism.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ").rstrip(".")
+    first = re.sub(r"\s+", " ", first) or mechanism.__name__
+    source = told.pop("source", f"{mechanism.__module__}.{mechanism.__qualname__}")
+    defaults: dict[str, Any] = {}
+    if field == "attention_types":
+        row_class = AboutAttention
+        defaults = {"cost": "unknown", "sees": first, "cache": "a state"}
+        if row.has_pair_scores:
+            defaults |= {"cost": "O(n²)", "cache": "all tokens"}
+        if "pairs" not in told and "products" not in told:
+            states = {"products": lambda config: state_products(config, config.head_dim)}
+            defaults |= {"pairs": full_pairs} if row.has_pair_scores else states
+    elif field == "position_type":
+        row_class, defaults = AboutPosition, {"description": first, "beyond": "unknown"}
+    elif field == "mlp_layer_types":
+        row_class, defaults = AboutFeedForward, {"description": first}
+    else:
+        row_class, defaults = AboutRouter, {"weights": first, "balance": "`router_aux_loss_coef`"}
+    allowed = [item.name for item in fields_of(row_class) if item.name != "fields"]
+    for keyword in told:
+        if keyword not in allowed:
+            choices = [*allowed, "check", "shareable"]
+            raise ValueError(f"{keyword!r} is none of {choices}.{suggest(keyword, choices)}")
+    names = dict.fromkeys(dict(row.fields))  # whose values have rules of their own
+    return replace(row, about=row_class(**{**defaults, "source": source, "fields": names, **told}))
