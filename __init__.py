@@ -3,6 +3,7 @@
 `import trine` registers the models with the Auto classes of transformers.
 """
 
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 import transformers
@@ -18,7 +19,6 @@ from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
-from .configuration.plugin_files import load_entry_points
 from .modeling.caches.kernelized import KernelizedCacheLayer
 from .modeling.caches.simplicial import SimplicialCacheLayer
 from .modeling.caches.tokens import BigBirdCacheLayer, LSHCacheLayer
@@ -154,4 +154,7 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_names(__name__)
 
-load_entry_points()
+if entry_points(group="trine.plugins"):
+    from .configuration.plugin_files import load_entry_points
+
+    load_entry_points()
