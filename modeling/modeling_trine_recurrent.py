@@ -17,6 +17,7 @@ from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .checks.batching import BatchingGenerationMixin
 from .checks.generation import Generation
 from .heads.base import Head, Prediction
+from .heads.forward import Kept, Target, make_forward
 from .heads.token_head import TokenHead, select_positions
 from .losses import shift_right
 from .outputs import TrineRecurrentLMOutput
@@ -113,7 +114,18 @@ class TrineRecurrentForConditionalGeneration(
     Generation,  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
     BatchingGenerationMixin,
 ):
-    """Predicts the next token of the target.
+    """Predicts the next token of the target: logits (B, kept, V).
+
+    `forward` takes what `TrineRecurrentModel` takes, and:
+
+    * `labels`: token ids that are predicted, (B, T), -100 where nothing is. Without decoder inputs, these are made
+      from the labels. The loss is the mean cross-entropy in nats.
+    * `logits_to_keep`: the number of last positions whose logits are computed, or their indices; 0 is all.
+    * `num_items_in_batch`: the number of labels in all micro-batches of an optimizer step.
+    * `label_smoothing`: the share of a label that is spread over the vocabulary.
+
+    In training with labels, while `config.loss_chunk_size` is set, logits are computed when they are first read, as
+    the loss does not need them.
 
     `generate` keeps the decoder's state in a `TrineRecurrentCache`. Assisted decoding is an error, because a state
     cannot go back to before a rejected token.
@@ -145,59 +157,24 @@ class TrineRecurrentForConditionalGeneration(
         """Decoder inputs (B, T) of `labels` (B, T), for transformers' collators."""
         return shift_right(labels, self.config)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        encoder_outputs: Any = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
-    ) -> TrineRecurrentLMOutput:
-        """Computes logits, and the loss if there are labels. Other arguments are those of `TrineRecurrentModel`.
+    def answer(self, inputs, targets, output_router_logits, *args, **asked) -> TrineRecurrentLMOutput:
+        labels, states = targets["labels"], inputs["encoder_outputs"]
+        self.check_labels(labels, inputs["input_ids"], inputs["inputs_embeds"], states and states[0])
+        nothing_given = inputs["decoder_input_ids"] is None and inputs["decoder_inputs_embeds"] is None
+        if labels is not None and nothing_given:
+            inputs = {**inputs, "decoder_input_ids": shift_right(labels, self.config)}
+        return super().answer(inputs, targets, False, *args, **asked)
 
-        Args:
-            labels: Token ids that are predicted, (B, T), -100 where nothing is. Without decoder inputs, these are made
-                from the labels.
-            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
-            kwargs: Also `num_items_in_batch`, the number of labels in all micro-batches of an optimizer step, and
-                `label_smoothing`, the share of a label that is spread over the vocabulary.
-
-        Returns:
-            `loss`: mean cross-entropy in nats. `logits` (B, kept, V): in training with labels, while
-            `config.loss_chunk_size` is set, they are computed when they are first read, as the loss does not need
-            them.
-
-        Raises:
-            ValueError: Labels lie outside the vocabulary, or what the stacks raise.
-        """
-        self.check_labels(labels, input_ids, inputs_embeds, encoder_outputs and encoder_outputs[0])
-        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "decoder_input_ids": decoder_input_ids,
-            "decoder_attention_mask": decoder_attention_mask,
-            "encoder_outputs": encoder_outputs,
-            "past_key_values": past_key_values,
-            "inputs_embeds": inputs_embeds,
-            "decoder_inputs_embeds": decoder_inputs_embeds,
-            "use_cache": use_cache,
-        }
-        return self.answer(inputs, labels, False, kwargs, logits_to_keep=logits_to_keep)
-
-    def predict(self, outputs, labels, inputs, logits_to_keep=0, **kwargs) -> Prediction:
+    def predict(self, outputs, inputs, labels: Target = None, logits_to_keep: Kept = 0, **kwargs) -> Prediction:
         hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
         loss, logits = self.loss_and_logits(hidden_states, labels, labels, self.config.loss_chunk_size, **kwargs)
         return loss, labels, {"logits": logits, "past_key_values": outputs.past_key_values}
+
+    names = (
+        *("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "encoder_outputs"),
+        *("past_key_values", "inputs_embeds", "decoder_inputs_embeds", "labels", "use_cache", "logits_to_keep"),
+    )
+    forward = make_forward(TrineRecurrentModel, names, predict, output_class)
 
     def has_experts(self) -> bool:
         """Always False."""

@@ -1,11 +1,11 @@
 """The template of all heads, what the heads on one trunk share, and what hidden states pass before one reads them."""
 
-from typing import Any, Generic, TypeVar, Unpack
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 from transformers.utils import logging
-from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.generic import ModelOutput
 
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
@@ -82,7 +82,7 @@ ROUTER_LOSSES = Choices("mlp_layer_types", {"sparse": add_router_losses})
 class Head(Generic[Output]):
     """A model with a head on a trunk, which its subclasses make and call `model`.
 
-    A head is its `__init__`, its `output_class` and `predict`; `forward` hands its arguments to `answer`, by name.
+    A head is its `__init__`, its `output_class` and `predict`; its `forward` hands its arguments to `answer`, by name.
     """
 
     model: Any
@@ -92,31 +92,32 @@ class Head(Generic[Output]):
     records: dict[str, str]  # what the trunk recorded: the field of the output, and that of the trunk's
 
     def answer(
-        self, inputs: dict[str, Any], labels: Any, output_router_logits: bool | None, kwargs: Any, **asked
+        self, inputs: dict[str, Any], targets: dict[str, Any], output_router_logits: bool | None, kwargs: Any, **asked
     ) -> Output:
         """The forward pass of every head: trunk, prediction, loss, router losses, output.
 
         Args:
             inputs: What the trunk reads, by name.
-            labels: What the head compares its prediction with, in its own form, or None.
+            targets: What the head compares its predictions with, by name; None where there is none.
             output_router_logits: Whether to return router logits. Default: what the config says.
             kwargs: What else `forward` was given, for the trunk and for the losses.
             asked: What `predict` alone reads.
         """
         wanted = self.config.output_router_logits if output_router_logits is None else output_router_logits
-        needed = self.has_experts() and (wanted or self.training and labels is not None)
+        has_targets = any(target is not None for target in targets.values())
+        needed = self.has_experts() and (wanted or self.training and has_targets)
         outputs = self.model(**{**kwargs, **inputs, "output_router_logits": needed})
-        loss, targets, fields = self.predict(outputs, labels, inputs, **kwargs, **asked)
+        loss, counted, fields = self.predict(outputs, inputs, **targets, **kwargs, **asked)
         if needed:
             routed, items = self.routed(outputs, inputs), kwargs.get("num_items_in_batch")
-            loss, fields["aux_loss"] = ROUTER_LOSSES["sparse"](loss, targets, routed, items, self.training)
+            loss, fields["aux_loss"] = ROUTER_LOSSES["sparse"](loss, counted, routed, items, self.training)
         names = {field: name for field, name in self.records.items() if wanted or "router" not in name}
         return self.output_class(
             loss=loss, **fields, **{field: getattr(outputs, name) for field, name in names.items()}
         )
 
-    def predict(self, outputs: Any, labels: Any, inputs: dict[str, Any], **kwargs) -> Prediction:
-        """What the head makes of the trunk's outputs.
+    def predict(self, outputs: Any, inputs: dict[str, Any], **kwargs) -> Prediction:
+        """What the head makes of the trunk's outputs, and of its targets, which are among `kwargs`.
 
         Returns:
             The loss if there are labels; what is predicted, whose number tells the share of this micro-batch in the
@@ -138,45 +139,9 @@ class TrineHead(TrinePreTrainedModel, Head[Output]):  # FSDP2 compares layouts, 
     model: TrineModel
     records = {name: name for name in ("hidden_states", "attentions", "second_attentions", "router_logits")}
 
-    def answer(self, inputs, labels, output_router_logits, *args, **asked) -> Output:
+    def answer(self, inputs, targets, output_router_logits, *args, **asked) -> Output:
         check_router_request(self.config, output_router_logits)
-        return super().answer(inputs, labels, output_router_logits, *args, **asked)
-
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-
-
-class TrineLabelledHead(TrineHead[Output]):
-    """A head on one trunk whose `labels` are one tensor. Its class says their shape, and that of the logits."""
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
-    ) -> Output:
-        """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
-
-        Args:
-            labels: What the logits are compared with, in the shape that the class tells.
-            output_router_logits: Whether to return router logits and the load-balancing loss, `aux_loss`.
-            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step.
-
-        Returns:
-            `loss`: a mean over the targets; in training the router losses, times their coefficients, are added.
-            `logits`, and what was asked for.
-
-        Raises:
-            ValueError: Labels have another type or shape, or are none of the classes, or what the trunk raises.
-        """
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        return self.answer(dict(zip(INPUTS, inputs, strict=True)), labels, output_router_logits, kwargs)
+        return super().answer(inputs, targets, output_router_logits, *args, **asked)
 
 
 class HeadTransform(nn.Module):

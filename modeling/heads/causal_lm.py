@@ -1,11 +1,8 @@
 """The head of a decoder: the next token."""
 
-from typing import Unpack
-
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ...configuration.configuration_trine import TrineConfig
 from ..checks.batching import BatchingGenerationMixin
@@ -15,14 +12,25 @@ from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine import TrineModel
 from ..outputs import TrineCausalLMOutput
 from .base import Prediction, TrineHead
+from .forward import Kept, Target, make_forward
 from .token_head import TokenHead, select_positions
 
 
-CACHED_INPUTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "use_cache")
-
-
 class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, Generation, BatchingGenerationMixin):  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
-    """A decoder that predicts the next token.
+    """A decoder that predicts the next token: logits (batch, kept, vocabulary).
+
+    `forward` takes what `TrineModel` takes, and:
+
+    * `labels`: token ids, (batch, length), -100 where nothing is predicted. They are shifted here, unless
+      `shift_labels` are given beside them, which are. The loss is the mean cross-entropy in nats.
+    * `logits_to_keep`: the number of last positions whose logits are computed, or their indices; 0 is all.
+    * `output_router_logits`: whether to return router logits and the load-balancing loss, `aux_loss`.
+    * `num_items_in_batch`: the number of targets in all micro-batches of an optimizer step.
+    * `label_smoothing`: the share of a target that is spread over the vocabulary.
+
+    In training with labels, while `config.loss_chunk_size` is set, logits are computed when they are first read, as
+    the loss does not need them. The router losses of sparse models, times their coefficients, are added to the loss in
+    training; in evaluation they are not, so that losses compare.
 
     Args:
         config: The architecture; `is_causal` must be True.
@@ -42,50 +50,19 @@ class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, Generation, Ba
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        output_router_logits: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
-    ) -> TrineCausalLMOutput:
-        """Computes logits, and the loss if there are labels. Arguments not named here are those of `TrineModel`.
-
-        Args:
-            labels: Token ids, (batch, length), -100 where nothing is predicted. They are shifted here.
-            output_router_logits: Whether to return router logits and the load-balancing loss.
-            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
-            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step;
-                `shift_labels` in place of `labels`; and `label_smoothing`, the share of a target that is spread over
-                the vocabulary.
-
-        Returns:
-            `loss`: mean cross-entropy in nats. In training the router losses, times their coefficients, are added for
-            sparse models; in evaluation they are not, so that losses compare. `aux_loss`: the load-balancing loss
-            alone. `logits` (batch, kept, vocabulary): in training with labels, while `config.loss_chunk_size` is set,
-            they are computed when they are first read, as the loss does not need them.
-
-        Raises:
-            ValueError: Labels lie outside the vocabulary, or what the trunk raises.
-        """
+    def answer(self, inputs, targets, output_router_logits, kwargs, **asked) -> TrineCausalLMOutput:
         shifted = kwargs.get("shift_labels")
-        self.check_labels(labels if shifted is None else shifted)
-        inputs = (input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache)
-        named = dict(zip(CACHED_INPUTS, inputs, strict=True))
-        return self.answer(named, labels, output_router_logits, kwargs, logits_to_keep=logits_to_keep)
+        self.check_labels(targets["labels"] if shifted is None else shifted)
+        return super().answer(inputs, targets, output_router_logits, kwargs, **asked)
 
-    def predict(self, outputs, labels, inputs, logits_to_keep=0, **kwargs) -> Prediction:
+    def predict(self, outputs, inputs, labels: Target = None, logits_to_keep: Kept = 0, **kwargs) -> Prediction:
         targets = None if labels is None else causal_targets(labels, **kwargs)
         hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
         loss, logits = self.loss_and_logits(hidden_states, labels, targets, self.config.loss_chunk_size, **kwargs)
         return loss, targets, {"logits": logits, "past_key_values": outputs.past_key_values}
+
+    names = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache")
+    forward = make_forward(TrineModel, (*names, "output_router_logits", "logits_to_keep"), predict, output_class)
 
     @staticmethod
     def create_masks_for_generate(

@@ -1,10 +1,9 @@
 """Classifiers of sequences, tokens, spans and choices, on an encoder or a decoder."""
 
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ...configuration.configuration_trine import TrineConfig
 from ..checks.paged_serving import check_vllm_classifier
@@ -16,11 +15,12 @@ from ..outputs import (
     TrineTokenClassifierOutput,
 )
 from ..pooling import POOLINGS, sequence_masks
-from .base import INPUTS, Output, Prediction, TrineHead, TrineLabelledHead, make_transform
+from .base import Output, Prediction, TrineHead, make_transform
 from .classification_losses import class_loss, predict_span, sequence_loss
+from .forward import LABELLED, SPAN, TEXT, Target, make_forward
 
 
-class TrineClassifier(TrineLabelledHead[Output]):
+class TrineClassifier(TrineHead[Output]):
     """A linear layer on the state of each token, or on one vector a sequence.
 
     `config.classifier_pooling` chooses that vector: `cls` goes through the pooler if `config.add_pooling_layer`, as in
@@ -67,10 +67,12 @@ class TrineForSequenceClassification(TrineClassifier[TrineSequenceClassifierOutp
         check_vllm_classifier(config)
         super().__init__(config, config.num_labels, is_pooled=True)  # pyright: ignore[reportArgumentType] derived
 
-    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
+    def predict(self, outputs, inputs, labels: Target = None, **kwargs) -> Prediction:
         logits = self.classify_sequences(outputs, inputs)
-        loss = None if labels is None else sequence_loss(self.config, logits, labels, num_items_in_batch)
+        loss = None if labels is None else sequence_loss(self.config, logits, labels, kwargs.get("num_items_in_batch"))
         return loss, labels, {"logits": logits, "past_key_values": outputs.past_key_values}
+
+    forward = make_forward(TrineModel, LABELLED, predict, output_class)
 
 
 class TrineForMultipleChoice(TrineClassifier[TrineMultipleChoiceOutput]):
@@ -85,17 +87,19 @@ class TrineForMultipleChoice(TrineClassifier[TrineMultipleChoiceOutput]):
     def __init__(self, config: TrineConfig):
         super().__init__(config, num_outputs=1, is_pooled=True)
 
-    def answer(self, inputs, labels, *args, **asked) -> TrineMultipleChoiceOutput:
+    def answer(self, inputs, *args, **asked) -> TrineMultipleChoiceOutput:
         first = inputs["inputs_embeds"] if inputs["input_ids"] is None else inputs["input_ids"]
         choices = 1 if first is None else first.shape[1]  # the trunk tells if both are missing
         flat = {name: None if value is None else value.flatten(0, 1) for name, value in inputs.items()}
-        return super().answer(flat, labels, *args, **asked, choices=choices)
+        return super().answer(flat, *args, **asked, choices=choices)
 
-    def predict(self, outputs, labels, inputs, choices=1, num_items_in_batch=None, **kwargs) -> Prediction:
+    def predict(self, outputs, inputs, labels: Target = None, *, choices=1, **kwargs) -> Prediction:
         logits, loss = self.classify_sequences(outputs, inputs).view(-1, choices), None
         if labels is not None:
-            loss = class_loss(logits, labels, num_items_in_batch, "labels", f"{choices} choices")
+            loss = class_loss(logits, labels, kwargs.get("num_items_in_batch"), "labels", f"{choices} choices")
         return loss, labels, {"logits": logits}
+
+    forward = make_forward(TrineModel, LABELLED, predict, output_class)
 
 
 class TrineForTokenClassification(TrineClassifier[TrineTokenClassifierOutput]):
@@ -112,14 +116,20 @@ class TrineForTokenClassification(TrineClassifier[TrineTokenClassifierOutput]):
     def __init__(self, config: TrineConfig):
         super().__init__(config, config.num_labels, is_pooled=False)  # pyright: ignore[reportArgumentType] derived
 
-    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
+    def predict(self, outputs, inputs, labels: Target = None, **kwargs) -> Prediction:
         logits = self.classify(outputs.last_hidden_state)
-        loss = None if labels is None else class_loss(logits, labels, num_items_in_batch)
+        loss = None if labels is None else class_loss(logits, labels, kwargs.get("num_items_in_batch"))
         return loss, labels, {"logits": logits}
+
+    forward = make_forward(TrineModel, LABELLED, predict, output_class)
 
 
 class TrineForQuestionAnswering(TrineHead[TrineQuestionAnsweringOutput]):
-    """Where in a text the answer begins and ends."""
+    """Where in a text the answer begins and ends: `start_logits` and `end_logits`, (batch, length) each.
+
+    `start_positions` are (batch,), the index of the answer's first token, and `end_positions` that of its last; beyond
+    the length, or -100, one is ignored. There is a loss if both are given.
+    """
 
     output_class = TrineQuestionAnsweringOutput
 
@@ -130,31 +140,8 @@ class TrineForQuestionAnswering(TrineHead[TrineQuestionAnsweringOutput]):
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        start_positions: torch.Tensor | None = None,
-        end_positions: torch.Tensor | None = None,
-        output_router_logits: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
-    ) -> TrineQuestionAnsweringOutput:
-        """Computes `start_logits` and `end_logits`, (batch, length) each, and the loss if both positions are given.
-
-        Args:
-            start_positions: (batch,) index of the answer's first token; beyond the length, or -100, it is ignored.
-            end_positions: (batch,) index of its last token, likewise.
-        """
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        span = None if start_positions is None or end_positions is None else (start_positions, end_positions)
-        return self.answer(dict(zip(INPUTS, inputs, strict=True)), span, output_router_logits, kwargs)
-
-    def predict(self, outputs, labels, inputs, num_items_in_batch=None, **kwargs) -> Prediction:
-        return predict_span(self.qa_outputs(self.transform(outputs.last_hidden_state)), labels, num_items_in_batch)
+    predict = predict_span
+    forward = make_forward(TrineModel, (*TEXT, *SPAN), predict, output_class)
 
 
 __all__ = [

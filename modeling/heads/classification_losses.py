@@ -7,6 +7,8 @@ from torch import nn
 
 from ..checks.ids import check_labels, check_shape, check_shares, has_shape
 from ..losses import IGNORE_INDEX, lm_loss, number_of_items
+from .base import Prediction
+from .forward import Target
 
 
 VALUE_LOSSES = {
@@ -102,21 +104,16 @@ def span_targets(positions: torch.Tensor, length: int, name: str) -> torch.Tenso
 
 
 def predict_span(
-    logits: torch.Tensor,
-    positions: tuple[torch.Tensor, torch.Tensor] | None,
-    num_items_in_batch: torch.Tensor | int | None,
-) -> tuple[torch.Tensor | None, torch.Tensor | None, dict[str, torch.Tensor]]:
-    """The mean of the losses of both ends, the targets of the first, and the logits of both.
-
-    Args:
-        logits: (N, length, 2), for the first token of a span and for its last.
-        positions: What `span_targets` takes of both ends, or None.
-    """
+    head, outputs, inputs, start_positions: Target = None, end_positions: Target = None, **kwargs
+) -> Prediction:
+    """The `predict` of a head with `qa_outputs`: the loss is the mean of those of both ends, if both are given."""
+    logits = head.qa_outputs(head.transform(outputs.last_hidden_state))
     start_logits, end_logits = (end.contiguous() for end in logits.unbind(dim=-1))
     fields = {"start_logits": start_logits, "end_logits": end_logits}
-    if positions is None:
+    if start_positions is None or end_positions is None:
         return None, None, fields
-    starts = span_targets(positions[0], logits.shape[1], "start_positions")
-    ends = span_targets(positions[1], logits.shape[1], "end_positions")
-    start_loss = class_loss(start_logits, starts, num_items_in_batch, "start_positions")
-    return (start_loss + class_loss(end_logits, ends, num_items_in_batch, "end_positions")) / 2, starts, fields
+    items = kwargs.get("num_items_in_batch")
+    starts = span_targets(start_positions, logits.shape[1], "start_positions")
+    ends = span_targets(end_positions, logits.shape[1], "end_positions")
+    start_loss = class_loss(start_logits, starts, items, "start_positions")
+    return (start_loss + class_loss(end_logits, ends, items, "end_positions")) / 2, starts, fields

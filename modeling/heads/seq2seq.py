@@ -1,12 +1,11 @@
 """What the heads on an encoder-decoder share, and the head that predicts target tokens."""
 
 from dataclasses import fields
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import nn
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.utils.generic import TransformersKwargs, can_return_tuple
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from ..checks.batching import BatchingGenerationMixin
@@ -16,6 +15,7 @@ from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from ..outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
 from .base import Head, Output, Prediction
+from .forward import Kept, Target, make_forward
 from .token_head import TokenHead, select_positions
 
 
@@ -44,13 +44,6 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel, Head[Output]):
         ]
 
 
-BOTH_SIDES = (
-    *("input_ids", "attention_mask", "position_ids"),
-    *("decoder_input_ids", "decoder_attention_mask", "decoder_position_ids"),
-    *("encoder_outputs", "inputs_embeds", "decoder_inputs_embeds"),
-)
-
-
 class TrineForConditionalGeneration(
     TrineSeq2SeqHead[TrineSeq2SeqLMOutput],
     TokenHead,
@@ -58,6 +51,19 @@ class TrineForConditionalGeneration(
     BatchingGenerationMixin,
 ):
     """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.
+
+    Logits are (batch, target length, vocabulary). `forward` takes what `TrineSeq2SeqModel` takes, and:
+
+    * `labels`: target tokens, (batch, target length), -100 where nothing is predicted. Unless they are given, the
+      decoder's inputs are the labels after `config.decoder_start_token_id`. The loss is the mean cross-entropy in
+      nats.
+    * `logits_to_keep`: the number of last positions whose logits are computed, or their indices; 0 is all.
+    * `output_router_logits`: whether to return router logits of both stacks and the load-balancing loss, `aux_loss`.
+    * `num_items_in_batch`: the number of targets in all micro-batches of an optimizer step.
+    * `label_smoothing`: the share of a target that is spread over the vocabulary.
+
+    In training with labels, while the decoder's `loss_chunk_size` is set, logits are computed when they are first
+    read, as the loss does not need them.
 
     Args:
         config: Both stacks.
@@ -90,71 +96,34 @@ class TrineForConditionalGeneration(
             )
         return super().generate(*args, custom_generate=custom_generate, **kwargs)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
-        decoder_position_ids: torch.Tensor | None = None,
-        encoder_outputs: Any = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        output_router_logits: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
-    ) -> TrineSeq2SeqLMOutput:
-        """Computes logits, and the loss if there are labels. Arguments not named here are `TrineSeq2SeqModel`'s.
-
-        Args:
-            labels: Target tokens, (batch, target length), -100 where nothing is predicted. Unless they are given, the
-                decoder's inputs are the labels after `config.decoder_start_token_id`.
-            logits_to_keep: Number of last positions whose logits are computed, or their indices; 0 is all.
-            kwargs: Also `num_items_in_batch`, the number of targets in all micro-batches of an optimizer step, and
-                `label_smoothing`, the share of a target that is spread over the vocabulary.
-
-        Returns:
-            `loss`: mean cross-entropy in nats, in training with the router losses. `logits` (batch, target length,
-            vocabulary): in training with labels, while the decoder's `loss_chunk_size` is set, they are computed when
-            they are first read, as the loss does not need them.
-
-        Raises:
-            ValueError: Labels lie outside the vocabulary, or what the stacks raise.
-        """
-        self.check_labels(labels, input_ids, inputs_embeds, encoder_outputs and encoder_outputs[0])
-        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+    def answer(self, inputs, targets, *args, **asked) -> TrineSeq2SeqLMOutput:
+        labels, states = targets["labels"], inputs["encoder_outputs"]
+        self.check_labels(labels, inputs["input_ids"], inputs["inputs_embeds"], states and states[0])
+        if inputs["decoder_input_ids"] is None and inputs["decoder_inputs_embeds"] is None:
+            if labels is None:
+                raise ValueError("One of decoder_input_ids, decoder_inputs_embeds and labels must be given.")
             if not self.config.decoder_is_causal:
                 raise ValueError(
                     "decoder_is_causal=False: the decoder reads both sides, so that labels alone would show it what "
                     "it is to predict. Give decoder_input_ids with masked tokens, as MaskedTargetCollator makes them."
                 )
-            decoder_input_ids = shift_right(labels, self.config)
-        if decoder_input_ids is None and decoder_inputs_embeds is None:
-            raise ValueError("One of decoder_input_ids, decoder_inputs_embeds and labels must be given.")
-        sides = (
-            *(input_ids, attention_mask, position_ids),
-            *(decoder_input_ids, decoder_attention_mask, decoder_position_ids),
-            *(encoder_outputs, inputs_embeds, decoder_inputs_embeds),
-        )
-        inputs = {
-            **dict(zip(BOTH_SIDES, sides, strict=True)),
-            "past_key_values": past_key_values,
-            "use_cache": use_cache,
-        }
-        return self.answer(inputs, labels, output_router_logits, kwargs, logits_to_keep=logits_to_keep)
+            inputs = {**inputs, "decoder_input_ids": shift_right(labels, self.config)}
+        return super().answer(inputs, targets, *args, **asked)
 
-    def predict(self, outputs, labels, inputs, logits_to_keep=0, **kwargs) -> Prediction:
+    def predict(self, outputs, inputs, labels: Target = None, logits_to_keep: Kept = 0, **kwargs) -> Prediction:
         hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
         if self.config.logit_scale != 1:
             hidden_states = hidden_states * self.config.logit_scale
         chunk_size = self.config.decoder.loss_chunk_size
         loss, logits = self.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
         return loss, labels, {"logits": logits, "past_key_values": outputs.past_key_values}
+
+    names = (
+        *("input_ids", "attention_mask", "position_ids"),
+        *("decoder_input_ids", "decoder_attention_mask", "decoder_position_ids", "encoder_outputs", "past_key_values"),
+        *("inputs_embeds", "decoder_inputs_embeds", "labels", "use_cache", "output_router_logits", "logits_to_keep"),
+    )
+    forward = make_forward(TrineSeq2SeqModel, names, predict, output_class)
 
     @staticmethod
     def create_masks_for_generate(

@@ -303,10 +303,14 @@ def make_ready_masks(*arguments) -> dict[str, Any]:
 
 
 def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
-    """Turns one value of a dict given as `attention_mask`, which `make_ready_masks` made, into a `Visibility`."""
+    """Turns one value of a dict given as `attention_mask`, which `make_ready_masks` made, into a `Visibility`.
+
+    Raises:
+        ValueError: For a mask of pairs, where the type makes no table of pairs.
+    """
     if mask is None or layer_type not in kinds_by_tokens().values():
         return Visibility(mask)
-    return Visibility(is_token=mask.bool())
+    return SEQUENCES[True](mask, mask, None, None, None)  # it is as long as what it tells of
 
 
 def packed_lengths(
