@@ -210,7 +210,7 @@ def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: boo
         task.tokenizer.save_pretrained(folder)
     trained, share = metrics["trained_parameters"], metrics["trained_share"]
     print(f"\n{trained:,} weights trained, {share:.2%} of the model's {metrics['parameters']:,}.")
-    print("Validation loss in nats a token: {before:.3f} before, {after:.3f} after.".format(**losses))
+    print("Validation loss in nats per token: {before:.3f} before, {after:.3f} after.".format(**losses))
     if merge or not isinstance(task.model, PeftModel):
         print(f"\nTry next:\n  trine serve --model {shlex.quote(str(folder))}")
     else:

@@ -41,7 +41,7 @@ class TranslateArguments:
     output_file: str | None = field(
         default=None,
         metadata={
-            "help": "File for a line a text, or, if it ends in .jsonl, a record with both. Else all is printed."
+            "help": "File for a line per text, or, if it ends in .jsonl, a record with both. Else all is printed."
         },
     )
     target_language: str | None = field(

@@ -158,7 +158,7 @@ way from the file to the blocks as tensors, in a process of its own, run once. M
 together beyond what the libraries take, without pages of mapped files. Trine tokenises in a process for each core;
 `datasets` is the pipeline of transformers' examples, with two processes.
 
-| pipeline | text | tokens | seconds | tokens a second | memory |
+| pipeline | text | tokens | seconds | tokens per second | memory |
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 """

@@ -176,7 +176,7 @@ greedily, from a model of {size:.1f} million parameters. Tokens are those that w
 {"the processor" if model.device.type == "cpu" else "the clock"}, from the first request to the last token, managers \
 and caches made within. The median of {arguments.rounds} rounds and their range.
 
-| way | tokens a second | beside one by one | equal outputs |
+| way | tokens per second | beside one by one | equal outputs |
 |---|---|---|---|
 {chr(10).join(rows)}
 """

@@ -241,4 +241,4 @@ def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArgumen
         print(f"\n{len(pairs):,} validation pairs, {how}:\n{describe_scores(metrics['scores'])}")
     write_report(trainer, folder, metrics)
     smoothing = trainer.label_smoothing
-    print(f"\nValidation loss {metrics['loss']:.3f} nats a token, with label smoothing {smoothing:g}.")
+    print(f"\nValidation loss {metrics['loss']:.3f} nats per token, with label smoothing {smoothing:g}.")

@@ -49,7 +49,7 @@ def draw_confusion(matrix: np.ndarray, names: Sequence[str], path: Path) -> None
 PROGRESS = {
     "grad_norm": "gradient norm",
     "learning_rate": "learning rate",
-    "tokens_per_second": "tokens a second",
+    "tokens_per_second": "tokens per second",
     "mfu": "model FLOPs utilisation",
 }
 

@@ -113,7 +113,7 @@ class Pretraining:
         "of the training split, then fine-tuned to tell the section from the one-line summary, of which 300 have "
         "labels. The other begins at random. Both are fine-tuned equally, in the last 200 steps. Accuracy is that on "
         "the validation and test splits; `masked loss` is that of the pretrained model on pairs of the validation "
-        "split, with 15 % of the tokens masked, in nats a token, and includes that of telling whether the second "
+        "split, with 15 % of the tokens masked, in nats per token, and includes that of telling whether the second "
         "segment follows."
     )
     models = ("pretrained", "random")
@@ -250,7 +250,7 @@ class Translation:
     description = (
         "Sentences of at most 8 English words (office help and a game), one vocabulary of 3,000 pieces, equal "
         "numbers of parameters, batches and steps. BLEU and chrF (sacrebleu) are those of greedy search on 500 test "
-        "sentences; `loss` is that of all test sentences, in nats a token. A BLEU near 1 counts chance matches of "
+        "sentences; `loss` is that of all test sentences, in nats per token. A BLEU near 1 counts chance matches of "
         "common words: between models that weak, the loss tells more."
     )
     models = ("LSTM, fixed vector", "LSTM, attention", "Transformer")

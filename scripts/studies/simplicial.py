@@ -126,7 +126,7 @@ class WordProblems(Comparison):
         "Questions made from the 100 templates of reasoning-gym's `gsm_symbolic`, each followed by the number that "
         "answers it, in at most 96 subwords (numbers in digits). Language models of 2 layers, which see no problem "
         "twice. On 1,000 other problems from the same templates, less the longer ones: the share whose answer greedy "
-        "search gets right, and the loss of the answer, in nats a token. 2-simplicial layers see all first keys and "
+        "search gets right, and the loss of the answer, in nats per token. 2-simplicial layers see all first keys and "
         "the last 32 second keys.\n\n"
         "A blog claims that 2-simplicial attention gains 12.8 % on GSM8K. The paper (Roy et al. 2025, arXiv "
         "2507.02754, table 2) reports negative log-likelihoods, where lower is better, that change by +0.79 %, "
@@ -206,8 +206,8 @@ class RealText(Comparison):
     title = "Language modelling of real text"
     description = (
         "Debian's package descriptions (English) in subwords, 256 at a time. Language models of 2 layers, which see "
-        "no text twice; loss on the validation split, in nats a token and in nats a byte. 2-simplicial layers see 128 "
-        "first and 16 second keys, layers of dot-product attention all tokens."
+        "no text twice; loss on the validation split, in nats per token and in nats per byte. 2-simplicial layers see "
+        "128 first and 16 second keys, layers of dot-product attention all tokens."
     )
     head = TrineForCausalLM
     length, vocab_size = 256, 2048
@@ -248,7 +248,7 @@ class RealText(Comparison):
         # A character of a token stands for a byte. What ends a text is as one byte, such as a line's end.
         tokens = self.tokenizer.convert_ids_to_tokens(targets)
         size = sum(1 if token == self.tokenizer.eos_token else len(token) for token in tokens)
-        return {"loss": total / len(targets), "nats a byte": total / size}
+        return {"loss": total / len(targets), "nats per byte": total / size}
 
 
 EXPERIMENTS: dict[str, Any] = {

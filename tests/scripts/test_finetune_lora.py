@@ -126,7 +126,7 @@ def test_resume_is_exact_and_samples_are_printed(folder, capsys):
     assert re.search(
         r"say \w+ and \w+<\|im_end\|>\n<\|im_start\|>assistant\n\n  model:  .*\n  target: \w+ and", printed
     )
-    assert "weights trained" in printed and "Validation loss in nats a token" in printed
+    assert "weights trained" in printed and "Validation loss in nats per token" in printed
     first, second = (load_file(folder / name / "adapter_model.safetensors") for name in ("stopped", "constant"))
     assert first.keys() == second.keys()
     for name in first:

@@ -141,7 +141,7 @@ def test_bytes_and_tokens_of_real_text(data):
         text = tokenizer.decode(row, clean_up_tokenization_spaces=False).replace(tokenizer.eos_token, "\n")
         size += len(text.encode())
     per_byte = metrics["loss"] * experiment.validation_ids[:, 1:].numel() / size
-    assert metrics["nats a byte"] == pytest.approx(per_byte, rel=1e-6)
+    assert metrics["nats per byte"] == pytest.approx(per_byte, rel=1e-6)
 
 
 def test_losses_are_those_of_the_next_tokens(word_problem_experiment):

@@ -25,7 +25,7 @@ class PaddingFreeCollator:
     def __call__(self, features: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Collates `features` to tensors (1, tokens), with `position_ids` in place of `attention_mask`.
 
-        What has one value a sequence, such as the label of a classifier, stays as it is.
+        What has one value per sequence, such as the label of a classifier, stays as it is.
 
         Raises:
             ValueError: If the wrapped collator makes no attention mask.

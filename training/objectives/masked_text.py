@@ -88,7 +88,7 @@ class MaskedText(Dataset):
 
 
 class MaskedSequences(MaskedText):
-    """Sequences `[CLS] text [SEP]`; a longer document is cut. Memory: 16 bytes a sequence."""
+    """Sequences `[CLS] text [SEP]`; a longer document is cut. Memory: 16 bytes per sequence."""
 
     def __init__(
         self, store: TokenStore, tokenizer: PreTrainedTokenizerBase, max_length: int, *, whole_words: bool = False
@@ -115,7 +115,7 @@ class MaskedSequences(MaskedText):
 class MaskedPairs(MaskedText):
     """Pairs `[CLS] a [SEP] b [SEP]` of `sentence_pairs`, with segment ids and `next_sentence_label`.
 
-    Memory: 40 bytes a pair.
+    Memory: 40 bytes per pair.
 
     Args:
         store: Its pieces are sentences (`sentence_pieces`).

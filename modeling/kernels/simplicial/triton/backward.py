@@ -38,12 +38,12 @@ def collect(
 
 
 @jit
-def select(hot, x):
-    """`hot` (U, R) of zeros and ones times x (R, DP), which is cut into two numbers of hot's type to lose little."""
-    leading = x.to(hot.dtype)
-    result = tl.dot(hot, leading, input_precision="ieee")
-    if hot.dtype != tl.float32:
-        result += tl.dot(hot, (x - leading.to(tl.float32)).to(hot.dtype))
+def select(one_hot, x):
+    """The product of `one_hot` (U, R) and x (R, DP), which is split into two numbers of its type to lose little."""
+    leading = x.to(one_hot.dtype)
+    result = tl.dot(one_hot, leading, input_precision="ieee")
+    if one_hot.dtype != tl.float32:
+        result += tl.dot(one_hot, (x - leading.to(tl.float32)).to(one_hot.dtype))
     return result
 
 
@@ -117,8 +117,8 @@ def simplicial_backward_query(
     # Rows of equal i + t share a second key: they are summed first, by a product with a matrix of zeros and ones.
     row = tl.arange(0, ROWS)
     u = tl.arange(0, SPAN)
-    hot = ((row // OFFSET_BLOCK + row % OFFSET_BLOCK)[None, :] == u[:, None]) & seen[None, :]
-    hot = hot.to(key.dtype.element_ty)
+    one_hot = ((row // OFFSET_BLOCK + row % OFFSET_BLOCK)[None, :] == u[:, None]) & seen[None, :]
+    one_hot = one_hot.to(key.dtype.element_ty)
     span_second = SECOND_KEYS - QUERIES + first_query - SECOND_LEFT + u
     inside = (span_second >= 0) & (span_second < SECOND_KEYS) & (u < PAIRS + OFFSETS - 1)
     if SEPARATELY:
@@ -128,7 +128,7 @@ def simplicial_backward_query(
         second_key_grad += group * SECOND_KEYS * D
         second_value_grad += group * SECOND_KEYS * D
     mixed *= load_tile(output_grad, place, seen, D, DP).to(tl.float32)
-    add_rows(second_value_grad, select(hot, mixed), u, span_second, inside, D, DP, SEPARATELY)
+    add_rows(second_value_grad, select(one_hot, mixed), u, span_second, inside, D, DP, SEPARATELY)
     composed_grad *= scale
     query_sum = tl.zeros((PAIRS, DP), tl.float32)
     second_sum = tl.zeros((SPAN, DP), tl.float32)
@@ -136,7 +136,7 @@ def simplicial_backward_query(
         product = composed_grad * coefficient(second_key, second, seen, term, True, D, DP, PARTS)
         query_sum += unshift(tl.sum(tl.reshape(product, (PAIRS, OFFSET_BLOCK, DP)), 1), term, D, DP, PARTS)
         product = composed_grad * coefficient(query, place, seen, term, False, D, DP, PARTS)
-        second_sum += unshift(select(hot, product), term, D, DP, PARTS)
+        second_sum += unshift(select(one_hot, product), term, D, DP, PARTS)
     add_rows(second_key_grad, second_sum, u, span_second, inside, D, DP, SEPARATELY)
     pair = first_query + tl.arange(0, PAIRS)
     feature = tl.arange(0, DP)

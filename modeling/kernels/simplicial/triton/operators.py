@@ -1,7 +1,7 @@
 """2-simplicial attention by Triton kernels, as operators that torch.compile and torch.export trace through.
 
 The kernels fold the second window into the rows of a flash-attention loop over the first (rows.py);
-nothing of size Q * K * M or Q * M * D reaches memory. Cost, with windows w1 and w2: 4 Q w1 w2 D operations a head
+nothing of size Q * K * M or Q * M * D reaches memory. Cost, with windows w1 and w2: 4 Q w1 w2 D operations per head
 forward and 16 Q w1 w2 D backward.
 """
 
