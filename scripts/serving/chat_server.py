@@ -54,6 +54,7 @@ class OneByOne(GenerateManager):
         return super().generate_streaming(model, processor, self._stoppable(inputs, self.closing), *args, **kwargs)
 
     async def generate_non_streaming(self, model, processor, inputs, *args, **kwargs):
+        """Generates an answer, which ends with its request."""
         abandoned = Event()
         inputs = self._stoppable(inputs, abandoned, self.closing)
         task = asyncio.ensure_future(super().generate_non_streaming(model, processor, inputs, *args, **kwargs))
@@ -78,6 +79,7 @@ class Together(CBGenerateManager):
     """Continuous batching in which a request that is abandoned leaves the batch."""
 
     async def generate_non_streaming(self, model, processor, inputs, gen_config, request_id):
+        """Generates an answer; an abandoned request leaves the batch."""
         try:
             return await super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
         except asyncio.CancelledError:
@@ -131,6 +133,7 @@ class Server(uvicorn.Server):
         self.welcome, self.state = welcome, state
 
     async def startup(self, sockets: Any = None) -> None:
+        """Begins to listen, and prints the address."""
         await super().startup(sockets)
         if self.started:
             print(self.welcome, flush=True)

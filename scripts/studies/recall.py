@@ -68,6 +68,7 @@ class RecallExperiment(Comparison):
     learning_rate, held_out = 3e-3, 512
 
     def batches(self, seed: int) -> Iterator[Batch]:
+        """New texts for each step, longer from stage to stage."""
         generator = torch.Generator().manual_seed(100 + seed)
         for step in range(self.steps):
             length = self.stages[step * len(self.stages) // self.steps]
@@ -75,9 +76,11 @@ class RecallExperiment(Comparison):
             yield {"input_ids": batch.input_ids, "labels": batch.labels}
 
     def config(self, name: str, width: int) -> TrineConfig:
+        """The config of a model whose layers are all of one kind."""
         return TrineConfig(**{**self.sizes, "attention_types": name, "intermediate_size": width})
 
     def build(self, name: str) -> PreTrainedModel:
+        """Builds a model; all have feed-forwards of the same width."""
         return self.head(self.config(name, self.sizes["intermediate_size"]))
 
     @torch.no_grad()
@@ -94,6 +97,7 @@ class RecallExperiment(Comparison):
         return {"accuracy": float(rights.float().mean())}
 
     def run(self, name: str, seed: int) -> dict:
+        """Trains and judges a model with one seed."""
         set_seed(seed)
         model = self.build(name)
         losses = train(model, self.batches(seed), steps=self.steps, learning_rate=self.learning_rate)
@@ -158,6 +162,7 @@ class Needle(RecallExperiment):
     stages = (32, 64, 128, LENGTH, LENGTH, LENGTH)
 
     def metrics(self, rights: torch.Tensor, distances: torch.Tensor) -> dict[str, float]:
+        """The accuracy of all answers, and of those near and far."""
         parts = {"near": rights[distances <= WINDOW], "far": rights[distances > WINDOW]}
         return super().metrics(rights, distances) | {name: float(part.float().mean()) for name, part in parts.items()}
 

@@ -40,11 +40,13 @@ class Generated(Comparison):
     held_out = 4096
 
     def batches(self, seed: int) -> Iterator[Batch]:
+        """New examples for each step."""
         generator = torch.Generator().manual_seed(100 + seed)
         while True:
             yield type(self).draw(self.batch_size, generator)
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
+        """The accuracy on examples that are the same for all runs."""
         batch = type(self).draw(self.held_out, torch.Generator().manual_seed(9))
         labels = batch.pop("labels")
         return {"accuracy": float((model(**batch).logits.argmax(-1) == labels).float().mean())}
@@ -141,6 +143,7 @@ class WordProblems(Comparison):
     vocab_size, held_out = 1024, 1000
 
     def prepare(self, data: Path) -> None:
+        """Draws and encodes problems to train on, and others to hold out."""
         held_out = word_problems(self.held_out, seed=0)
         questions = {question for question, _ in held_out}
         # More than are seen, as long ones are left out: about one in five.
@@ -216,6 +219,7 @@ class RealText(Comparison):
     held_out = 256  # rows of the validation split
 
     def prepare(self, data: Path) -> None:
+        """Reads and encodes the texts of both splits."""
         texts = {
             name: [row["long"] for row in read(data, "package-descriptions", name)] for name in ("train", "validation")
         }
@@ -237,12 +241,14 @@ class RealText(Comparison):
         return torch.tensor(ids[: count * self.length]).view(count, self.length)
 
     def batches(self, seed: int) -> Iterator[Batch]:
+        """Rows of the training split in random order, again and again."""
         generator = torch.Generator().manual_seed(seed)
         while True:
             for rows in torch.randperm(len(self.train_ids), generator=generator).split(self.batch_size):
                 yield {"input_ids": self.train_ids[rows], "labels": self.train_ids[rows]}
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
+        """The loss on the validation split, in nats per token and per byte."""
         total = sum(float(token_losses(model, ids)[0].sum()) for ids in self.validation_ids.split(self.batch_size))
         targets = self.validation_ids[:, 1:].flatten().tolist()
         # A character of a token stands for a byte. What ends a text is as one byte, such as a line's end.

@@ -231,6 +231,7 @@ class MaskedObjective(CausalObjective):
         return PaddingFreeCollator(DataCollatorForLanguageModeling(tokenizer, mlm_probability=probability))
 
     def count_tokens(self, data: Any) -> int:
+        """The number of tokens in all sequences, special ones included."""
         return data.num_tokens
 
     def baselines(self, train: MaskedText, validation: MaskedText, vocab_size: int) -> dict[str, float]:
