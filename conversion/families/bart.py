@@ -74,6 +74,7 @@ class BartFamily(Family):
     """How BART maps to Trine: its config describes both stacks with one set of fields."""
 
     def read_config(self, config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+        """Our fields for BART's, which are split over both stacks."""
         each = {f"{side}_{theirs}" for side in STACKS for theirs in EACH}
         check_source(config, {*BOTH, *each, *OWN, "max_position_embeddings"}, self.fixed, self.ignored, self.training)
         both = CONSTANTS | {ours: getattr(config, theirs) for theirs, ours in BOTH.items()}
@@ -85,6 +86,7 @@ class BartFamily(Family):
         return {**{name: getattr(config, name) for name in OWN if hasattr(config, name)}, **stacks}
 
     def write_config(self, config: Any, head: Head) -> dict[str, Any]:
+        """BART's fields for ours, which are joined from both stacks."""
         fields = {theirs: getattr(config.decoder, ours) for theirs, ours in BOTH.items()}
         for side in STACKS:
             fields |= {f"{side}_{theirs}": getattr(getattr(config, side), ours) for theirs, ours in EACH.items()}
@@ -92,6 +94,7 @@ class BartFamily(Family):
         return {**fields, **{name: getattr(config, name) for name in OWN}}
 
     def rules(self, config: Any, head: Head) -> list[Rule]:
+        """The rules of both stacks; a head also has a bias, which must be zero."""
         rules = super().rules(config, head)
         if head.is_base:
             return rules

@@ -78,9 +78,11 @@ class T5Family(Family):
     """How T5 maps to Trine: its config describes both stacks at once, and its tensors have no prefix."""
 
     def prefix(self, head: Head) -> str:
+        """Always empty: T5's tensors have no prefix."""
         return ""
 
     def read_config(self, config: Any, head: Head, tensors: Collection[str]) -> dict[str, Any]:
+        """Our fields for T5's: those of one stack, or of both."""
         check_source(config, {*STACK, *READ_FIELDS}, self.fixed, self.ignored)
         stack = CONSTANTS | {ours: getattr(config, theirs) for theirs, ours in STACK.items()}
         stack["attention_dropout"] = config.dropout_rate
@@ -97,6 +99,7 @@ class T5Family(Family):
         }
 
     def write_config(self, config: Any, head: Head) -> dict[str, Any]:
+        """T5's fields for ours."""
         encoder, decoder = (config, config) if head.trine == "TrineModel" else (config.encoder, config.decoder)
         fields = {theirs: getattr(encoder, ours) for theirs, ours in STACK.items()}
         activation = {"gelu_new": "gelu"}.get(encoder.hidden_act, encoder.hidden_act)
@@ -110,6 +113,7 @@ class T5Family(Family):
         }
 
     def rules(self, config: Any, head: Head) -> list[Rule]:
+        """The rules of one stack, or of both, with the embeddings that they share."""
         gated = config.is_gated_act
         if head.trine == "TrineModel":
             embeddings = Rule("embed_tokens.weight", "shared.weight")

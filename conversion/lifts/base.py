@@ -67,6 +67,7 @@ class StackLift(Lift):
         """Fills weights of `new` that have no counterpart in `old`, if their initialisation changes the function."""
 
     def apply(self, model: Any) -> Any:
+        """Makes the lifted copy: configs first, then the weights that are the same, then `fill`."""
         config, sources = deepcopy(model.config), {}
         for name in self.stack_names(model):
             stack = config if isinstance(config, TrineConfig) else getattr(config, name.rpartition(".")[2])

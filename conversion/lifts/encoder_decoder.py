@@ -53,6 +53,11 @@ class EncoderDecoderLift(Lift):
     )
 
     def apply(self, model: Any) -> Any:
+        """Makes the encoder-decoder of an encoder and its decoder.
+
+        Raises:
+            ValueError: The model is no encoder, or the decoder does not fit it.
+        """
         encoder = only_stack(model, is_causal=False, role="model")
         given = self.load_decoder(model.dtype)
         if given is not None:

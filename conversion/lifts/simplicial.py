@@ -74,4 +74,5 @@ class SimplicialLift(LayerLift):
                 norm.weight.fill_((1.0 + new.config.norm_eps) ** 0.5)  # the constant has a mean square of 1
 
     def exact_length(self, before: TrineConfig, after: TrineConfig) -> int | None:
+        """The tokens up to which the windows hold what was seen before."""
         return exact_length(before, after)

@@ -25,4 +25,5 @@ class SlidingLift(LayerLift):
     )
 
     def exact_length(self, before: TrineConfig, after: TrineConfig) -> int | None:
+        """The tokens up to which the window holds what was seen before."""
         return exact_length(before, after)

@@ -40,12 +40,14 @@ class EnsembleCache(Cache):
         return min((length for length in lengths if length >= 0), default=-1)
 
     def reset(self) -> None:
+        """Empties every member's cache."""
         self._each("reset")
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         self._each("reorder_cache", beam_idx)
 
     def crop(self, tokens_to_remove: int) -> None:
+        """Removes the last `-tokens_to_remove` tokens from every member's cache."""
         self._each("crop", tokens_to_remove)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
