@@ -1,4 +1,4 @@
-"""What the packed files of a checkpoint need for mechanisms of somebody's own."""
+"""The parts of a checkpoint's code for registered mechanisms, which are not the package's."""
 
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -21,11 +21,11 @@ NOT_SHARED = (
 
 @dataclass(frozen=True)
 class PluginParts:
-    """What mechanisms of somebody's own need.
+    """The parts of packed files for registered mechanisms.
 
     Attributes:
         rows: Field, name and text of each row.
-        names: What their files import from the package, each name with the module that defines it.
+        names: Names that their files import from the package, each with the module that defines it.
         files: Name and text of each file.
     """
 
@@ -59,7 +59,7 @@ def plugins_in_use(config: Any) -> list[Plugin]:
 
 
 def plugin_parts(config: Any) -> PluginParts:
-    """What those mechanisms need."""
+    """The parts of packed files for the registered mechanisms that a config names."""
     plugins = plugins_in_use(config)
     rows = [
         (plugin.field, plugin.name, row_text(plugin.name, KIND_TABLES[plugin.field][plugin.name]))

@@ -20,7 +20,7 @@ class LayerFieldsMixin:
         return {name: spec for row in rows for name, spec in row.fields}
 
     def plugin_fields_in_use(self) -> dict[str, Any]:
-        """Those of the kinds that the config names, which it has as attributes."""
+        """The config fields of registered kinds that the config names, which it has as attributes."""
         found = {}
         for field, table in KIND_TABLES.items():
             value = getattr(self, field)

@@ -99,6 +99,7 @@ def check_imports(mechanism: type) -> None:
 
 
 def check_import(path: Path, node: ast.Import | ast.ImportFrom, module: str) -> None:
+    """Raises a `ValueError` for an import that a checkpoint could not take along."""
     top = module.split(".")[0]
     where = f"{path}, line {node.lineno}: `{ast.unparse(node)}`"
     advice = "Or register the mechanism with shareable=False: checkpoints are then saved without its code."
@@ -125,6 +126,7 @@ def is_from_package(node: ast.AST) -> bool:
 
 
 def imports_from_package(path: Path) -> list[ast.ImportFrom]:
+    """The statements of a file that import from the package."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and is_from_package(node)]
 

@@ -1,4 +1,4 @@
-"""What is checked and written down when a mechanism of somebody's own is registered.
+"""Checks a mechanism that a user registers, and makes its row.
 
 None of it goes with a checkpoint.
 """

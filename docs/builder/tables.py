@@ -96,7 +96,7 @@ def simplicial_forms() -> str:
 
 
 def simplicial_backends() -> str:
-    """What computes 2-simplicial attention, by the docstrings of its modules."""
+    """The backends of 2-simplicial attention, by the docstrings of their modules."""
     backends = [BACKENDS[name](None, None, None) for name in kinds.SIMPLICIAL_BACKENDS if name != "auto"]
     return table(
         ("`simplicial_backend`", "what it is"),

@@ -26,7 +26,7 @@ class StateAttention(SoftmaxAttention):
     def inputs(
         self, hidden_states: torch.Tensor, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """What `scan` reads of each token, tensors (B, H, N, ...). By default queries, keys and values.
+        """The inputs of `scan` for each token, tensors (B, H, N, ...). By default queries, keys and values.
 
         Args:
             hidden_states: (B, N, hidden), for what depends on nothing else, such as a gate.

@@ -10,6 +10,6 @@ class PairwiseCacheLayer(DynamicLayer):
 
 
 class StaticPairwiseCacheLayer(StaticLayer):
-    """Likewise, with a place for each token to come."""
+    """Keys and values of all tokens, (batch, heads, length, head size), with a place for each token to come."""
 
     _layer_type = "pairwise_attention"

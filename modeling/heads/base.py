@@ -117,7 +117,7 @@ class Head(Generic[Output]):
         )
 
     def predict(self, outputs: Any, inputs: dict[str, Any], **kwargs) -> Prediction:
-        """What the head makes of the trunk's outputs, and of its targets, which are among `kwargs`.
+        """Predicts from the trunk's outputs, and computes the loss with the targets, which are among `kwargs`.
 
         Returns:
             The loss if there are labels; what is predicted, whose number tells the share of this micro-batch in the
@@ -165,7 +165,7 @@ CLASSIFIER_TRANSFORMS = Choices("classifier_transform", {False: nn.Identity, Tru
 
 
 def make_transform(config: TrineConfig) -> nn.Module:
-    """What a classifier reads its states through."""
+    """The transform that a classifier applies to its states, as `config.classifier_transform` says."""
     return CLASSIFIER_TRANSFORMS[config.classifier_transform](config)
 
 

@@ -12,13 +12,13 @@ from transformers.utils.generic import ModelOutput
 
 
 class DeferredLogits:
-    """What the logits of a forward pass will be computed from, in its precision and with its gradient.
+    """Hidden states and the projection by which logits are computed later, in the same precision and with gradient.
 
     With `dtype` and `float()` it is told, as logits would be, to be of float32: accelerate asks so of all outputs.
 
     Args:
         project: Maps hidden states to logits.
-        hidden_states: What it is given.
+        hidden_states: Its input.
         head: The module that holds the projection to the vocabulary.
     """
 

@@ -1,4 +1,4 @@
-"""What the heads on an encoder-decoder share, and the head that predicts target tokens."""
+"""The base of the heads on an encoder-decoder, and the head that predicts target tokens."""
 
 from dataclasses import fields
 from typing import Any

@@ -33,7 +33,7 @@ class SourceReader(TrineSeq2SeqHead[Output]):
         self.transform = make_transform(config.decoder)
 
     def read_source(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What the decoder is given of the source."""
+        """The decoder's inputs that are made from the source, by name."""
         raise NotImplementedError
 
     def answer(self, inputs, *args, **asked) -> Output:

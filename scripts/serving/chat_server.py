@@ -228,7 +228,7 @@ def render(tokenizer: Any, messages: Callable[[], list[dict]], body: dict) -> li
 
 
 async def until_disconnected(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
-    """What `answer` returns, unless the client goes away: then it is cancelled, and nobody sees the response."""
+    """Returns the response of `answer`, which is cancelled if the client goes away."""
 
     async def wait_for_end() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -288,7 +288,7 @@ def _add_information(app: FastAPI, name: str, state: OneModel) -> None:
 
     @app.post("/load_model")
     async def load_model(body: dict):
-        """What `transformers chat` asks first."""
+        """Answers the first question of `transformers chat`: the model is ready."""
         check_model(body.get("model"), 400)
         event = json.dumps({"status": "ready", "model": name, "cached": True})
         return Response(f"data: {event}\n\n", media_type="text/event-stream")
