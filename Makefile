@@ -82,8 +82,8 @@ clean:  ## remove the virtual environment, caches, and everything built
 	rm -rf .venv .venv-consumers .cache .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
-# .venv/test.stamp and .venv/dev.stamp: the environment with that extra, .venv/dev,docs.stamp with two. torch comes first: left to the dependency
-# resolver, Linux gets the CUDA build, which is several gigabytes, with or without a GPU.
+# .venv/test.stamp and .venv/dev.stamp: the environment with that extra; .venv/dev,docs.stamp: with two. torch comes
+# first: left to the dependency resolver, Linux gets the CUDA build, which is several gigabytes, with or without a GPU.
 define install
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Trine needs Python 3.11 or newer.")'
 @test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
