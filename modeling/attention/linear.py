@@ -61,12 +61,7 @@ class LinearAttention(KernelizedAttention):
         super().__init__(config, layer_idx)
         self.feature_map = FEATURE_MAPS[config.linear_feature_map]
 
-    def features(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> Features:
+    def features(self, query, key, position_embeddings) -> Features:
         query, key = self.feature_map(query), self.feature_map(key)
         if position_embeddings is None:
             return Features(query, key)

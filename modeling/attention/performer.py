@@ -69,12 +69,7 @@ class PerformerAttention(KernelizedAttention):
         num_features, head_dim = self.projection.shape
         self.projection.copy_(draw_directions(num_features, head_dim, seed + number))
 
-    def features(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None,
-    ) -> Features:
+    def features(self, query, key, position_embeddings) -> Features:
         if position_embeddings is not None:
             query, key = (apply_rotation(states, *position_embeddings).to(states.dtype) for states in (query, key))
         query, key = self.log_features(query), self.log_features(key)

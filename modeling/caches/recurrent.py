@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
+
+from .base import StatesCacheLayer
 
 
-class LSTMStateLayer(CacheLayerMixin):
+class LSTMStateLayer(StatesCacheLayer):
     """The state of one layer, under the names that transformers' offloading and reordering know.
 
     `keys` is the hidden state and `values` the cell, (batch, hidden) each. An earlier state is not kept, so the layer
@@ -14,17 +16,6 @@ class LSTMStateLayer(CacheLayerMixin):
     """
 
     is_croppable = False
-    is_compileable = False
-    supports_early_init = False
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.cumulative_length = 0
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Notes dtype and device of the first state."""
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, num_new_tokens: int = 1, *args, **kwargs
@@ -36,37 +27,10 @@ class LSTMStateLayer(CacheLayerMixin):
         self.cumulative_length += num_new_tokens
         return key_states, value_states
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Number of tokens with `query_length` new ones, and the offset of the first, 0."""
-        return self.cumulative_length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        """Number of tokens that were read."""
-        return self.cumulative_length
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def reset(self) -> None:
-        self.keys = self.values = None
-        self.is_initialized = False
-        super().reset()
-
     def crop(self, tokens_to_remove: int) -> None:
         """Raises a `ValueError` unless `tokens_to_remove` is 0."""
         if tokens_to_remove:
             raise ValueError(f"tokens_to_remove={tokens_to_remove} must be 0: an LSTM does not keep its past states.")
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeats each row `repeats` times."""
-        if self.keys is not None and self.values is not None:
-            self.keys = self.keys.repeat_interleave(repeats, dim=0)
-            self.values = self.values.repeat_interleave(repeats, dim=0)
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Keeps some rows."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[indices], self.values[indices]
 
 
 class TrineRecurrentCache(Cache):

@@ -146,13 +146,7 @@ class FixedContext(nn.Module):
 
     feeds_decoder = True
 
-    def forward(
-        self,
-        states: torch.Tensor,
-        encoder_states: torch.Tensor,
-        summary: torch.Tensor,
-        encoder_attention_mask: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, None]:
+    def forward(self, states, encoder_states, summary, encoder_attention_mask) -> tuple[torch.Tensor, None]:
         """Repeats `summary` (B, H) for each target token, (B, T, H). Arguments are those of `DotProductAttention`."""
         return summary[:, None].expand_as(states), None
 

@@ -81,14 +81,7 @@ lstm_operator = register_operator(
 )
 
 
-def onnx_lstm(
-    inputs: torch.Tensor,
-    lengths: torch.Tensor,
-    hidden: torch.Tensor,
-    cell: torch.Tensor,
-    weights: list[torch.Tensor],
-    bidirectional: bool,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def onnx_lstm(inputs, lengths, hidden, cell, weights, bidirectional) -> tuple[torch.Tensor, ...]:
     """ONNX's operator LSTM in place of `trine::lstm`: https://onnx.ai/onnx/operators/onnx__LSTM.html.
 
     Returns:
