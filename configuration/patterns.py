@@ -1,7 +1,7 @@
 """Per-layer choices: a name, a pattern or a list becomes one name per layer."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 from .choices import Choices
@@ -15,6 +15,11 @@ def suggest(value: object, choices: Iterable[str]) -> str:
     lower = {str(choice).lower(): choice for choice in choices}
     near = get_close_matches(str(value)[:100].lower(), lower, n=1, cutoff=0.6)
     return f" Did you mean {lower[near[0]]!r}?" if near else ""
+
+
+def shorten(names: Sequence[str], most: int = 5) -> str:
+    """Returns the first names, and how many more there are, for messages."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def check_choice(field: str, value: object, choices: Iterable[str]) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..configuration.patterns import shorten
 from .companions import copy_companions, find_source
 from .equivalence import check_equivalence
 from .inside import read_fields
-from .plan import CONFIGS, Plan, plan_export, plan_import, shorten
+from .plan import CONFIGS, Plan, plan_export, plan_import
 from .stream import CheckpointWriter, all_or_nothing
 
 

@@ -14,6 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from ..configuration.patterns import shorten
 from ..modeling.heads.table import HEADS, SEQ2SEQ_HEADS
 from ..modeling.modeling_trine import TrineModel
 from ..modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
@@ -236,11 +237,6 @@ def check_names(reader: CheckpointReader, needed: Collection[str], class_name: s
             f"{reader.folder} has tensors that {class_name} with this config.json has no use for: "
             f"{shorten([reader.describe(name) for name in extra])}."
         )
-
-
-def shorten(names: list[str], most: int = 5) -> str:
-    """The first names, and how many more there are, for messages."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def main_dtype(reader: CheckpointReader) -> torch.dtype:

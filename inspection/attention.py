@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..configuration.patterns import shorten
 from ..tokenization.text_ends import encode_targets
 from ..tokenization.token_labels import token_labels
 
@@ -126,9 +127,9 @@ def attention_maps(model: PreTrainedModel, reading: Reading, layers: Sequence[in
             sides = getattr(reading, site.rows), getattr(reading, site.columns)
             maps.append(WeightMap(site.name, site.layer, site.kind, *sides, weights[0].float().cpu()))
     if not maps:
-        raise NoWeights(f"No attention weights are returned by {_join(silent)}. {_advice(model)}")
+        raise NoWeights(f"No attention weights are returned by {shorten(silent, 4)}. {_advice(model)}")
     if silent:
-        warnings.warn(f"No attention weights are returned by {_join(silent)}: left out.", stacklevel=2)
+        warnings.warn(f"No attention weights are returned by {shorten(silent, 4)}: left out.", stacklevel=2)
     return maps
 
 
@@ -223,7 +224,3 @@ def _advice(model: PreTrainedModel) -> str:
     if chosen == "eager":
         return "Attention of these kinds never computes any."
     return f"Load the model with attn_implementation='eager'; it is '{chosen}'."
-
-
-def _join(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

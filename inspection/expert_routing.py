@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..modeling.heads.base import routers_of
 from .attention import Reading, WeightMap, choose_layers, run, stacks_of
 
 
@@ -27,13 +28,12 @@ class Router(NamedTuple):
     side: str  # whose tokens it routes
 
 
-def routers_of(model: PreTrainedModel) -> Iterator[Router]:
+def find_routers(model: PreTrainedModel) -> Iterator[Router]:
     """The routers of a model, stack by stack; none if it has no experts."""
     stacks = {} if model.config.model_type == "trine_recurrent" else stacks_of(model)
     for prefix, stack in stacks.items():
-        for index, (layer, kind) in enumerate(zip(stack.layers, stack.config.mlp_layer_types, strict=True)):
-            if kind == "sparse":
-                yield Router(f"{prefix}experts", index, layer.mlp.gate, "target" if prefix == "decoder " else "source")
+        for index, router in routers_of(stack).items():
+            yield Router(f"{prefix}experts", index, router, "target" if prefix == "decoder " else "source")
 
 
 def expert_maps(model: PreTrainedModel, reading: Reading, layers: Sequence[int] | None = None) -> list[WeightMap]:
@@ -41,7 +41,7 @@ def expert_maps(model: PreTrainedModel, reading: Reading, layers: Sequence[int] 
 
     Layers without experts are left out, so the list may be empty. How weights sum is as the model's config says.
     """
-    routers = [router for router in routers_of(model) if layers is None or router.layer in layers]
+    routers = [router for router in find_routers(model) if layers is None or router.layer in layers]
     outputs = run(model, reading.inputs, [router.module for router in routers]) if routers else []
     maps = []
     for router, (_, weights, experts) in zip(routers, outputs, strict=True):
@@ -82,7 +82,7 @@ def experts_by_tag(
     """
     if not tokenizer.is_fast:
         raise ValueError(f"The tokenizer, a {type(tokenizer).__name__}, cannot tell words from pieces.")
-    routers = [router for router in routers_of(model) if router.side == "source"]
+    routers = [router for router in find_routers(model) if router.side == "source"]
     if not routers:
         raise ValueError("Experts by tag need experts, but no layer that reads the words is 'sparse'.")
     routers = choose_layers(routers, layers)

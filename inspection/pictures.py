@@ -87,12 +87,12 @@ def _name_ticks(axis: Any, labels: Sequence[str], size: float, **options: Any) -
     """Labels an axis of `size` inches with as many of the labels as fit, evenly."""
     step = math.ceil(len(labels) * LETTERS * 1.1 / 72 / size)
     places = range(0, len(labels), max(step, 1))
-    axis.set_ticks(places, [shorten(labels[place]) for place in places], fontsize=LETTERS, **options)
+    axis.set_ticks(places, [fit(labels[place]) for place in places], fontsize=LETTERS, **options)
 
 
 def _width(label: str) -> float:
     """About how many inches a label takes: signs of East Asia are as wide as two others."""
-    units = sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in shorten(label))
+    units = sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in fit(label))
     return units * 0.62 * LETTERS / 72
 
 
@@ -108,7 +108,7 @@ def file_name(item: WeightMap) -> str:
     return f"{re.sub('[^a-z]+', '-', item.name).strip('-')}{place}.png"
 
 
-def shorten(label: str) -> str:
+def fit(label: str) -> str:
     """A label that leaves room for the picture, in which nothing is read as mathematics."""
     label = label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…"
     return label.replace("$", r"\$")
@@ -119,7 +119,7 @@ def fonts_for(labels: Iterable[str]) -> list[str]:
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
-    missing = {ord(sign) for label in labels for sign in shorten(label)}
+    missing = {ord(sign) for label in labels for sign in fit(label)}
     missing -= FT2Font(font_manager.findfont(OWN_FONT)).get_charmap().keys()
     names = []
     for path in sorted(font_manager.findSystemFonts()) if missing else []:

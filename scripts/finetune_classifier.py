@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PredictionOutput
 
+from trine.configuration.patterns import shorten
 from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.arguments.parsing import parse_arguments, unknown_name
 from trine.scripts.arguments.trainer import trainer_default
@@ -28,7 +29,6 @@ from trine.scripts.jobs.finetuning import (
     load_labelled,
     load_parts,
     make_trainer,
-    shorten,
 )
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, train
 from trine.scripts.reports.plots import draw_confusion
@@ -127,10 +127,12 @@ def prepare(arguments: ClassifierArguments, training: ClassifierTrainingArgument
     name = arguments.problem_type or find_problem([label for _, label in examples + others], arguments.label_field)
     problem = PROBLEMS[name]([label for _, label in examples], arguments.label_field)
     found = "as told" if arguments.problem_type else "found from the labels"
-    print(f"problem_type={name} ({found}), outputs: {shorten(problem.names)}")
+    print(f"problem_type={name} ({found}), outputs: {shorten(sorted(problem.names), 10)}")
     check_metric(training, problem.scores)
     if unknown := set().union(*(problem.unknown(label) for _, label in others)):
-        raise ValueError(f"validation_files have the labels {shorten(unknown)}, which the training files lack.")
+        raise ValueError(
+            f"validation_files have the labels {shorten(sorted(unknown), 10)}, which the training files lack."
+        )
     split = arguments.validation_fraction, training.seed
     strata = [problem.stratum(label) for _, label in examples]
     parts = (examples, others) if others else hold_out(examples, strata, [texts for texts, _ in examples], *split)

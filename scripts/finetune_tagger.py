@@ -17,6 +17,8 @@ from transformers import (
     set_seed,
 )
 
+from trine.configuration.patterns import shorten
+from trine.modeling.checks.ids import IGNORE_INDEX
 from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.trainer import trainer_default
@@ -28,13 +30,12 @@ from trine.scripts.jobs.finetuning import (
     load_labelled,
     load_parts,
     make_trainer,
-    shorten,
 )
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, train
 from trine.tokenization.records import BadRecords, read_examples
 from trine.training.finetuning import FinetuneTrainer, hold_out
 from trine.training.measures.classification import class_metrics
-from trine.training.objectives.word_labels import IGNORED, label_pieces
+from trine.training.objectives.word_labels import label_pieces
 
 
 class Tagged(NamedTuple):
@@ -116,9 +117,11 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
     if len(names) < 2:
         raise ValueError(f"tags_field='{arguments.tags_field}' has the tags {names}; two at least are needed.")
     if unknown := {tag for _, tags in others for tag in tags} - {*names}:
-        raise ValueError(f"validation_files have the tags {shorten(unknown)}, which the training files lack.")
+        raise ValueError(
+            f"validation_files have the tags {shorten(sorted(unknown), 10)}, which the training files lack."
+        )
     scored = "entities (BIO)" if are_entities(names) else "single words: not all tags are O, B-... or I-..."
-    print(f"{len(names)} tags: {shorten(names)}. Scored are {scored}.")
+    print(f"{len(names)} tags: {shorten(sorted(names), 10)}. Scored are {scored}.")
     if are_entities(names) and find_spec("seqeval") is None:
         raise ValueError("Entities are scored by seqeval, which is not installed: pip install 'trine[study]'.")
     check_metric(training, score_names(names))
@@ -204,7 +207,7 @@ def measure(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -
         labels: Class indices (records, length); what is -100 does not count.
         predictions: Class indices, likewise.
     """
-    judged = labels != IGNORED
+    judged = labels != IGNORE_INDEX
     scores = class_metrics(labels[judged], predictions[judged], len(names))
     if not are_entities(names):
         return scores
@@ -229,11 +232,11 @@ def report(task: Task, trainer: FinetuneTrainer) -> None:
     result = trainer.predict(task.validation_data, metric_key_prefix="eval")  # pyright: ignore[reportArgumentType] a list is a dataset
     labels: Any = result.label_ids
     found = {key: (result.metrics or {})[f"eval_{key}"] for key in ("loss", *score_names(task.names))}
-    counts = Counter(label for example in task.train_data for label in example["labels"] if label != IGNORED)
+    counts = Counter(label for example in task.train_data for label in example["labels"] if label != IGNORE_INDEX)
     answer = counts.most_common(1)[0][0]
     constant = measure(labels, np.full_like(labels, answer), task.names)
     scores = {"model": found, f"all {task.names[answer]}": constant}
-    words = {"validation_words": int((labels != IGNORED).sum())}
+    words = {"validation_words": int((labels != IGNORE_INDEX).sum())}
     finish(trainer, {"labels": task.names, "scores": scores, **task.counts, **words}, "nats per word")
 
 

@@ -5,6 +5,7 @@ import inspect
 import pkgutil
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from transformers import PreTrainedConfig
 
@@ -65,5 +66,15 @@ def api_page(title: str, modules: list[ModuleType]) -> str:
         if names and module.__name__ != title:
             summary = (inspect.getdoc(module) or "").partition("\n\n")[0]
             lines += [f"## {module.__name__.removeprefix(title + '.')}\n", f"{summary}\n"]
-        lines += [f"::: {name}\n" for name in names]
+        for name in names:
+            lines += [f"::: {name}\n", *call_of(getattr(module, name.rpartition(".")[2]))]
     return "\n".join(lines)
+
+
+def call_of(value: Any) -> list[str]:
+    """The arguments of a head's `forward`, which is made: who reads the source does not find them."""
+    if not hasattr(value, "output_class"):
+        return []
+    parameters = list(inspect.signature(value.forward).parameters.values())[1:-1]
+    arguments = "".join(f"    {parameter},\n" for parameter in parameters)
+    return [f"```text\n{value.__name__}.forward(\n{arguments}    **kwargs,\n) -> {value.output_class.__name__}\n```\n"]

@@ -7,14 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
 from ..caches.tokens import BigBirdCacheLayer
 from ..kernels.blocks.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout, traceable
 from ..kernels.blocks.bigbird_step import bigbird_step, step_tokens
 from ..kernels.blocks.sparse import BlockSparseInputs, block_sparse_attention
-from ..masks.visibility import EVERYTHING, Visibility
+from ..masks.visibility import EVERYTHING
 from .softmax import SoftmaxAttention
 
 
@@ -51,13 +50,7 @@ class BigBirdAttention(SoftmaxAttention):
             init.copy_(self.random_draws, draws.int())
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        visibility: Visibility = EVERYTHING,
-        *,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs,
+        self, hidden_states, visibility=EVERYTHING, *, position_embeddings=None, past_key_values=None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Mixes the tokens of `hidden_states` (B, Q, hidden) and returns the same shape, and no weights.
 

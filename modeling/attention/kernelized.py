@@ -47,13 +47,7 @@ class KernelizedAttention(SoftmaxAttention):
         raise NotImplementedError
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        visibility: Visibility = EVERYTHING,
-        *,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs,
+        self, hidden_states, visibility=EVERYTHING, *, position_embeddings=None, past_key_values=None, **kwargs
     ) -> tuple[torch.Tensor, None]:
         """Mixes the tokens of `hidden_states`, in float32 at least.
 

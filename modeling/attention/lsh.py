@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
 from ..caches.tokens import LSHCacheLayer
@@ -57,13 +56,7 @@ class LSHAttention(SoftmaxAttention):
         init.normal_(self.directions)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] it takes no bias
-        self,
-        hidden_states: torch.Tensor,
-        visibility: Visibility = EVERYTHING,
-        *,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs,
+        self, hidden_states, visibility=EVERYTHING, *, position_embeddings=None, past_key_values=None, **kwargs
     ) -> tuple[torch.Tensor, None]:
         """Mixes the tokens of `hidden_states` (B, Q, hidden)."""
         query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)

@@ -24,11 +24,11 @@ Output = TypeVar("Output", bound=ModelOutput)
 Prediction = tuple[torch.Tensor | None, torch.Tensor | None, dict[str, Any]]  # loss, targets, fields of the output
 
 
-def routers_of(trunk: TrineModel) -> list[TrineRouter]:
-    """The routers of a trunk, in the order of its sparse layers."""
+def routers_of(trunk: TrineModel) -> dict[int, TrineRouter]:
+    """The routers of a trunk, by the number of their layer."""
     kinds = trunk.config.mlp_layer_types[: trunk.config.num_hidden_layers]  # fewer where a draft leaves early
     layers: Any = trunk.layers[: len(kinds)]
-    return [layer.mlp.gate for layer, kind in zip(layers, kinds, strict=True) if kind == "sparse"]
+    return {index: layers[index].mlp.gate for index, kind in enumerate(kinds) if kind == "sparse"}
 
 
 def balancing_losses(
@@ -48,7 +48,9 @@ def balancing_losses(
     is_padding_mask = isinstance(attention_mask, torch.Tensor) and attention_mask.ndim == 2
     mask = attention_mask if is_padding_mask else None
     config = trunk.config
-    aux_loss, z_loss = router_losses(routers_of(trunk), router_logits, mask, config.router_aux_loss_reduction)
+    aux_loss, z_loss = router_losses(
+        list(routers_of(trunk).values()), router_logits, mask, config.router_aux_loss_reduction
+    )
     return aux_loss, config.router_aux_loss_coef * aux_loss + config.router_z_loss_coef * z_loss
 
 

@@ -1,6 +1,5 @@
 """Arguments of the scripts: dataclasses filled from the command line, over a recipe in YAML."""
 
-import difflib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any, get_origin, get_type_hints
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
+from trine.configuration.patterns import suggest
 from trine.scripts.arguments.optional_packages import NEEDS, require, require_for
 from trine.scripts.arguments.recipe_yaml import load_yaml
 from trine.scripts.jobs.hub_access import ask_once
@@ -103,9 +103,8 @@ def read_recipe(name: str) -> dict[str, Any]:
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
     """The message for a name that is not one of `choices`, with the nearest or with all of them."""
     choices = list(choices)
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f"Did you mean '{near[0]}'?" if near else f"Choose from {choices}." if len(choices) < 20 else "See --help."
-    return f"Unknown {kind} '{name}'. {hint}"
+    hint = suggest(name, choices) or (f" Choose from {choices}." if len(choices) < 20 else " See --help.")
+    return f"Unknown {kind} '{name}'.{hint}"
 
 
 def _as_argv(recipe: dict[str, Any], types: Sequence[Any], parser: HfArgumentParser) -> list[str]:

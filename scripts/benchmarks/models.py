@@ -16,6 +16,7 @@ import transformers
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from trine.modeling.checks.ids import IGNORE_INDEX
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.benchmarks.model_peers import PEERS, make_model
 from trine.scripts.reports.markdown import in_fresh_process, process_memory, processor, write_part
@@ -68,7 +69,7 @@ def some_labels(tokens: torch.Tensor, share: float) -> torch.Tensor:
     """The tokens as labels, of which the given share, spread evenly, is predicted."""
     numbers = torch.arange(tokens.numel(), device=tokens.device).view(tokens.shape)
     predicted = ((numbers + 1) * share).floor() > (numbers * share).floor()
-    return tokens.masked_fill(~predicted, -100)
+    return tokens.masked_fill(~predicted, IGNORE_INDEX)
 
 
 def optimizer_step(model: PreTrainedModel, inputs: dict[str, Any], num_tokens: int) -> Callable[[], int]:
@@ -126,7 +127,7 @@ def ragged_steps(model: PreTrainedModel, quick: bool) -> tuple[Callable[[], int]
     rows = [torch.randint(5, model.config.vocab_size, (length,)) for length in lengths]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True).to(model.device)
-    features = {"input_ids": padded, "labels": some_labels(padded, 0.15).masked_fill(mask == 0, -100)}
+    features = {"input_ids": padded, "labels": some_labels(padded, 0.15).masked_fill(mask == 0, IGNORE_INDEX)}
     features["attention_mask"] = mask
     packed = PaddingFreeCollator(lambda batch: batch[0])([features])
     return tuple(optimizer_step(model, inputs, sum(lengths)) for inputs in (packed, features))  # pyright: ignore[reportReturnType]

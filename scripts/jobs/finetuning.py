@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from trine.configuration.patterns import shorten
 from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.arguments.parsing import unknown_name
 from trine.scripts.jobs.cut_texts import say_cut
@@ -37,8 +38,8 @@ def load_labelled(
         before = (AutoConfig.from_pretrained(checkpoint).id2label or {}).values()
         if [*before] != [*names]:
             raise ValueError(
-                f"resume_from_checkpoint='{checkpoint}' has the labels {shorten(before)}; the files have "
-                f"{shorten(names)}."
+                f"resume_from_checkpoint='{checkpoint}' has the labels {shorten(sorted(before), 10)}; the files have "
+                f"{shorten(sorted(names), 10)}."
             )
     return load_model(
         auto_class,
@@ -84,12 +85,6 @@ def count_records(read: int, data: tuple[list, list], bad: BadRecords, cut: int,
         "duplicates_left_out": left_out,
         "truncated_records": cut,
     }
-
-
-def shorten(names: Iterable[str], most: int = 10) -> str:
-    """The first of the sorted names, for a message."""
-    names = sorted(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def describe(metrics: dict[str, Any]) -> str:

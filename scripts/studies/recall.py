@@ -10,10 +10,10 @@ from transformers import PreTrainedModel, set_seed
 
 from trine import TrineConfig, TrineForCausalLM
 from trine.modeling.attention.table import ATTENTIONS
+from trine.modeling.checks.ids import IGNORE_INDEX
 from trine.scripts.reports.plots import draw_curves
 from trine.scripts.studies.comparison import Batch, Comparison, train
 from trine.scripts.studies.recall_tasks import (
-    IGNORED,
     KEYS,
     NEEDLES,
     SYMBOLS,
@@ -89,7 +89,7 @@ class RecallExperiment(Comparison):
         held_out, rights = type(self).draw(self.held_out, LENGTH, torch.Generator().manual_seed(9)), []
         for ids, labels in zip(held_out.input_ids.split(64), held_out.labels.split(64), strict=True):
             guesses, answers = model(input_ids=ids, use_cache=False).logits[:, :-1].argmax(-1), labels[:, 1:]
-            rights.append((guesses == answers)[answers != IGNORED])
+            rights.append((guesses == answers)[answers != IGNORE_INDEX])
         return torch.cat(rights), held_out.distances.flatten()
 
     def metrics(self, rights: torch.Tensor, distances: torch.Tensor) -> dict[str, float]:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
+from trine.modeling.checks.ids import IGNORE_INDEX
 
-IGNORED = -100  # the label of a token that is no answer
+
 KEYS, VALUES, NEEDLES = 16, 8, 8
 # A needle is a token that says a key and its value: number key * VALUES + value. Then come keys, values and fillers.
 FIRST_KEY = KEYS * VALUES
@@ -22,7 +23,7 @@ class Recall(NamedTuple):
 
     Attributes:
         input_ids: (B, N).
-        labels: (B, N), the answers at their own places, else IGNORED.
+        labels: (B, N), the answers at their own places, else IGNORE_INDEX.
         distances: (B, A), for each answer from left to right, the number of tokens from its original to the token that
             predicts it.
     """
@@ -47,7 +48,7 @@ def needle(size: int, length: int, generator: torch.Generator) -> Recall:
     places = torch.rand(size, hay, generator=generator).argsort(dim=1)[:, :NEEDLES]
     ids.scatter_(1, places, keys * VALUES + values)
     ids[:, hay::2], ids[:, hay + 1 :: 2] = FIRST_KEY + keys, FIRST_VALUE + values
-    labels = torch.full_like(ids, IGNORED)
+    labels = torch.full_like(ids, IGNORE_INDEX)
     labels[:, hay + 1 :: 2] = ids[:, hay + 1 :: 2]
     return Recall(ids, labels, torch.arange(hay, length, 2) - places)
 
@@ -57,5 +58,5 @@ def copy(size: int, length: int, generator: torch.Generator) -> Recall:
     half = (length - 1) // 2
     text = torch.randint(SYMBOLS, (size, half), generator=generator)
     ids = torch.cat((text, torch.full((size, 1), SYMBOLS), text), dim=1)
-    labels = torch.cat((torch.full((size, half + 1), IGNORED), text), dim=1)
+    labels = torch.cat((torch.full((size, half + 1), IGNORE_INDEX), text), dim=1)
     return Recall(ids, labels, torch.full((size, half), half))

@@ -30,6 +30,7 @@ from trine import (
     TrineRecurrentForConditionalGeneration,
     TrineSeq2SeqConfig,
 )
+from trine.modeling.checks.ids import IGNORE_INDEX
 from trine.scripts.studies.study import Study, run_study
 from trine.tokenization.text_files import Piece
 from trine.tokenization.unigram import train_unigram
@@ -191,7 +192,7 @@ class Pretraining:
         total, count = 0.0, 0
         pairs = self.pairs("validation", seed=0)
         for batch in batches([pairs[index] for index in range(len(pairs))], self.masking(0.15)):
-            targets = int((batch["labels"] != -100).sum())
+            targets = int((batch["labels"] != IGNORE_INDEX).sum())
             total, count = total + model(**batch).loss.item() * targets, count + targets
         return total / count
 
@@ -309,7 +310,7 @@ class Translation:
         total, count = 0.0, 0
         with torch.no_grad():
             for batch in batches(self.encode(self.splits["test"]), collator):
-                targets = int((batch["labels"] != -100).sum())
+                targets = int((batch["labels"] != IGNORE_INDEX).sum())
                 total, count = total + model.eval()(**batch).loss.item() * targets, count + targets
         rows = self.splits["test"][:500]
         outputs = []

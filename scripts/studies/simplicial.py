@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from trine import TrineForCausalLM, TrineForSequenceClassification, TrineForTokenClassification
+from trine.modeling.checks.ids import IGNORE_INDEX
 from trine.scripts.studies.comparison import Batch, Comparison
 from trine.scripts.studies.shapes import read
 from trine.scripts.studies.simplicial_tasks import (
@@ -23,9 +24,6 @@ from trine.scripts.studies.simplicial_tasks import (
 )
 from trine.scripts.studies.study import Study, run_study
 from trine.tokenization.byte_level_bpe import train_byte_level_bpe
-
-
-IGNORED = -100  # the label of a token that is no target
 
 
 def windows(first: int, second: int | None = None) -> dict[str, int]:
@@ -164,7 +162,7 @@ class WordProblems(Comparison):
     def collate(self, problems: Sequence[tuple[list[int], list[int]]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids, padded on the right, which a decoder's tokens do not see, and which of them are answers: (B, N)."""
         width = max(len(question) + len(answer) for question, answer in problems)
-        ids = torch.full((len(problems), width), IGNORED)
+        ids = torch.full((len(problems), width), IGNORE_INDEX)
         is_answer = torch.zeros_like(ids, dtype=torch.bool)
         for row, (question, answer) in enumerate(problems):
             ids[row, : len(question) + len(answer)] = torch.tensor(question + answer)

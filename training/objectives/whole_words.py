@@ -9,6 +9,8 @@ import torch
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
+from ...modeling.checks.ids import IGNORE_INDEX
+
 
 # Added to a stored token that begins a word.
 WORD_START = 1 << 30
@@ -128,7 +130,7 @@ class WholeWordMaskingCollator:
             special = torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids))
         # One random number a word, read by each of its tokens.
         hidden = (torch.rand(ids.shape).gather(1, words) < self.mlm_probability) & real & ~special
-        batch["labels"] = ids.masked_fill(~hidden, -100)
+        batch["labels"] = ids.masked_fill(~hidden, IGNORE_INDEX)
         choice = torch.rand(ids.shape)
         replaced = hidden & (choice < self.mask_replace_prob)
         random = hidden & ~replaced & (choice < self.mask_replace_prob + self.random_replace_prob)

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-
-IGNORED = -100
+from ...modeling.checks.ids import IGNORE_INDEX
 
 
 def label_pieces(
@@ -21,11 +20,11 @@ def label_pieces(
     labels, previous = [], None
     for word in word_ids:
         if word is None:
-            labels.append(IGNORED)
+            labels.append(IGNORE_INDEX)
         elif word != previous:
             labels.append(label2id[tags[word]])
         else:
-            labels.append(label2id[inside(tags[word], label2id)] if label_all else IGNORED)
+            labels.append(label2id[inside(tags[word], label2id)] if label_all else IGNORE_INDEX)
         previous = word
     return labels
 
