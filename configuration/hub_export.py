@@ -54,7 +54,9 @@ class HubExportMixin:
             folder.mkdir(parents=True, exist_ok=True)
             if self.export_code:
                 stem = self.write_code(folder)
-                self.auto_map = None if stem is None else self.auto_map_of(stem)
+                vars(self).pop("auto_map", None)
+                if stem is not None:
+                    self.auto_map = self.auto_map_of(stem)
             super().save_pretrained(str(folder), push_to_hub=push_to_hub, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it
 
     @classmethod

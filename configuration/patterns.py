@@ -8,6 +8,11 @@ from .choices import Choices
 
 
 MOST_LAYERS = 10_000
+OPEN_FIELDS = ("attention_types", "mlp_layer_types", "position_type", "router_type")  # which plugins add choices to
+REGISTER = (
+    " A mechanism of somebody's own needs its file first: trine.load_plugin(FILE), with commands --plugin FILE. A "
+    "checkpoint has that file beside its weights."
+)
 
 
 def suggest(value: object, choices: Iterable[str]) -> str:
@@ -27,6 +32,8 @@ def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     names = list(choices)
     if value not in names:
         advice = choices.advice(value) if isinstance(choices, Choices) else ""
+        if field.partition("[")[0] in OPEN_FIELDS and not advice:
+            advice = suggest(value, names) or REGISTER
         raise ValueError(f"{field}={value!r} is not one of {names}.{advice or suggest(value, names)}")
 
 

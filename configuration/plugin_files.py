@@ -50,7 +50,7 @@ def load_plugin(source: str | Path) -> ModuleType:
     spec = spec_from_file_location(file.stem, file)
     assert spec is not None
     module = module_from_spec(spec)
-    code = compile(from_checkpoint(ast.parse(file.read_text(encoding="utf-8"))), str(file), "exec")
+    code = compile(without_relative_imports(file), str(file), "exec")
     sys.path.append(str(file.parent))
     sys.modules[file.stem] = module
     try:
@@ -63,11 +63,18 @@ def load_plugin(source: str | Path) -> ModuleType:
     return module
 
 
-def from_checkpoint(tree: ast.Module) -> ast.Module:
-    """The statements of a file out of a checkpoint, as they were before: they import from the package again."""
+def without_relative_imports(file: Path) -> ast.Module:
+    """The statements of a file that is in no package: those beside it are loaded first, and imported by their names.
+
+    A file out of a checkpoint imports from the package again.
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and is_from_package(node):
             node.module, node.level = PACKAGE, 0
+        elif isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+            load_plugin(file.with_name(f"{node.module}.py"))
+            node.level = 0
     return tree
 
 

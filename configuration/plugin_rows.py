@@ -43,7 +43,6 @@ CALLS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "mix": (("query", "key", "value", "visible"), ("position_bias",)),
         "inputs": (("hidden_states", "query", "key", "value"), ()),
         "without_padding": (("inputs", "is_token"), ()),
-        "scan": (("state", "input"), ()),
     },
     "position_type": {
         "__init__": (("config",), ()),

@@ -4,6 +4,7 @@ Nothing of the package is imported before a sub-command is known: help and versi
 """
 
 import ast
+import contextlib
 import importlib
 import runpy
 import sys
@@ -58,9 +59,23 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         print(f"trine: {unknown_name('sub-command', command, scripts)}", file=sys.stderr)
         return 2
     try:
+        if any(argument.partition("=")[0] == "--plugin" for argument in arguments):
+            load_plugins_of(arguments)
         return importlib.import_module(f"trine.scripts.{scripts[command]}").main(arguments[length:])
     except KeyboardInterrupt:  # Ctrl-C before, or without, a command's own way to stop
         return INTERRUPTED
+
+
+def load_plugins_of(arguments: Sequence[str]) -> None:
+    """Loads what `--plugin` names before the script, which may list all mechanisms. The script tells of errors."""
+    from argparse import ArgumentParser
+
+    from trine.scripts.arguments.parsing import load_plugins
+
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", nargs="+", default=[])
+    with contextlib.suppress(ValueError, ImportError, FileNotFoundError):
+        load_plugins(parser.parse_known_args(arguments)[0].plugin)
 
 
 def _help(scripts: dict[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 # Shapes: B batch, H query heads, G key-value heads, N tokens, D head size.
 
-from typing import Any
+from functools import partial
 
 import torch
 from transformers.cache_utils import Cache
@@ -72,19 +72,27 @@ class StateAttention(SoftmaxAttention):
         inputs = self.inputs(hidden_states, query, key, value)
         if visibility.is_token is not None:
             inputs = self.without_padding(inputs, visibility.is_token[:, None, -query.shape[2] :])
+        scan = self.scan
+        if visibility.segments is not None:
+            scan = partial(self.scan_apart, visibility.segments)
         if past_key_values is not None:
-            output: Any = past_key_values.update(key, value, self.layer_idx, inputs=inputs, scan=self.scan)
-        elif visibility.segments is not None:
-            output = self.scan_apart(inputs, visibility.segments)
+            output, _ = past_key_values.update(key, value, self.layer_idx, inputs=inputs, scan=scan)
         else:
-            output, _ = self.scan(None, *inputs)
+            output, _ = scan(None, *inputs)
         return self.o_proj(output.to(value.dtype).transpose(1, 2).flatten(2)), None
 
-    def scan_apart(self, inputs: tuple[torch.Tensor, ...], segments: torch.Tensor) -> torch.Tensor:
-        """Outputs (B, H, N, D) where each row packs sequences, whose tokens have one number in `segments` (B, N)."""
-        outputs = []
+    def scan_apart(
+        self, segments: torch.Tensor, state: None, *inputs: torch.Tensor
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """As `scan`, where each row packs sequences, whose tokens have one number in `segments` (B, N).
+
+        The state is that of the last sequence.
+        """
+        outputs, states = [], []
         for row, numbers in enumerate(segments):
             lengths = numbers.unique_consecutive(return_counts=True)[1].tolist()
             parts = zip(*(part[row : row + 1].split(lengths, dim=2) for part in inputs), strict=True)
-            outputs.append(torch.cat([self.scan(None, *part)[0] for part in parts], dim=2))
-        return torch.cat(outputs)
+            read = [self.scan(state, *part) for part in parts]
+            outputs.append(torch.cat([output for output, _ in read], dim=2))
+            states.append(read[-1][1])
+        return torch.cat(outputs), tuple(torch.cat(tensors) for tensors in zip(*states, strict=True))

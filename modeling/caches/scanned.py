@@ -31,7 +31,7 @@ class ScannedCacheLayer(StatesCacheLayer):
 
     def update(  # pyright: ignore[reportIncompatibleMethodOverride] it holds a state
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args, inputs: Tensors, scan: Scan, **kwargs
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, None]:
         """Reads new tokens.
 
         Args:
@@ -40,7 +40,7 @@ class ScannedCacheLayer(StatesCacheLayer):
             scan: Maps the state and inputs to outputs and the next state.
 
         Returns:
-            The outputs for these tokens.
+            The outputs for these tokens, and nothing: transformers takes a pair.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -52,7 +52,7 @@ class ScannedCacheLayer(StatesCacheLayer):
         self.scan = scan
         self.cumulative_length += key_states.shape[2]
         output, self.state = scan(self.state, *inputs)
-        return output
+        return output, None
 
     def remove(self, count: int) -> None:
         recorded = 0 if self.record is None else self.record[0].shape[2]

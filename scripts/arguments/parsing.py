@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from trine.configuration.patterns import suggest
+from trine.configuration.plugin_files import load_plugin
 from trine.scripts.arguments.optional_packages import NEEDS, require, require_for
 from trine.scripts.arguments.recipe_yaml import load_yaml
 from trine.scripts.jobs.hub_access import ask_once
@@ -27,11 +28,15 @@ RECORDS_HELP = (
 
 @dataclass
 class RecipeArguments:
-    """The option that every script has."""
+    """The options that every script has."""
 
     recipe: str | None = field(
         default=None,
         metadata={"help": "YAML file of arguments by name, or the name of a packaged one; the command line wins."},
+    )
+    plugin: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files (.py) or modules that register attention, positions, feed-forwards or routers."},
     )
 
 
@@ -64,17 +69,30 @@ def parse_arguments(
     recipe = recipe_parser.parse_known_args(argv)[0].recipe or default_recipe
     try:
         if recipe is not None:
-            argv = _as_argv(read_recipe(recipe), types, parser) + argv
+            argv = _as_argv(read_recipe(recipe), [recipe_type, *types], parser) + argv
+        load_plugins(recipe_parser.parse_known_args(argv)[0].plugin)
         _, *filled, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:
+    except (ValueError, ImportError, FileNotFoundError) as error:
         parser.error(str(error))
     if unknown:
         parser.error(unknown_name("argument", unknown[0], parser._option_string_actions))
     ask_once()
     require_for(command, {name: value for part in filled for name, value in vars(part).items()})
     return tuple(filled)
+
+
+def load_plugins(sources: Iterable[str]) -> None:
+    """Loads what `--plugin` names, in this order; a second time changes nothing.
+
+    Raises:
+        ValueError: A mechanism cannot be registered.
+        ImportError: A module cannot be found, or cannot be imported.
+        FileNotFoundError: A file is not there.
+    """
+    for source in sources:
+        load_plugin(source)
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -1,0 +1,141 @@
+"""Registrations that are refused, and plugins that cannot be loaded, each with its message."""
+
+from pathlib import Path
+
+from support.plugins import tables_restored
+
+from trine import (
+    KindField,
+    PairwiseAttention,
+    StateAttention,
+    TrineConfig,
+    load_plugin,
+    register_attention,
+)
+from trine.configuration.plugin_files import PACKAGE, check_import, files_with, imports_of
+
+
+class Plain(PairwiseAttention):
+    """Softmax attention."""
+
+
+class Scan(StateAttention):
+    """Reads from left to right."""
+
+
+class OtherArguments(PairwiseAttention):
+    def scores(self, query):
+        return query
+
+
+SIZES = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+REFUSED = {
+    "taken": (("full", Plain, {}), "name='full' is taken: attention_types has ['full', 'sliding', "),
+    "name": (("a b", Plain, {}), "name='a b' must be made of letters, digits, `_` and `-`"),
+    "no class": (("mine", Plain.forward, {}), "is no class: register the class, of which each layer makes its own."),
+    "arguments": (
+        ("mine", OtherArguments, {}),
+        "OtherArguments.scores(self, query) cannot be called as (self, query, key): too many positional arguments.",
+    ),
+    "no identifier": (("mine", Plain, {"fields": {"mine-x": 1}}), "fields has 'mine-x', which is not the name of"),
+    "no KindField": (("mine", Plain, {"fields": {"mine_x": 1}}), "fields['mine_x']=1 must be a KindField, with"),
+    "prefix": (
+        ("mine", Plain, {"fields": {"x": KindField(1)}}),
+        "fields has 'x': call it mine_x, so that no other mechanism has it.",
+    ),
+    "every config's": (
+        ("attention", Plain, {"fields": {"attention_bias": KindField(True)}}),
+        "fields has 'attention_bias', which is a field of every config.",
+    ),
+    "word": (("mine", Plain, {"sorce": "a paper"}), "'sorce' is none of ['source', "),
+}
+
+
+def refused(name: str) -> str:
+    """What a registration that is refused says."""
+    (kind, mechanism, options), _ = REFUSED[name]
+    with tables_restored():
+        try:
+            register_attention(kind, mechanism, **options)
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def message_of(call) -> str:
+    """What a call that fails says."""
+    with tables_restored():
+        try:
+            call()
+        except (ValueError, ImportError, FileNotFoundError) as error:
+            return str(error)
+    return ""
+
+
+def other_messages(folder: Path) -> dict[str, tuple[str, str]]:
+    """By name: what other calls say, and how it begins."""
+
+    def twice():
+        for name in ("mine", "mine_x"):
+            register_attention(name, Plain, fields={"mine_x_y": KindField(1)}, shareable=False)
+
+    def encoder():
+        register_attention("scan", Scan, shareable=False)
+        TrineConfig(**SIZES, attention_types="scan", is_causal=False)
+
+    def told():
+        def check(config):
+            raise ValueError("mine: never")
+
+        register_attention("mine", Plain, check=check, shareable=False)
+        TrineConfig(**SIZES, attention_types="mine")
+
+    def written(name: str, text: str) -> Path:
+        (folder / name).write_text(text)
+        return folder / name
+
+    def imports(name: str, text: str):
+        for path in files_with(written(name, text)):
+            for node, module in imports_of(path):
+                check_import(path, node, module)
+
+    calls = {
+        "field twice": (twice, "fields has 'mine_x_y', which 'mine' has already."),
+        "encoder": (encoder, "attention_types has 'scan', which reads a text from left to right: it needs is_causal"),
+        "own rule": (told, "mine: never"),
+        "default": (lambda: KindField(None), "default=None must be a bool, an int, a float or a str."),
+        "its default": (lambda: KindField(-1, minimum=0), "default=-1 must be at least 0."),
+        "type": (lambda: KindField(1).check("x", 1.5), "x=1.5 must be an int."),
+        "truth value": (lambda: KindField(1.0).check("x", True), "x=True must be a float."),
+        "choice": (lambda: KindField("a", choices=("a", "b")).check("x", "c"), "x='c' is not one of ['a', 'b']."),
+        "above": (lambda: KindField(1.0, above=0).check("x", 0.0), "x=0.0 must be above 0."),
+        "not a number": (lambda: KindField(1.0, above=0).check("x", float("nan")), "x=nan must be above 0."),
+        "maximum": (lambda: KindField(1, maximum=3).check("x", 4), "x=4 must be at most 3."),
+        "no file": (lambda: load_plugin(folder / "absent.py"), f"{folder / 'absent.py'} is not a file."),
+        "name of another": (
+            lambda: load_plugin(written("torch.py", "")),
+            f"{folder / 'torch.py'} cannot be loaded as 'torch': a module of that name is loaded. Rename it.",
+        ),
+        "foreign import": (
+            lambda: imports("a.py", "import os\n\nfrom einops import rearrange\n"),
+            f"{folder / 'a.py'}, line 3: `from einops import rearrange` cannot go with a checkpoint, whose code may",
+        ),
+        "private import": (
+            lambda: imports("b.py", "def f():\n    from trine.modeling.norms import make_norm\n"),
+            f"{folder / 'b.py'}, line 2: `from trine.modeling.norms import make_norm` cannot go with a checkpoint: "
+            f"write `from {PACKAGE} import NAME`",
+        ),
+        "folder above": (
+            lambda: imports("c.py", "from ..other import x\n"),
+            f"{folder / 'c.py'}, line 1: `from ..other import x` cannot go with a checkpoint, where all files stand",
+        ),
+        "file's name": (
+            lambda: imports("modeling_mine.py", ""),
+            f"{folder / 'modeling_mine.py'} cannot go with a checkpoint, whose own files are called so: rename it.",
+        ),
+        "unknown": (
+            lambda: TrineConfig(**SIZES, attention_types="sigmoidal"),
+            "attention_types[0]='sigmoidal' is not one of ['full', ",
+        ),
+    }
+    return {name: (message_of(call), start) for name, (call, start) in calls.items()}
