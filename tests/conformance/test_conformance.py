@@ -17,6 +17,7 @@ from conformance.testers import SIZES, TESTERS
 
 from trine import FAMILIES
 from trine.configuration.configuration_trine_recurrent import RECURRENT_ATTENTIONS
+from trine.configuration.decoder_fields import DecoderSize
 from trine.configuration.kinds import (
     ATTENTION_KINDS,
     FEED_FORWARD_KINDS,
@@ -50,7 +51,9 @@ class Common(common.ModelTesterMixin):
 
     def config_tester(self) -> configuration.ConfigTester:
         config_class = self.run_of.case.config_class
-        sizes = [name for name in SIZES if hasattr(config_class(), name)]
+        # Those of a decoder are given to it: the whole has them to be read.
+        taken = [name for name in SIZES if not isinstance(getattr(config_class, name, None), DecoderSize)]
+        sizes = [name for name in taken if hasattr(config_class(), name)]
         fields = self.model_tester.config_fields()
         return configuration.ConfigTester(self, config_class=config_class, common_properties=sizes, **fields)
 
