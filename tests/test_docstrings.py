@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -45,7 +46,7 @@ def overrides_documented(path: Path, name: str) -> bool:
     owner, _, method = name.rpartition(".")
     if not owner:
         return False
-    place: object = importlib.import_module(".".join(("trine", *path.relative_to(ROOT).with_suffix("").parts)))
+    place: Any = importlib.import_module(".".join(("trine", *path.relative_to(ROOT).with_suffix("").parts)))
     for part in owner.split("."):
         place = getattr(place, part)
     bases = [vars(base)[method] for base in inspect.getmro(place)[1:] if method in vars(base)]
