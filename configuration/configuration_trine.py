@@ -7,15 +7,13 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .adapter_targets import AdapterTargetsMixin
-from .choices import in_package
 from .hub_export import HubExportMixin
 from .keywords import StrictKeywordsMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .layer_fields import LayerFieldsMixin
 from .patterns import expand_pattern
-from .rope_rules import check_rope_form
 from .sharding_plans import expert_parallel_plan, tensor_parallel_plan
-from .validation import RULES
+from .validation import RULES, check_kinds, check_loss_chunks
 
 
 # Fields that are None only until `__post_init__` derives them. The strict dataclass checks annotations at run time.
@@ -30,7 +28,6 @@ else:
     DerivedString = str | None
     DerivedDict = dict[str, Any] | None
 DERIVED: Any = None
-FIRST_CHECKS = in_package((check_rope_form,))  # before the base class reads it
 
 
 @strict
@@ -301,8 +298,6 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
 
     def __post_init__(self, **kwargs):
         self.check_given(kwargs)
-        for check in FIRST_CHECKS:
-            check(self.rope_parameters)
         layers = self.num_hidden_layers
         self.attention_types = expand_pattern("attention_types", self.attention_types, layers, ATTENTION_KINDS)
         self.mlp_layer_types = expand_pattern("mlp_layer_types", self.mlp_layer_types, layers, FEED_FORWARD_KINDS)
@@ -365,7 +360,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
 
     def check(self) -> None:
         """Applies every rule of `validation.py`; raises a `ValueError` at the first that fails."""
-        for rule in RULES:
+        for rule in (*RULES, check_loss_chunks, check_kinds):
             rule(self)
 
     def validate_architecture(self) -> None:

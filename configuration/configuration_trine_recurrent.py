@@ -8,7 +8,7 @@ from .bounds import check_fields, check_weights
 from .hub_export import HubExportMixin
 from .keywords import StrictKeywordsMixin
 from .patterns import check_choice
-from .validation import check_dropout, check_start_token, check_token_ids
+from .validation import check_dropout, check_loss_chunks, check_start_token, check_token_ids
 
 
 # How the decoder looks at the source, each with the paper that it follows. `modeling/recurrent/layers.py` has a class
@@ -60,6 +60,7 @@ class TrineRecurrentConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMi
     """
 
     model_type = "trine_recurrent"
+    adapter_targets = ("combine",)
     keys_to_ignore_at_inference = ["past_key_values"]
     hub_auto_map = {
         "AutoModel": "TrineRecurrentModel",
@@ -120,8 +121,6 @@ def check_numbers(config: TrineRecurrentConfig) -> None:
     check_dropout(config, "hidden_dropout")
     if config.initializer_range <= 0:
         raise ValueError(f"initializer_range={config.initializer_range} must be above 0.")
-    if config.loss_chunk_size is not None and config.loss_chunk_size < 1:
-        raise ValueError(f"loss_chunk_size={config.loss_chunk_size} must be at least 1, or None for ordinary logits.")
 
 
 def check_shape(config: TrineRecurrentConfig) -> None:
@@ -137,6 +136,15 @@ def check_size(config: TrineRecurrentConfig) -> None:
     check_weights(parts, config)
 
 
-RULES = (check_fields, check_sizes, check_size, check_numbers, check_shape, check_token_ids, check_start_token)
+RULES = (
+    check_fields,
+    check_sizes,
+    check_size,
+    check_numbers,
+    check_loss_chunks,
+    check_shape,
+    check_token_ids,
+    check_start_token,
+)
 
 __all__ = ["TrineRecurrentConfig"]

@@ -8,12 +8,21 @@ from transformers.utils import logging
 
 from .bounds import check_fields, check_library_keywords
 from .choices import in_package
+from .rope_rules import check_rope_form
 from .validation import unknown_keywords
 
 
 logger = logging.get_logger(__name__)
-FIELD_CHECKS = in_package((check_fields,))
-KEYWORD_CHECKS = in_package((check_library_keywords,))
+
+
+def check_before_use(config: Any, keywords: dict[str, Any]) -> None:
+    """Checks the numbers, and what the base class reads and trusts."""
+    check_fields(config)
+    check_library_keywords(keywords)
+    check_rope_form(getattr(config, "rope_parameters", None))
+
+
+FIRST_CHECKS = in_package((check_before_use,))
 
 
 class StrictKeywordsMixin:
@@ -79,7 +88,5 @@ class StrictKeywordsMixin:
         """
         for message in self.unknown_keywords(keywords).values():
             raise ValueError(message)
-        for check in FIELD_CHECKS:
-            check(self)
-        for check in KEYWORD_CHECKS:
-            check(keywords)
+        for check in FIRST_CHECKS:
+            check(self, keywords)

@@ -52,6 +52,11 @@ class LayerFieldsMixin:
         return any(ATTENTION_KINDS[kind].sees_by != "mask" for kind in self.attention_types)
 
     @property
+    def scores_all_pairs(self) -> bool:
+        """Whether every layer scores pairs of tokens, so that a bias, a scale and dropout can act on the scores."""
+        return all(ATTENTION_KINDS[kind].has_pair_scores for kind in self.attention_types)
+
+    @property
     def has_layered_rope(self) -> bool:
         """Whether `rope_parameters` holds parameters for each layer type."""
         return any(isinstance(value, dict) for value in (self.rope_parameters or {}).values())

@@ -1,11 +1,12 @@
 """The rules of a `TrineConfig`, a function for each. Every message names field, value and what is allowed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from transformers.activations import ACT2FN
 
 from .bounds import check_fields, check_number, check_weights
-from .choices import in_package
+from .choices import Choices, in_package
 from .kind_rows import ABOVE_ZERO, AT_LEAST_ONE, ZERO_OR_MORE
 from .kinds import (
     ATTENTION_KINDS,
@@ -121,6 +122,10 @@ def check_numbers(config) -> None:
             raise ValueError(f"{field}={getattr(config, field)} must be above 0.")
     if config.attention_scale is not None and config.attention_scale <= 0:
         raise ValueError(f"attention_scale={config.attention_scale} must be above 0, or None for 1 / sqrt(head_dim).")
+
+
+def check_loss_chunks(config) -> None:
+    """With fewer, the loss of no token would be added, and training would change nothing."""
     if config.loss_chunk_size is not None and config.loss_chunk_size < 1:
         raise ValueError(f"loss_chunk_size={config.loss_chunk_size} must be at least 1, or None for ordinary logits.")
 
@@ -284,24 +289,36 @@ def check_experts(config) -> None:
     for field in ("num_experts", "num_experts_per_tok", "router_aux_loss_coef"):
         if getattr(config, field) is None:
             raise ValueError(f"{field}=None, but mlp_layer_types={config.mlp_layer_types} has sparse layers: set it.")
-    if config.num_experts_per_tok > config.num_experts:
+    if not 1 <= config.num_experts_per_tok <= config.num_experts:
         raise ValueError(
-            f"num_experts_per_tok={config.num_experts_per_tok} must be at most num_experts={config.num_experts}."
+            f"num_experts_per_tok={config.num_experts_per_tok} must be at least 1, and at most "
+            f"num_experts={config.num_experts}."
         )
 
 
-# Rules between the fields of a kind.
-KIND_RULES = {
-    "sliding": check_sliding,
-    "simplicial": check_simplicial,
-    "bigbird": check_bigbird,
-    "lsh": check_lsh,
-    "sparse": check_experts,
-}
+# Rules that go along with a checkpoint, since what they forbid would change results without an error.
+PAIR_RULES = Choices("scores_all_pairs", {False: check_pair_scores})
+ATTENTION_RULES = Choices(
+    "attention_types",
+    {"sliding": check_sliding, "simplicial": check_simplicial, "bigbird": check_bigbird, "lsh": check_lsh},
+)
+FEED_FORWARD_RULES = Choices("mlp_layer_types", {"sparse": check_experts})
 
 
 def check_kinds(config) -> None:
-    """Applies the rules of the kinds that the config names."""
+    """Applies the rules between the fields of the kinds that the config names."""
+    used = {config.scores_all_pairs, *config.attention_types, *config.mlp_layer_types}
+    for table in (PAIR_RULES, ATTENTION_RULES, FEED_FORWARD_RULES):
+        for kind, rule in table.items():
+            if kind in used:
+                rule(config)
+
+
+KIND_RULES: dict[str, Callable[[Any], None]] = {}  # of registered kinds
+
+
+def check_plugins(config) -> None:
+    """Applies the rules that registered kinds and their fields have."""
     used = {*config.attention_types, *config.mlp_layer_types}
     for kind, rule in KIND_RULES.items():
         if kind in used:
@@ -390,8 +407,7 @@ RULES = in_package(
         check_positions,
         check_rope,
         check_norms,
-        check_pair_scores,
-        check_kinds,
+        check_plugins,
         check_token_ids,
         check_pooler,
     )

@@ -1,14 +1,12 @@
 """Saving and loading with a model card, atomic writes, and errors that name the damaged file."""
 
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from ..configuration.choices import in_package
-from .checks.checkpoints import check_json, check_shards, describe_loss
-from .pickling import PicklableModel
+from .loading import CheckedLoading
 
 
 CARD = "README.md"
@@ -28,46 +26,34 @@ def damaged_files(folder: str | Path) -> list[str]:
     return damaged
 
 
-class CheckpointedModel(PicklableModel):
+class CheckpointedModel(CheckedLoading):
     """A `PreTrainedModel` that saves a model card and reads checkpoints with clear errors. A card in place stays."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Loads a model; arguments are those of transformers.
+        """As of its base, which names no weight file that is damaged.
 
         Raises:
-            OSError: A file is damaged, or lacks a tensor that the saved model had. Who asks for
-                `output_loading_info` is told which tensors are missing instead.
+            OSError: A file is damaged, or lacks a tensor that the saved model had.
         """
-        check_json(Path(pretrained_model_name_or_path or ""))
         try:
-            loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         except SafetensorError as error:
             names = ", ".join(damaged_files(pretrained_model_name_or_path)) or "a weight file"
             raise OSError(
                 f"{pretrained_model_name_or_path}: {names} is damaged or incomplete ({error}). "
                 "Copy or download the checkpoint again, or load an earlier one."
             ) from error
-        wants_report = kwargs.get("output_loading_info", False)
-        fault = vars(loaded[0] if wants_report else loaded).pop("loading_fault", None)
-        if fault and not wants_report:
-            raise OSError(fault)
-        return loaded
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *args, **kwargs):
         """Called while a checkpoint is loaded, before its tensors are read."""
+        from .checks.checkpoints import check_shards
+
         check_shards(model, checkpoint_files, load_config)
         return PreTrainedModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, *args, **kwargs
         )
-
-    @staticmethod
-    def _finalize_model_loading(model, load_config, loading_info):
-        """Called when its tensors are in the model, and those that are missing have random values."""
-        loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
-        model.loading_fault = describe_loss(model, load_config, loading_info.missing_keys)
-        return loading_info
 
     def render_card(self) -> str:
         """The card of this model, as Markdown."""
@@ -115,6 +101,6 @@ class CheckpointedModel(PicklableModel):
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
-# The base of all models. A checkpoint's code saves and loads as transformers does.
+# The base of all models. A checkpoint's code saves as transformers does.
 IN_PACKAGE = in_package((CheckpointedModel,))
-ModelBase = (*IN_PACKAGE, PicklableModel)[0]
+ModelBase = (*IN_PACKAGE, CheckedLoading)[0]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .checks.ids import IGNORE_INDEX, check_items, check_shape
+from .checks.ids import IGNORE_INDEX, ITEM_CHECKS, check_shape
 
 
 def is_plain_head(head: nn.Module) -> bool:
@@ -232,7 +232,8 @@ def number_of_items(targets: torch.Tensor, num_items_in_batch: torch.Tensor | in
     Raises:
         ValueError: The given number is below 0 or none.
     """
-    check_items(num_items_in_batch)
+    for check in ITEM_CHECKS:
+        check(num_items_in_batch)
     items = count_targets(targets) if num_items_in_batch is None else num_items_in_batch
     if torch.is_tensor(items):
         items = items.to(targets.device)

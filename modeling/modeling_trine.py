@@ -18,8 +18,8 @@ from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .attention.softmax import SoftmaxAttention, TwoKeyAttention
 from .block import LAYERS, TrineLayer
 from .checkpoints import ModelBase
-from .checks.caches import check_cache, compiles
-from .checks.ids import check_ids, check_router_request
+from .checks.caches import CACHE_CHECKS, compiles
+from .checks.ids import REQUEST_CHECKS, check_ids
 from .checks.paged_serving import check_vllm
 from .feed_forward.routers import TrineRouter
 from .feed_forward.table import EXPERT_CHOICES
@@ -208,7 +208,8 @@ class TrineModel(TrinePreTrainedModel):
                 states are given to a model without a use for them, or missing, or router logits are asked of a decoder
                 without experts.
         """
-        check_router_request(self.config, kwargs.get("output_router_logits"))
+        for check in REQUEST_CHECKS:
+            check(self.config, kwargs.get("output_router_logits"))
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         if self.config.add_cross_attention != (encoder_hidden_states is not None):
             raise ValueError(
@@ -221,7 +222,7 @@ class TrineModel(TrinePreTrainedModel):
         if isinstance(past_key_values, EncoderDecoderCache):
             self_cache = past_key_values.self_attention_cache
         if past_key_values is not None:
-            check_cache(past_key_values, self.config)
+            CACHE_CHECKS[self.config.is_causal](past_key_values, self.config)
         given_positions = position_ids
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)

@@ -12,6 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.output_capturing import install_output_capuring_hook
 
+from ..configuration.choices import Choices
+
 
 class CapturingHook:
     """A hook of transformers that can be made again after unpickling.
@@ -57,3 +59,7 @@ class PicklableModel(PreTrainedModel):
     def __getstate__(self) -> Any:
         make_picklable(self)
         return super().__getstate__()
+
+
+# Of sparse models every one has such hooks; of others those that were asked for states, as with transformers' own.
+PICKLING = Choices("mlp_layer_types", {"sparse": PicklableModel})

@@ -110,7 +110,6 @@ class SoftmaxAttention(nn.Module):
         self.attention_dropout = config.attention_dropout
         self.is_causal = config.is_causal
         self.sliding_window: int | None = None  # tells windowed kernels how far to look
-        self.sees_only_itself = False
         query_size = config.num_attention_heads * self.head_dim
         key_value_size = config.num_key_value_heads * self.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.attention_bias)
@@ -177,12 +176,7 @@ class SoftmaxAttention(nn.Module):
         self, key: torch.Tensor, value: torch.Tensor, past_key_values: Cache
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Puts keys and values (B, G, Q, D) into the cache; returns those that the mask speaks of, (B, G, K, D)."""
-        if not self.sees_only_itself:
-            return past_key_values.update(key, value, self.layer_idx)
-        # Where a window of 1 needs no earlier token, transformers' cache keeps and returns all of them.
-        num_keys, _ = past_key_values.get_mask_sizes(key.shape[2], self.layer_idx)
-        key, value = past_key_values.update(key, value, self.layer_idx)
-        return key[:, :, -num_keys:], value[:, :, -num_keys:]
+        return past_key_values.update(key, value, self.layer_idx)
 
     def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """Views (B, N, heads * D) as (B, N, heads, D)."""
@@ -201,7 +195,21 @@ class FullAttention(SoftmaxAttention):
     """
 
 
-class SlidingAttention(SoftmaxAttention):
+class WindowedAttention(SoftmaxAttention):
+    """Softmax attention within a window."""
+
+    sees_only_itself = False  # whether the window is of one token
+
+    def remember(
+        self, key: torch.Tensor, value: torch.Tensor, past_key_values: Cache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of its base. Of a window of 1 transformers' cache keeps and returns all earlier tokens, too."""
+        num_keys, _ = past_key_values.get_mask_sizes(key.shape[2], self.layer_idx)
+        key, value = super().remember(key, value, past_key_values)
+        return (key[:, :, -num_keys:], value[:, :, -num_keys:]) if self.sees_only_itself else (key, value)
+
+
+class SlidingAttention(WindowedAttention):
     """Softmax attention in which a token sees the `sliding_window` tokens up to and including itself.
 
     An encoder's window is centred and reaches `sliding_window` tokens to each side.
@@ -215,7 +223,7 @@ class SlidingAttention(SoftmaxAttention):
         self.sees_only_itself = config.sliding_window == 1
 
 
-class ChunkedAttention(SoftmaxAttention):
+class ChunkedAttention(WindowedAttention):
     """Softmax attention within chunks of `attention_chunk_size` tokens, counted from the first real token.
 
     Cost O(Q * attention_chunk_size) with a block kernel. Cache: at most one chunk.

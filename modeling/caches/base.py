@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING, CacheLayerMixin
 
-from ..checks.caches import OWN_LAYER_TYPES
+from ..checks.caches import STATE_CHECKS, check_states
 
 
 class StatesCacheLayer(CacheLayerMixin):
@@ -36,7 +36,7 @@ class StatesCacheLayer(CacheLayerMixin):
         cls._layer_type = layer_type
         DYNAMIC_LAYER_TYPE_MAPPING[layer_type] = STATIC_LAYER_TYPE_MAPPING[layer_type] = cls
         if not cls.holds_keys_alone:
-            OWN_LAYER_TYPES.add(layer_type)
+            STATE_CHECKS[layer_type] = check_states
 
     def __init__(self, **kwargs):
         super().__init__()

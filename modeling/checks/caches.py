@@ -1,6 +1,6 @@
 """Checks that a given cache has the layers that the model needs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, EncoderDecoderCache
 
@@ -8,37 +8,45 @@ from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 
 
-OWN_LAYER_TYPES: set[str] = set()  # those whose states no layer of transformers' can hold
+# Of each layer type whose states no layer of transformers' can hold, what refuses another cache. Their caches fill it.
+STATE_CHECKS: dict[str, Callable[[Cache, TrineConfig, int], None]] = {}
 
 
-def check_cache(past_key_values: Cache, config: TrineConfig) -> None:
-    """Refuses a cache that cannot hold the states of a stack, or would lose some of them.
+def refuse_cache(past_key_values: Cache, config: TrineConfig) -> None:
+    """Refuses any cache of an encoder."""
+    raise ValueError(
+        "past_key_values are given, but is_causal=False: only a decoder reads a cache. Methods that put keys and "
+        "values before a text, as PEFT's prefix tuning, do not suit this model; prompt tuning does."
+    )
+
+
+def check_decoder_cache(past_key_values: Cache, config: TrineConfig) -> None:
+    """Refuses a cache that cannot hold the states of a decoder, or would lose some of them.
 
     Raises:
-        ValueError: The stack is no decoder; a layer with states of its own has no place for them, as the cache was
-            made without the config; or cross-attention has no cache, or one with the windows of the decoder, which do
-            not hold the whole source.
+        ValueError: A layer with states of its own has no place for them, as the cache was made without the config; or
+            cross-attention has no cache, or one with the windows of the decoder, which do not hold the whole source.
     """
-    if not config.is_causal:
-        raise ValueError(
-            "past_key_values are given, but is_causal=False: only a decoder reads a cache. Methods that put keys and "
-            "values before a text, as PEFT's prefix tuning, do not suit this model; prompt tuning does."
-        )
     self_cache = past_key_values
     if isinstance(past_key_values, EncoderDecoderCache):
         self_cache = past_key_values.self_attention_cache
     for index, layer_type in enumerate(config.layer_types):
-        if layer_type in OWN_LAYER_TYPES:
-            layer = self_cache.layers[index] if index < len(self_cache.layers) else None
-            if getattr(layer, "_layer_type", None) != layer_type:
-                raise ValueError(
-                    f"past_key_values has {describe(layer)} for layer {index}, which is "
-                    f"'{config.attention_types[index]}'. Make the cache for this model: {advice(config)}. Keys and "
-                    "values alone, as PEFT's prefix tuning makes them, are not its states; prompt tuning suits it."
-                )
+        if layer_type in STATE_CHECKS:
+            STATE_CHECKS[layer_type](self_cache, config, index)
     for check in CROSS_CHECKS.values():
         if config.add_cross_attention:
             check(past_key_values, config)
+
+
+def check_states(cache: Cache, config: TrineConfig, index: int) -> None:
+    """Refuses a cache without the states of layer `index`."""
+    layer = cache.layers[index] if index < len(cache.layers) else None
+    if getattr(layer, "_layer_type", None) != config.layer_types[index]:
+        raise ValueError(
+            f"past_key_values has {describe(layer)} for layer {index}, which is '{config.attention_types[index]}'. "
+            f"Make the cache for this model: {advice(config)}. Keys and values alone, as PEFT's prefix tuning makes "
+            "them, are not its states; prompt tuning suits it."
+        )
 
 
 def check_cross_attention_cache(past_key_values: Cache, config: TrineConfig) -> None:
@@ -57,6 +65,7 @@ def check_cross_attention_cache(past_key_values: Cache, config: TrineConfig) -> 
 
 
 CROSS_CHECKS = Choices("add_cross_attention", {True: check_cross_attention_cache})
+CACHE_CHECKS = Choices("is_causal", {True: check_decoder_cache, False: refuse_cache})
 
 
 def describe(layer: object) -> str:

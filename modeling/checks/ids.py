@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from transformers.utils.import_utils import is_torchdynamo_compiling
 
+from ...configuration.choices import in_package
+
 
 IGNORE_INDEX = -100
 
@@ -117,3 +119,8 @@ def check_router_request(config, output_router_logits: bool | None) -> None:
             "output_router_logits=True, but no layer has experts: mlp_layer_types are all 'dense'. TRL asks for "
             "router logits where its router_aux_loss_coef is set: leave that out, or set it to 0."
         )
+
+
+# Of what trainers ask and hand over.
+REQUEST_CHECKS = in_package((check_router_request,))
+ITEM_CHECKS = in_package((check_items,))

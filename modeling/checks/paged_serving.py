@@ -26,17 +26,11 @@ def check_paged(config: Any, server: str) -> None:
             f"model_type='{config.model_type}' has is_encoder_decoder={config.is_encoder_decoder}, "
             f"add_cross_attention={crossed}, but {server} serves single stacks; use generate."
         )
-    layers = [kind for kind, row in ATTENTION_KINDS.items() if row.paged]
-    for index, kind in enumerate(config.attention_types):
-        if kind not in layers:
-            raise ValueError(
-                f"attention_types[{index}]='{kind}' is not one of {layers}, which {server} serves; use generate."
-            )
-    positions = [kind for kind, row in POSITION_KINDS.items() if row.paged]
-    if config.position_type not in positions:
-        raise ValueError(
-            f"position_type='{config.position_type}' is not one of {positions}, which {server} serves; use generate."
-        )
+    used = [(f"attention_types[{index}]", kind, ATTENTION_KINDS) for index, kind in enumerate(config.attention_types)]
+    for field, kind, rows in [*used, ("position_type", config.position_type, POSITION_KINDS)]:
+        served = [name for name, row in rows.items() if row.paged]
+        if kind not in served:
+            raise ValueError(f"{field}='{kind}' is not one of {served}, which {server} serves; use generate.")
     for layer_type in config.layer_types:
         rope_type = config.rope_parameters_of(layer_type).get("rope_type")
         if rope_type in LENGTH_DEPENDENT_ROPE:

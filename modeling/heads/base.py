@@ -9,7 +9,7 @@ from transformers.utils.generic import ModelOutput
 
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
-from ..checks.ids import check_router_request
+from ..checks.ids import REQUEST_CHECKS
 from ..feed_forward.balancing import router_losses
 from ..feed_forward.mlp import make_activation
 from ..feed_forward.routers import TrineRouter
@@ -142,7 +142,8 @@ class TrineHead(TrinePreTrainedModel, Head[Output]):  # FSDP2 compares layouts, 
     records = {name: name for name in ("hidden_states", "attentions", "second_attentions", "router_logits")}
 
     def answer(self, inputs, targets, output_router_logits, *args, **asked) -> Output:
-        check_router_request(self.config, output_router_logits)
+        for check in REQUEST_CHECKS:
+            check(self.config, output_router_logits)
         return super().answer(inputs, targets, output_router_logits, *args, **asked)
 
 

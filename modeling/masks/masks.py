@@ -223,7 +223,6 @@ ENCODER_MASKS = Choices(
     },
 )
 PAIR_MASKS = Choices("is_causal", {True: decoder_masks, False: encoder_masks})
-SEQUENCES = Choices("tells_sequences_apart", {True: tell_sequences_apart})
 
 
 def kinds_by_tokens() -> dict[str, str]:
@@ -243,6 +242,32 @@ def banded_types(config: TrineConfig, attention_mask: torch.Tensor | None, past_
     if hinders or not is_padding or config._attn_implementation != "sdpa":
         return set()
     return set(BANDED_MASKS)
+
+
+def see_without_masks(
+    config: TrineConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+    position_ids: torch.Tensor | None,
+    lengths: list[int] | None,
+) -> dict[str, Visibility]:
+    """Makes what the layers see that need no table of pairs, by type. Arguments are those of `make_masks`."""
+    by_tokens, banded = set(kinds_by_tokens().values()), banded_types(config, attention_mask, past_key_values)
+    if not by_tokens.union(banded).intersection(config.layer_types):
+        return {}
+    given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
+    sequences = tell_sequences_apart(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
+    visible = {layer_type: sequences for layer_type in config.layer_types if layer_type in by_tokens}
+    positions = make_position_ids(inputs_embeds, attention_mask, None) if position_ids is None else position_ids
+    for layer_type in banded.intersection(config.layer_types):
+        band = BANDED_MASKS[layer_type](config, layer_type, positions, sequences, position_ids is None)
+        if band is not None:
+            visible[layer_type] = Visibility(band=band)
+    return visible
+
+
+SEQUENCES = Choices("tells_sequences_apart", {True: see_without_masks})
 
 
 def make_masks(
@@ -271,14 +296,8 @@ def make_masks(
         return {layer_type: read_ready_mask(layer_type, mask) for layer_type, mask in attention_mask.items()}
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one transformers does not look for packing
-    given_positions = None if position_ids is None else position_ids.expand(inputs_embeds.shape[0], -1)
-    banded = banded_types(config, attention_mask, past_key_values)
-    sequences = EVERYTHING
-    by_tokens = set(kinds_by_tokens().values())
-    if by_tokens.union(banded).intersection(config.layer_types):
-        find = SEQUENCES[True]
-        sequences = find(inputs_embeds, attention_mask, past_key_values, given_positions, lengths)
-    all_positions = make_position_ids(inputs_embeds, attention_mask, None) if position_ids is None else position_ids
+    see = SEQUENCES.get(True)
+    visible = see(config, inputs_embeds, attention_mask, past_key_values, position_ids, lengths) if see else {}
     if lengths is not None:
         inputs_embeds = inputs_embeds[:, : max(lengths)]
         position_ids = torch.arange(max(lengths), device=inputs_embeds.device)[None]
@@ -286,11 +305,6 @@ def make_masks(
         position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
     arguments = {"config": config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
-    visible = {layer_type: sequences for layer_type in first_layers if layer_type in by_tokens}
-    for layer_type in banded.intersection(first_layers):
-        band = BANDED_MASKS[layer_type](config, layer_type, all_positions, sequences, given_positions is None)
-        if band is not None:
-            visible[layer_type] = Visibility(band=band)
     first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in visible}
     masks = PAIR_MASKS[config.is_causal](first_layers, position_ids, past_key_values=past_key_values, **arguments)
     return visible | {layer_type: Visibility(mask, lengths) for layer_type, mask in masks.items()}

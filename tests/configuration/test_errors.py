@@ -197,7 +197,7 @@ FIELDS = {
     ),
     "experts": (
         {"mlp_layer_types": "sparse", "num_experts_per_tok": 9},
-        "num_experts_per_tok=9 must be at most num_experts=8.",
+        "num_experts_per_tok=9 must be at least 1, and at most num_experts=8.",
     ),
     "pad": ({"pad_token_id": 32000}, "pad_token_id=32000 must lie in the vocabulary, 0 to 31999."),
     "eos": ({"eos_token_id": [2, -1]}, "eos_token_id=[2, -1] must lie in the vocabulary, 0 to 31999."),
