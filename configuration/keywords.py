@@ -8,11 +8,46 @@ from transformers.utils import logging
 
 from .bounds import check_fields, check_library_keywords
 from .choices import in_package
+from .patterns import suggest
 from .rope_rules import check_rope_form
-from .validation import unknown_keywords
 
 
 logger = logging.get_logger(__name__)
+
+# Keywords that are no fields of ours, but that transformers passes to, or writes into, every config.
+LIBRARY_KEYWORDS = frozenset(
+    (
+        *("adapter", "attn_implementation", "auto_map", "custom_pipelines", "distributed_config"),
+        *("experts_implementation", "model_type", "name_or_path", "num_labels", "output_attentions"),
+        *("partial_rotary_factor", "per_layer_config", "quantization_config", "rope_scaling", "rope_theta"),
+        *("task_specific_params", "torch_dtype", "transformers_weights"),
+    )
+)
+# What other libraries and models call our fields, where the nearest spelling would mislead.
+OTHER_NAMES = in_package(
+    {
+        "attention_probs_dropout_prob": "attention_dropout",
+        "dropout": "hidden_dropout",
+        "hidden_dropout_prob": "hidden_dropout",
+        "layer_norm_eps": "norm_eps",
+        "layer_types": "attention_types",
+        "n_embd": "hidden_size",
+        "n_head": "num_attention_heads",
+        "n_layer": "num_hidden_layers",
+    }.items()
+)
+
+
+def unknown_keywords(
+    keywords: Iterable[str], fields: Iterable[str], class_name: str = "TrineConfig"
+) -> dict[str, str]:
+    """Maps each keyword that nothing reads to a message about it, for a config class with the given fields."""
+    known = LIBRARY_KEYWORDS.union(fields)
+    return {
+        keyword: f"{class_name} has no field {keyword!r}.{suggest(dict(OTHER_NAMES).get(keyword, keyword), known)}"
+        for keyword in keywords
+        if keyword not in known and not keyword.startswith("_")
+    }
 
 
 def check_before_use(config: Any, keywords: dict[str, Any]) -> None:

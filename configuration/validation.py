@@ -1,6 +1,6 @@
 """The rules of a `TrineConfig`, a function for each. Every message names field, value and what is allowed."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from transformers.activations import ACT2FN
@@ -22,7 +22,7 @@ from .kinds import (
     SIMPLICIAL_BACKENDS,
     TRILINEAR_KINDS,
 )
-from .patterns import check_choice, suggest
+from .patterns import check_choice
 from .rope_rules import check_rope
 
 
@@ -60,42 +60,6 @@ CHOICES = {
     "simplicial_backend": SIMPLICIAL_BACKENDS,
     "linear_feature_map": LINEAR_FEATURE_MAPS,
 }
-# Keywords that are no fields of ours, but that transformers passes to, or writes into, every config.
-LIBRARY_KEYWORDS = frozenset(
-    (
-        *("adapter", "attn_implementation", "auto_map", "custom_pipelines", "distributed_config"),
-        *("experts_implementation", "model_type", "name_or_path", "num_labels", "output_attentions"),
-        *("partial_rotary_factor", "per_layer_config", "quantization_config", "rope_scaling", "rope_theta"),
-        *("task_specific_params", "torch_dtype", "transformers_weights"),
-    )
-)
-
-
-# What other libraries and models call our fields, where the nearest spelling would mislead.
-OTHER_NAMES = in_package(
-    {
-        "attention_probs_dropout_prob": "attention_dropout",
-        "dropout": "hidden_dropout",
-        "hidden_dropout_prob": "hidden_dropout",
-        "layer_norm_eps": "norm_eps",
-        "layer_types": "attention_types",
-        "n_embd": "hidden_size",
-        "n_head": "num_attention_heads",
-        "n_layer": "num_hidden_layers",
-    }.items()
-)
-
-
-def unknown_keywords(
-    keywords: Iterable[str], fields: Iterable[str], class_name: str = "TrineConfig"
-) -> dict[str, str]:
-    """Maps each keyword that nothing reads to a message about it, for a config class with the given fields."""
-    known = LIBRARY_KEYWORDS.union(fields)
-    return {
-        keyword: f"{class_name} has no field {keyword!r}.{suggest(dict(OTHER_NAMES).get(keyword, keyword), known)}"
-        for keyword in keywords
-        if keyword not in known and not keyword.startswith("_")
-    }
 
 
 def check_sliding(config) -> None:

@@ -10,7 +10,13 @@ from transformers import cache_utils
 from trine import TrineConfig
 from trine.configuration import kinds
 from trine.configuration.kind_rows import About, Kind
-from trine.configuration.validation import CHOICES, NOT_NEGATIVE, POSITIVE_INTEGERS, POSITIVE_NUMBERS, PROBABILITIES
+from trine.configuration.validation import (
+    CHOICES,
+    NOT_NEGATIVE,
+    POSITIVE_INTEGERS,
+    POSITIVE_NUMBERS,
+    PROBABILITIES,
+)
 from trine.modeling.attention.table import ATTENTIONS
 from trine.modeling.block import LAYERS
 from trine.modeling.feed_forward.balancing import BALANCING_LOSSES

@@ -28,7 +28,11 @@ from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 
-ELSEWHERE = ("modeling/checkpoints", "modeling/checks/checkpoints")  # whose errors have files of their own
+ELSEWHERE = (
+    "modeling/checkpoints",
+    "modeling/checks/checkpoints",
+    "modeling/loading",
+)  # whose errors have files of their own
 
 
 def run(ids, **fields):
