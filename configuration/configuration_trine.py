@@ -10,7 +10,7 @@ from .adapter_targets import AdapterTargetsMixin
 from .hub_export import HubExportMixin
 from .keywords import StrictKeywordsMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
-from .layer_fields import LayerFieldsMixin
+from .layer_fields import PLUGIN_FIELDS, LayerFieldsMixin
 from .patterns import expand_pattern
 from .sharding_plans import expert_parallel_plan, tensor_parallel_plan
 from .validation import RULES, check_kinds, check_loss_chunks
@@ -31,7 +31,7 @@ DERIVED: Any = None
 
 
 @strict
-class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, LayerFieldsMixin, PreTrainedConfig):
+class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictKeywordsMixin, PreTrainedConfig):
     """Configuration of a `TrineModel` and of every head on it.
 
     Sizes are in units (features, layers, heads), windows and lengths in tokens. Unknown keywords are errors.
@@ -270,10 +270,6 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
         return cls(**{**stack_preset(name), **overrides})
 
     @classmethod
-    def field_names(cls) -> list[str]:
-        return [*super().field_names(), *cls.plugin_fields()]
-
-    @classmethod
     def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         """Overrides fields of a saved config. A smaller `num_hidden_layers` keeps the kinds of the first layers.
 
@@ -316,8 +312,8 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, StrictKeywordsMixin, Laye
             self.moe_intermediate_size = self.intermediate_size
         self.derive_experts()
         self.settle_window()
-        for name, spec in self.plugin_fields_in_use().items():
-            setattr(self, name, kwargs.pop(name, spec.default))
+        for mixin in PLUGIN_FIELDS.values():
+            mixin.take_plugin_fields(self, kwargs)
         if self.performer_num_features is None:
             self.performer_num_features = int(self.head_dim * log(self.head_dim)) if self.head_dim > 2 else 2
         if self.lsh_num_buckets is None:

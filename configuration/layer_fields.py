@@ -2,22 +2,22 @@
 
 from typing import Any
 
+from .choices import Choices
 from .kinds import ATTENTION_KINDS, KIND_TABLES
 
 
-class LayerFieldsMixin:
-    """Base of config classes with `attention_types` and `mlp_layer_types`."""
-
-    num_hidden_layers: int
-    attention_types: Any
-    mlp_layer_types: Any
-    rope_parameters: Any
+class PluginFieldsMixin:
+    """Base of config classes whose kinds may have fields of their own, as registered ones have."""
 
     @staticmethod
     def plugin_fields() -> dict[str, Any]:
         """The config fields that registered kinds have, by name."""
         rows = [row for table in KIND_TABLES.values() for row in table.values()]
         return {name: spec for row in rows for name, spec in row.fields}
+
+    @classmethod
+    def field_names(cls) -> list[str]:
+        return [*super().field_names(), *cls.plugin_fields()]  # pyright: ignore[reportAttributeAccessIssue] of the next base
 
     def plugin_fields_in_use(self) -> dict[str, Any]:
         """The config fields of registered kinds that the config names, which it has as attributes."""
@@ -27,6 +27,27 @@ class LayerFieldsMixin:
             for kind in value if isinstance(value, list) else [value]:
                 found |= dict(table[kind].fields if kind in table else ())
         return found
+
+    @property
+    def has_plugin_fields(self) -> bool:
+        return bool(self.plugin_fields_in_use())
+
+    def take_plugin_fields(self, keywords: dict[str, Any]) -> None:
+        """Sets the fields of the kinds that the config names, and takes them out of the keywords."""
+        for name, spec in self.plugin_fields_in_use().items():
+            setattr(self, name, keywords.pop(name, spec.default))
+
+
+PLUGIN_FIELDS = Choices("has_plugin_fields", {True: PluginFieldsMixin})
+
+
+class LayerFieldsMixin(*PLUGIN_FIELDS.values()):  # pyright: ignore[reportGeneralTypeIssues] one or none
+    """Base of config classes with `attention_types` and `mlp_layer_types`."""
+
+    num_hidden_layers: int
+    attention_types: Any
+    mlp_layer_types: Any
+    rope_parameters: Any
 
     @property
     def layer_types(self) -> list[str]:
