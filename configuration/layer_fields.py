@@ -73,7 +73,7 @@ class LayerFieldsMixin(*PLUGIN_FIELDS.values()):  # pyright: ignore[reportGenera
         return any(ATTENTION_KINDS[kind].sees_by != "mask" for kind in self.attention_types)
 
     @property
-    def scores_all_pairs(self) -> bool:
+    def has_pair_scores(self) -> bool:
         """Whether every layer scores pairs of tokens, so that a bias, a scale and dropout can act on the scores."""
         return all(ATTENTION_KINDS[kind].has_pair_scores for kind in self.attention_types)
 

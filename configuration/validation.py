@@ -261,7 +261,7 @@ def check_experts(config) -> None:
 
 
 # Rules that go along with a checkpoint, since what they forbid would change results without an error.
-PAIR_RULES = Choices("scores_all_pairs", {False: check_pair_scores})
+PAIR_RULES = Choices("has_pair_scores", {False: check_pair_scores})
 ATTENTION_RULES = Choices(
     "attention_types",
     {"sliding": check_sliding, "simplicial": check_simplicial, "bigbird": check_bigbird, "lsh": check_lsh},
@@ -271,7 +271,7 @@ FEED_FORWARD_RULES = Choices("mlp_layer_types", {"sparse": check_experts})
 
 def check_kinds(config) -> None:
     """Applies the rules between the fields of the kinds that the config names."""
-    used = {config.scores_all_pairs, *config.attention_types, *config.mlp_layer_types}
+    used = {config.has_pair_scores, *config.attention_types, *config.mlp_layer_types}
     for table in (PAIR_RULES, ATTENTION_RULES, FEED_FORWARD_RULES):
         for kind, rule in table.items():
             if kind in used:
