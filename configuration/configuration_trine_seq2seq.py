@@ -11,8 +11,7 @@ from transformers import PreTrainedConfig
 from .adapter_targets import AdapterTargetsMixin
 from .bounds import check_fields
 from .configuration_trine import DERIVED, DerivedFloat, DerivedInt, TrineConfig
-from .decoder_fields import DecoderFieldsMixin, without_sizes
-from .encoder_loading import register_encoder
+from .encoder_decoder import DecoderFieldsMixin, register_encoder, without_sizes
 from .hub_export import HubExportMixin
 from .keywords import StrictKeywordsMixin
 from .validation import check_dropout, check_start_token, check_token_ids

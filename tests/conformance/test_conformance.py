@@ -17,7 +17,7 @@ from conformance.testers import SIZES, TESTERS
 
 from trine import FAMILIES
 from trine.configuration.configuration_trine_recurrent import RECURRENT_ATTENTIONS
-from trine.configuration.decoder_fields import DecoderSize
+from trine.configuration.encoder_decoder import DecoderSize
 from trine.configuration.kinds import (
     ATTENTION_KINDS,
     FEED_FORWARD_KINDS,

@@ -1,8 +1,13 @@
-"""Fields of a decoder in the config of the whole, where other libraries look for them: T5's config has them there."""
+"""What other libraries look for in an encoder-decoder, and have of T5: fields in its config, and its encoder alone.
 
+The fields are the decoder's. The encoder comes without the decoder where sentence-transformers loads it.
+"""
+
+import sys
 from typing import Any
 
 
+MODULE, TABLE = "sentence_transformers.base.modules.transformer", "_ENCODER_ONLY_MODELS"
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim")
 
 
@@ -55,3 +60,25 @@ def without_sizes(given: dict[str, Any], decoder: Any) -> dict[str, Any]:
     """Leaves out the sizes that `decoder`, a config or its fields, already has."""
     fields = decoder if isinstance(decoder, dict) else vars(decoder or object)
     return {key: value for key, value in given.items() if key not in SIZES or fields.get(key) != value}
+
+
+class EncoderAlone:
+    """The loader that the table of sentence-transformers names."""
+
+    @classmethod
+    def from_pretrained(cls, name: str, **kwargs) -> Any:
+        """Loads the model that `AutoModel` loads, without its decoder."""
+        from transformers import AutoModel
+
+        return AutoModel.from_pretrained(name, **{"add_decoder": False, **kwargs})
+
+
+def register_encoder(config_class: type) -> None:
+    """Adds a row to the table of sentence-transformers, where somebody has imported it.
+
+    A row is a class of configs, and module and name of what loads their encoders. Without it the decoder is loaded,
+    too, and nothing uses it.
+    """
+    table = vars(sys.modules.get(MODULE, object)).get(TABLE)
+    if isinstance(table, list) and all(row[0] is not config_class for row in table):
+        table.append((config_class, __name__, EncoderAlone.__name__))
