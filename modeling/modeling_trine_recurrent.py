@@ -16,8 +16,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .checks.batching import BatchingGenerationMixin
 from .checks.generation import Generation
-from .heads.base import Head, Prediction
-from .heads.forward import Kept, Target, make_forward
+from .heads.base import Head, Kept, Prediction, Target, make_forward
 from .heads.token_head import TokenHead, select_positions
 from .losses import shift_right
 from .outputs import TrineRecurrentLMOutput

@@ -11,8 +11,7 @@ from ..losses import causal_targets
 from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine import TrineModel
 from ..outputs import TrineCausalLMOutput
-from .base import Prediction, TrineHead
-from .forward import Kept, Target, make_forward
+from .base import Kept, Prediction, Target, TrineHead, make_forward
 from .token_head import TokenHead, select_positions
 
 

@@ -15,9 +15,8 @@ from ..outputs import (
     TrineTokenClassifierOutput,
 )
 from ..pooling import POOLINGS, sequence_masks
-from .base import Output, Prediction, TrineHead, make_transform
+from .base import LABELLED, SPAN, TEXT, Output, Prediction, Target, TrineHead, make_forward, make_transform
 from .classification_losses import class_loss, predict_span, sequence_loss
-from .forward import LABELLED, SPAN, TEXT, Target, make_forward
 
 
 class TrineClassifier(TrineHead[Output]):

@@ -7,8 +7,7 @@ from torch import nn
 
 from ..checks.ids import check_labels, check_shape, check_shares, has_shape
 from ..losses import IGNORE_INDEX, lm_loss, number_of_items
-from .base import Prediction
-from .forward import Target
+from .base import Prediction, Target
 
 
 VALUE_LOSSES = {

@@ -7,9 +7,8 @@ from ...configuration.configuration_trine import TrineConfig
 from ..losses import IGNORE_INDEX, batch_share, chunked_lm_loss, flatten_targets
 from ..modeling_trine import TrineModel
 from ..outputs import TrineMaskedLMOutput, TrinePreTrainingOutput, TrineSequenceClassifierOutput
-from .base import HeadTransform, Output, Prediction, TrineHead
+from .base import LABELLED, TEXT, HeadTransform, Output, Prediction, Target, TrineHead, make_forward
 from .classification_losses import class_loss
-from .forward import LABELLED, TEXT, Target, make_forward
 from .token_head import TokenHead
 
 

@@ -14,8 +14,7 @@ from ..losses import shift_right
 from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from ..outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
-from .base import Head, Output, Prediction
-from .forward import Kept, Target, make_forward
+from .base import Head, Kept, Output, Prediction, Target, make_forward
 from .token_head import TokenHead, select_positions
 
 

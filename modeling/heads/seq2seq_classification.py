@@ -13,9 +13,8 @@ from ..outputs import (
     TrineTokenClassifierOutput,
 )
 from ..pooling import last_token, sequence_masks
-from .base import Output, Prediction, TrineHead, make_transform
+from .base import SPAN, Output, Prediction, Target, TrineHead, make_forward, make_transform
 from .classification_losses import class_loss, predict_span, sequence_loss
-from .forward import SPAN, Target, make_forward
 from .seq2seq import TrineSeq2SeqHead
 
 
