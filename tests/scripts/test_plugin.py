@@ -1,0 +1,71 @@
+"""`--plugin`, which every command has: mechanisms of somebody's own, in every place where kinds are named."""
+
+import pytest
+from support.plugins import tables_restored, write_sigmoid
+
+from trine.scripts import cli
+from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.list import ListArguments
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    with tables_restored():
+        yield
+
+
+def test_a_command_knows_what_its_plugin_registers(tmp_path, capsys):
+    file = write_sigmoid(tmp_path, "command_sigmoid", "ours")
+    assert cli.main(["list", "kinds", "--plugin", str(file)]) in (None, 0)
+    assert "  ours " in capsys.readouterr().out
+
+
+def test_a_recipe_names_plugins(tmp_path):
+    file = write_sigmoid(tmp_path, "recipe_sigmoid", "ours")
+    (tmp_path / "recipe.yaml").write_text(f"plugin: [{file}]\nwhat: kinds\n")
+    (arguments,) = parse_arguments(
+        [ListArguments], ["--recipe", str(tmp_path / "recipe.yaml")], command="list", description=None
+    )
+    assert arguments.what == "kinds"
+    from trine.configuration.kinds import ATTENTION_KINDS
+
+    assert "ours" in ATTENTION_KINDS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is not a file."),
+        ("import a_module_that_is_not_there\n", "No module named 'a_module_that_is_not_there'"),
+        ("from trine import register_attention\nregister_attention('full', int)\n", "name='full' is taken"),
+    ],
+)
+def test_a_plugin_that_cannot_be_loaded_is_told_in_one_line(text, message, tmp_path, capsys):
+    file = tmp_path / "broken_plugin.py"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SystemExit) as error:
+        cli.main(["list", "kinds", "--plugin", str(file)])
+    assert error.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told and "Traceback" not in told
+
+
+def test_a_training_writes_its_plugin_beside_the_model(tmp_path):
+    """And so a process that knows neither can generate; see tests/modeling/test_registration.py."""
+    file = write_sigmoid(tmp_path, "trained_sigmoid", "ours")
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 200)
+    small = ("attention_types=ours, full", "num_hidden_layers=2", "hidden_size=32", "ours_bias=-0.25")
+    status = cli.main(
+        [
+            *("pretrain", "--plugin", str(file), "--files", str(tmp_path / "text.txt"), "--preset", "tiny"),
+            *("--config_overrides", *small, "--max_steps", "2", "--output_dir", str(tmp_path / "model")),
+            *("--block_length", "32", "--use_cpu", "--report_to", "none"),
+        ]
+    )
+    assert status in (None, 0)
+    assert (tmp_path / "model" / "trained_sigmoid.py").is_file()
+    from trine import TrineConfig
+
+    config = TrineConfig.from_pretrained(tmp_path / "model")
+    assert config.attention_types == ["ours", "full"] and config.ours_bias == -0.25
