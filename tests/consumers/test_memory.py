@@ -8,7 +8,7 @@ from consumers.contenders import ALL_DECODERS, DECODERS, ENCODER_DECODERS
 from consumers.texts import TEXTS
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig, TorchAoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig, TorchAoConfig
 
 
 LIBRARY = "accelerate, torchao, bitsandbytes"
@@ -81,13 +81,22 @@ def relative_error(actual, expected) -> float:
     return float((actual - expected).norm() / expected.norm())
 
 
-def quantise(config, tolerance, *, saves=True):
+def widen(contender, folder):
+    """Writes a model of the contender's kind whose layers all have at least 64 inputs; returns its folder."""
+    config = contender.load(AutoConfig, hidden_size=64, head_dim=16)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, **contender.trust).save_pretrained(folder / "wide")
+    return folder / "wide"
+
+
+def quantise(config, tolerance, *, saves=True, is_wide=False):
     """The weights are of fewer bits, the logits near; saved and loaded, they are the same."""
 
     def run(contender, folder):
-        plain = contender.load(AutoModelForCausalLM)
+        source = widen(contender, folder) if is_wide else None
+        plain = contender.load(AutoModelForCausalLM, source)
         torch.manual_seed(0)
-        model = contender.load(AutoModelForCausalLM, quantization_config=config(), dtype=torch.float32)
+        model = contender.load(AutoModelForCausalLM, source, quantization_config=config(), dtype=torch.float32)
         inputs = inputs_of(contender)
         logits = logits_of(model, inputs)
         error = relative_error(logits, logits_of(plain, inputs))
@@ -157,13 +166,12 @@ CASES = [
         DECODERS,
     ),
     Case("bitsandbytes, int8", quantise(bits(load_in_8bit=True), 0.2), NEAR.format(20), ALL_DECODERS),
+    # Its kernel for inference takes no layer of 32 inputs; what it saves is not what it has, for the peers either.
     Case(
         "bitsandbytes, nf4",
-        quantise(NF4, 0.6, saves=False),
-        "quantised, logits within 60 %",
+        quantise(NF4, 0.6, saves=False, is_wide=True),
+        "weights are quantised, logits within 60 %",
         ALL_DECODERS,
-        fails=ALL_DECODERS,
-        reason="Its CPU kernel for inference takes no layer of 32 inputs, as these have.",
     ),
     Case("bitsandbytes, QLoRA", train_on_quantised, "gradients reach the adapters, the loss falls", DECODERS),
 ]
