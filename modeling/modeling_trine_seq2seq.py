@@ -74,6 +74,8 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
         super().__init__(config)
         self.encoder = TrineModel(config.encoder)
         self.decoder = TrineModel(config.decoder) if add_decoder else shared_embeddings(config)
+        if not add_decoder:  # the checkpoint may have one
+            self._keys_to_ignore_on_load_unexpected = {r"decoder\."}
         self.post_init()
 
     def ties(self) -> dict[str, str]:

@@ -89,7 +89,6 @@ class TrineSeq2SeqForTokenClassification(TrineSeq2SeqHead[TrineTokenClassifierOu
 
     output_class = TrineTokenClassifierOutput
     records = {name: f"encoder_{name}" for name in TrineHead.records}
-    _keys_to_ignore_on_load_unexpected = [r"decoder\."]
 
     def __init__(self, config: TrineSeq2SeqConfig):
         super().__init__(config)

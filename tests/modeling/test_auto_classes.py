@@ -6,6 +6,7 @@ from sentence_transformers import SentenceTransformer
 from support.tiny import SIZES, random_ids, tiny_model
 from torch import nn
 from transformers import AutoModelForNextSentencePrediction, AutoModelForTextEncoding
+from transformers.utils import logging
 
 from trine import (
     TrineForConditionalGeneration,
@@ -56,7 +57,8 @@ def test_a_head_is_told_what_to_decode():
         seq2seq()(input_ids=random_ids(2, 7))
 
 
-def test_sentence_transformers_on_an_encoder_decoder(tmp_path):
+def test_sentence_transformers_on_an_encoder_decoder(tmp_path, caplog):
+    logging.get_logger("transformers").propagate = True
     tokenizer = train_wordpiece(TEXTS * 5, 160, show_progress=False, model_max_length=64)
     model = seq2seq(vocab_size=len(tokenizer))
     model.save_pretrained(tmp_path / "model")
@@ -73,6 +75,7 @@ def test_sentence_transformers_on_an_encoder_decoder(tmp_path):
     weights = {name for name, _ in model.get_encoder().named_parameters()}
     for loaded in (embedder, again):  # as T5's: the decoder stays where it is
         assert {name.rpartition("encoder.")[2] for name, _ in loaded.named_parameters()} == weights
+    assert "UNEXPECTED" not in caplog.text, "what is left out on purpose is not reported"
 
 
 def test_next_sentences(tmp_path):
