@@ -1,0 +1,78 @@
+"""Mechanisms that are wrong in one way are caught, by the check that is named after it."""
+
+from pathlib import Path
+
+import pytest
+from support.registered import registrations_end
+
+from trine.configuration.plugin_files import load_plugin
+from trine.testing import CHECKS, check_mechanism
+
+
+BROKEN = Path(__file__).parents[1] / "support" / "broken_mechanisms.py"
+# Each mechanism, the check that catches it, and one that it passes all the same.
+CAUGHT = {
+    "wrong_shape": ("construction", None),
+    "never_filled": ("initialization", "cache"),
+    "filled_early": ("initialization", "saving"),
+    "detached": ("gradients", "padding"),
+    "unused": ("gradients", "overfitting"),
+    "looks_ahead": ("causality", "padding"),
+    "normalizes_columns": ("causality", "packing"),
+    "one_sided": ("reach", "causality"),
+    "forgets_padding": ("padding", "packing"),
+    "leaks_between_texts": ("packing", "padding"),
+    "deaf_to_bias": ("position bias", "cache"),
+    "forgets_a_token": ("cache", "padding"),
+    "wrong_reorder": ("beams", "causality"),
+    "wrong_crop": ("crop", "beams"),
+    "sees_empty_places": ("static cache", "packing"),
+    "writes_attributes": ("attributes", "cache"),
+    "counts_calls": ("attributes", "initialization"),
+    "wrong_dtype": ("half precision", "cache"),
+    "overflows": ("half precision", "padding"),
+    "other_when_repeated": ("checkpointing", "cache"),
+    "asks_values": ("compilation", "causality"),
+    "noisy": ("overfitting", "causality"),
+    "overwrites": ("saving", "gradients"),
+    "counts_places": ("padding", "causality"),
+    "mixes_tokens": ("causality", "gradients"),
+    "overflowing": ("construction", None),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def broken():
+    with registrations_end():
+        load_plugin(BROKEN)
+        yield
+
+
+@pytest.mark.parametrize("name", CAUGHT)
+def test_what_is_wrong_is_caught_by_its_name(name):
+    catching, passing = CAUGHT[name]
+    rows = {row.name: row for row in check_mechanism(name, only=[catching, passing or catching])}
+    assert rows[catching].passed is False, rows
+    assert rows[catching].detail
+    assert rows[catching].hint == next(check.hint for check in CHECKS if check.name == catching)
+    if passing is not None:
+        assert rows[passing].passed, rows[passing]
+
+
+def test_every_check_catches_something():
+    """But for those that report, that need an oracle, and that start a process."""
+    caught = {catching for catching, _ in CAUGHT.values()}
+    assert caught == {check.name for check in CHECKS} - {"oracle", "cost", "sharing"}
+
+
+@pytest.mark.parametrize("name", ["right", "right_state"])
+def test_what_is_right_passes(name):
+    for row in check_mechanism(name, skip=["compilation", "sharing"]):
+        assert row.passed, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["right", "right_state"])
+def test_what_is_right_compiles_and_is_shared(name):
+    for row in check_mechanism(name, only=["compilation", "sharing"]):
+        assert row.passed, row
