@@ -77,7 +77,7 @@ def tensor_parallel_plan(config) -> dict[str, str] | None:
     for kind in dict.fromkeys(config.attention_types):
         plan |= KEY_PLANS.get(kind, key_plan)(config)
     for kind in dict.fromkeys(config.mlp_layer_types):
-        plan |= MLP_PLANS[kind](config)
+        plan |= MLP_PLANS[kind](config) if kind in MLP_PLANS else {}
     return plan
 
 
