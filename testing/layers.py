@@ -5,6 +5,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -90,27 +91,46 @@ def check_filled(tensor: torch.Tensor, made: torch.Tensor, what: str) -> None:
 
 
 def check_oracle(subject: Subject) -> str:
-    """The layer computes what a function of its author's computes, and has its gradients."""
+    """In a decoder without positions, a layer computes what its author's function does, and has its gradients."""
     if subject.oracle is None:
         raise DoesNotApply("no oracle was given")
-    fields = {**subject.first(), **({} if subject.field == "position_type" else {"position_type": "none"})}
-    (part, *_) = subject.parts(subject.model(**fields))
-    states = torch.randn(2, 9, subject.config().hidden_size, dtype=torch.float64)
-    if subject.field == "router_type":
-        states = states.flatten(0, 1)
+    model = subject.model(**subject.first(), position_type="none")
+    part, leaf, output = call_inside(subject, model)
     results = []
-    for compute in (lambda states: part(states), lambda states: subject.oracle(part, states)):  # pyright: ignore[reportOptionalCall] it is there
-        leaf = states.clone().requires_grad_()
-        outputs = compute(leaf)
-        outputs = [out for out in (outputs if isinstance(outputs, tuple) else (outputs,)) if out is not None]
-        sum((output * torch.arange(output.shape[-1])).sum() for output in outputs).backward()
-        results.append((outputs, leaf.grad))
+    for found in (output, subject.oracle(part, leaf)):
+        found = list(found) if isinstance(found, tuple) else [found]
+        if subject.field == "attention_types":
+            del found[1:]  # the weights
+        leaf.grad = None
+        total = sum((one * torch.arange(1, one.shape[-1] + 1)).sum() for one in found)
+        if isinstance(total, torch.Tensor) and total.requires_grad:
+            total.backward()
+        results.append((found, torch.zeros_like(leaf) if leaf.grad is None else leaf.grad))
     (actual, gradient), (expected, expected_gradient) = results
-    largest = 0.0
-    for index, (one, other) in enumerate(zip(actual, expected, strict=False)):
-        largest = max(largest, require_equal(one, other, f"output {index}" if index else "the output", 1e-8))
-    require_equal(gradient, expected_gradient, "the gradient of the input", 1e-7)
+    if len(actual) != len(expected):
+        raise Difference(f"{len(actual)} outputs, where the oracle has {len(expected)}")
+    pairs = [*zip(actual, expected, strict=True), (gradient, expected_gradient)]
+    told = [*(f"output {index}" for index in range(len(actual))), "the gradient of the input"]
+    largest = max(require_equal(*pair, what, 1e-8) for pair, what in zip(pairs, told, strict=True))
     return f"differs by at most {largest:.1g}"
+
+
+def call_inside(subject: Subject, model: Any) -> tuple[nn.Module, torch.Tensor, Any]:
+    """Runs a model; returns a module of the mechanism, its input, which collects gradients, and its output."""
+    part = subject.parts(model)[0]
+    seen: dict[str, Any] = {}
+
+    def enter(module: nn.Module, inputs: Any) -> Any:
+        seen["input"] = inputs[0].detach().requires_grad_()
+        return seen["input"], *inputs[1:]
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        seen["output"] = output
+
+    part.register_forward_pre_hook(enter)
+    part.register_forward_hook(leave)
+    model(random_ids(2, 9), use_cache=False)
+    return part, seen["input"], seen["output"]
 
 
 def check_gradients(subject: Subject) -> str:
@@ -124,8 +144,7 @@ def check_gradients(subject: Subject) -> str:
             parameters |= {name: parameter for name, parameter in part.named_parameters() if parameter.requires_grad}
         direction = torch.randn(output_of(model(inputs_embeds=embeddings)).shape, dtype=torch.float64)
 
-        def loss(model: Any = model, embeddings: Any = embeddings, direction: Any = direction) -> torch.Tensor:
-            return (output_of(model(inputs_embeds=embeddings, use_cache=False)) * direction).sum()
+        loss = partial(project, model, embeddings, direction)
 
         loss().backward()
         for name, parameter in parameters.items():
@@ -133,6 +152,10 @@ def check_gradients(subject: Subject) -> str:
                 raise Difference(f"{what}: {name} gets no gradient")
             worst = max(worst, compare_with_steps(loss, parameter, f"{what}: {name}"))
     return f"relative error at most {worst:.1g}"
+
+
+def project(model: Any, embeddings: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    return (output_of(model(inputs_embeds=embeddings, use_cache=False)) * direction).sum()
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -68,7 +67,7 @@ def check_half_precision(subject: Subject) -> str:
     return f"at most {max(errors):.1%} from float32"
 
 
-def gradients(model: nn.Module, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
     torch.manual_seed(0)
     output_of(model(ids, use_cache=False)).square().mean().backward()

@@ -1,7 +1,8 @@
 """The mechanism that is checked, and the small models that use it: alone, beside another, as decoder and encoder."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Subject:
 
     field: str
     name: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     oracle: Callable[..., Any] | None = None
 
     @property

@@ -22,6 +22,7 @@ ROOMS = {
     "retrieval": {"configuration", "modeling"},
     "generation": {"configuration", "modeling", "tokenization"},
     "inspection": {"configuration", "modeling", "tokenization"},
+    "testing": {"configuration", "modeling"},
     "training": {"configuration", "modeling", "tokenization"},
 }
 EXPORTED_CODE_MAY_TRY = {"fcntl", "transformers", "triton"}  # of transformers what its older versions lack

@@ -132,8 +132,8 @@ class ForgetsPadding(RightState):
 class LeaksBetweenTexts(RightState):
     """Packed texts share a state."""
 
-    def scan_apart(self, inputs, segments):
-        return self.scan(None, *inputs)[0]
+    def scan_apart(self, segments, state, *inputs):
+        return self.scan(state, *inputs)
 
 
 @register_attention("deaf_to_bias")
@@ -261,7 +261,7 @@ class Overflows(PairwiseAttention):
     """Weights are exponentials that half precision cannot hold."""
 
     def weights(self, scores, visible):
-        weights = (scores * 0.01 + 12).exp()
+        weights = (scores.clamp(-1, 1) + 12).exp()
         weights = weights if visible is None else weights * visible
         return weights / weights.sum(dim=-1, keepdim=True)
 
