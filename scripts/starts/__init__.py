@@ -1,1 +1,1 @@
-"""What `trine new` writes: mechanisms that run, with the names `start` and `Start` in place of those of a file."""
+"""Mechanisms that run, which `trine new` copies; `start` and `Start` become the names of a file and its class."""

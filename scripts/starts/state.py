@@ -15,7 +15,7 @@ class Start(StateAttention):
         self.gate_proj = nn.Linear(config.hidden_size, config.num_attention_heads)
 
     def inputs(self, hidden_states, query, key, value):
-        """What each token brings: tensors (batch, heads, tokens, ...)."""
+        """Tells what each token brings: tensors (batch, heads, tokens, ...)."""
         gate = (self.gate_proj(hidden_states) + 2.0).sigmoid().transpose(1, 2)
         return query, key * self.scaling, value, gate
 
