@@ -68,7 +68,8 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
             because a checkpoint has them under its name.
     """
 
-    _tied_weights_keys = {"encoder.embed_tokens.weight": "decoder.embed_tokens.weight"}
+    # The source is a pattern, which PEFT passes over: it is to adapt the encoder's table alone, which both texts pass.
+    _tied_weights_keys = {"encoder.embed_tokens.weight": r"decoder\.embed_tokens\.weight"}
 
     def __init__(self, config: TrineSeq2SeqConfig, add_decoder: bool = True):
         super().__init__(config)
@@ -79,7 +80,7 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
         self.post_init()
 
     def ties(self) -> dict[str, str]:
-        return self._tied_weights_keys if self.config.share_embeddings else {}
+        return {"encoder.embed_tokens.weight": "decoder.embed_tokens.weight"} if self.config.share_embeddings else {}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.embed_tokens
@@ -136,6 +137,9 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
             )
         if not isinstance(self.decoder, TrineModel):
             raise ValueError("There is no decoder: decoder_input_ids and decoder_inputs_embeds cannot be given.")
+        if self.config.share_embeddings:  # by one module, so that what is put in its place acts on both sides
+            decoder_inputs_embeds = self.encoder.embed(decoder_input_ids, decoder_inputs_embeds)
+            decoder_input_ids = None
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,

@@ -82,6 +82,12 @@ class TrineForConditionalGeneration(
     def ties(self) -> dict[str, str]:
         return self._tied_weights_keys if self.config.tie_word_embeddings else {}
 
+    def save_pretrained(self, *args, **kwargs) -> None:
+        """Saves as transformers does, after PEFT, too: merging calls a head untied that shares the decoder's table."""
+        if self.lm_head.weight is getattr(self.model.decoder.embed_tokens, "weight", None):
+            self.config.tie_word_embeddings = True
+        super().save_pretrained(*args, **kwargs)
+
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """For transformers' collators."""
         return shift_right(labels, self.config)

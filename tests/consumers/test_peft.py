@@ -67,7 +67,7 @@ METHODS = {
     "WAVEFT": {"n_frequency": 50},
     "XLORA": {},
 }
-SEQ2SEQ = ("LORA", "IA3", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CARTRIDGE", "LN_TUNING")
+SEQ2SEQ = ("LORA", "IA3", "PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "CARTRIDGE", "LN_TUNING", "TRAINABLE_TOKENS")
 STATES = ("simplicial", "linear", "performer", "lsh")  # the kinds whose layers keep no plain keys and values
 NEED_TASKS = ("POLY", "MULTITASK_PROMPT_TUNING")
 assert set(METHODS) == {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING}, "the table is not that of this PEFT"

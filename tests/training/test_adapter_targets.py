@@ -7,12 +7,21 @@ import sys
 
 import pytest
 import torch
-from peft import CPTConfig, IA3Config, LNTuningConfig, LoraConfig, PeftModel, ShadowConfig, get_peft_model
+from peft import (
+    CPTConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    PeftModel,
+    ShadowConfig,
+    TrainableTokensConfig,
+    get_peft_model,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTuner
 from support.tiny import SIZES, SPARSE, random_ids, tiny_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from trine import (
     TrineForCausalLM,
@@ -55,9 +64,14 @@ def llama():
     return LlamaForCausalLM(LlamaConfig(**fields))
 
 
-def encoder_decoder():
-    config = TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES, decoder_start_token_id=0, pad_token_id=0)
+def encoder_decoder(**fields):
+    config = TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES, decoder_start_token_id=0, pad_token_id=0, **fields)
     return TrineForConditionalGeneration(config)
+
+
+def t5():
+    sizes = {"vocab_size": SIZES["vocab_size"], "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    return T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0))
 
 
 def recurrent():
@@ -185,6 +199,48 @@ def test_embeddings_are_adapted(kind, settings):
         settings = {**settings, "target_modules": ["combine"]}
     ids = random_ids(2, 9)
     step(get_peft_model(makers[kind](), LoraConfig(**settings)), input_ids=ids, labels=ids)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        t5,
+        encoder_decoder,
+        lambda: encoder_decoder(tie_word_embeddings=False),
+        lambda: encoder_decoder(share_embeddings=False),
+    ],
+    ids=["T5", "all tied", "head of its own", "two tables"],
+)
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(target_modules=["q_proj", "q"], trainable_token_indices=[3, 63]),
+        LoraConfig(target_modules=["q_proj", "q"], trainable_token_indices=[3, 63], ensure_weight_tying=True),
+        TrainableTokensConfig(token_indices=[3, 63]),
+    ],
+    ids=["lora", "lora tied", "tokens alone"],
+)
+@pytest.mark.filterwarnings("ignore")  # of what is not tied
+def test_new_tokens_of_an_encoder_decoder_are_merged_as_they_were_trained(make, config, tmp_path):
+    """The weights of both stacks and of the head are one tensor, or some are; with new rows, as a user has them."""
+    model = make()
+    model.resize_token_embeddings(64)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.3)
+    model.save_pretrained(tmp_path / "base")
+    ids = torch.tensor([[5, 3, 63, 9, 3], [63, 7, 3, 11, 2]])
+    inputs = {"input_ids": ids, "labels": ids}
+    adapted = get_peft_model(model, copy.deepcopy(config))
+    before = logits_of(adapted, **inputs)
+    expected = step(adapted, **inputs)
+    assert (expected - before).abs().max() > 1e-3
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(type(model).from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    torch.testing.assert_close(logits_of(again, **inputs), expected)
+    merged = adapted.merge_and_unload()
+    torch.testing.assert_close(logits_of(merged, **inputs), expected)
+    merged.save_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits_of(type(model).from_pretrained(tmp_path / "merged"), **inputs), expected)
 
 
 def test_rows_that_are_there_stay(monkeypatch):
