@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.pretraining import parse_overrides
-from trine.testing import CHECKS, Result, Subject, check_mechanism, find_subjects
+from trine.testing import CHECKS, Result, check_mechanism
+from trine.testing.subjects import Subject, find_subjects
 
 
 MARKS = {True: "passed", False: "FAILED", None: "-"}
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv = ["--what", *argv]
     (arguments,) = parse_arguments([CheckArguments], argv, command="check", description=__doc__)
     try:
-        subjects = find_subjects(arguments.what, **parse_overrides(arguments.config_overrides))
+        overrides = parse_overrides(arguments.config_overrides) if arguments.config_overrides else {}
+        subjects = find_subjects(arguments.what, **overrides)
         rows = [row for subject in subjects for row in report(subject, arguments.only, arguments.skip)]
     except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine check: {error}")

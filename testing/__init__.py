@@ -7,18 +7,14 @@ from .._lazy import lazy_names
 
 if TYPE_CHECKING:
     from .pytest_functions import mechanism_tests
-    from .results import Check, Difference, Result
-    from .subjects import Subject, find_subjects
+    from .results import Check, Result
     from .suite import CHECKS, check_mechanism
 
 __all__ = [
     "CHECKS",
     "Check",
-    "Difference",
     "Result",
-    "Subject",
     "check_mechanism",
-    "find_subjects",
     "mechanism_tests",
 ]
 

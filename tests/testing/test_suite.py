@@ -9,7 +9,8 @@ from torch import nn
 
 from trine import PairwiseAttention, register_attention, register_feed_forward
 from trine.configuration.kinds import KIND_TABLES
-from trine.testing import CHECKS, Subject, check_mechanism, find_subjects
+from trine.testing import CHECKS, check_mechanism
+from trine.testing.subjects import Subject, find_subjects
 
 
 OWN = [(field, name) for field, rows in KIND_TABLES.items() for name in rows]
