@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .modeling.caches.base import StatesCacheLayer
     from .modeling.feed_forward.routers import TrineRouter
     from .modeling.positions.base import PositionEncoding
+    from .modeling.positions.biased import PositionBias
     from .modeling.registration import (
         register_attention,
         register_feed_forward,
@@ -112,6 +113,7 @@ register()
 __all__ = [
     "KindField",
     "PairwiseAttention",
+    "PositionBias",
     "PositionEncoding",
     "StateAttention",
     "StatesCacheLayer",

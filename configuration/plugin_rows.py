@@ -48,11 +48,13 @@ CALLS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
         "__init__": (("config",), ()),
         "add_to": (("inputs_embeds", "position_ids"), ()),
         "rotate": (("hidden_states", "position_ids"), ()),
+        "bias": (("query_positions", "key_positions"), ()),
         "biases": (("length", "device", "past_key_values", "layer_types"), ()),
     },
     "mlp_layer_types": {"__init__": (("config",), ()), "forward": (("hidden_states",), ())},
     "router_type": {
         "__init__": (("config",), ()),
+        "logits": (("hidden_states",), ()),
         "scores": (("router_logits",), ()),
         "preferences": (("scores",), ()),
         "forward": (("hidden_states",), ()),

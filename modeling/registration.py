@@ -16,6 +16,7 @@ from ..configuration.plugin_rows import enter
 from .attention.table import ATTENTIONS
 from .feed_forward.routers import ROUTERS
 from .feed_forward.table import FEED_FORWARDS
+from .positions.base import PositionEncoding
 from .positions.table import POSITIONS
 
 
@@ -79,13 +80,13 @@ def register_position(
 
     Args:
         name: What a config calls it.
-        mechanism: A subclass of `PositionEncoding`. One that overrides `biases` acts on attention to pairs only.
+        mechanism: A subclass of `PositionEncoding`, or of `PositionBias`, which acts on attention to pairs only.
         fields: The config fields that it adds, by name.
         about: `check`, `source` and `shareable`, as there; `beyond`, what happens beyond the trained length.
     """
 
     def make_row(mechanism: Any) -> PositionKind:
-        biased = "biases" in vars(mechanism)
+        biased = getattr(mechanism, "biases", PositionEncoding.biases) is not PositionEncoding.biases
         return PositionKind(flash=not biased, paged=False, adds_bias=biased, fields=tuple((fields or {}).items()))
 
     return register(POSITION_KINDS, POSITIONS, name, mechanism, make_row, about)

@@ -11,7 +11,7 @@ from ...configuration.configuration_trine import TrineConfig
 
 
 class TrineRouter(nn.Module):
-    """Chooses the `num_experts_per_tok` experts of highest score. Subclasses define scores and preferences.
+    """Chooses the `num_experts_per_tok` experts of highest score. Subclasses define logits, scores and preferences.
 
     With `num_experts_per_tok == num_experts` every expert is visited: dense soft gating.
     """
@@ -27,6 +27,10 @@ class TrineRouter(nn.Module):
         """Fills the weight with normal values of `initializer_range`."""
         init.normal_(self.weight, mean=0.0, std=self.config.initializer_range)
 
+    def logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Maps tokens (T, hidden) to logits (T, E), which the balancing losses read."""
+        return nn.functional.linear(hidden_states, self.weight)
+
     def scores(self, router_logits: torch.Tensor) -> torch.Tensor:
         """Maps logits (T, E) to affinities (T, E) in float32 or better."""
         raise NotImplementedError
@@ -41,7 +45,7 @@ class TrineRouter(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Routes tokens (T, hidden). Returns logits (T, E), weights (T, C) and expert indices (T, C)."""
-        router_logits = nn.functional.linear(hidden_states, self.weight)
+        router_logits = self.logits(hidden_states)
         scores = self.scores(router_logits)
         top_k_index = self.choose(scores)
         top_k_weights = scores.gather(-1, top_k_index)
