@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,8 +16,8 @@ from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESE
 
 LONGEST_README = 12 * 1024
 DOCS = ROOT / "docs"
-BLOCKS = 24  # Python blocks of all pages
-COMMANDS = 14
+BLOCKS = 25  # Python blocks of all pages
+COMMANDS = 17
 # Pages of the site that are made when it is built, or are files of the root.
 MADE = {"project/contributing.md", "project/changelog.md", "project/security.md"}
 
@@ -99,6 +100,13 @@ RECORDS = {
 }
 
 
+def write_files(page: str, folder: Path) -> None:
+    """Writes the blocks of a page that have the name of a file."""
+    block = re.compile(r'^```python title="([^"]*)"\n(.*?)^```$', flags=re.DOTALL | re.MULTILINE)
+    for name, text in block.findall(TEXTS[page]):
+        (folder / name).write_text(text, encoding="utf-8")
+
+
 def test_the_trine_commands_run(tmp_path):
     """All of them in one folder, in the order of the pages: what one writes, a later one reads."""
     (tmp_path / "my-text").mkdir()
@@ -107,6 +115,8 @@ def test_the_trine_commands_run(tmp_path):
         (tmp_path / "my-text" / f"{number}.md").write_text(text[number * 100 :], encoding="utf-8")
     for name, row in RECORDS.items():
         (tmp_path / name).write_text("".join(json.dumps(row(number)) + "\n" for number in range(60)), encoding="utf-8")
+    for page in SHOWN:
+        write_files(page, tmp_path)
     commands = [command for page in SHOWN for command in re.findall(r"^trine (.*)", TEXTS[page], flags=re.MULTILINE)]
     assert len(commands) == COMMANDS
     outputs = {}
@@ -127,7 +137,6 @@ import os, sys
 from pathlib import Path
 for name in sys.argv[1:]:
     folder = Path(name.replace("/", "-") + ".run")
-    folder.mkdir()
     source = Path(name).read_text(encoding="utf-8")
     print("#", name)
     os.chdir(folder)
@@ -155,8 +164,12 @@ def test_the_python_blocks_run(tmp_path):
         path = tmp_path / page
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(found[page][0], encoding="utf-8")
+        folder = tmp_path / f"{page.replace('/', '-')}.run"
+        folder.mkdir()
+        write_files(page, folder)
     result = forks.run(["-c", RUNNER, *names], tmp_path)
     assert result.returncode == 0, result.stderr
     assert "['sliding', 'sliding', 'sliding', 'full']" in result.stdout
     assert "torch.Size([1, 24])" in result.stdout
     assert "['sparse', 'sparse', 'dense', 'sparse']" in result.stdout
+    assert "['sigmoid', 'full'] -5.0" in result.stdout

@@ -22,6 +22,7 @@ ROOT_PAGES = {
     "SECURITY.md": "project/security.md",
 }
 API = {f"reference/api/{name}": text for name, text in public_names.api_pages().items()}
+FILE = re.compile(r"<!-- file: ([\w./-]+) -->\n")
 LINK = re.compile(r"\]\(((?:\.\./)*)([\w./-]+\.md)(#[\w-]+)?\)")
 
 
@@ -60,6 +61,12 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def shown(match: re.Match) -> str:
+    """The text of a file of the documentation, as a block of code."""
+    text = (ROOT / "docs" / match[1]).read_text(encoding="utf-8")
+    return f'```python title="{Path(match[1]).name}"\n{text}```\n'
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in what a page asks for, and lead links to files of the repository to their pages."""
     depth = page.file.src_uri.count("/")
@@ -70,7 +77,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return f"]({'../' * depth}{ROOT_PAGES[name]}{anchor})"
         return match[0]
 
-    text = tables.expand(markdown + "\n")
+    text = FILE.sub(shown, tables.expand(markdown + "\n"))
     if "<!-- commands -->" in text:
         text = text.replace("<!-- commands -->", commands.command_sections())
     return LINK.sub(lead, text)
