@@ -13,7 +13,7 @@ from .bounds import check_fields
 from .configuration_trine import DERIVED, DerivedFloat, DerivedInt, TrineConfig
 from .encoder_decoder import DecoderFieldsMixin, register_encoder, without_sizes
 from .hub_export import HubExportMixin
-from .keywords import StrictKeywordsMixin
+from .keywords import LAYER_KEYWORDS, LIBRARY_KEYWORDS, StrictKeywordsMixin
 from .validation import check_dropout, check_start_token, check_token_ids
 
 
@@ -136,7 +136,7 @@ class TrineSeq2SeqConfig(
 
         The decoder's vocabulary is that of the model, and of an encoder that shares it.
         """
-        own = {field.name for field in fields(cls)}
+        own = {field.name for field in fields(cls)} | LIBRARY_KEYWORDS - LAYER_KEYWORDS
         both = {key: value for key, value in changes.items() if key not in own or key in SHARED}
         merged = {**saved, **{key: value for key, value in changes.items() if key in own}}
         decoder = changes.get("decoder")

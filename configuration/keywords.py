@@ -23,6 +23,8 @@ LIBRARY_KEYWORDS = frozenset(
         *("task_specific_params", "torch_dtype", "transformers_weights"),
     )
 )
+# Those of them that are about layers: in an encoder-decoder they are of the stacks, and the others of the whole.
+LAYER_KEYWORDS = frozenset(("partial_rotary_factor", "per_layer_config", "rope_scaling", "rope_theta"))
 # What other libraries and models call our fields, where the nearest spelling would mislead.
 OTHER_NAMES = in_package(
     {

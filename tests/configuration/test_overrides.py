@@ -16,6 +16,7 @@ from trine import (
     TrineRecurrentConfig,
     TrineRecurrentForConditionalGeneration,
     TrineSeq2SeqConfig,
+    TrineSeq2SeqForSequenceClassification,
 )
 
 
@@ -198,6 +199,43 @@ def test_the_special_tokens_that_are_given_are_taken(tmp_path):
 def test_a_preset_begins_with_the_first_token_or_with_padding(preset, given, expected):
     config = TrineSeq2SeqConfig.from_preset(preset, **given)
     assert (config.pad_token_id, config.bos_token_id, config.eos_token_id, config.decoder_start_token_id) == expected
+
+
+@pytest.mark.parametrize("more", [{}, {"vocab_size": 77}], ids=["alone", "beside a field of the stacks"])
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"num_labels": 5}, ("num_labels", 5)),
+        ({"id2label": {0: "a", 1: "b", 2: "c"}}, ("num_labels", 3)),
+        ({"problem_type": "regression"}, ("problem_type", "regression")),
+        ({"output_attentions": True, "attn_implementation": "eager"}, ("output_attentions", True)),
+        ({"output_hidden_states": True}, ("output_hidden_states", True)),
+        ({"attn_implementation": "eager"}, ("_attn_implementation", "eager")),
+        ({"experts_implementation": "eager"}, ("_experts_implementation", "eager")),
+        ({"torch_dtype": "bfloat16"}, ("dtype", torch.bfloat16)),
+        ({"name_or_path": "here"}, ("_name_or_path", "here")),
+        ({"task_specific_params": {"a": 1}}, ("task_specific_params", {"a": 1})),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_preset_takes_what_transformers_gives_every_config(given, found, more):
+    name, value = found
+    stack = {"hidden_size": 16, "num_attention_heads": 2}
+    by_hand = TrineSeq2SeqConfig(encoder=stack, decoder=stack, vocab_size=77, **given, **NO_CODE)
+    for config in (TrineSeq2SeqConfig.from_preset("tiny", **given, **more, **NO_CODE), by_hand):
+        assert getattr(config, name) == value
+
+
+def test_rotary_keywords_of_a_preset_go_to_both_stacks():
+    config = TrineSeq2SeqConfig.from_preset("tiny", rope_theta=5.0, **NO_CODE)
+    thetas = [stack.rope_parameters["rope_theta"] for stack in (config.encoder, config.decoder)]
+    assert thetas == [5.0, 5.0]
+
+
+def test_a_classifier_of_a_preset_has_the_labels_that_were_asked_for():
+    config = TrineSeq2SeqConfig.from_preset("tiny", num_labels=5, **NO_CODE)
+    model = TrineSeq2SeqForSequenceClassification(config).eval()
+    assert model(input_ids=torch.tensor([[5, 6, 1]])).logits.shape == (1, 5)
 
 
 def test_a_smaller_lstm(tmp_path):
