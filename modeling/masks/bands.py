@@ -106,7 +106,8 @@ def make_banded_mask(
         visible = visible & (numbers[:, rows] == numbers[:, columns])
     if visibility.is_token is not None:
         visible = visible & visibility.is_token[:, columns]
-    return BandedMask(visible | (queries == keys)[None], back, ahead)  # padding sees itself, so that nothing is NaN
+    # PyTorch gives zeros to padding that sees no token, as it does with transformers' masks, which cached texts have.
+    return BandedMask(visible, back, ahead)
 
 
 # What `masks.py` looks up, so that other models need none of this.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.tiny import output_of, random_ids, tiny_model
+from transformers import DynamicCache, StaticCache
 
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.modeling.kernels.blocks.banded import BandedMask
@@ -50,6 +51,20 @@ def test_the_band_equals_the_masked_product(window, case, kind, is_causal):
     actual, expected = run(model, "sdpa", arguments), run(model, "eager", arguments)
     torch.testing.assert_close(actual[real], expected[real], **EXACT)
     assert actual.isfinite().all()
+
+
+@KIND
+def test_padding_that_sees_no_token_is_the_same_with_every_cache(kind):
+    """So that a text that ends in padding is continued alike. Its gradients are finite, too."""
+    model = model_for(kind, True, **{ATTENTION_KINDS[kind].window_field: 2}, attn="sdpa")
+    ids, mask = random_ids(2, LENGTH), padding("right")["attention_mask"]
+    expected = model(ids, attention_mask=mask, use_cache=False).logits
+    for cache in (DynamicCache(config=model.config), StaticCache(config=model.config, max_cache_len=LENGTH + 9)):
+        with torch.no_grad():
+            actual = model(ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits
+        torch.testing.assert_close(actual, expected.detach(), **EXACT)
+    expected.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @CAUSAL
