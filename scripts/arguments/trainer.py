@@ -40,6 +40,8 @@ class UsualTraining:
     def __post_init__(self):
         training: Any = self  # the class that this one stands before has the other arguments
         check_numbers(training)
+        if not torch.accelerator.is_available():
+            training.use_cpu = True  # else transformers refuses bf16, which CPUs compute, too
         super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue] likewise
         check_trackers(training)
         check_half_precision(training)

@@ -1,6 +1,7 @@
 """Arguments of the trainer that cannot work are told before anything is read; shares of few steps are kept apart."""
 
 import pytest
+import torch
 from transformers.integrations import integration_utils
 
 from trine.scripts.arguments.finetuning import FinetuneTrainingArguments
@@ -34,6 +35,15 @@ def test_errors(argv, message, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         parse(*argv)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator is there, which is taken")
+@pytest.mark.parametrize("kind", [PretrainTrainingArguments, FinetuneTrainingArguments])
+def test_bf16_needs_no_other_option_where_there_is_only_a_cpu(kind):
+    """transformers asks for use_cpu besides."""
+    words = ["--bf16", "--output_dir", "unused"]
+    (training,) = parse_arguments([kind], words, command="test", description=None)
+    assert training.bf16 and training.use_cpu and training.device.type == "cpu"
 
 
 def test_trackers_that_are_there(monkeypatch):
