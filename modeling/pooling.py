@@ -32,6 +32,16 @@ def sequence_masks(
     return (packed == torch.arange(int(packed.max()) + 1, device=packed.device)[:, None]).long()
 
 
+def without_padding(masks: torch.Tensor, input_ids: torch.Tensor | None, config: TrineConfig) -> torch.Tensor:
+    """Masks (S, N) without the padding that the ids (B, N) of a batch without a mask show.
+
+    Only for the pooling `last`: so do transformers' decoders with this head, and no encoders.
+    """
+    if config.classifier_pooling != "last" or config.pad_token_id is None or input_ids is None:
+        return masks
+    return masks * (input_ids != config.pad_token_id).to(masks.device)
+
+
 def first_token(hidden_states: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """The first token of each sequence, (S, H), from states (B, N, H) and masks (S, N)."""
     rows = hidden_states.expand(masks.shape[0], -1, -1)

@@ -14,7 +14,7 @@ from ..outputs import (
     TrineSequenceClassifierOutput,
     TrineTokenClassifierOutput,
 )
-from ..pooling import POOLINGS, sequence_masks
+from ..pooling import POOLINGS, sequence_masks, without_padding
 from .base import LABELLED, SPAN, TEXT, Output, Prediction, Target, TrineHead, make_forward, make_transform
 from .classification_losses import class_loss, predict_span, sequence_loss
 
@@ -43,7 +43,10 @@ class TrineClassifier(TrineHead[Output]):
         """Maps the trunk's outputs to (sequences, outputs)."""
         pooled = outputs.pooler_output
         if pooled is None:
-            masks = sequence_masks(outputs.last_hidden_state, inputs["attention_mask"], inputs["position_ids"])
+            mask = inputs["attention_mask"]
+            masks = sequence_masks(outputs.last_hidden_state, mask, inputs["position_ids"])
+            if mask is None:
+                masks = without_padding(masks, inputs["input_ids"], self.config)
             pooled = POOLINGS[self.config.classifier_pooling](outputs.last_hidden_state, masks)
         return self.classify(pooled)
 
@@ -54,7 +57,8 @@ class TrineForSequenceClassification(TrineClassifier[TrineSequenceClassifierOutp
     `labels` are (sequences,) class indices; floats (sequences, labels) if each label is a yes or no; floats
     (sequences,) or (sequences, values) for regression. `config.problem_type` says which; if it is None, one label is
     regression, floats are many labels, and the config remembers it, as in transformers. The attention mask tells which
-    token is the first or the last; without one every token is real.
+    token is the first or the last. Without one every token is real; but the pooling `last` takes the last token that
+    is not `config.pad_token_id`, as transformers does.
 
     Args:
         config: The architecture, with `num_labels` or `id2label`, and `classifier_pooling`.

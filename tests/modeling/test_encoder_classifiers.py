@@ -6,9 +6,12 @@ from support import reference
 from support.encoder_batches import BERT, MODERNBERT, packed, padded, ragged
 from support.tiny import MIXED, SPARSE, leaves, random_ids, tiny_config, tiny_model
 from torch import nn
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 import trine
+from trine import TrineForSequenceClassification
 from trine.configuration.kinds import POOLINGS
+from trine.conversion.convert import convert
 from trine.modeling.heads.table import HEADS
 
 
@@ -163,3 +166,27 @@ def test_a_mask_of_one_row_serves_a_batch(pooling):
     ids = random_ids(3, 7)
     expected = model(ids).logits
     torch.testing.assert_close(model(ids, attention_mask=torch.ones(1, 7)).logits, expected)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_last_token_without_a_mask_is_that_of_transformers(side, tmp_path):
+    """Llama finds padding by its id; so does a converted one, and one made here."""
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = LlamaConfig(**sizes, num_attention_heads=2, num_key_value_heads=2, pad_token_id=0, num_labels=3)
+    theirs = LlamaForSequenceClassification(config).eval()
+    theirs.save_pretrained(tmp_path / "llama")
+    convert(tmp_path / "llama", tmp_path / "ours")
+    ours = TrineForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
+    ids = torch.randint(1, 40, (3, 12), generator=torch.Generator().manual_seed(0))
+    ids[0, slice(8, None) if side == "right" else slice(4)] = 0
+    ids[1, 5] = 0  # within a text it is a token
+    ids[2] = 0
+    with torch.no_grad():
+        expected, alone = theirs(input_ids=ids).logits, ours(input_ids=ids[:1]).logits
+        torch.testing.assert_close(ours(input_ids=ids).logits, expected)
+        torch.testing.assert_close(alone, expected[:1])
+        mask = torch.ones_like(ids)
+        with_mask = ours(input_ids=ids, attention_mask=mask).logits
+        last = ours.classify(ours.model(input_ids=ids, attention_mask=mask).last_hidden_state[:, -1])
+    torch.testing.assert_close(with_mask, last)  # a mask that is given is what counts
+    assert side == "left" or (with_mask[0] - expected[0]).abs().max() > 1e-3
