@@ -4,10 +4,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.pretraining import parse_overrides
 from trine.testing import CHECKS, Result, check_mechanism
+from trine.testing.results import describe_error
 from trine.testing.subjects import Subject, find_subjects
 
 
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [row for subject in subjects for row in report(subject, arguments.only, arguments.skip)]
     except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine check: {error}")
+    except Exception as error:  # whatever the file raises when it is loaded
+        sys.exit(f"trine check: {describe_error(error, str(Path(arguments.what.partition(':')[0]).resolve()))}")
     return 1 if any(row.passed is False for row in rows) else 0
 
 

@@ -59,6 +59,8 @@ def write_start(kind: str, file: Path) -> str:
     """
     if kind not in FIELDS:
         raise ValueError(unknown_name("kind", kind, FIELDS))
+    if file.exists():
+        raise FileExistsError(f"{file} is there already: remove it, or choose another name.")
     name = file.stem
     if file.suffix != ".py" or not name.isidentifier() or name != name.lower():
         raise ValueError(
@@ -66,8 +68,6 @@ def write_start(kind: str, file: Path) -> str:
         )
     if name in KIND_TABLES[FIELDS[kind]] or find_spec(name) is not None:
         raise ValueError(f"file={str(file)!r} cannot be called so: {name!r} is the name of something else already.")
-    if file.exists():
-        raise FileExistsError(f"{file} is there already: remove it, or choose another name.")
     class_name = "".join(part.capitalize() for part in name.split("_"))
     text = (STARTS / f"{kind.replace('-', '_')}.py").read_text(encoding="utf-8")
     text = re.sub(r'"start"', f'"{name}"', text).replace("start_", f"{name}_").replace("Start", class_name)

@@ -86,10 +86,17 @@ def test_the_config_may_have_other_fields(capsys):
     assert "hidden_size" in capsys.readouterr().out
 
 
-def test_what_cannot_be_checked_is_one_line():
+def test_what_cannot_be_checked_is_one_line(tmp_path):
     for what, message in {"fulll": "'fulll' is not one of", "absent.py": "absent.py is not a file"}.items():
         with pytest.raises(SystemExit, match=f"trine check: {message}"):
             check_command.main([what])
+    for text, message in {
+        "value = absent\n": "NameError: .* \\(line 1\\)",
+        "def\n": "SyntaxError: invalid syntax",
+    }.items():
+        (tmp_path / "faulty.py").write_text(text)
+        with pytest.raises(SystemExit, match=f"trine check: {message}"):
+            check_command.main(["faulty.py"])
     with pytest.raises(SystemExit, match="'caching' is not one of the checks"):
         check_command.main(["full", "--only", "caching"])
 
