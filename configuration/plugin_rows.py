@@ -76,6 +76,7 @@ def enter(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[st
     told = dict(about)
     check, shareable = told.pop("check", None), told.pop("shareable", True)
     check_calls(rows.field, mechanism)
+    check_reading(mechanism, row)
     check_names(name, dict(row.fields))
     complete = describe(rows.field, mechanism, row, told)
     if shareable:
@@ -108,6 +109,17 @@ def check_calls(field: str, mechanism: Any) -> None:
             raise ValueError(
                 f"{mechanism.__qualname__}.{method}{signature} cannot be called as ({wanted}): {error}."
             ) from error
+
+
+def check_reading(mechanism: type, row: Any) -> None:
+    """Raises a `ValueError` for attention that reads what is made for other classes."""
+    allowed = ("tokens", "mask") if getattr(row, "has_pair_scores", False) else ("tokens",)
+    read = getattr(mechanism, "sees_by", "tokens")
+    if read not in allowed:
+        raise ValueError(
+            f"{mechanism.__qualname__}.sees_by={read!r} must be 'tokens', or 'mask' in a subclass of "
+            "PairwiseAttention: masks are made for such classes only."
+        )
 
 
 def check_names(name: str, fields: Mapping[str, KindField]) -> None:

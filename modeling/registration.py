@@ -33,8 +33,8 @@ def register_attention(
         name: What a config calls it: letters, digits, `_` and `-`.
         mechanism: A subclass of `PairwiseAttention` or `StateAttention`, or any module that is made by
             `mechanism(config, layer_idx)` and called as `PairwiseAttention.forward` is. Without one, this is a
-            decorator of classes. Attributes of the class say what it needs: `sees_by` ("mask": booleans for pairs,
-            "tokens": padding and packed sequences; default "mask" with `PairwiseAttention`, else "tokens"),
+            decorator of classes. Attributes of the class say what it needs: `sees_by` ("tokens": padding and packed
+            sequences; "mask": booleans for pairs, the default of `PairwiseAttention`, and only there),
             `causal_only`, and `cache_layer_class`, a subclass of `StatesCacheLayer`.
         fields: The config fields that it adds, by name.
         about: `check`, a function that is given the config and raises a `ValueError` for fields that do not go

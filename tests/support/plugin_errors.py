@@ -19,6 +19,12 @@ class Plain(PairwiseAttention):
     """Softmax attention."""
 
 
+class ReadsMasks(StateAttention):
+    """A state, but masks are for pairs."""
+
+    sees_by = "mask"
+
+
 class Scan(StateAttention):
     """Reads from left to right."""
 
@@ -37,6 +43,7 @@ REFUSED = {
         ("mine", OtherArguments, {}),
         "OtherArguments.scores(self, query) cannot be called as (self, query, key): too many positional arguments.",
     ),
+    "reads masks": (("mine", ReadsMasks, {}), "ReadsMasks.sees_by='mask' must be 'tokens', or 'mask' in a subclass"),
     "no identifier": (("mine", Plain, {"fields": {"mine-x": 1}}), "fields has 'mine-x', which is not the name of"),
     "no KindField": (("mine", Plain, {"fields": {"mine_x": 1}}), "fields['mine_x']=1 must be a KindField, with"),
     "prefix": (
