@@ -54,6 +54,8 @@ def not_utf8(file: Path) -> str:
 def _read_json_lines(file: Path) -> Numbered:
     with open_bytes(file) as lines:
         for number, line in enumerate(lines, 1):
+            if number == 1 and b"\0" in line:
+                raise ValueError(f"The file '{file}' is not UTF-8 text, but UTF-16 or binary. Save it as UTF-8.")
             if not line.isspace():
                 yield number, _parse(line.removeprefix(_BOM) if number == 1 else line)
 

@@ -49,6 +49,12 @@ def test_a_list_that_holds_other_things(tmp_path):
         ("a.json", b'["\xff"]', "it is not UTF-8 text"),
         ("a.json", b"3", "it is a int"),
         ("a.csv", b"text\nfirst\n\xe4\n", r"a.csv' is not UTF-8 text: line 3 has the byte 0xe4 at place 1. Save it"),
+        ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "a.jsonl' is not UTF-8 text, but UTF-16 or binary. Save it"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n'.encode("utf-16-le"),
+            "a.jsonl' is not UTF-8 text, but UTF-16 or binary. Save it",
+        ),
         ("a.csv", "text\nä\n".encode("utf-16"), "a.csv' is not UTF-8 text: line 1 has the byte 0xff at place 1."),
         ("a.csv", b'text,n\na,1\nb,2\n"c,3\nd,4\ne,5\n', "a.csv', line 4: a quote is opened and never closed."),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 9000, mtime=0)[:-30], "a.jsonl.gz' is damaged or cut off"),
