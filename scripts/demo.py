@@ -18,6 +18,7 @@ from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments
 from trine.scripts.datasets.python_corpus import collect_python_documents
 from trine.scripts.generate import continue_prompts
+from trine.scripts.jobs.job import bad_input_ends, begin
 from trine.scripts.pretrain import pretrain
 from trine.training.run.resuming import check_writable
 
@@ -57,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     types = [DemoArguments, PretrainTrainingArguments]
     arguments, training = parse_arguments(types, argv, command="demo", description=__doc__, default_recipe="demo")
     folder = Path(training.output_dir)
+    if not training.resume_from_checkpoint:
+        with bad_input_ends():
+            begin(training)  # which tells of an earlier run before the text is collected, as that takes a while
     if not arguments.files:
         arguments.files = [str(write_corpus(folder))]
     with tempfile.TemporaryDirectory() as cache:

@@ -1,6 +1,9 @@
 """Steps of every job that trains: begin, resume, stop, save and report."""
 
 import json
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,10 +36,22 @@ def begin(training: TrainingArguments) -> str | None:
 
     Raises:
         OSError: The output folder cannot be written, or the checkpoint is not there.
-        ValueError: There is no whole checkpoint, or one of another run.
+        ValueError: There is no whole checkpoint, or there is one but `resume_from_checkpoint` is not given.
     """
     check_writable(Path(str(training.output_dir)))
-    return find_checkpoint(training)
+    try:
+        return find_checkpoint(training)
+    except ValueError as error:
+        raise ValueError(f"{error}{'' if training.resume_from_checkpoint else resuming_command()}") from error
+
+
+def resuming_command() -> str:
+    """A sentence with the command that goes on with the run of this process's command; empty outside of `trine`."""
+    program, *words = sys.argv
+    if Path(program).name != "trine":
+        return ""
+    program = "trine" if shutil.which("trine") else os.path.relpath(program)
+    return f" To go on: {shlex.join([program, *words, '--resume_from_checkpoint', 'last'])}"
 
 
 def train(trainer: Trainer, checkpoint: str | None, early_stopping_patience: int = 0) -> bool:

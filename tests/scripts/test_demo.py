@@ -72,6 +72,14 @@ def test_what_an_interrupted_demo_advises_works(tmp_path, capsys, monkeypatch):
     assert demo.main(argv) == 130
     (advice,) = re.findall(r"Interrupted at step 2. Go on with (--.*)\.", capsys.readouterr().out)
     monkeypatch.setattr(callbacks.InterruptCallback, "on_step_end", interrupt)
+    with monkeypatch.context() as patch:  # the same command again, before it collects anything
+        patch.setattr(demo, "collect_python_documents", lambda: pytest.fail("the text is collected"))
+        patch.setattr("sys.argv", ["bin/trine", "demo", *argv])
+        patch.setattr("shutil.which", lambda _: None)
+        with pytest.raises(SystemExit, match="holds checkpoints of an earlier run") as ended:
+            demo.main(argv)
+    command = shlex.split(str(ended.value).partition(" To go on: ")[2])
+    assert command == ["bin/trine", "demo", *argv, *shlex.split(advice)]
     assert demo.main([*argv, *shlex.split(advice)]) == 0
     assert json.loads((tmp_path / "output" / "metrics.json").read_text())["steps"] == 4
 

@@ -214,7 +214,7 @@ def test_numbers_in_csv_are_values_if_told(folder, tmp_path):
         (["--metric_for_best_model", "f1"], "Unknown metric_for_best_model 'f1'"),
         (["--max_length", "100000"], "max_length=100000 is above max_position_embeddings=2048."),
         (["--model", "{folder}/nothing"], "nothing"),
-        (["--output_dir", "{folder}/used"], "holds checkpoints of another run"),
+        (["--output_dir", "{folder}/used"], "holds checkpoints of an earlier run"),
     ],
 )
 def test_errors(folder, tmp_path, argv, message):

@@ -218,7 +218,7 @@ def test_the_validation_loss_is_that_of_the_answers(folder):
         (["--dropout", "0.1"], "dropout=0.1 does not go with the fused experts"),
         (["--use_dora"], "use_dora=True does not go with the fused experts"),
         (["--full", "--merge"], "merge=True has nothing to merge with full=True"),
-        (["--output_dir", "{folder}/straight"], "holds checkpoints of another run"),
+        (["--output_dir", "{folder}/straight"], "holds checkpoints of an earlier run"),
     ],
 )
 def test_errors(folder, tmp_path, argv, message):

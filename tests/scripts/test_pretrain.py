@@ -176,7 +176,7 @@ def test_interrupt(folder, monkeypatch, capsys):
         (["--files", "{folder}/short.txt"], r"validation text has .* fewer than one block of 32 \(block_length=32\)"),
         (["--block_length", "1000"], "block_length=1000 is above max_position_embeddings=512"),
         (["--output_dir", "{folder}/short.txt/x"], "cannot be written"),
-        (["--output_dir", "{folder}/straight"], "checkpoints of another run"),
+        (["--output_dir", "{folder}/straight"], "checkpoints of an earlier run"),
         (["--resume_from_checkpoint", "{folder}/absent"], "neither a folder nor 'last'"),
         (["--preset", "tinny"], "tiny"),
         (["--config_overrides", "hiden_size=8"], "hidden_size"),

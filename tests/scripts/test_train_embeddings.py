@@ -275,7 +275,7 @@ def test_a_model_of_the_library_without_its_pooler(folder, tmp_path):
         (["--matryoshka_dims", "64"], "matryoshka_dims=[64] are not all from 1 to the model's 32."),
         (["--merge"], "merge=True has nothing to merge without lora=True."),
         (["--lora", "--targets", "experts"], "parts=['experts'] are not all in TrineModel"),
-        (["--output_dir", "{folder}/straight"], "holds checkpoints of another run"),
+        (["--output_dir", "{folder}/straight"], "holds checkpoints of an earlier run"),
         (["--validation_files", "{folder}/pairs.jsonl"], "leave too little: {'training_pairs': 0"),
     ],
 )

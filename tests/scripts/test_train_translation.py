@@ -103,7 +103,7 @@ def test_the_recipe_of_2017_is_that_of_the_paper():
         (["--validation_pairs", "36"], "36 pairs leave none to train on beside validation_pairs=36"),
         (["--preset", "transformer-bse"], "transformer-base"),
         (["--objective", "masked", "--tokenizer", "{folder}/maskless"], "The tokenizer has no ['mask_token_id']"),
-        (["--output_dir", "{folder}/straight"], "holds checkpoints of another run"),
+        (["--output_dir", "{folder}/straight"], "holds checkpoints of an earlier run"),
     ],
 )
 def test_errors(folder, tmp_path, argv, message):

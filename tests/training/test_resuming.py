@@ -104,7 +104,7 @@ def test_no_whole_checkpoint_of_a_run_is_an_error(folder):
     (keep_one(folder) / "optimizer.pt").write_bytes(b"cut off")
     with pytest.warns(UserWarning, match="is left out"), pytest.raises(ValueError, match="holds no whole checkpoint"):
         find(folder)
-    with pytest.raises(ValueError, match="holds checkpoints of another run"):
+    with pytest.raises(ValueError, match="holds checkpoints of an earlier run"):
         find(folder, None)
 
 
@@ -152,7 +152,7 @@ def test_other_errors_of_training_stay_what_they_are(tmp_path):
 
 
 def test_errors(folder, tmp_path):
-    with pytest.raises(ValueError, match="holds checkpoints of another run: go on with"):
+    with pytest.raises(ValueError, match="holds checkpoints of an earlier run: go on with"):
         find(folder, None)
     with pytest.raises(FileNotFoundError, match="absent' is neither a folder nor 'last'"):
         find(folder, "absent")

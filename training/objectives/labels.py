@@ -42,6 +42,8 @@ class OneClass:
         whole = all(isinstance(label, int) for label in labels)
         self.names = sorted(found, key=found.__getitem__ if whole else None)
         self.index = {name: number for number, name in enumerate(self.names)}
+        if not self.names:
+            raise ValueError(f"No record has a label in the field '{label_field}': is the file empty?")
         if len(self.names) < 2:
             raise ValueError(f"label_field='{label_field}' has the labels {self.names}; two at least are needed.")
 

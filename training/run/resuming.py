@@ -97,7 +97,7 @@ def find_checkpoint(training: TrainingArguments) -> str | None:
     begun = any(map(is_finished, found))
     if wanted is None and begun:
         raise ValueError(
-            f"output_dir='{training.output_dir}' holds checkpoints of another run: go on with "
+            f"output_dir='{training.output_dir}' holds checkpoints of an earlier run: go on with "
             "--resume_from_checkpoint last, or choose another folder."
         )
     if wanted is not None and wanted.lower() not in ("last", "true"):
