@@ -1,5 +1,6 @@
 """Logits that are computed when they are read: training on chunks does not need them, its caller perhaps does."""
 
+import sys
 from collections.abc import Callable
 from copy import copy
 from dataclasses import fields
@@ -9,6 +10,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import register_pytree_node
 from transformers.utils.generic import ModelOutput
+
+
+# Libraries that look for tensors in everything a model returns: mixed precision, parallel training, `torch.utils`.
+LOOKERS = ("accelerate", "deepspeed", "torch", "transformers")
 
 
 class DeferredLogits:
@@ -81,12 +86,25 @@ def has_changed(head: nn.Module, state: tuple[int, torch.Tensor]) -> bool:
     return version != state[0] or not torch.equal(row, state[1])
 
 
+def is_looked_through() -> bool:
+    """Whether one of `LOOKERS` called the caller of this function."""
+    if torch.compiler.is_compiling():
+        return True
+    return sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] in LOOKERS
+
+
 class DeferringOutput(ModelOutput):
     """An output with a field that may hold `DeferredLogits`, for which whoever reads the field gets the logits.
 
-    So do indices, `get`, `to_tuple` and pickling. `items()` and `values()`, by which other libraries look through
-    outputs that nobody may read, show what is there.
+    So do indices, `get`, `items`, `values`, `to_tuple` and pickling. Only `LOOKERS`, which go through all outputs
+    whether anybody reads them or not, see what is there.
     """
+
+    def items(self) -> Any:
+        return super().items() if is_looked_through() else {name: self[name] for name in self}.items()
+
+    def values(self) -> Any:
+        return super().values() if is_looked_through() else {name: self[name] for name in self}.values()
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):

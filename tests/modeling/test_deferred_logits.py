@@ -46,6 +46,8 @@ READERS = {
     "index": lambda outputs, field: outputs[1],
     "slice": lambda outputs, field: outputs[1:][0],
     "tuple": lambda outputs, field: outputs.to_tuple()[1],
+    "items": lambda outputs, field: dict(outputs.items())[field],
+    "values": lambda outputs, field: list(outputs.values())[1],
     "dict": lambda outputs, field: {key: outputs[key] for key in outputs}[field],
 }
 

@@ -71,7 +71,7 @@ def random_ids(*shape: int, seed: int = 0, vocab_size: int = SIZES["vocab_size"]
 
 def has_deferred_logits(outputs) -> bool:
     """Whether the logits of a training step have not been computed, because nobody has read them."""
-    return any(isinstance(value, DeferredLogits) for value in outputs.values())
+    return any(isinstance(value, DeferredLogits) for value in dict.values(outputs))
 
 
 def leaves(model) -> dict[str, torch.Tensor]:
