@@ -14,6 +14,7 @@ from trine.configuration.patterns import check_choice
 from trine.generation.presets import SAMPLING_PRESETS, SamplingPreset
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
+from trine.training.run.resuming import list_checkpoints
 
 
 DEFAULT_SAMPLING = SamplingPreset(0.8, 0, 1.0, "A little sharper than what was learned, as small models need it.")
@@ -98,6 +99,9 @@ class GenerateArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `trine generate` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([GenerateArguments], argv, command="generate", description=__doc__)
+    folder = Path(arguments.model)
+    if not any(folder.glob("*config.json")) and (found := list_checkpoints(folder)):
+        sys.exit(f"trine generate: '{folder}' holds checkpoints of a run that did not end: give --model {found[-1]}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
         model: Any = AutoModelForCausalLM.from_pretrained(

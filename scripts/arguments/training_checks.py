@@ -60,6 +60,7 @@ def keep_apart(training: TrainingArguments) -> None:
         if steps != asked:
             setattr(training, name, steps)
             if training.should_log:  # one process of each machine
-                print(f"{name}={share:g} of max_steps={training.max_steps} is every {asked} steps: {steps} are taken.")
+                every = "every step" if asked == 1 else f"every {asked} steps"
+                print(f"{name}={share:g} of max_steps={training.max_steps} is {every}: {steps} are taken.")
         if training.load_best_model_at_end:
             unit = steps

@@ -56,6 +56,13 @@ def test_a_preset_samples_as_its_numbers_do(folder, capsys):
     assert capsys.readouterr().out != by_name
 
 
+def test_the_folder_of_an_interrupted_run_names_its_last_checkpoint(tmp_path):
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    with pytest.raises(SystemExit, match="a run that did not end: give --model .*/checkpoint-10\\."):
+        generate.main(["--model", str(tmp_path), "--text", "a"])
+
+
 def test_what_generate_refuses_is_no_traceback(folder, capsys):
     with pytest.raises(SystemExit):
         generate.main(["--model", str(folder), "--text", "a", "--preset", "cod"])

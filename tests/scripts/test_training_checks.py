@@ -55,6 +55,8 @@ def test_evaluations_of_a_short_run_are_apart(capsys, monkeypatch):
     training = parse("--max_steps", "40", "--eval_steps", "0.05", "--save_steps", "0.5")
     assert (training.eval_steps, training.save_steps) == (10, 0.5)
     assert capsys.readouterr().out == "eval_steps=0.05 of max_steps=40 is every 2 steps: 10 are taken.\n"
+    parse("--max_steps", "20", "--eval_steps", "0.05", "--save_steps", "0.5")
+    assert capsys.readouterr().out == "eval_steps=0.05 of max_steps=20 is every step: 10 are taken.\n"
     assert parse("--max_steps", "4").eval_steps == 4  # once, at the end
     capsys.readouterr()
     assert parse("--max_steps", "200", "--eval_steps", "0.05").eval_steps == 0.05
