@@ -42,3 +42,8 @@ def test_targets_and_answers():
     assert sets.predict(logits).tolist() == [[0, 1], [1, 1]]
     assert values.predict(logits[:, :1]).tolist() == [-1.0, 3.0]
     assert (classes.unknown("c"), sets.unknown(["a", "c"]), values.unknown(3)) == ({"c"}, {"c"}, set())
+
+
+def test_files_without_a_record_are_told():
+    with pytest.raises(ValueError, match="No record has a label in the field 'mood': is the file empty"):
+        OneClass([], label_field="mood")
