@@ -1,4 +1,4 @@
-"""What other libraries look for in an encoder-decoder, and have of T5: fields in its config, and its encoder alone.
+"""The parts of an encoder-decoder that other libraries look for, as T5 has them: fields in its config, and its encoder alone.
 
 The fields are the decoder's. The encoder comes without the decoder where sentence-transformers loads it.
 """

@@ -121,6 +121,7 @@ class AttentionKind(Kind):
     paged: bool  # whether continuous batching serves it: transformers' paged cache holds its layers
     sees_by: str = "mask"  # how its layers learn what a token may see: by a `mask`, a `band` or a mask, or `tokens`
     causal_only: bool = False  # whether only decoders have it
+    sharded: bool = True  # whether tensor parallelism knows how to split its weights
 
 
 @dataclass(frozen=True, kw_only=True)

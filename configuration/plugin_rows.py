@@ -84,7 +84,7 @@ def enter(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[st
     PLUGINS[:] = [plugin for plugin in PLUGINS if (plugin.field, plugin.name) != (rows.field, name)]
     PLUGINS.append(Plugin(rows.field, name, mechanism, shareable))
     if check is not None:
-        KIND_RULES[name] = check
+        KIND_RULES[rows.field, name] = check
     return complete
 
 

@@ -1,7 +1,7 @@
 """Plans that spread the modules of a model over processes, in the form that transformers reads."""
 
 from .choices import Choices
-from .kinds import POSITION_KINDS
+from .kinds import ATTENTION_KINDS, POSITION_KINDS
 
 
 def dense_plan(config, prefix: str = "") -> dict[str, str]:
@@ -62,9 +62,11 @@ MLP_PLANS = Choices("mlp_layer_types", {"dense": dense_plan, "sparse": sparse_pl
 def tensor_parallel_plan(config) -> dict[str, str] | None:
     """Module pattern to style, for the modules that the config has.
 
-    None for positions that add a bias: every process would need the bias of its own heads only.
+    None for positions that add a bias, as every process would need the bias of its own heads only, and for attention
+    of somebody's own, whose weights nobody knows how to split.
     """
-    if POSITION_KINDS[config.position_type].adds_bias:
+    is_sharded = all(ATTENTION_KINDS[kind].sharded for kind in config.attention_types)
+    if POSITION_KINDS[config.position_type].adds_bias or not is_sharded:
         return None
     plan = {
         "embed_tokens": "embedding_rowwise",

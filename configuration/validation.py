@@ -278,14 +278,14 @@ def check_kinds(config) -> None:
                 rule(config)
 
 
-KIND_RULES: dict[str, Callable[[Any], None]] = {}  # of registered kinds
+KIND_RULES: dict[tuple[str, str], Callable[[Any], None]] = {}  # of registered kinds, by field and name
 
 
 def check_plugins(config) -> None:
     """Applies the rules that registered kinds and their fields have."""
-    used = {*config.attention_types, *config.mlp_layer_types}
-    for kind, rule in KIND_RULES.items():
-        if kind in used:
+    for (field, kind), rule in KIND_RULES.items():
+        named = getattr(config, field)
+        if kind in (named if isinstance(named, list) else [named]):
             rule(config)
     for name, spec in config.plugin_fields_in_use().items():
         check_number(name, getattr(config, name))

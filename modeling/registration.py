@@ -65,6 +65,7 @@ def register_attention(
             flash=True,
             has_pair_scores=is_pairwise,
             paged=False,
+            sharded=False,
             sees_by=getattr(mechanism, "sees_by", "mask" if is_pairwise else "tokens"),
             causal_only=getattr(mechanism, "causal_only", False),
             fields=tuple((fields or {}).items()),

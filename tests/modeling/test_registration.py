@@ -317,6 +317,7 @@ def test_positions_feed_forwards_and_routers_of_ones_own():
     assert torch.equal(generated(model), generated(model, use_cache=False))
     with pytest.raises(ValueError, match="position_type='distance' adds a bias to the scores of pairs"):
         make("linear", position_type="distance")
+    assert model.config.base_model_tp_plan is None
     with pytest.raises(ValueError, match="distance_slope=0.0 must be above 0"):
         make("full", position_type="distance", distance_slope=0.0)
 
@@ -354,3 +355,25 @@ def test_states_are_for_decoders():
         TrineConfig(**SIZES, attention_types="sum", is_causal=False)
     with pytest.raises(NotImplementedError):
         Scan(TrineConfig(**SIZES), 0)(torch.randn(1, 3, 32))
+
+
+def test_rules_of_one_name_stand_apart():
+    """An attention and a position encoding may be called alike."""
+
+    def refuse(word):
+        def check(config):
+            raise ValueError(f"the rule of {word}")
+
+        return check
+
+    register_attention("alike", Plain, check=refuse("attention"), shareable=False)
+    register_position("alike", type("Alike", (PositionEncoding,), {}), check=refuse("positions"), shareable=False)
+    for fields in ({"attention_types": "alike"}, {"position_type": "alike"}):
+        with pytest.raises(ValueError, match=f"the rule of {next(iter(fields)).split('_')[0]}"):
+            TrineConfig(**SIZES, **fields)
+
+
+def test_weights_of_own_attention_are_not_split():
+    register_attention("plain", Plain, shareable=False)
+    assert TrineConfig(**SIZES, attention_types="plain, full").base_model_tp_plan is None
+    assert TrineConfig(**SIZES, attention_types="full").base_model_tp_plan
