@@ -1,4 +1,4 @@
-"""The parts of an encoder-decoder that other libraries look for, as T5 has them: fields in its config, and its encoder alone.
+"""The parts of an encoder-decoder that other libraries look for: fields of T5 in its config, and its encoder alone.
 
 The fields are the decoder's. The encoder comes without the decoder where sentence-transformers loads it.
 """
