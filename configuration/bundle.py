@@ -22,19 +22,8 @@ KIND_TABLES_MODULE = f"{__package__}.kinds"
 
 
 HEADER = """\
-# Copyright 2026 The Trine authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The Trine authors.
+# SPDX-License-Identifier: Apache-2.0
 """
 # At the end of the config's file: transformers copies the files that are imported, by their text, so that whoever
 # loads the config alone has the whole code.

@@ -111,12 +111,22 @@ def read(module: str) -> Source:
     source.legend = [line.decode() for line in before if line.startswith(b"#")]
     last = max(imports, default=0)
     for node in tree.body:
-        if is_packed(node):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for inner in node.orelse:  # one level further out, line by line
+                source.statements.append(read_statement(source, inner, last))
+                source.edits += [(row - 1, 0, row - 1, 4, "") for row in range(inner.lineno, last_line(inner) + 1)]
+                last = last_line(inner)
+        elif is_packed(node):
             source.statements.append(read_statement(source, node, last))
-        last = node.end_lineno or last
+        last = last_line(node)
     nodes = list(ast.walk(tree))
-    source.edits = [*docstring_edits(nodes, source), *inner_imports(nodes, source)]
+    source.edits += [*docstring_edits(nodes, source), *inner_imports(nodes, source)]
     return source
+
+
+def last_line(node: ast.stmt) -> int:
+    """The number of a statement's last line, from 1."""
+    return node.end_lineno or node.lineno
 
 
 def is_packed(node: ast.stmt) -> bool:

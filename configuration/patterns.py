@@ -4,14 +4,17 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-from .choices import Choices
+from .choices import Choices, in_package
 
 
 MOST_LAYERS = 10_000
-OPEN_FIELDS = ("attention_types", "mlp_layer_types", "position_type", "router_type")  # which plugins add choices to
 REGISTER = (
     " A mechanism of somebody's own needs its file first: trine.load_plugin(FILE), with commands --plugin FILE. A "
     "checkpoint has that file beside its weights."
+)
+# Of the fields that plugins add choices to.
+ADVICE = in_package(
+    dict.fromkeys(("attention_types", "mlp_layer_types", "position_type", "router_type"), REGISTER).items()
 )
 
 
@@ -32,9 +35,8 @@ def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     names = list(choices)
     if value not in names:
         advice = choices.advice(value) if isinstance(choices, Choices) else ""
-        if field.partition("[")[0] in OPEN_FIELDS and not advice:
-            advice = suggest(value, names) or REGISTER
-        raise ValueError(f"{field}={value!r} is not one of {names}.{advice or suggest(value, names)}")
+        told = dict(ADVICE).get(field.partition("[")[0], "")
+        raise ValueError(f"{field}={value!r} is not one of {names}.{advice or suggest(value, names) or told}")
 
 
 def expand_pattern(field: str, value: str | list[str], num_layers: int, choices: Iterable[str]) -> list[str]:

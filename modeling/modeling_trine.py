@@ -67,6 +67,8 @@ class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssue
     }
 
     def __init__(self, config: Any, *args, **kwargs):
+        if "cache" in TrineModelOutput.__dataclass_fields__:  # past_key_values until then
+            raise ImportError("transformers 5.24 gives caches another name, and text would be wrong: install 5.23.")
         config.check()  # once more: it may have changed since it was made
         check_vllm(config)
         super().__init__(config, *args, **kwargs)

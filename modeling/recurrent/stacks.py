@@ -43,6 +43,8 @@ class TrineRecurrentPreTrainedModel(ModelBase):  # pyright: ignore[reportGeneral
     }
 
     def __init__(self, config: TrineRecurrentConfig, *args, **kwargs):
+        if "cache" in BaseModelOutputWithPastAndCrossAttentions.__dataclass_fields__:  # past_key_values until then
+            raise ImportError("transformers 5.24 gives caches another name, and text would be wrong: install 5.23.")
         config.check()  # once more: it may have changed since it was made
         super().__init__(config, *args, **kwargs)
 
