@@ -267,7 +267,7 @@ def see_without_masks(
     return visible
 
 
-SEQUENCES = Choices("tells_sequences_apart", {True: see_without_masks})
+SEQUENCES = Choices("tells_sequences_apart", {True: (see_without_masks, tell_sequences_apart)})
 
 
 def make_masks(
@@ -296,7 +296,7 @@ def make_masks(
         return {layer_type: read_ready_mask(layer_type, mask) for layer_type, mask in attention_mask.items()}
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one transformers does not look for packing
-    see = SEQUENCES.get(True)
+    see, _ = SEQUENCES.get(True, (None, None))
     visible = see(config, inputs_embeds, attention_mask, past_key_values, position_ids, lengths) if see else {}
     if lengths is not None:
         inputs_embeds = inputs_embeds[:, : max(lengths)]
@@ -324,7 +324,8 @@ def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
     """
     if mask is None or layer_type not in kinds_by_tokens().values():
         return Visibility(mask)
-    return SEQUENCES[True](mask, mask, None, None, None)  # it is as long as what it tells of
+    _, tell_apart = SEQUENCES[True]
+    return tell_apart(mask, mask, None, None, None)  # it is as long as what it tells of
 
 
 def packed_lengths(

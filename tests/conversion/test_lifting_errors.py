@@ -188,7 +188,7 @@ ERRORS = {
         tiny_model,
         "sparse",
         {"num_experts": 4, "num_experts_per_tok": 9},
-        "num_experts_per_tok=9 must be at most num_experts=4.",
+        "num_experts_per_tok=9 must be at least 1, and at most num_experts=4.",
     ),
     "post-norm": (
         lambda: encoder(),

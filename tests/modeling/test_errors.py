@@ -4,6 +4,7 @@ import pytest
 import torch
 from support.cache_errors import CACHE_ERRORS
 from support.generation_errors import BAD_SETTINGS, GENERATORS, generate
+from support.late_model_errors import other_transformers, state_taken_back, too_many_arguments
 from support.messages import unseen
 from support.recurrent_errors import model_errors
 from support.shards import damaged_shards, truncate
@@ -367,7 +368,7 @@ def test_the_ids_are_not_read_while_compiling():
         compiled(torch.tensor([[3, 61]]))
 
 
-def test_every_error_of_the_models_is_tested(tmp_path):
+def test_every_error_of_the_models_is_tested(tmp_path, monkeypatch):
     damaged_shards(tmp_path, truncate)
     with pytest.raises(OSError) as caught:
         TrineForCausalLM.from_pretrained(tmp_path)
@@ -377,7 +378,7 @@ def test_every_error_of_the_models_is_tested(tmp_path):
         tiny_model(attention_types="linear")(random_ids(1, 4), use_cache=True).past_key_values.crop(-1)
     outputs = tiny_model().train()(random_ids(1, 2), labels=random_ids(1, 2))
     with torch.no_grad():
-        dict(outputs.items())["logits"].head.weight.mul_(2)
+        vars(outputs)["logits"].head.weight.mul_(2)
     with pytest.raises(RuntimeError, match="weights have changed") as read_too_late:
         outputs.to_tuple()
     messages = [
@@ -385,6 +386,7 @@ def test_every_error_of_the_models_is_tested(tmp_path):
         str(not_recorded.value),
         str(caught.value),
         str(too_late.value),
+        *(state_taken_back(), too_many_arguments(), *other_transformers(monkeypatch)),
         *map(message_of, CASES),
         *(message for _, message in model_errors().values()),
     ]

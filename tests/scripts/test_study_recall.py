@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from trine.modeling.attention.table import ATTENTIONS
+from trine.modeling.losses import IGNORE_INDEX
 from trine.scripts.studies.recall import (
     EXPERIMENTS,
     LENGTH,
@@ -22,7 +23,6 @@ from trine.scripts.studies.recall_tasks import (
     FIRST_FILLER,
     FIRST_KEY,
     FIRST_VALUE,
-    IGNORED,
     KEYS,
     NEEDLES,
     SYMBOLS,
@@ -53,7 +53,9 @@ def test_each_question_is_answered_by_the_needle_that_has_its_key(length):
             assert value == FIRST_VALUE + told_value
             assert distances[number] == len(hay) + 2 * number - place
         assert not told
-        assert labels == [IGNORED] * len(hay) + [token if n % 2 else IGNORED for n, token in enumerate(questions)]
+        assert labels == [IGNORE_INDEX] * len(hay) + [
+            token if n % 2 else IGNORE_INDEX for n, token in enumerate(questions)
+        ]
 
 
 def test_needles_lie_at_all_distances():
@@ -71,7 +73,7 @@ def test_what_is_copied_stands_before_the_separator(length, half):
     for ids, labels, distances in zip(*(part.tolist() for part in batch), strict=True):
         assert len(ids) == 2 * half + 1 and ids[half] == SYMBOLS and max(ids[:half]) < SYMBOLS
         assert ids[half + 1 :] == ids[:half]
-        assert labels == [IGNORED] * (half + 1) + ids[:half]
+        assert labels == [IGNORE_INDEX] * (half + 1) + ids[:half]
         assert distances == [half] * half  # an answer is predicted by the token before it
 
 
