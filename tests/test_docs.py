@@ -126,7 +126,7 @@ def test_the_trine_commands_run(tmp_path):
             arguments += ["--max_steps", "2", "--use_cpu"]
         result = forks.run(["-m", "trine.scripts.cli", *arguments], tmp_path)
         assert result.returncode == 0, result.stderr
-        outputs[arguments[0]] = result.stdout
+        outputs[arguments[0]] = outputs.get(arguments[0], "") + result.stdout
     assert "--- temperature 1.2 ---\nOnce upon a time" in outputs["generate"]
     assert (tmp_path / "my-model" / "loss.png").exists() and (tmp_path / "my-encoder" / "loss.png").exists()
 

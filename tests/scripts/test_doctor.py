@@ -24,7 +24,7 @@ def test_versions_extras_threads(capsys):
 
 
 def test_what_is_missing_or_too_old_is_named(capsys, monkeypatch):
-    versions = {"torch": "2.0.1", "peft": None, "jieba": None}
+    versions = {"torch": "2.0.1", "transformers": "5.23.0", "peft": None, "jieba": None}
     monkeypatch.setattr(doctor, "_installed", lambda name: versions.get(name, "99.0"))
     status, facts = facts_of(capsys)
     assert status == 1

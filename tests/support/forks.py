@@ -72,6 +72,8 @@ def _run(program: list[str], folder: str, env: dict[str, str], logs: list[str]) 
     os.environ.update(env)
     os.chdir(folder)
     sys.modules["torch"].set_num_threads(1)  # the order of additions depends on the number of threads
+    # The process that forks may have loaded remote code, whose folder it found by its path.
+    sys.path[:] = [place for place in sys.path if not Path(place, "transformers_modules").is_dir()]
     if "HF_MODULES_CACHE" in env:
         for name in ("utils", "utils.hub", "dynamic_module_utils"):
             vars(sys.modules[f"transformers.{name}"])["HF_MODULES_CACHE"] = env["HF_MODULES_CACHE"]
