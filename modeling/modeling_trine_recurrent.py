@@ -80,6 +80,7 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
             ValueError: If ids lie outside the vocabulary, one of ids and embeddings is not given or both are, or a
                 mask does not fit.
         """
+        kwargs["return_dict"] = True  # of the two stacks, which share the config
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs

@@ -120,6 +120,9 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
             `last_hidden_state` (batch, target length, hidden), or that of the encoder (batch, source length, hidden)
             where nothing is decoded; and what both trunks record, under transformers' names.
         """
+        for name in ("output_hidden_states", "output_attentions"):  # the stacks ask their own configs
+            if getattr(self.config, name):
+                kwargs.setdefault(name, True)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,

@@ -111,7 +111,7 @@ class Head(Generic[Output]):
         wanted = self.config.output_router_logits if output_router_logits is None else output_router_logits
         has_targets = any(target is not None for target in targets.values())
         needed = self.has_experts() and (wanted or self.training and has_targets)
-        outputs = self.model(**{**kwargs, **inputs, "output_router_logits": needed})
+        outputs = self.model(**{**kwargs, **inputs, "output_router_logits": needed, "return_dict": True})
         loss, counted, fields = self.predict(outputs, inputs, **targets, **kwargs, **asked)
         if needed:
             routed, items = self.routed(outputs, inputs), kwargs.get("num_items_in_batch")

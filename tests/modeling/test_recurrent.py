@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.late_model_errors import other_transformers
 from support.messages import unseen
 from support.recurrent import (
     BOS,
@@ -256,8 +257,9 @@ def test_bad_input_is_named(case):
     assert str(caught.value) == message
 
 
-def test_every_error_of_the_models_is_tested():
-    places = unseen("modeling", [message for _, message in model_errors().values()])
+def test_every_error_of_the_models_is_tested(monkeypatch):
+    messages = [message for _, message in model_errors().values()]
+    places = unseen("modeling", messages + other_transformers(monkeypatch))
     assert [place for place in places if "recurrent" in place] == []
 
 
