@@ -16,7 +16,7 @@ from .kind_fields import KindField
 from .kind_rows import AboutAttention, AboutFeedForward, AboutPosition, AboutRouter, Kind
 from .kinds import KIND_TABLES
 from .patterns import suggest
-from .plugin_files import check_imports
+from .plugin_files import check_imports, source_of
 from .validation import KIND_RULES
 
 
@@ -86,6 +86,12 @@ def enter(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[st
     if check is not None:
         KIND_RULES[rows.field, name] = check
     return complete
+
+
+def registered_files() -> list[str]:
+    """The files that registered mechanisms stand in, for `load_plugin` in another process."""
+    files = [source_of(plugin.mechanism) for plugin in PLUGINS]
+    return list(dict.fromkeys(str(file) for file in files if file is not None))
 
 
 def is_again(before: type, after: type) -> bool:

@@ -36,7 +36,7 @@ def make_model(way: str, is_causal: bool, longest: int, **fields) -> TrineModel:
         "max_position_embeddings": longest,
         "is_causal": is_causal,
         "attn_implementation": "sdpa",
-        **WAYS[way],
+        **WAYS.get(way, {"attention_types": way}),  # a plugin's in a process that imported this before it
         **fields,
     }
     return TrineModel(TrineConfig(**config))

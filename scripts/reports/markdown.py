@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from trine.configuration.plugin_files import load_plugin
+from trine.configuration.plugin_rows import registered_files
+
 
 T = TypeVar("T")
 
@@ -74,7 +77,7 @@ def in_fresh_process(function: Callable[..., T], *args, is_forked: bool = False)
     if is_forked:
         context.set_forkserver_preload([function.__module__])
     results = context.Queue()
-    process = context.Process(target=_put, args=(results, torch.get_num_threads(), function, args))
+    process = context.Process(target=_put, args=(results, torch.get_num_threads(), registered_files(), function, args))
     process.start()
     process.join()
     if process.exitcode:
@@ -82,8 +85,10 @@ def in_fresh_process(function: Callable[..., T], *args, is_forked: bool = False)
     return results.get()
 
 
-def _put(results, threads: int, function: Callable, args: tuple) -> None:
+def _put(results, threads: int, plugins: list[str], function: Callable, args: tuple) -> None:
     torch.set_num_threads(threads)
+    for plugin in plugins:
+        load_plugin(plugin)
     results.put(function(*args))
 
 

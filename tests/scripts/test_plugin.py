@@ -3,9 +3,12 @@
 import pytest
 from support.plugins import tables_restored, write_sigmoid
 
+from trine import load_plugin
 from trine.scripts import cli
 from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.benchmarks.attention_layers import training_memory
 from trine.scripts.list import ListArguments
+from trine.scripts.reports.markdown import in_fresh_process
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +72,8 @@ def test_a_training_writes_its_plugin_beside_the_model(tmp_path):
 
     config = TrineConfig.from_pretrained(tmp_path / "model")
     assert config.attention_types == ["ours", "full"] and config.ours_bias == -0.25
+
+
+def test_a_benchmark_measures_it_in_a_process_of_its_own(tmp_path):
+    load_plugin(write_sigmoid(tmp_path, "measured_sigmoid", "ours"))
+    assert in_fresh_process(training_memory, "ours", True, 16, 8, is_forked=True) >= 0
