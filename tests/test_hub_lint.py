@@ -15,6 +15,7 @@ from support import bundles
 ACCEPTED = {
     "TRF013": "the base class of the encoder-decoders settles their vocabularies; each model calls post_init itself",
     "TRF022": "a checkpoint carries the layer of its own norm_position, of the two that are never split",
+    "TRF028": "the licence is named in its machine-readable form, SPDX, in two lines in place of thirteen",
     "TRF029": "a feed-forward serves dense layers, experts and shared experts, which differ in width",
     "TRF032": "a kernel of Triton fills running maxima of float32, whatever the dtype of its inputs",
     "TRF041": "wants each branch on the config to name the published checkpoints that take it; there are none yet",
