@@ -211,8 +211,8 @@ def check_mechanism(
         ValueError: There is no such mechanism, or no such check.
 
     Example:
-        >>> [row.passed for row in check_mechanism("full", only=["construction", "causality"])]
-        [True, True]
+        >>> all(row.passed for row in check_mechanism("full", only=["construction", "causality"]))
+        True
     """
     subjects = [what] if isinstance(what, Subject) else find_subjects(what, oracle, **fields)
     results = []
