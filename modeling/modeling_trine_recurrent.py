@@ -80,10 +80,10 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
             ValueError: If ids lie outside the vocabulary, one of ids and embeddings is not given or both are, or a
                 mask does not fit.
         """
-        kwargs["return_dict"] = True  # of the two stacks, which share the config
+        options = {**kwargs, "return_dict": True}  # of the two stacks, which share the config
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
-                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **options
             )
         decoder_outputs = self.decoder(
             inputs_embeds=self.encoder.embed(decoder_input_ids, decoder_inputs_embeds, "decoder_"),
@@ -92,7 +92,7 @@ class TrineRecurrentModel(TrineRecurrentPreTrainedModel):
             encoder_attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            **kwargs,
+            **options,
         )
         return Seq2SeqModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
