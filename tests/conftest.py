@@ -34,6 +34,13 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef) -> None:
+    """Seed what makes a fixture for several tests, which is there before the first of them, whichever that is."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def logger_settings():
     """Put transformers' level of messages back, and whether they reach the root logger, which `caplog` listens at."""

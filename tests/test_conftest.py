@@ -78,3 +78,19 @@ def test_thorough_tests_exist(name):
     """A name that is no longer there would put its test, renamed, among the fast ones."""
     file, *_, function = name.split("::")
     assert f"def {function}(" in (tiers.FILE.parents[1] / file).read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def shared_numbers():
+    return torch.rand(3)
+
+
+@pytest.fixture(scope="module", params=["first", "second"])
+def numbers_of_each(request):
+    return torch.rand(3)
+
+
+def test_what_tests_share_is_the_same_whichever_is_first(request, numbers_of_each):
+    own = torch.rand(3)
+    shared = request.getfixturevalue("shared_numbers")  # made now, or by another test
+    assert own.equal(shared) and own.equal(numbers_of_each)
