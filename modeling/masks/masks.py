@@ -2,7 +2,7 @@
 
 # Shapes: B batch, Q queries, K keys.
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -293,11 +293,13 @@ def make_masks(
         For transformers' name of each type what its layers read. All types have one, and none a field without need.
     """
     if isinstance(attention_mask, dict):
+        check_types(attention_mask, config.layer_types)
         return {layer_type: read_ready_mask(layer_type, mask) for layer_type, mask in attention_mask.items()}
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one transformers does not look for packing
-    see, _ = SEQUENCES.get(True, (None, None))
-    visible = see(config, inputs_embeds, attention_mask, past_key_values, position_ids, lengths) if see else {}
+    visible = {}
+    for see, _ in SEQUENCES.values():
+        visible = see(config, inputs_embeds, attention_mask, past_key_values, position_ids, lengths)
     if lengths is not None:
         inputs_embeds = inputs_embeds[:, : max(lengths)]
         position_ids = torch.arange(max(lengths), device=inputs_embeds.device)[None]
@@ -312,8 +314,16 @@ def make_masks(
 
 def make_ready_masks(*arguments) -> dict[str, Any]:
     """Makes the masks of a static cache as tensors or None, which is all that `generate` hands on."""
-    made, by_tokens = make_masks(*arguments), kinds_by_tokens().values()
-    return {key: seen.is_token if key in by_tokens else seen.mask for key, seen in made.items()}
+    made = make_masks(*arguments)
+    return {key: seen.is_token if seen.mask is None else seen.mask for key, seen in made.items()}
+
+
+def check_types(masks: dict[str, Any], layer_types: Collection[str]) -> None:
+    """Raises a `ValueError` unless a dict given as `attention_mask` has each of the types. It may have others."""
+    missing = [layer_type for layer_type in dict.fromkeys(layer_types) if layer_type not in masks]
+    if missing:
+        needed = list(dict.fromkeys(layer_types))
+        raise ValueError(f"attention_mask has the keys {list(masks)}, but needs {needed}: {missing[0]!r} is missing.")
 
 
 def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
@@ -322,10 +332,10 @@ def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
     Raises:
         ValueError: For a mask of pairs, where the type makes no table of pairs.
     """
-    if mask is None or layer_type not in kinds_by_tokens().values():
-        return Visibility(mask)
-    _, tell_apart = SEQUENCES[True]
-    return tell_apart(mask, mask, None, None, None)  # it is as long as what it tells of
+    for _, tell_apart in SEQUENCES.values():
+        if mask is not None and layer_type in kinds_by_tokens().values():
+            return tell_apart(mask, mask, None, None, None)  # it is as long as what it tells of
+    return Visibility(mask)
 
 
 def packed_lengths(

@@ -202,6 +202,17 @@ def test_padding_in_a_dict_is_read_as_padding(kind, case, is_causal):
     assert seen_by(kind, is_causal, {layer_type: None}) == EVERYTHING
 
 
+@CAUSAL
+def test_a_dict_of_masks_has_one_for_each_type(is_causal):
+    model = tiny_model(attention_types="full, sliding", is_causal=is_causal)
+    ids = random_ids(BATCH, LENGTH)
+    message = r"keys \['full_attention'\], but needs \['full_attention', 'sliding_attention'\]: 'sliding_attention' is"
+    with pytest.raises(ValueError, match=message):
+        model(ids, attention_mask={"full_attention": None})
+    masks = dict.fromkeys(("full_attention", "sliding_attention", "another"))
+    assert model(ids, attention_mask=masks)[0].isfinite().all()
+
+
 @pytest.mark.parametrize("attention_mask", [None, PADDING["left"].long()], ids=["whole", "padded"])
 @pytest.mark.parametrize("kind", ATTENTION_KINDS)
 def test_what_a_static_cache_is_given_ahead_says_the_same(kind, attention_mask):
