@@ -7,45 +7,23 @@ Docstrings end after their first paragraph. The text is that of the modules, who
 
 import ast
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from .bundle_plugins import NO_PLUGINS, PluginParts, named_choices, plugin_parts, quote, stacks_of, stays_behind
-from .bundle_sources import INDENT, LEFT_OUT, LINE_LENGTH, TABLE, Row, Source, Statement, read
+from .bundle_pruning import base_edits, idle_parts, rows_of
+from .bundle_sources import INDENT, LINE_LENGTH, TABLE, Row, Source, Statement, mentioned, read
+from .bundle_texts import HEADER, KEEP_TOGETHER, PLUGIN_IMPORT, import_line, is_standard, render_exported, tell_unfit
 
 
 KIND_TABLES_MODULE = f"{__package__}.kinds"
 
 
-HEADER = """\
-# Copyright 2026 The Trine authors.
-# SPDX-License-Identifier: Apache-2.0
-"""
-# At the end of the config's file: transformers copies the files that are imported, by their text, so that whoever
-# loads the config alone has the whole code.
-KEEP_TOGETHER = """
-
-if False:  # never imported here: it tells transformers which files belong together
-    from .{modeling} import __name__ as __name__
-"""
-
-UNFIT = """
-
-UNFIT = ({names})
-
-
-def __getattr__(name: str):
-    \"\"\"Tells where the heads are that this checkpoint's config has no use for.\"\"\"
-    advice = "It does not fit is_causal of this checkpoint. The package has it: `pip install trine`."
-    raise AttributeError(f"{{__name__}} has no {{name}}. {{advice if name in UNFIT else ''}}")
-"""
 SCOPES = (ast.FunctionDef, ast.Lambda, ast.GeneratorExp, ast.ListComp, ast.SetComp, ast.DictComp)
 Chosen = tuple[tuple[str, frozenset], ...]  # the values of each field that a table reads
-PLUGIN_IMPORT = "from .{name} import __name__ as {name}  # noqa: E402, F401  it registers its mechanisms\n"
 
 
 @dataclass
@@ -57,6 +35,7 @@ class Bundle:
     kept: set[Statement] = field(default_factory=set)
     names: dict[tuple[str, str], str] = field(default_factory=dict)  # module and name to the name in the file
     plugins: PluginParts = NO_PLUGINS
+    idle_parts: dict[Statement, frozenset[ast.AST]] = field(default_factory=dict)
 
     def keeps(self, key: object, statement: Statement) -> bool:
         """Whether the config names this row of a table."""
@@ -64,8 +43,29 @@ class Bundle:
 
     def uses(self, statement: Statement) -> set[str]:
         """The names that a statement mentions, of a table only those in rows that are kept."""
+        if statement.stays_behind:
+            return set()
         rows = (row.uses for row in statement.rows if self.keeps(row.key, statement))
-        return set(statement.uses).union(*rows)
+        idle = self.idle(statement)
+        return set(mentioned(statement.node, idle) if idle else statement.uses).union(*rows)
+
+    def is_empty(self, module: str, name: str) -> bool:
+        """Whether a module's name is that of a table, or a tuple, without a row in the file."""
+        place = find(module, name)
+        if not place or not place[2]:
+            return False
+        statement = place[2]
+        if statement.table is None:
+            return statement.stays_behind
+        registered = any(field == statement.table for field, _, _ in self.plugins.rows)
+        return not registered and not any(self.keeps(row.key, statement) for row in statement.rows)
+
+    def idle(self, statement: Statement) -> frozenset[ast.AST]:
+        """The parts of a statement that do nothing in the file."""
+        if statement not in self.idle_parts:
+            parts = idle_parts(statement.node, partial(self.is_empty, statement.module))
+            self.idle_parts[statement] = frozenset() if statement.table else frozenset(parts)
+        return self.idle_parts[statement]
 
 
 def module_order(entries: Iterable[str]) -> list[Source]:
@@ -163,22 +163,27 @@ def render(bundle: Bundle, source: Source, statement: Statement) -> str:
     """The text of a statement, renamed and reduced, as it stands in a packed file."""
     if statement.table is not None:
         return render_table(bundle, statement)
-    if LEFT_OUT in statement.uses and statement.uses <= {LEFT_OUT}:
+    if statement.stays_behind:
         above = [line.decode() for line in source.lines[statement.first : statement.node.lineno - 1]]
-        return "\n".join([*above, f"{bundle.names[statement.module, statement.names[0]]} = {LEFT_OUT}(())"])
+        return "\n".join([*above, f"{bundle.names[statement.module, statement.names[0]]} = ()"])
     last = (statement.node.end_lineno or 0) - 1
     lines = dict(enumerate(source.lines[statement.first : last + 1], statement.first))
-    edits = [edit for edit in source.edits if statement.first <= edit[0] <= last]
+    edits = {edit for edit in source.edits if statement.first <= edit[0] <= last}
+    dropped: set[int] = set()
+    for part in bundle.idle(statement):
+        rows = rows_of(source, part)
+        dropped |= rows
+        edits |= set() if rows else base_edits(source, part)
     for name in bundle.uses(statement).union(statement.names):
         found = find(statement.module, name)
         new = found and bundle.names.get((found[0].name, found[1]), name)
         if new and new != name:
-            edits += [(row, column, row, column + len(name), new) for row, column in occurrences(statement.node, name)]
+            edits |= {(row, column, row, column + len(name), new) for row, column in occurrences(statement.node, name)}
     for first, start, end, stop, text in sorted(edits, reverse=True):
         lines[first] = lines[first][:start] + text.encode() + lines[end][stop:]
         for row in range(first + 1, end + 1):
             del lines[row]
-    return b"\n".join(lines.values()).decode()
+    return b"\n".join(line for row, line in lines.items() if row not in dropped).decode()
 
 
 def render_table(bundle: Bundle, statement: Statement) -> str:
@@ -196,8 +201,10 @@ def render_table(bundle: Bundle, statement: Statement) -> str:
     inner = "    " + line[len(start) : -1]
     if len(inner) <= LINE_LENGTH and "\n" not in line:
         return "\n".join([start, inner, ")"])
-    lines = [start, f"    {quote(statement.table)},"]
-    lines += ["    {", *(f"{' ' * INDENT}{row}," for row in rows), "    },"] if rows else ["    {},"]
+    together = "    {" + ", ".join(rows) + "},"
+    apart = ["    {", *(f"{' ' * INDENT}{row}," for row in rows), "    },"]
+    fits = len(together) <= LINE_LENGTH and "\n" not in together
+    lines = [start, f"    {quote(statement.table)},", *([together] if fits else apart)]
     if others and len(ends[0]) + 5 > LINE_LENGTH:
         ends = ["left_out=(", *(f"    {other}," for other in others), ")"]
     lines += [f"    {end}{',' if end in (ends[-1:]) else ''}" for end in ends]
@@ -255,18 +262,6 @@ def render_imports(bundle: Bundle, sources: Iterable[Source]) -> str:
     return "\n\n".join("\n".join(group) for group in groups.values() if group) + "\n"
 
 
-def is_standard(module: str) -> bool:
-    """Whether a module belongs to Python's standard library."""
-    return module.split(".")[0] in sys.stdlib_module_names
-
-
-def import_line(module: str, names: Iterable[str]) -> str:
-    """An import of names: constants, classes, then functions, on lines of their own where one does not hold them."""
-    names = sorted(names, key=lambda name: (0 if name.isupper() else 1 if name[0].isupper() else 2, name))
-    line = f"from {module} import {', '.join(names)}"
-    return line if len(line) <= LINE_LENGTH else f"from {module} import (\n    " + ",\n    ".join(names) + ",\n)"
-
-
 @cache
 def pack(
     entries: tuple[str, ...],
@@ -299,25 +294,18 @@ def pack(
         body = render_body(bundle, part)
         lent = {name for name, module in names.items() if module in {source.name for source in first}}
         local = import_line(f".{configuration}", borrowed(bundle, part, first) | lent)
-        exported = sorted(root for root in roots if any(root in source.defined for source in part))
         files[f"{name}.py"] = "".join(
             [
                 f"{HEADER}\n{render_imports(bundle, part)}",
                 f"\n{local}\n" if name == modeling else "",
                 body,
-                "\n\n__all__ = [\n" + "".join(f'    "{root}",\n' for root in exported) + "]\n",
+                render_exported(root for root in roots if any(root in source.defined for source in part)),
                 KEEP_TOGETHER.format(modeling=modeling) if name == configuration else tell_unfit(unfit),
             ]
         )
     imports = [PLUGIN_IMPORT.format(name=name.removesuffix(".py")) for name, _ in plugins.files]
     files[f"{modeling}.py"] += "\n\n" * bool(imports) + "".join(imports)
     return files | dict(plugins.files)
-
-
-def tell_unfit(classes: Iterable[str]) -> str:
-    """Source of the `__getattr__` that explains why a file leaves some classes out; "" if it leaves out none."""
-    names = [quote(name) for name in classes]
-    return UNFIT.format(names=", ".join(names) + ("," if len(names) == 1 else "")) if names else ""
 
 
 def borrowed(bundle: Bundle, sources: Iterable[Source], lenders: list[Source]) -> set[str]:

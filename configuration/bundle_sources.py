@@ -4,7 +4,7 @@ Relative imports at the top of a module are followed; those within functions nam
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.util import find_spec, resolve_name
@@ -14,7 +14,7 @@ from .choices import Choices, from_package, in_package
 from .lazy_choices import LazyChoices, later
 
 
-TABLE, LEFT_OUT = Choices.__name__, in_package.__name__  # which a packed file calls with less
+TABLE, LEFT_OUT = Choices.__name__, in_package.__name__
 TABLES = (TABLE, LazyChoices.__name__)
 ABOUT = "about"  # the last keyword of a row, which a packed file has not
 LINE_LENGTH = 119
@@ -57,6 +57,11 @@ class Statement:
     def is_block(self) -> bool:
         """Whether it is a function or a class."""
         return isinstance(self.node, ast.FunctionDef | ast.ClassDef)
+
+    @property
+    def stays_behind(self) -> bool:
+        """Whether it is a tuple that a packed file has empty."""
+        return self.uses == {LEFT_OUT}
 
 
 @dataclass
@@ -170,10 +175,18 @@ def defined_names(node: ast.stmt) -> tuple[str, ...]:
     return ()
 
 
-def mentioned(node: ast.AST) -> frozenset[str]:
+def walk(node: ast.AST, without: Collection[ast.AST]) -> Iterator[ast.AST]:
+    """A node and all within it, without some and what is within these."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if child not in without:
+            yield from walk(child, without)
+
+
+def mentioned(node: ast.AST, without: Collection[ast.AST] = ()) -> frozenset[str]:
     """All names in a node, also those in annotations that are strings."""
     found = set()
-    for inner in ast.walk(node):
+    for inner in walk(node, without):
         if isinstance(inner, ast.Name):
             found.add(inner.id)
         elif isinstance(inner, ast.Constant) and isinstance(inner.value, str):
@@ -224,7 +237,16 @@ def read_row(source: Source, key: ast.expr | None, value: ast.expr) -> Row:
         del lines[left_out.lineno - key.lineno : (left_out.end_lineno or 0) - key.lineno + 1]
         lines = lines if value.keywords else [lines[0] + b")"]
     text = "\n".join([lines[0].decode(), *((" " * shift + line.decode()) for line in lines[1:])])
-    return Row(ast.literal_eval(key), text, mentioned(value))
+    return Row(ast.literal_eval(key), on_one_line(text), mentioned(value))
+
+
+def on_one_line(text: str) -> str:
+    """A call with an argument on each line, on one line where a row has the place; any other text as it is."""
+    first, *arguments, last = text.splitlines() if "\n" in text else (text, "")
+    if not first.endswith("(") or last.strip() != ")" or not all(line.endswith(",") for line in arguments):
+        return text
+    joined = first + " ".join(line.strip() for line in arguments).removesuffix(",") + ")"
+    return joined if INDENT + len(joined) < LINE_LENGTH else text
 
 
 def docstring_edits(nodes: Iterable[ast.AST], source: Source) -> Iterator[Edit]:

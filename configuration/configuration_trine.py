@@ -7,13 +7,14 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .adapter_targets import AdapterTargetsMixin
+from .choices import Choices
 from .hub_export import HubExportMixin
 from .keywords import StrictKeywordsMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .layer_fields import PLUGIN_FIELDS, LayerFieldsMixin
 from .patterns import expand_pattern
-from .sharding_plans import expert_parallel_plan, tensor_parallel_plan
-from .validation import RULES, check_kinds, check_loss_chunks
+from .sharding_plans import EXPERT_PLANS, tensor_parallel_plan
+from .validation import ATTENTION_RULES, FEED_FORWARD_RULES, PAIR_RULES, RULES, check_loss_chunks
 
 
 # Fields that are None only until `__post_init__` derives them. The strict dataclass checks annotations at run time.
@@ -28,6 +29,9 @@ else:
     DerivedString = str | None
     DerivedDict = dict[str, Any] | None
 DERIVED: Any = None
+EXPERT_DEFAULTS = Choices(
+    "mlp_layer_types", {"sparse": {"num_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.01}}
+)
 
 
 @strict
@@ -338,16 +342,16 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
         Trainers (TRL) and servers (vLLM) tell a mixture of experts by these fields, and then ask the model for its
         load. A number that no config may have stays, for `check` to refuse.
         """
-        if "sparse" not in self.mlp_layer_types:
-            for name in ("num_experts", "num_experts_per_tok"):
-                if (getattr(self, name) or 0) > 0:
-                    setattr(self, name, DERIVED)
-            if self.router_aux_loss_coef is None or self.router_aux_loss_coef > 0:
-                self.router_aux_loss_coef = 0.0
-            return
-        for name, default in {"num_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.01}.items():
-            if getattr(self, name) is None:
-                setattr(self, name, default)
+        for kind, defaults in EXPERT_DEFAULTS.items():
+            if kind in self.mlp_layer_types:
+                for name in (name for name in defaults if getattr(self, name) is None):
+                    setattr(self, name, defaults[name])
+                return
+        for name in ("num_experts", "num_experts_per_tok"):
+            if (getattr(self, name) or 0) > 0:
+                setattr(self, name, DERIVED)
+        if self.router_aux_loss_coef is None or self.router_aux_loss_coef > 0:
+            self.router_aux_loss_coef = 0.0
 
     def settle_window(self) -> None:
         """Makes `sliding_window` None where no layer is `sliding`, and a number where one is."""
@@ -356,8 +360,18 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
 
     def check(self) -> None:
         """Applies every rule of `validation.py`; raises a `ValueError` at the first that fails."""
-        for rule in (*RULES, check_loss_chunks, check_kinds):
+        for rule in RULES:
             rule(self)
+        check_loss_chunks(self)
+        for has_pair_scores, rule in PAIR_RULES.items():
+            if has_pair_scores == self.has_pair_scores:
+                rule(self)
+        for kind, rule in ATTENTION_RULES.items():
+            if kind in self.attention_types:
+                rule(self)
+        for kind, rule in FEED_FORWARD_RULES.items():
+            if kind in self.mlp_layer_types:
+                rule(self)
 
     def validate_architecture(self) -> None:
         self.check()
@@ -367,8 +381,11 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
 
     @property
     def base_model_ep_plan(self) -> dict[str, str] | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Expert-parallel plan, where there are experts."""
-        return expert_parallel_plan(self)
+        """Module pattern to style for spreading experts, or None where there are none."""
+        for kind, plan in EXPERT_PLANS.items():
+            if kind in self.mlp_layer_types:
+                return plan(self)
+        return None
 
 
 __all__ = ["TrineConfig"]

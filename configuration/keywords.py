@@ -40,18 +40,6 @@ OTHER_NAMES = in_package(
 )
 
 
-def unknown_keywords(
-    keywords: Iterable[str], fields: Iterable[str], class_name: str = "TrineConfig"
-) -> dict[str, str]:
-    """Maps each keyword that nothing reads to a message about it, for a config class with the given fields."""
-    known = LIBRARY_KEYWORDS.union(fields)
-    return {
-        keyword: f"{class_name} has no field {keyword!r}.{suggest(dict(OTHER_NAMES).get(keyword, keyword), known)}"
-        for keyword in keywords
-        if keyword not in known and not keyword.startswith("_")
-    }
-
-
 def check_before_use(config: Any, keywords: dict[str, Any]) -> None:
     """Checks the numbers, and what the base class reads and trusts."""
     check_fields(config)
@@ -69,8 +57,13 @@ class StrictKeywordsMixin:
 
     @classmethod
     def unknown_keywords(cls, keywords: Iterable[str]) -> dict[str, str]:
-        """Maps each keyword that is no field to a message about it."""
-        return unknown_keywords(keywords, cls.field_names(), cls.__name__)
+        """Maps each keyword that nothing reads to a message about it."""
+        known, ours = LIBRARY_KEYWORDS.union(cls.field_names()), dict(OTHER_NAMES)
+        return {
+            key: f"{cls.__name__} has no field {key!r}.{suggest(ours.get(key, key), known)}"
+            for key in keywords
+            if key not in known and not key.startswith("_")
+        }
 
     @classmethod
     def field_names(cls) -> list[str]:

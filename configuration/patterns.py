@@ -34,9 +34,11 @@ def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     """Raises a `ValueError` that names field, value and choices unless `value` is one of `choices`."""
     names = list(choices)
     if value not in names:
-        advice = choices.advice(value) if isinstance(choices, Choices) else ""
-        told = dict(ADVICE).get(field.partition("[")[0], "")
-        raise ValueError(f"{field}={value!r} is not one of {names}.{advice or suggest(value, names) or told}")
+        advice = (choices.advice(value) if isinstance(choices, Choices) else "") or suggest(value, names)
+        for extended, text in ADVICE:
+            if extended == field.partition("[")[0]:
+                advice = advice or text
+        raise ValueError(f"{field}={value!r} is not one of {names}.{advice}")
 
 
 def expand_pattern(field: str, value: str | list[str], num_layers: int, choices: Iterable[str]) -> list[str]:

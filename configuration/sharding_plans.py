@@ -93,9 +93,3 @@ def sparse_expert_plan(config) -> dict[str, str]:
 
 
 EXPERT_PLANS = Choices("mlp_layer_types", {"sparse": sparse_expert_plan})
-
-
-def expert_parallel_plan(config) -> dict[str, str] | None:
-    """Module pattern to style for spreading experts, or None where there are none."""
-    plans = [plan(config) for kind, plan in EXPERT_PLANS.items() if kind in config.mlp_layer_types]
-    return plans[0] if plans else None

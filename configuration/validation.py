@@ -269,15 +269,6 @@ ATTENTION_RULES = Choices(
 FEED_FORWARD_RULES = Choices("mlp_layer_types", {"sparse": check_experts})
 
 
-def check_kinds(config) -> None:
-    """Applies the rules between the fields of the kinds that the config names."""
-    used = {config.has_pair_scores, *config.attention_types, *config.mlp_layer_types}
-    for table in (PAIR_RULES, ATTENTION_RULES, FEED_FORWARD_RULES):
-        for kind, rule in table.items():
-            if kind in used:
-                rule(config)
-
-
 KIND_RULES: dict[tuple[str, str], Callable[[Any], None]] = {}  # of registered kinds, by field and name
 
 

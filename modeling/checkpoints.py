@@ -101,6 +101,5 @@ class CheckpointedModel(CheckedLoading):
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
 
-# The base of all models. A checkpoint's code saves as transformers does.
-IN_PACKAGE = in_package((CheckpointedModel,))
-ModelBase = (*IN_PACKAGE, CheckedLoading)[0]
+# A base of all models, before `CheckedLoading`. A checkpoint's code saves as transformers does.
+CHECKPOINTED = in_package((CheckpointedModel,))

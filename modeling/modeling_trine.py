@@ -1,7 +1,7 @@
 """The trunk of every Trine model: embeddings, positions, layers."""
 
 from collections.abc import Callable
-from functools import reduce, wraps
+from functools import wraps
 from typing import Any, Unpack
 
 import torch
@@ -17,12 +17,13 @@ from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .attention.softmax import SoftmaxAttention, TwoKeyAttention
 from .block import LAYERS, TrineLayer
-from .checkpoints import ModelBase
+from .checkpoints import CHECKPOINTED
 from .checks.caches import CACHE_CHECKS, compiles
 from .checks.ids import REQUEST_CHECKS, check_ids
 from .checks.paged_serving import check_vllm
 from .feed_forward.routers import TrineRouter
 from .feed_forward.table import EXPERT_CHOICES
+from .loading import CheckedLoading
 from .masks.masks import make_masks, make_position_ids, packed_lengths
 from .norms import make_norm
 from .outputs import TrineModelOutput
@@ -44,7 +45,7 @@ RECORDED_BY_CROSS = Choices(
 RECORDED_BY_MLPS = Choices("mlp_layer_types", {"sparse": ("router_logits", OutputRecorder(TrineRouter, index=0))})
 
 
-class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssues] one of two classes
+class TrinePreTrainedModel(*CHECKPOINTED, CheckedLoading):  # pyright: ignore[reportGeneralTypeIssues] one or none
     """The base of all Trine models: initialisation, support of transformers' features, recorded outputs."""
 
     config_class = TrineConfig
@@ -63,7 +64,9 @@ class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssue
     _can_record_outputs = {
         "hidden_states": TrineLayer,
         "attentions": OutputRecorder(SoftmaxAttention, index=1, layer_name="self_attn"),
-        **dict([*RECORDED_BY_MIXERS.values(), *RECORDED_BY_CROSS.values(), *RECORDED_BY_MLPS.values()]),
+        **dict(RECORDED_BY_MIXERS.values()),
+        **dict(RECORDED_BY_CROSS.values()),
+        **dict(RECORDED_BY_MLPS.values()),
     }
 
     def __init__(self, config: Any, *args, **kwargs):
@@ -79,8 +82,9 @@ class TrinePreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssue
 
     def get_correct_experts_implementation(self, requested_experts: str | None) -> str:
         """The implementation of the experts, where there are some: see `choose_kernel`."""
-        for kind in EXPERT_CHOICES.keys() & getattr(self.config, "mlp_layer_types", ()):
-            requested_experts = EXPERT_CHOICES[kind](self.config, requested_experts)
+        for kind in EXPERT_CHOICES:
+            if kind in getattr(self.config, "mlp_layer_types", ()):
+                requested_experts = EXPERT_CHOICES[kind](self.config, requested_experts)
         return super().get_correct_experts_implementation(requested_experts)
 
     @property
@@ -131,7 +135,9 @@ REQUESTS = Choices("attention_types", {"simplicial": ask_for_second_attentions})
 
 def ask_for_all_weights(forward: Callable) -> Callable:
     """Applies what the mechanisms need so that `output_attentions` speaks for all of their weights."""
-    return reduce(lambda asked, request: request(asked), REQUESTS.values(), forward)
+    for request in REQUESTS.values():
+        forward = request(forward)
+    return forward
 
 
 class TrineModel(TrinePreTrainedModel):

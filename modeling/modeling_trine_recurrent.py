@@ -15,7 +15,7 @@ from transformers.utils.generic import TransformersKwargs, can_return_tuple
 
 from ..configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .checks.batching import BatchingGenerationMixin
-from .checks.generation import Generation
+from .checks.generation import CHECKED, MendedGeneration
 from .heads.base import Head, Kept, Prediction, Target, make_forward
 from .heads.token_head import TokenHead, select_positions
 from .losses import shift_right
@@ -111,7 +111,8 @@ class TrineRecurrentForConditionalGeneration(
     TrineRecurrentPreTrainedModel,
     Head[TrineRecurrentLMOutput],
     TokenHead,
-    Generation,  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
+    *CHECKED,  # pyright: ignore[reportGeneralTypeIssues] one or none
+    MendedGeneration,
     BatchingGenerationMixin,
 ):
     """Predicts the next token of the target: logits (B, kept, V).

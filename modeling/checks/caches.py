@@ -27,9 +27,7 @@ def check_decoder_cache(past_key_values: Cache, config: TrineConfig) -> None:
         ValueError: A layer with states of its own has no place for them, as the cache was made without the config; or
             cross-attention has no cache, or one with the windows of the decoder, which do not hold the whole source.
     """
-    self_cache = past_key_values
-    if isinstance(past_key_values, EncoderDecoderCache):
-        self_cache = past_key_values.self_attention_cache
+    self_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
     for index, layer_type in enumerate(config.layer_types):
         if layer_type in STATE_CHECKS:
             STATE_CHECKS[layer_type](self_cache, config, index)

@@ -191,6 +191,5 @@ def count_padding(model_kwargs: dict) -> int:
     return 0 if mask is None else int((mask == 0).sum(dim=-1).min())
 
 
-# A checkpoint's code generates without the checks of what is asked for.
+# A base of models that generate, before `MendedGeneration`. A checkpoint's code does not check what is asked for.
 CHECKED = in_package((CheckedGeneration,))
-Generation = (*CHECKED, MendedGeneration)[0]

@@ -36,15 +36,6 @@ def check_ids(ids: torch.Tensor, limit: int, name: str, field: str) -> None:
         raise ValueError(f"{name} hold values from {low} to {high}, but {field}={limit} allows 0 to {limit - 1}.")
 
 
-def check_dtype(labels: torch.Tensor, name: str) -> None:
-    """Raises a `ValueError` for labels that are no class indices: PyTorch takes int64 alone for an index."""
-    if labels.dtype != torch.int64:
-        raise ValueError(
-            f"{name} are of {labels.dtype}, but must be of torch.int64: each is the number of a class or a token, or "
-            f"{IGNORE_INDEX} where nothing is predicted."
-        )
-
-
 def has_shape(tensor: torch.Tensor, shape: Sequence[int]) -> bool:
     """Compares a tensor's shape with `shape`, size by size, which compiled code can do for lengths that vary, too."""
     return tensor.ndim == len(shape) and all(size == other for size, other in zip(tensor.shape, shape, strict=True))
@@ -85,7 +76,11 @@ def check_labels(labels: torch.Tensor | None, limit: int, name: str, classes: st
     """
     if labels is None:
         return
-    check_dtype(labels, name)
+    if labels.dtype != torch.int64:  # PyTorch takes no other for an index
+        raise ValueError(
+            f"{name} are of {labels.dtype}, but must be of torch.int64: each is the number of a class or a token, or "
+            f"{IGNORE_INDEX} where nothing is predicted."
+        )
     if not can_look(labels):
         return
     low, high = torch.aminmax(labels.masked_fill(labels == IGNORE_INDEX, 0))
@@ -113,7 +108,7 @@ def check_router_request(config, output_router_logits: bool | None) -> None:
 
     Trainers add a loss of them, which would fail at their absence. In an encoder-decoder one side may have none.
     """
-    is_decoder = config.is_causal and not config.add_cross_attention
+    is_decoder = getattr(config, "is_causal", False) and not config.add_cross_attention
     if output_router_logits and is_decoder and "sparse" not in config.mlp_layer_types:
         raise ValueError(
             "output_router_logits=True, but no layer has experts: mlp_layer_types are all 'dense'. TRL asks for "

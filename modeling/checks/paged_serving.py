@@ -54,11 +54,12 @@ def check_vllm(config: Any) -> None:
     Raises:
         ValueError: As `check_paged`, for windows of an encoder, or for other experts than gated ones with SiLU.
     """
-    if not is_for_vllm(config):
-        return
-    check_paged(config, "vLLM")
-    for check in [*WINDOW_CHECKS.values(), *EXPERT_CHECKS.values()]:
-        check(config)
+    if is_for_vllm(config):
+        check_paged(config, "vLLM")
+        for check in WINDOW_CHECKS.values():
+            check(config)
+        for check in EXPERT_CHECKS.values():
+            check(config)
 
 
 def check_vllm_windows(config: Any) -> None:

@@ -108,6 +108,8 @@ class Head(Generic[Output]):
             kwargs: What else `forward` was given, for the trunk and for the losses.
             asked: What `predict` alone reads.
         """
+        for check in REQUEST_CHECKS:
+            check(self.config, output_router_logits)
         wanted = self.config.output_router_logits if output_router_logits is None else output_router_logits
         has_targets = any(target is not None for target in targets.values())
         needed = self.has_experts() and (wanted or self.training and has_targets)
@@ -144,11 +146,6 @@ class TrineHead(TrinePreTrainedModel, Head[Output]):  # FSDP2 compares layouts, 
     model: TrineModel
     records = {name: name for name in ("hidden_states", "attentions", "second_attentions", "router_logits")}
 
-    def answer(self, inputs, targets, output_router_logits, *args, **asked) -> Output:
-        for check in REQUEST_CHECKS:
-            check(self.config, output_router_logits)
-        return super().answer(inputs, targets, output_router_logits, *args, **asked)
-
 
 Target = torch.Tensor | None
 Kept = int | torch.Tensor
@@ -172,7 +169,7 @@ def make_forward(trunk: type, names: tuple[str, ...], predict: Callable, output_
     """
 
     def forward(self, output_router_logits: bool | None = None, **kwargs: Unpack[TransformersKwargs]) -> Any:  # pyright: ignore[reportGeneralTypeIssues] as in transformers
-        """Computes what the class predicts, and the loss if there are targets. Other arguments are those of the trunk.
+        """Computes what the class predicts, and the loss if there are targets. Other arguments are the trunk's.
 
         Args:
             output_router_logits: Whether to return router logits and the load-balancing loss, `aux_loss`.

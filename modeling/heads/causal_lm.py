@@ -6,7 +6,7 @@ from transformers.cache_utils import Cache
 
 from ...configuration.configuration_trine import TrineConfig
 from ..checks.batching import BatchingGenerationMixin
-from ..checks.generation import Generation
+from ..checks.generation import CHECKED, MendedGeneration
 from ..losses import causal_targets
 from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine import TrineModel
@@ -15,7 +15,7 @@ from .base import Kept, Prediction, Target, TrineHead, make_forward
 from .token_head import TokenHead, select_positions
 
 
-class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, Generation, BatchingGenerationMixin):  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
+class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, *CHECKED, MendedGeneration, BatchingGenerationMixin):  # pyright: ignore[reportGeneralTypeIssues] one or none
     """A decoder that predicts the next token: logits (batch, kept, vocabulary).
 
     `forward` takes what `TrineModel` takes, and:

@@ -9,7 +9,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from ..checks.batching import BatchingGenerationMixin
-from ..checks.generation import Generation
+from ..checks.generation import CHECKED, MendedGeneration
 from ..losses import shift_right
 from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
@@ -46,7 +46,8 @@ class TrineSeq2SeqHead(TrineSeq2SeqPreTrainedModel, Head[Output]):
 class TrineForConditionalGeneration(
     TrineSeq2SeqHead[TrineSeq2SeqLMOutput],
     TokenHead,
-    Generation,  # pyright: ignore[reportGeneralTypeIssues] `Generation` is one of two classes
+    *CHECKED,  # pyright: ignore[reportGeneralTypeIssues] one or none
+    MendedGeneration,
     BatchingGenerationMixin,
 ):
     """An encoder-decoder that predicts the target tokens: translation, summarisation and the like.

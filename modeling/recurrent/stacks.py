@@ -14,8 +14,9 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from ...configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from ..caches.recurrent import TrineRecurrentCache
-from ..checkpoints import ModelBase
+from ..checkpoints import CHECKPOINTED
 from ..checks.ids import check_ids
+from ..loading import CheckedLoading
 from .layers import CONTEXTS, DotProductAttention, TrineRecurrentLayer, find_tokens, initialize_lstm
 
 
@@ -27,7 +28,7 @@ class TrineRecurrentEncoderOutput(BaseModelOutput):
     final_cell: torch.Tensor | None = None
 
 
-class TrineRecurrentPreTrainedModel(ModelBase):  # pyright: ignore[reportGeneralTypeIssues] one of two classes
+class TrineRecurrentPreTrainedModel(*CHECKPOINTED, CheckedLoading):  # pyright: ignore[reportGeneralTypeIssues] one or none
     """The base of the recurrent models."""
 
     config_class = TrineRecurrentConfig

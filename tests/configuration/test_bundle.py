@@ -14,6 +14,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from trine import FAMILIES, TrineConfig, TrineForCausalLM
 from trine.configuration.bundle import files_of, pack
+from trine.configuration.choices import Choices
 from trine.modeling.attention.table import ATTENTIONS
 
 
@@ -82,6 +83,64 @@ def test_names_that_two_modules_share_are_told_apart(tmp_path, monkeypatch):
     exec(files["modeling_twins.py"].replace("from .configuration_twins import ", ""), places)
     (first, join), (second, split) = places["Model"].found
     assert (first, second) == ([2], [3]) and (join.__name__, split.__name__) == ("join", "split")
+
+
+TABLES = """
+def first(config):
+    return "first"
+
+
+def second(config):
+    return "second"
+
+
+CHECKS = in_package((first,))
+RULES = Choices("kind", {"a": first})
+OTHER_RULES = Choices("kind", {"b": second})
+BASES = Choices("kind", {"a": dict})
+OTHER_BASES = Choices("kind", {"b": list})
+NOTES = Choices("kind", {"a": ("known", 1)})
+OTHER_NOTES = Choices("kind", {"b": ("lost", 2)})
+
+
+class Model(*OTHER_BASES.values(), *BASES.values()):  # one or none
+    notes = {
+        **dict(NOTES.values()),
+        **dict(OTHER_NOTES.values()),
+    }
+
+    def answer(self, config):
+        done = []
+        # Not in a checkpoint.
+        for check in CHECKS:
+            done.append(check)
+        for kind, rule in RULES.items():
+            done.append((kind, rule(config)))
+        for rule in OTHER_RULES.values():
+            done.append(rule(config))
+        return done
+
+
+class Plain(*OTHER_BASES.values()):  # one or none
+    pass
+"""
+
+
+def test_what_goes_through_an_empty_table_is_left_out(tmp_path, monkeypatch):
+    package = tmp_path / "package_tables"
+    package.mkdir()
+    for name, text in {"__init__": "", "entry": "x = 1\n", "model": TABLES}.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    chosen = (("kind", frozenset({"a"})),)
+    files = pack(("package_tables.entry", "package_tables.model"), ("Model", "Plain"), (), "tables", chosen)
+    text = files["modeling_tables.py"]
+    assert not [word for word in ("OTHER", "CHECKS", "second", "Not in", "one or none") if word in text]
+    assert "class Model(*BASES.values()):\n" in text and "class Plain:\n" in text
+    places: dict = {"Choices": Choices}
+    exec(text.replace("from .configuration_tables import ", ""), places)
+    assert places["Model"]().answer(None) == [("a", "first")] and places["Model"].notes == {"known": 1}
+    assert places["Model"].__bases__ == (dict,)
 
 
 def test_packing_twice_is_the_same_object():
