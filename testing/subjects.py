@@ -133,7 +133,7 @@ class Subject:
         """A model as it is made, in evaluation mode."""
         config = self.config(**{"experts_implementation": "eager", **fields})
         torch.manual_seed(seed)
-        model_class = TrineForCausalLM if config.is_causal else TrineModel
+        model_class: Any = TrineForCausalLM if config.is_causal else TrineModel
         return model_class(config).to(dtype).eval()
 
     def model(self, **options: Any) -> Any:
