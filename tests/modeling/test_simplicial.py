@@ -6,8 +6,9 @@ from support.simplicial_reference import simplicial_reference
 from support.tiny import output_of, random_ids, tiny_model
 
 from trine.configuration.kinds import TRILINEAR_KINDS
-from trine.modeling.kernels.simplicial.chunked import chunked_operator, simplicial_chunked
-from trine.modeling.kernels.simplicial.chunks import BLOCK_LOGITS
+from trine.modeling.kernels.simplicial import chunked as chunked_module
+from trine.modeling.kernels.simplicial.chunked import chunked_operator, keeping_operator, simplicial_chunked
+from trine.modeling.kernels.simplicial.chunks import BLOCK_LOGITS, kept_size
 from trine.modeling.kernels.simplicial.eager import simplicial_eager
 from trine.modeling.kernels.simplicial.flex import simplicial_flex
 from trine.modeling.kernels.simplicial.forms import FORMS, make_window
@@ -67,6 +68,13 @@ def chunked(*inputs, **options) -> torch.Tensor:
     return simplicial_chunked(SimplicialInputs(*inputs, **options))
 
 
+def recomputed(*inputs, **options) -> torch.Tensor:
+    """The same, where the backward pass computes the weights again, as it does for longer texts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunked_module, "KEPT_BYTES", 0)
+        return chunked(*inputs, **options)
+
+
 def eager(*inputs, **options) -> torch.Tensor:
     return simplicial_eager(SimplicialInputs(*inputs, **options))[0]
 
@@ -93,7 +101,7 @@ def check(paths, truth, windows, lengths, padding, form, is_causal, heads=4, gro
 @CAUSAL
 def test_outputs_and_gradients_equal_the_definition(is_causal, form):
     for case in cases(CASES, form, is_causal):
-        check([chunked, eager], simplicial_reference, *case, form, is_causal)
+        check([chunked, recomputed, eager], simplicial_reference, *case, form, is_causal)
 
 
 @CAUSAL
@@ -101,7 +109,7 @@ def test_outputs_and_gradients_equal_the_definition(is_causal, form):
 def test_each_window_with_each_padding(padding, is_causal):
     for windows, lengths in CASES:
         if is_causal or len(set(lengths)) == 1:
-            check([chunked, eager], simplicial_reference, windows, lengths, padding, "hadamard", is_causal)
+            check([chunked, recomputed, eager], simplicial_reference, windows, lengths, padding, "hadamard", is_causal)
 
 
 @FORM
@@ -110,7 +118,7 @@ def test_each_window_with_each_padding(padding, is_causal):
 def test_chunks_of_longer_texts_equal_the_whole(block, is_causal, form, monkeypatch):
     monkeypatch.setitem(BLOCK_LOGITS, "cpu", block)
     for case in cases(LONG_CASES, form, is_causal):
-        check([chunked], eager, *case, form, is_causal, head_dim=6)
+        check([chunked, recomputed], eager, *case, form, is_causal, head_dim=6)
 
 
 @FORM
@@ -126,7 +134,7 @@ def test_windows_are_clipped_to_the_text(is_causal, form):
 @pytest.mark.parametrize(("heads", "groups"), [(3, 1), (2, 2), (6, 3)])
 def test_grouped_heads_and_large_heads(heads, groups):
     case = (300, 4), (33, 33, 33), "none"
-    check([chunked, eager], simplicial_reference, *case, "hadamard", True, heads, groups, head_dim=128)
+    check([chunked, recomputed, eager], simplicial_reference, *case, "hadamard", True, heads, groups, head_dim=128)
 
 
 @FORM
@@ -142,12 +150,15 @@ def test_lower_precision_is_near_float64(dtype, tolerance, grad_tolerance, is_ca
         segments = make_segments(padding, max(lengths))
         first, second = (make_window(size, is_causal) for size in windows)
         options = {"first": first, "second": second, "form": form, "scale": FORMS[form].scale(head_dim)}
-        actual, expected = chunked(*low, segments, **options), eager(*high, segments, **options)
-        direction = torch.randn_like(actual)
-        grads = torch.autograd.grad(actual, low, direction), torch.autograd.grad(expected, high, direction.double())
-        assert actual.dtype == dtype and relative_error(actual, expected) <= tolerance
-        for name, *pair in zip(("q", "k", "v", "k'", "v'", "bias"), *grads, strict=True):
-            assert relative_error(*pair) <= grad_tolerance, (name, windows, lengths, padding)
+        expected = eager(*high, segments, **options)
+        direction = torch.randn_like(expected)
+        expected_grads = torch.autograd.grad(expected, high, direction)
+        for path in (chunked, recomputed):
+            actual = path(*low, segments, **options)
+            assert actual.dtype == dtype and relative_error(actual, expected) <= tolerance
+            grads = torch.autograd.grad(actual, low, direction.to(dtype))
+            for name, *pair in zip(("q", "k", "v", "k'", "v'", "bias"), grads, expected_grads, strict=True):
+                assert relative_error(*pair) <= grad_tolerance, (path, name, windows, lengths, padding)
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -186,7 +197,25 @@ def test_the_operator_is_well_formed():
     whole = SimplicialInputs(*inputs, make_segments("packed", 5), first, second, "complex", 0.3)
     assert whole.flat()[7:] == ([7, 0, 2, 0], "complex", 0.3)
     assert all(one is other or one == other for one, other in zip(from_flat(*whole.flat()), whole, strict=True))
-    torch.library.opcheck(chunked_operator, whole.flat())
+    for operator in (chunked_operator, keeping_operator):
+        torch.library.opcheck(operator, whole.flat())
+
+
+def test_weights_are_kept_where_they_are_few_and_a_backward_pass_comes():
+    """The names of the operators that autograd, or nobody, differentiates."""
+    first, second = make_window(8, True), make_window(3, True)
+    options = {"segments": None, "first": first, "second": second, "form": "hadamard", "scale": 0.3}
+    inputs = make_inputs(2, 1, (40, 40, 40), 3)
+    assert "simplicial_kept" in str(chunked(*inputs, **options).grad_fn)
+    assert "simplicial_kept" not in str(recomputed(*inputs, **options).grad_fn)
+    with torch.no_grad():
+        assert chunked(*inputs, **options).grad_fn is None
+    numbers = kept_size(SimplicialInputs(*inputs, **options))
+    assert numbers == 2 * 2 * 40 * 3 * (32 + 12), "16 queries of a chunk see 23 keys, 32 with alignment"
+    with pytest.MonkeyPatch.context() as patch:
+        for limit, name in ((8 * numbers, "simplicial_kept"), (8 * numbers - 1, "simplicial_chunked")):
+            patch.setattr(chunked_module, "KEPT_BYTES", limit)
+            assert name in str(chunked(*inputs, **options).grad_fn)
 
 
 @CAUSAL

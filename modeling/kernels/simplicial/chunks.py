@@ -17,6 +17,10 @@ from .inputs import SimplicialInputs
 # Logits that exist at a time. On a CPU they stay in its cache; elsewhere, few launches matter more.
 BLOCK_LOGITS = {"cpu": 2**20}
 BLOCK_LOGITS_ELSEWHERE = 2**26
+# A call that trains keeps weights for its backward pass, and what they mix, where all of them take no more bytes.
+KEPT_BYTES = 2**23
+# Queries in a chunk. More see more keys in vain, fewer make more steps.
+CHUNK_LENGTH = 16
 # A chunk's keys are a multiple of this where there are so many: rows of logits that fill cache lines multiply faster.
 ALIGNMENT = 16
 
@@ -37,6 +41,23 @@ class Chunk(NamedTuple):
     seconds: slice
 
 
+class Blocks:
+    """Memory for a result of each chunk: always the same, as fresh memory is slow at first, or one after the other."""
+
+    def __init__(self, memory: torch.Tensor, keeps: bool = False):
+        self.memory, self.keeps, self.used = memory, keeps, 0
+
+    def take(self, *shape: int) -> torch.Tensor:
+        """A tensor in the memory, which is what was written there."""
+        size, start = math.prod(shape), self.used
+        self.used += size if self.keeps else 0
+        return self.memory[start : start + size].view(shape)
+
+    def multiply(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """The products (N, A, C) of (N, A, B) and (N, B, C)."""
+        return torch.bmm(left, right, out=self.take(*left.shape[:2], right.shape[2]))
+
+
 class ChunkedProblem:
     """One call: its tensors with heads flattened to N = B * G, its windows, and its chunks."""
 
@@ -48,7 +69,7 @@ class ChunkedProblem:
         self.repeat = query.shape[1] // self.groups
         self.first, self.second = inputs.first, inputs.second
         self.form, self.scale = FORMS[inputs.form], inputs.scale
-        self.query = self.by_group(query)
+        self.shape, self.query = query.shape, self.by_group(query)
         self.key, self.value = key.flatten(0, 1), value.flatten(0, 1)  # (N, K, D)
         # What windows have before the first second key and after the last.
         self.padding = max(0, self.second.left - self.second_offset), self.second.right
@@ -58,24 +79,17 @@ class ChunkedProblem:
             bias = offset_bias.to(query.dtype).view(self.groups, self.repeat, 1, -1, 1)
             self.bias = bias.repeat(self.batch, 1, 1, 1, 1)  # (N, R, 1, T, 1)
         self.segments = None if segments is None else segments.repeat_interleave(self.groups, dim=0)
-        span = min(self.num_keys, self.first.size)
-        self.length = min(32 if span < 256 else 16, self.num_queries)  # queries in a chunk
+        self.length, width = chunk_shape(inputs)
         rows = self.repeat * self.length * self.second.size
-        width = min(self.num_keys, align(span + self.length - 1))
         block = BLOCK_LOGITS.get(self.query.device.type, BLOCK_LOGITS_ELSEWHERE)
         self.heads = max(1, min(len(self.query), block // (rows * width)))  # batch x key-value heads in a chunk
-        self.block_size = self.heads * rows * width
-        self.block = self.make_block()
+        self.sizes = self.heads * rows * width, self.heads * rows * self.query.shape[-1]  # of logits, and of rows
         self.mask, self.mask_place = self.query, None
 
-    def make_block(self) -> torch.Tensor:
-        """Memory for the logits (N, R * C * T, W) of any chunk, used again as fresh memory is slow at first."""
-        return self.query.new_empty(self.block_size)
-
-    def multiply(self, left: torch.Tensor, right: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
-        """The products (N, R * C * T, W) of (N, R * C * T, D) and (N, W, D), in `block`."""
-        shape = (*left.shape[:2], right.shape[1])
-        return torch.bmm(left, right.transpose(1, 2), out=block[: math.prod(shape)].view(shape))
+    def make_blocks(self) -> tuple["Blocks", "Blocks"]:
+        """Memory for the logits (N, R * C * T, W) of any chunk, and for its rows (N, R * C * T, D)."""
+        logits, rows = (Blocks(self.query.new_empty(size)) for size in self.sizes)
+        return logits, rows
 
     def by_group(self, states: torch.Tensor) -> torch.Tensor:
         """(B, H, Q, D) as (N, R, Q, D)."""
@@ -106,15 +120,15 @@ class ChunkedProblem:
         query = self.query[chunk.heads, :, chunk.queries, None] * self.scale
         return self.form.compose(query, self.windows(self.second_key, chunk)).flatten(1, 3)
 
-    def weights(self, composed: torch.Tensor, chunk: Chunk) -> torch.Tensor:
+    def weights(self, composed: torch.Tensor, chunk: Chunk, blocks: "Blocks") -> torch.Tensor:
         """The joint softmax (N, R * C * T, W), which sums to 1 over T and W."""
         key = self.key[chunk.heads, chunk.keys]
-        logits = self.multiply(composed, key, self.block)
-        blocks = logits.view(len(key), self.repeat, -1, self.second.size, key.shape[1])
+        logits = blocks.multiply(composed, key.transpose(1, 2))
+        windows = logits.view(len(key), self.repeat, -1, self.second.size, key.shape[1])
         if self.bias is not None:
-            blocks += self.bias[chunk.heads]
-        self.hide(blocks, chunk)
-        flat = blocks.flatten(-2)
+            windows += self.bias[chunk.heads]
+        self.hide(windows, chunk)
+        flat = windows.flatten(-2)
         return torch.softmax(flat, dim=-1, out=flat).view_as(logits)
 
     def first_mask(self, distance: int, length: int, width: int) -> torch.Tensor:
@@ -164,6 +178,18 @@ class ChunkedProblem:
         if self.segments is None:
             return states
         return states.masked_fill(self.segments[:, None, -self.num_queries :, None] == 0, 0)
+
+
+def chunk_shape(inputs: SimplicialInputs) -> tuple[int, int]:
+    """The most queries of a chunk, and the most first keys that they may see."""
+    keys, length = inputs.key.shape[2], min(CHUNK_LENGTH, inputs.query.shape[2])
+    return length, min(keys, align(min(keys, inputs.first.size) + length - 1))
+
+
+def kept_size(inputs: SimplicialInputs) -> int:
+    """The most numbers that the weights of all chunks take, with what they mix."""
+    _, width = chunk_shape(inputs)
+    return inputs.query[..., 0].numel() * inputs.second.size * (width + inputs.query.shape[-1])
 
 
 def align(width: int) -> int:
