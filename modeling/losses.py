@@ -2,22 +2,32 @@
 
 # Shapes: N tokens, H hidden size, V vocabulary.
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from ..configuration.choices import in_package
 from .checks.ids import IGNORE_INDEX, ITEM_CHECKS, check_shape
+from .kernels.saved import scale_saved
+from .kernels.sharded_heads import sum_of_shards
 
 
 def is_plain_head(head: nn.Module) -> bool:
     """Whether `head` is a plain linear layer: not adapted, quantised, sharded, nor hooked by a wrapper."""
-    return (
-        type(head) is nn.Linear
-        and type(head.weight) is nn.Parameter
-        and not head._forward_hooks
-        and not head._forward_pre_hooks
-        and "forward" not in vars(head)
-    )
+    has_hooks = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
+    return type(head) is nn.Linear and type(head.weight) is nn.Parameter and not has_hooks
+
+
+SCALES = in_package((scale_saved,))
+SHARDS = in_package((sum_of_shards,))
+
+
+def chunked_sum(head: nn.Module) -> Callable | None:
+    """The function that sums the loss of a head over chunks of tokens, as `summed_cross_entropy`, or None."""
+    shards = (find(head, summed_cross_entropy) for find in SHARDS)
+    return summed_cross_entropy if is_plain_head(head) else next(shards, None)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -31,13 +41,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_states, weight, bias, targets, chunk_size, compute_dtype, label_smoothing):
         """Takes what `summed_cross_entropy` takes, with the head as weight (V, H) and bias (V,) or None."""
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         sum_dtype = torch.promote_types(compute_dtype, torch.float32)
-        grad_hidden = torch.empty_like(hidden_states, dtype=sum_dtype) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=sum_dtype) if needs_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=sum_dtype) if bias is not None and needs_bias else None
-        head_weight = weight.to(compute_dtype)
-        head_bias = None if bias is None else bias.to(compute_dtype)
+        needed = zip((hidden_states, weight, bias), ctx.needs_input_grad, strict=False)
+        grads = [torch.zeros_like(tensor, dtype=sum_dtype) if needs else None for tensor, needs in needed]
+        grad_hidden, grad_weight, grad_bias = grads
+        head_weight, head_bias = weight.to(compute_dtype), None if bias is None else bias.to(compute_dtype)
         total = hidden_states.new_zeros((), dtype=sum_dtype)
         for start in range(0, hidden_states.shape[0], chunk_size):
             rows = slice(start, start + chunk_size)
@@ -52,7 +60,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 target_logits = target_logits.lerp(buffer.mean(dim=-1, keepdim=True), label_smoothing)
             partition = buffer.exp_().sum(dim=-1, keepdim=True)
             total += ((partition.log() - target_logits) * counts).sum()
-            if not (needs_hidden or needs_weight or needs_bias):
+            if not any(ctx.needs_input_grad):
                 continue
             buffer *= counts / partition
             buffer.scatter_add_(-1, index, counts * (label_smoothing - 1))
@@ -68,6 +76,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                     grad_weight.addmm_(grad_logits.t(), hidden)
                 else:
                     grad_weight += grad_logits.t() @ hidden
+        if grad_weight is not None and weight.dtype == torch.bfloat16:  # float16 might overflow before it is scaled
+            grad_weight = grad_weight.to(weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden_states.dtype, weight.dtype, weight.dtype)
         return total
@@ -75,20 +85,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_total):
-        # The factor, one over the targets, is not rounded to half precision before it is applied.
-        grads = (
-            None if grad is None else (grad * grad_total).to(dtype)
-            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        )
+        # With a dimension the factor, one over the targets, is not rounded to half precision before it is applied.
+        (scale, *_), saved = (*SCALES, torch.mul), zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        grads = (None if grad is None else scale(grad, grad_total[None]).to(dtype) for grad, dtype in saved)
         return *grads, None, None, None, None
 
 
 def summed_cross_entropy(
-    hidden_states: torch.Tensor,
-    head: nn.Linear,
-    targets: torch.Tensor,
-    chunk_size: int,
-    label_smoothing: float = 0.0,
+    hidden_states: torch.Tensor, head: nn.Linear, targets: torch.Tensor, chunk_size: int, label_smoothing: float = 0.0
 ) -> torch.Tensor:
     """Cross-entropy of `head(hidden_states)` with `targets`, summed, in nats, in float32 or better.
 
@@ -159,8 +163,7 @@ def flatten_targets(targets: torch.Tensor, predictions: torch.Tensor) -> torch.T
     Raises:
         ValueError: Targets have another shape than predictions.
     """
-    is_chosen = predictions.ndim == 2 and targets.numel() == predictions.shape[0]  # `logits_to_keep` was a mask
-    if not is_chosen:
+    if predictions.ndim != 2 or targets.numel() != predictions.shape[0]:  # else `logits_to_keep` was a mask
         check_shape(targets, predictions.shape[:-1], "labels")
     return targets.reshape(-1).to(predictions.device)
 
@@ -190,7 +193,8 @@ def chunked_lm_loss(
         kwargs: Not used.
     """
     targets = flatten_targets(targets, hidden_states)
-    total = summed_cross_entropy(hidden_states.flatten(0, -2), head, targets, chunk_size, label_smoothing)
+    sum_up = chunked_sum(head) or summed_cross_entropy
+    total = sum_up(hidden_states.flatten(0, -2), head, targets, chunk_size, label_smoothing)
     return total / number_of_items(targets, num_items_in_batch)
 
 

@@ -19,7 +19,7 @@ from .attention.softmax import SoftmaxAttention, TwoKeyAttention
 from .block import LAYERS, TrineLayer
 from .checkpoints import CHECKPOINTED
 from .checks.caches import CACHE_CHECKS, compiles
-from .checks.ids import REQUEST_CHECKS, check_ids
+from .checks.ids import REQUEST_CHECKS, can_look, check_ids
 from .checks.paged_serving import check_vllm
 from .feed_forward.routers import TrineRouter
 from .feed_forward.table import EXPERT_CHOICES
@@ -234,9 +234,8 @@ class TrineModel(TrinePreTrainedModel):
         given_positions = position_ids
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
-        lengths = None
-        if self.config._attn_implementation == "sdpa":
-            lengths = packed_lengths(attention_mask, self_cache, position_ids)
+        is_sdpa = self.config._attn_implementation == "sdpa"
+        lengths = packed_lengths(attention_mask, self_cache, given_positions) if is_sdpa else None
         visibility = make_masks(self.config, inputs_embeds, attention_mask, self_cache, given_positions, lengths)
         # The masks and biases of the longest sequence begin with those of the others.
         length = max(lengths) if lengths else inputs_embeds.shape[1]
@@ -263,7 +262,7 @@ class TrineModel(TrinePreTrainedModel):
                 **kwargs,  # pyright: ignore[reportCallIssue] an overlap of the typed keywords
             )
         hidden_states = self.norm(hidden_states)
-        pooled = self.pooler(hidden_states, attention_mask, position_ids) if self.pooler is not None else None
+        pooled = self.pooler(hidden_states, attention_mask, given_positions) if self.pooler is not None else None
         return TrineModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, past_key_values=past_key_values)
 
     def make_cache(self) -> Cache:
@@ -275,7 +274,7 @@ class TrineModel(TrinePreTrainedModel):
         """Adds the embeddings of segments (batch, length) to (batch, length, hidden), if the model has any."""
         if self.token_type_embeddings is None:
             # Tokenizers send zeros for a single text, which say nothing.
-            if token_type_ids is not None and not torch.compiler.is_compiling() and token_type_ids.any():
+            if token_type_ids is not None and can_look(token_type_ids) and token_type_ids.any():
                 logger.warning_once(
                     "token_type_ids name several segments, and are ignored: type_vocab_size=0, the model has none."
                 )

@@ -14,10 +14,7 @@ from huggingface_hub import constants
 from packaging.requirements import Requirement
 
 from trine.scripts.arguments.parsing import parse_arguments
-
-
-# What torch says of a processor's instructions for half precision, by the name that people know.
-CPU_INSTRUCTIONS = {"avx512_bf16": "_is_avx512_bf16_supported", "amx": "_is_amx_tile_supported"}
+from trine.training.run.precision import bfloat16_instructions, choose_precision
 
 
 @dataclass
@@ -118,12 +115,12 @@ def _devices() -> dict[str, str]:
 
 
 def _half_precision() -> dict[str, str]:
-    checks = {name: getattr(torch.cpu, check, lambda: False) for name, check in CPU_INSTRUCTIONS.items()}
-    having = [name for name, check in checks.items() if check()]
+    having = bfloat16_instructions()
     found = {"cpu": f"bfloat16 by {', '.join(having)}" if having else "bfloat16 without instructions for it: slow"}
     if torch.cuda.is_available():
         found["cuda"] = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return found
+    device = str(getattr(torch.accelerator.current_accelerator(), "type", "cpu"))
+    return {**found, "--precision auto": f"trains in {choose_precision(device)}"}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 from trine.generation.translation.metrics import check_metrics
 from trine.generation.translation.post_processing import check_language
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.jobs.memory import keep_freed_memory
 from trine.scripts.reports.markdown import write_part
 from trine.tokenization.records import BadRecords
 
@@ -78,6 +79,7 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `trine evaluate-translation` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([EvaluationArguments], argv, command="evaluate-translation", description=__doc__)
+    keep_freed_memory()
     from trine.generation.translation.translator import Translator
 
     options: dict[str, Any] = {"language": arguments.language, "attn_implementation": "eager"}

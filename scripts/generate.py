@@ -14,6 +14,7 @@ from trine.configuration.patterns import check_choice
 from trine.generation.presets import SAMPLING_PRESETS, SamplingPreset
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
+from trine.scripts.jobs.memory import keep_freed_memory
 from trine.training.run.resuming import list_checkpoints
 
 
@@ -99,6 +100,7 @@ class GenerateArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `trine generate` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([GenerateArguments], argv, command="generate", description=__doc__)
+    keep_freed_memory()
     folder = Path(arguments.model)
     if not any(folder.glob("*config.json")) and (found := list_checkpoints(folder)):
         sys.exit(f"trine generate: '{folder}' holds checkpoints of a run that did not end: give --model {found[-1]}.")

@@ -17,6 +17,7 @@ from trine.configuration.patterns import check_choice
 from trine.modeling.checks.batching import check_continuous_batching
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.jobs.memory import keep_freed_memory
 
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -72,6 +73,7 @@ class ServeArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `trine serve` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([ServeArguments], argv, command="serve", description=__doc__)
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         check_model(arguments)

@@ -11,6 +11,7 @@ from trine.generation.translation.metrics import check_metrics
 from trine.generation.translation.post_processing import check_language
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
+from trine.scripts.jobs.memory import keep_freed_memory
 from trine.tokenization.records import BadRecords
 
 
@@ -91,6 +92,7 @@ class TranslateArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `trine translate` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([TranslateArguments], argv, command="translate", description=__doc__)
+    keep_freed_memory()
     try:
         sources, references = read_sources(arguments)
         if arguments.output_file:

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from .run.flops import active_parameters, flops_per_token
     from .run.monitoring import EnergyCallback, ThroughputCallback
     from .run.parallelism import Parallelism, make_model
+    from .run.precision import bfloat16_instructions, check_half_precision, choose_precision
     from .run.resuming import find_checkpoint, list_checkpoints, train
-    from .run.trainers import ScheduledSamplingTrainer, TrineSeq2SeqTrainer, TrineTrainer, check_half_precision
+    from .run.trainers import ScheduledSamplingTrainer, TrineSeq2SeqTrainer, TrineTrainer
 
 __all__ = [
     "OBJECTIVES",
@@ -73,7 +74,9 @@ __all__ = [
     "WholeWordMaskingCollator",
     "WordEncoder",
     "active_parameters",
+    "bfloat16_instructions",
     "check_half_precision",
+    "choose_precision",
     "class_metrics",
     "confusion_matrix",
     "encode_completion",

@@ -15,6 +15,7 @@ from ..kernels.simplicial.forms import FORMS, make_window
 from ..kernels.simplicial.inputs import SimplicialInputs
 from ..kernels.simplicial.table import choose_backend
 from ..masks.visibility import EVERYTHING, Visibility
+from ..norms import RMSNorm
 from ..positions.rope import apply_rotation
 from .softmax import TwoKeyAttention
 
@@ -48,7 +49,7 @@ class SimplicialAttention(TwoKeyAttention):
         self.second_k_proj = nn.Linear(config.hidden_size, size)
         self.second_v_proj = nn.Linear(config.hidden_size, size)
         # A layer norm would remove the constant that the second keys begin with.
-        self.second_k_norm = nn.RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+        self.second_k_norm = RMSNorm(self.head_dim, eps=config.norm_eps) if config.qk_norm else nn.Identity()
         self.offset_bias = None
         if config.simplicial_offset_bias:
             shape = config.num_attention_heads, config.simplicial_second_window

@@ -11,11 +11,16 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ...configuration.choices import in_package
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
+from ..kernels.autocast import in_float32
 from ..masks.visibility import EVERYTHING, Visibility
 from ..norms import make_norm
 from ..positions.rope import apply_rotation
+
+
+AUTOCAST_KERNELS = in_package((in_float32,))  # faster only
 
 
 def eager_attention_forward(
@@ -144,6 +149,8 @@ class SoftmaxAttention(nn.Module):
         # vLLM reads this source: it serves a layer whose forward calls one local of ALL_ATTENTION_FUNCTIONS, once.
         implementation = str(self.config._attn_implementation)
         attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        for call in AUTOCAST_KERNELS if implementation == "sdpa" and torch.is_autocast_enabled("cpu") else ():
+            attend = partial(call, attend)
         if visibility.band is not None:
             attend = visibility.band.attend
         elif visibility.lengths is not None:

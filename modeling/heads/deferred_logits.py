@@ -13,7 +13,8 @@ from transformers.utils.generic import ModelOutput
 
 
 # Libraries that look for tensors in everything a model returns: mixed precision, parallel training, `torch.utils`.
-LOOKERS = ("accelerate", "deepspeed", "torch", "transformers")
+LOOKERS = ("accelerate.", "deepspeed.", "torch.", "transformers.")
+FSDP = ("torch.distributed.",)  # reads the fields of an output to the same end
 
 
 class DeferredLogits:
@@ -77,7 +78,7 @@ register_pytree_node(DeferredLogits, flatten, unflatten)
 def weight_state(head: nn.Module) -> tuple[int, torch.Tensor]:
     """Tells changes of a head's weight: PyTorch's count of changes, and a row, as fused optimizers count none."""
     weight: Any = head.weight
-    return weight._version, weight[0].detach().clone()
+    return weight._version, getattr(weight, "_local_tensor", weight)[0].detach().clone()
 
 
 def has_changed(head: nn.Module, state: tuple[int, torch.Tensor]) -> bool:
@@ -86,11 +87,11 @@ def has_changed(head: nn.Module, state: tuple[int, torch.Tensor]) -> bool:
     return version != state[0] or not torch.equal(row, state[1])
 
 
-def is_looked_through() -> bool:
-    """Whether one of `LOOKERS` called the caller of this function."""
+def is_looked_through(lookers: tuple[str, ...] = LOOKERS) -> bool:
+    """Whether one of these packages called the caller of this function."""
     if torch.compiler.is_compiling():
         return True
-    return sys._getframe(2).f_globals.get("__name__", "").partition(".")[0] in LOOKERS
+    return f"{sys._getframe(2).f_globals.get('__name__')}.".startswith(lookers)
 
 
 class DeferringOutput(ModelOutput):
@@ -128,7 +129,7 @@ def deferring(name: str) -> Callable[[type], type]:
 
     def read(self) -> Any:
         value = self.__dict__.get(name)
-        if isinstance(value, DeferredLogits):
+        if isinstance(value, DeferredLogits) and (torch.compiler.is_compiling() or not is_looked_through(FSDP)):
             value = self[name] = value.compute()
         return value
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..checks.ids import check_labels
-from ..losses import chunked_lm_loss, is_plain_head, lm_loss
+from ..losses import chunked_lm_loss, chunked_sum, lm_loss
 from .deferred_logits import DeferredLogits
 
 
@@ -61,7 +61,7 @@ class TokenHead:
         if labels is None or targets is None:
             return None, self.project(hidden_states)
         own_loss = vars(self).get("_loss_function")
-        if self.training and chunk_size is not None and own_loss is None and is_plain_head(self.lm_head):
+        if self.training and chunk_size is not None and own_loss is None and chunked_sum(self.lm_head):
             loss = self.chunked_loss(hidden_states, targets, chunk_size, **kwargs)
             return loss, DeferredLogits(self.project, hidden_states, self.lm_head)
         logits = self.project(hidden_states)

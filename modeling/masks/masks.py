@@ -339,7 +339,7 @@ def read_ready_mask(layer_type: str, mask: Any) -> Visibility:
 
 
 def packed_lengths(
-    attention_mask: torch.Tensor | dict | None, past_key_values: Cache | None, position_ids: torch.Tensor
+    attention_mask: torch.Tensor | dict | None, past_key_values: Cache | None, position_ids: torch.Tensor | None
 ) -> list[int] | None:
     """Lengths of the sequences that a batch of one row packs one after the other, or None for any other batch.
 
@@ -348,9 +348,9 @@ def packed_lengths(
     Args:
         attention_mask: What the forward pass was given; packing is recognised without one, as in transformers.
         past_key_values: The cache, which must be empty.
-        position_ids: (B or 1, Q).
+        position_ids: (B or 1, Q), or None if they were not given.
     """
-    if attention_mask is not None or position_ids.shape[0] != 1 or is_tracing(position_ids):
+    if attention_mask is not None or position_ids is None or position_ids.shape[0] != 1 or is_tracing(position_ids):
         return None
     if past_key_values is not None and (has_fixed_length(past_key_values) or past_key_values.get_seq_length()):
         return None

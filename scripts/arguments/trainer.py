@@ -7,7 +7,7 @@ import torch
 from transformers import TrainingArguments
 
 from trine.scripts.arguments.training_checks import check_numbers, check_trackers, keep_apart
-from trine.training.run.trainers import check_half_precision
+from trine.training.run.precision import PRECISIONS, check_half_precision, settle_precision
 
 
 def trainer_default(name: str, value: Any):
@@ -31,6 +31,14 @@ class UsualTraining:
     save_steps: float = trainer_default("save_steps", 500)
     save_total_limit: int | None = trainer_default("save_total_limit", 2)
     dataloader_pin_memory: bool = trainer_default("dataloader_pin_memory", torch.accelerator.is_available())
+    bf16: bool = trainer_default("bf16", None)  # neither asked for nor refused
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": f"What matrix products are computed in, one of {', '.join(PRECISIONS)}. 'auto' is bf16 where the "
+            "CPU has instructions for it, or the GPU computes in it, else fp32."
+        },
+    )
     report_to: str = trainer_default("report_to", "none")
     resume_from_checkpoint: str | None = field(
         default=None,
@@ -42,7 +50,10 @@ class UsualTraining:
         check_numbers(training)
         if not torch.accelerator.is_available():
             training.use_cpu = True  # else transformers refuses bf16, which CPUs compute, too
+        chosen = settle_precision(training)
         super().__post_init__()  # pyright: ignore[reportAttributeAccessIssue] likewise
         check_trackers(training)
         check_half_precision(training)
         keep_apart(training)
+        if chosen and training.should_log:  # one process of each machine
+            print(chosen)

@@ -16,7 +16,8 @@ from trine.scripts.benchmarks.attention_arguments import AttentionBenchmarkArgum
 from trine.scripts.benchmarks.attention_layers import EAGER, TASKS, Layer, decoding, make_model, training_memory
 from trine.scripts.benchmarks.attention_peers import PEERS
 from trine.scripts.benchmarks.attention_report import Figures, draw, report
-from trine.scripts.reports.markdown import Target, in_fresh_process, keep_freed_memory, measure, write_part
+from trine.scripts.jobs.memory import keep_freed_memory
+from trine.scripts.reports.markdown import Target, in_fresh_process, measure, write_part
 
 
 def measure_times(arguments: AttentionBenchmarkArguments, progress: tqdm) -> dict[str, dict[str, Figures]]:

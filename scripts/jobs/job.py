@@ -13,6 +13,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 
 from trine.scripts.arguments.parsing import INPUT_ERRORS
+from trine.scripts.jobs.memory import keep_freed_memory
 from trine.scripts.reports.plots import draw_losses
 from trine.training.run.callbacks import InterruptCallback, SpokenEarlyStopping
 from trine.training.run.resuming import check_writable, find_checkpoint
@@ -56,6 +57,7 @@ def resuming_command() -> str:
 
 def train(trainer: Trainer, checkpoint: str | None, early_stopping_patience: int = 0) -> bool:
     """Trains, with early stopping where the best model is kept; returns False if Ctrl-C ended it."""
+    keep_freed_memory()
     interrupt = InterruptCallback()
     trainer.add_callback(interrupt)
     if early_stopping_patience and trainer.args.load_best_model_at_end:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, Seq2SeqTrainer, Trainer, TrainingArguments
+from transformers import PreTrainedConfig, Seq2SeqTrainer, Trainer
 
 
 # The probability that a token is the true one, by the share of training that is done; each begins with 1.
@@ -18,12 +18,6 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "inverse_sigmoid": lambda done: 1 - 0.4 / (1 + math.exp(10 * (0.5 - done))),
     "none": lambda done: 1.0,
 }
-
-
-def check_half_precision(training: TrainingArguments) -> None:
-    """Raises a ValueError for float16 on a CPU, where the trainer computes in float32 without a word."""
-    if training.fp16 and training.device.type == "cpu":
-        raise ValueError("fp16=True trains in float16 on accelerators only: on a CPU use bf16, or neither.")
 
 
 def keep_use_cache(config: PreTrainedConfig) -> Callable[[], None]:

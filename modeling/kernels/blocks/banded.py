@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..autocast import in_float32
+
 
 class BandedMask(NamedTuple):
     """A band mask: the keys that each token of a block sees in the blocks around it.
@@ -67,7 +69,8 @@ def banded_attention(
     if repeat > 1:
         key, value = key.repeat_interleave(repeat, dim=2), value.repeat_interleave(repeat, dim=2)
     visible = mask.visible.expand(batch, -1, -1, -1).reshape(-1, 1, block, width)
-    output = nn.functional.scaled_dot_product_attention(
+    output = in_float32(
+        nn.functional.scaled_dot_product_attention,
         *(query.transpose(1, 2).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)),
         attn_mask=visible,
         dropout_p=dropout,
