@@ -20,7 +20,7 @@ from trine import (
 )
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.scripts import finetune_tagger, pretrain, train_embeddings
-from trine.training.run.trainers import check_half_precision
+from trine.training.run.precision import check_half_precision
 
 
 # The most that rounding one number changes it, relatively: half the distance to the next.
@@ -160,8 +160,8 @@ def test_pretraining_in_bfloat16_is_close_to_float32(objective, tmp_path):
     argv += ["--config_overrides", *SMALL, *SHAPES[objective], "--no_baselines", "--validation_fraction", "0.2"]
     argv += ["--eval_strategy", "no", "--save_strategy", "no", "--use_cpu", "--disable_tqdm", "true"]
     losses = {}
-    for name, options in {"float32": [], "bfloat16": ["--bf16"]}.items():
-        assert pretrain.main([*argv, "--output_dir", str(tmp_path / name), *options]) == 0
+    for name, options in {"float32": ["fp32"], "bfloat16": ["bf16"]}.items():
+        assert pretrain.main([*argv, "--output_dir", str(tmp_path / name), "--precision", *options]) == 0
         history = json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
         losses[name] = torch.tensor([row["loss"] for row in history if "loss" in row])
     rough, exact = losses["bfloat16"], losses["float32"]

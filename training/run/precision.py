@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 
 HALVES = ("bf16", "fp16")
