@@ -149,8 +149,9 @@ class SoftmaxAttention(nn.Module):
         # vLLM reads this source: it serves a layer whose forward calls one local of ALL_ATTENTION_FUNCTIONS, once.
         implementation = str(self.config._attn_implementation)
         attend: Any = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        for call in AUTOCAST_KERNELS if implementation == "sdpa" and torch.is_autocast_enabled("cpu") else ():
-            attend = partial(call, attend)
+        for call in AUTOCAST_KERNELS:
+            if implementation == "sdpa" and torch.is_autocast_enabled("cpu"):
+                attend = partial(call, attend)
         if visibility.band is not None:
             attend = visibility.band.attend
         elif visibility.lengths is not None:

@@ -10,7 +10,7 @@ LONGEST, LARGEST = 512, 2**15  # tokens, and tokens times the size of a head
 
 
 def widen(value: Any) -> Any:
-    """The same in float32, if it is a tensor of half precision."""
+    """Casts a tensor of half precision to float32, and leaves any other value alone."""
     is_half = torch.is_tensor(value) and value.is_floating_point() and value.dtype.itemsize < 4
     return value.float() if is_half else value
 

@@ -35,7 +35,7 @@ def has_fast_bfloat16(device: str) -> bool:
 
 
 def choose_precision(device: str) -> str:
-    """What `--precision auto` trains in on a type of device: `bf16` where that is fast, else `fp32`."""
+    """Chooses for `--precision auto` on a type of device: `bf16` where that is fast, else `fp32`."""
     return "bf16" if has_fast_bfloat16(device) else "fp32"
 
 
