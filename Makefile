@@ -11,7 +11,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check fast test tiers coverage fuzz lint conformance consumers surface docs bench bench-simplicial bench-attention wheel clean
+.PHONY: help demo check fast test tiers coverage fuzz lint conformance consumers surface docs bench bench-simplicial bench-attention bench-gpu wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench-simplicial: .venv/test.stamp  ## compare 2-simplicial attention with other
 
 bench-attention: .venv/test.stamp  ## time and memory of every attention kind against length, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark attention
+
+bench-gpu: .venv/test.stamp  ## check the Triton kernels on a GPU and measure there for 8 minutes, in docs/measurements/benchmarks.md
+	$(BIN)/trine benchmark gpu $(ARGS)
 
 wheel: .venv/test.stamp  ## build the source distribution and the wheel into dist/
 	$(BIN)/python -m build

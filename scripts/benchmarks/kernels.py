@@ -74,7 +74,7 @@ def record_launches(arguments: InspectArguments, head_dim: int) -> list[Launch]:
 
     def record(kernel, grid, values, **options):
         is_tuned = hasattr(kernel, "configs")
-        function, choices = (kernel.fn, kernel.configs) if is_tuned else (kernel, [triton.Config({})])
+        function, choices = (kernel.fn, kernel.configs) if is_tuned else (kernel, [triton.Config({}, **options)])
         suffix = " (one query)" if values.get("QUERIES") == 1 else ""
         recorded.append(Launch(function.__name__ + suffix, function, choices, values))
 
@@ -105,13 +105,14 @@ def describe(function, values: dict[str, Any]):
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(function.params):
         value = values[parameter.name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        is_special = isinstance(value, int) and not parameter.do_not_specialize
+        if parameter.is_constexpr or (is_special and value == 1):
             signature[parameter.name], constants[(index,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[parameter.name] = f"*{TYPES[value.dtype]}"
         else:
             signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
-        is_aligned = isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)
+        is_aligned = isinstance(value, torch.Tensor) or (is_special and value % 16 == 0)
         if signature[parameter.name] != "constexpr" and is_aligned:
             attributes[(index,)] = [["tt.divisibility", 16]]
     return ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)

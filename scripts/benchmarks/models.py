@@ -108,15 +108,15 @@ def prefill(model: PreTrainedModel, length: int) -> Callable[[], int]:
     return run
 
 
-def decode(model: PreTrainedModel, new_tokens: int) -> Callable[[], int]:
-    """Greedy generation with a cache, after 32 tokens."""
-    tokens = torch.randint(5, model.config.vocab_size, (1, 32), device=model.device)
-    options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
+def decode(model: PreTrainedModel, new_tokens: int, batch: int = 1, **options) -> Callable[[], int]:
+    """Greedy generation with a cache, after 32 tokens; it returns the number of new tokens of all sequences."""
+    tokens = torch.randint(5, model.config.vocab_size, (batch, 32), device=model.device)
+    options |= {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
 
     def run() -> int:
         model.eval()
         model.generate(tokens, attention_mask=torch.ones_like(tokens), **options)  # pyright: ignore[reportCallIssue]
-        return new_tokens
+        return batch * new_tokens
 
     return run
 

@@ -13,7 +13,6 @@ import transformers
 from tqdm.auto import tqdm
 
 from trine.scripts.arguments.parsing import parse_arguments
-from trine.scripts.benchmarks.simplicial_cuda import report_cuda
 from trine.scripts.benchmarks.simplicial_peers import (
     FORM,
     PATHS,
@@ -223,7 +222,7 @@ the complex form and offset biases.
 |---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
-{report_cuda()}
+`make bench-gpu` measures the kernels of a GPU.
 """
 
 

@@ -8,7 +8,6 @@ import importlib
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy
@@ -19,11 +18,13 @@ from support.simplicial_reference import simplicial_reference, trilinear_logits
 
 from trine import TrineConfig
 from trine.configuration.bundle import files_of
-from trine.modeling.kernels.simplicial.forms import FORMS, Window
+from trine.modeling.kernels.simplicial.forms import Window
 from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
+from trine.modeling.kernels.simplicial.table import CHUNKED, TRITON
 from trine.modeling.kernels.simplicial.triton import launch as simplicial_triton_launch
 from trine.modeling.kernels.simplicial.triton.launch import FORWARD, parts_of
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton, triton_unavailable
+from trine.scripts.benchmarks.kernel_cases import CASES, Case
 
 
 INTERPRETER = {"TRITON_INTERPRET": "1"}
@@ -33,59 +34,6 @@ on_kernels = pytest.mark.skipif(DEVICE == "cpu" and not IS_INTERPRETED, reason="
 NAMES = ["query", "key", "value", "second_key", "second_value", "offset_bias"]
 
 
-@dataclass
-class Case:
-    """Shapes and windows; `segments` holds a row of (segment, length) for each sequence of the batch."""
-
-    heads: tuple[int, int]
-    lengths: tuple[int, int, int]  # of queries, keys, second keys
-    head_dim: int
-    first: Window
-    second: Window
-    form: str = "hadamard"
-    batch: int = 1
-    bias: bool = True
-    segments: tuple[tuple[tuple[int, int], ...], ...] | None = None
-
-    @property
-    def options(self) -> dict:
-        scale = FORMS[self.form].scale(self.head_dim)
-        return {"first": self.first, "second": self.second, "form": self.form, "scale": scale}
-
-    def tensors(self, dtype=torch.float32) -> list[torch.Tensor | None]:
-        """The five inputs and the biases, laid out as projections leave them: (B, length, heads, D), transposed."""
-        heads, groups = self.heads
-        queries, keys, seconds = self.lengths
-        shapes = [(queries, heads), (keys, groups), (keys, groups), (seconds, groups), (seconds, groups)]
-        states = [torch.randn(self.batch, *shape, self.head_dim).to(DEVICE, dtype).transpose(1, 2) for shape in shapes]
-        bias = torch.randn(heads, self.second.size, device=DEVICE) if self.bias else None
-        return [tensor if tensor is None else tensor.requires_grad_() for tensor in [*states, bias]]
-
-    def segment_ids(self) -> torch.Tensor | None:
-        if self.segments is None:
-            return None
-        rows = [[number for number, length in row for _ in range(length)] for row in self.segments]
-        return torch.tensor(rows, dtype=torch.int32, device=DEVICE)
-
-
-CASES = {
-    "causal": Case((4, 2), (18, 18, 18), 128, Window(9, 0), Window(3, 0), batch=2),
-    "packed, padded on either side, bidirectional": Case(
-        (2, 1), (23, 23, 23), 24, Window(6, 5), Window(2, 2), "complex", 2,
-        segments=(((0, 4), (1, 9), (2, 10)), ((3, 12), (1, 6), (0, 5))),
-    ),
-    "caches of two lengths": Case(
-        (2, 1), (5, 39, 20), 48, Window(33, 0), Window(6, 0), "determinant", 2,
-        segments=(((0, 17), (1, 22)), ((1, 39),)),
-    ),
-    "chunk after a cache": Case((2, 1), (17, 40, 26), 24, Window(33, 0), Window(7, 0), "determinant"),
-    "bidirectional, one key head of three": Case((3, 1), (18, 18, 18), 80, Window(4, 4), Window(1, 2), "complex"),
-    "windows larger than the sequence": Case((2, 2), (9, 9, 9), 24, Window(99, 0), Window(12, 0), "complex"),
-    "windows of one token": Case((2, 1), (33, 33, 33), 24, Window(0, 0), Window(0, 0), "determinant", bias=False),
-    "tiles that are seen whole": Case((1, 1), (75, 75, 75), 16, Window(60, 50), Window(1, 1), "complex"),
-    "decode": Case((2, 1), (1, 140, 20), 48, Window(130, 0), Window(19, 0), "determinant", 2),
-    "largest second window": Case((1, 1), (3, 5, 130), 16, Window(3, 0), Window(127, 0)),
-}  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
@@ -96,7 +44,7 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 def define(case: Case, tensors) -> tuple[list[torch.Tensor | None], torch.Tensor]:
     """The inputs in float64, and the output that the definition gives them."""
     doubles = [t if t is None else t.detach().double().cpu().requires_grad_() for t in tensors]
-    segments = case.segment_ids()
+    segments = case.segment_ids(DEVICE)
     return doubles, simplicial_reference(*doubles, None if segments is None else segments.cpu(), **case.options)
 
 
@@ -106,7 +54,7 @@ def triton_path(*tensors, **options) -> torch.Tensor:
 
 def check(case: Case, dtype=torch.float32, output_error=1e-5, gradient_error=1e-5, compute=triton_path) -> None:
     """Compares the output and all gradients with the definition."""
-    tensors, segments = case.tensors(dtype), case.segment_ids()
+    tensors, segments = case.tensors(dtype, DEVICE), case.segment_ids(DEVICE)
     output = compute(*tensors, segments, **case.options)
     direction = torch.randn(output.shape).to(output)
     output.backward(direction)
@@ -147,14 +95,14 @@ def test_deterministic_algorithms_equal_the_definition(name, deterministic):
 @pytest.mark.skipif(DEVICE == "cpu", reason="programs that run in turn always repeat themselves")
 def test_deterministic_algorithms_repeat_themselves(deterministic):
     case = Case((8, 2), (1000, 1000, 1000), 64, Window(127, 0), Window(15, 0))
-    tensors = case.tensors(torch.bfloat16)
+    tensors = case.tensors(torch.bfloat16, DEVICE)
     given = [tensor for tensor in tensors if tensor is not None]
     runs = [torch.autograd.grad(triton_path(*tensors, None, **case.options).sum(), given) for _ in range(3)]
     assert all(torch.equal(one, other) for run in runs[1:] for one, other in zip(runs[0], run, strict=True))
 
 
 @pytest.mark.skipif(IS_INTERPRETED, reason="nothing is tuned in the interpreter")
-def test_deterministic_algorithms_take_the_first_choice(deterministic, monkeypatch):
+def test_deterministic_algorithms_and_few_queries_take_the_first_choice(deterministic, monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed")
     started = []
 
@@ -162,12 +110,14 @@ def test_deterministic_algorithms_take_the_first_choice(deterministic, monkeypat
         started.append((launch, options))
 
     monkeypatch.setattr(simplicial_triton_launch, "start", record)
-    FORWARD.launch("grid", {"D": 8})
+    many, few = {"QUERIES": 17}, {"QUERIES": 16}
+    FORWARD.launch("grid", many)
     torch.use_deterministic_algorithms(False)
-    FORWARD.launch("grid", {"D": 8})
+    FORWARD.launch("grid", few)
+    FORWARD.launch("grid", many)
     options = {"num_warps": FORWARD.fixed.warps, "num_stages": FORWARD.fixed.stages}
-    one_choice = (FORWARD.kernel, "grid", {"D": 8, "TILE": FORWARD.fixed.tile}), options
-    assert started == [one_choice, ((FORWARD.tuned, "grid", {"D": 8}), {})]
+    one_choice = [((FORWARD.kernel, "grid", {**given, "TILE": FORWARD.fixed.tile}), options) for given in (many, few)]
+    assert started == [*one_choice, ((FORWARD.tuned, "grid", many), {})]
 
 
 @on_kernels
@@ -182,7 +132,7 @@ def test_half_precision(dtype):
 def test_some_parts_of_the_keys_may_be_empty(monkeypatch):
     monkeypatch.setattr(simplicial_triton_launch, "parts_of", lambda *_: 8)
     case = CASES["decode"]
-    tensors = case.tensors()
+    tensors = case.tensors(torch.float32, DEVICE)
     assert relative_error(triton_path(*tensors, None, **case.options), define(case, tensors)[1]) <= 1e-5
 
 
@@ -204,7 +154,7 @@ def log_sum_of(tensors, case, segments=None) -> torch.Tensor:
 @pytest.mark.parametrize("length", [3, 17], ids=["in parts", "whole"])
 def test_log_sums_are_natural_and_differentiable(length):
     case = Case((1, 1), (length,) * 3, 16, Window(length, length), Window(length, length))
-    tensors = case.tensors()
+    tensors = case.tensors(torch.float32, DEVICE)
     actual = log_sum_of(tensors, case)
     direction = torch.randn(actual.shape).to(actual)
     actual.backward(direction)
@@ -223,7 +173,7 @@ def test_log_sums_are_natural_and_differentiable(length):
 @on_kernels
 def test_the_log_sum_of_padding_is_minus_infinity():
     case = Case((1, 1), (4, 4, 4), 16, Window(3, 0), Window(1, 0), segments=(((0, 2), (1, 2)),))
-    log_sum = log_sum_of(case.tensors(), case, case.segment_ids())
+    log_sum = log_sum_of(case.tensors(torch.float32, DEVICE), case, case.segment_ids(DEVICE))
     assert torch.isneginf(log_sum).tolist() == [[[True, True, False, False]]]
 
 
@@ -235,7 +185,7 @@ RULES = ("test_schema", "test_faketensor", "test_autograd_registration")  # trac
 def test_the_operators_keep_the_rules_of_operators(bias):
     segments = (((0, 1), (1, 3)),) if bias else None
     case = Case((2, 1), (2, 4, 3), 16, Window(2, 0), Window(1, 0), bias=bias, segments=segments)
-    arguments = SimplicialInputs(*case.tensors(), case.segment_ids(), **case.options).flat()
+    arguments = SimplicialInputs(*case.tensors(torch.float32, DEVICE), case.segment_ids(DEVICE), **case.options).flat()
     torch.library.opcheck(torch.ops.trine.simplicial_triton_forward.default, arguments, test_utils=RULES)
     output, log_sum = torch.ops.trine.simplicial_triton_forward(*arguments)
     with torch.no_grad():
@@ -256,7 +206,7 @@ class Attention(torch.nn.Module):
 
 @on_kernels
 def test_exports():
-    tensors = [tensor.detach() for tensor in CASES["causal"].tensors()]
+    tensors = [tensor.detach() for tensor in CASES["causal"].tensors(torch.float32, DEVICE)]
     program = torch.export.export(Attention(), tuple(tensors))
     assert "trine.simplicial_triton_forward" in str(program.graph)
     torch.testing.assert_close(program.module()(*tensors), Attention()(*tensors), rtol=0, atol=0)
@@ -295,6 +245,16 @@ def test_imports_where_triton_is_not_installed(import_copy, monkeypatch):
     assert import_copy("kernels_without_triton").triton_unavailable(torch.ones(1)) == "Triton is not installed"
 
 
+def test_kernels_get_their_windows_whole():
+    """They are compiled for the size of a window; other paths compute no more of it than the text has."""
+    case = Case((2, 1), (4, 4, 4), 16, Window(9, 0), Window(6, 0))
+    inputs = SimplicialInputs(*case.tensors(torch.float32, DEVICE), segments=None, **case.options)
+    sizes = []
+    for backend in (TRITON, CHUNKED):
+        backend._replace(compute=lambda given: sizes.append((given.first.size, given.offset_bias.shape[1])))(inputs)
+    assert sizes == [(10, 7), (4, 4)]
+
+
 REFUSALS = {
     "float64": (16, 2, torch.float64, "query.dtype=torch.float64 is not one of"),
     "head size": (260, 2, torch.float16, "head size 260 is larger than 256 for query.dtype=torch.float16"),
@@ -307,7 +267,7 @@ REFUSALS = {
 @pytest.mark.parametrize(("head_dim", "offsets", "dtype", "message"), REFUSALS.values(), ids=REFUSALS)
 def test_refusals_name_the_reason(head_dim, offsets, dtype, message):
     case = Case((1, 1), (2, 2, 2), head_dim, Window(1, 0), Window(offsets - 1, 0))
-    tensors = case.tensors(dtype)
+    tensors = case.tensors(dtype, DEVICE)
     assert message in triton_unavailable(tensors[0], case.second)
     with pytest.raises(ValueError, match=f"The Triton path cannot serve this call: .*{message}"):
         triton_path(*tensors, None, **case.options)
@@ -316,7 +276,7 @@ def test_refusals_name_the_reason(head_dim, offsets, dtype, message):
 @on_kernels
 def test_inputs_of_different_types_are_refused():
     case = CASES["causal"]
-    query, *others = case.tensors()
+    query, *others = case.tensors(torch.float32, DEVICE)
     with pytest.raises(ValueError, match="inputs differ in dtype: .*torch.float16, torch.float32"):
         triton_path(query.half(), *others, None, **case.options)
 
@@ -325,7 +285,7 @@ def test_inputs_of_different_types_are_refused():
 def test_a_cpu_is_refused_where_nothing_interprets():
     pytest.importorskip("triton", reason="Triton is not installed")
     case = Case((1, 1), (2, 2, 2), 16, Window(1, 0), Window(1, 0))
-    tensors = [tensor.cpu() for tensor in case.tensors()]
+    tensors = [tensor.cpu() for tensor in case.tensors(torch.float32, DEVICE)]
     with pytest.raises(ValueError, match="query.device='cpu' is not a CUDA device"):
         triton_path(*tensors, None, **case.options)
 

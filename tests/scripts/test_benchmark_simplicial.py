@@ -6,9 +6,7 @@ import pytest
 import torch
 from support.simplicial_reference import simplicial_reference
 
-from trine.modeling.kernels.simplicial.chunked import simplicial_chunked
 from trine.scripts.benchmarks import simplicial as benchmark_simplicial
-from trine.scripts.benchmarks import simplicial_cuda as benchmark_simplicial_cuda
 from trine.scripts.benchmarks.simplicial import SimplicialBenchmarkArguments, main
 from trine.scripts.benchmarks.simplicial_peers import (
     PATHS,
@@ -89,7 +87,6 @@ def test_all_ways_take_turns():
 
 def test_a_tiny_run_replaces_its_part_of_the_report(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(benchmark_simplicial, "in_fresh_process", lambda function, path, *_: len(path))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     file, threads = tmp_path / "report.md", torch.get_num_threads()
     file.write_text("# Report\n\n## Before\n\nText.\n\n## 2-simplicial attention\n\nOld.\n\n## Behind\n\nText.\n")
     main([*TINY, "--report", str(file)])
@@ -102,7 +99,7 @@ def test_a_tiny_run_replaces_its_part_of_the_report(monkeypatch, tmp_path, capsy
         "## 2-simplicial attention",
         "## Behind",
     ]
-    assert "Old." not in text and "--windows 5 3" in parts[2] and "On a GPU: not measured." in parts[2]
+    assert "Old." not in text and "--windows 5 3" in parts[2]
     rows = re.findall(r"^\| (?!what)([^|]+) \| ([^|]+) \| .* \| at (?:least|most) [\d.]+ \| ", parts[2], re.MULTILINE)
     assert ("memory of both, 8 tokens", "naive einsum") in rows
     for peer in ("chunked autograd", "same chunks, autograd"):
@@ -112,24 +109,6 @@ def test_a_tiny_run_replaces_its_part_of_the_report(monkeypatch, tmp_path, capsy
     assert len([row for row in rows if row[1] != "simplicial-attention"]) == 16
     assert "| memory of both, 8 tokens | naive einsum | 5.00 MiB | 12.00 MiB | 2.40 |" in parts[2]
     assert "simplicial-attention is left out: " in capsys.readouterr().out or len(rows) == 18
-
-
-def test_the_rows_of_a_gpu(monkeypatch):
-    shape = benchmark_simplicial_cuda.Shape(2, 4, 1, 6, 8)
-    make = torch.randn
-    monkeypatch.setattr(torch, "randn", lambda *sizes, device, **kwargs: make(*sizes, **kwargs))
-    monkeypatch.setattr(benchmark_simplicial_cuda, "gpu_time", lambda run: 1e-12 if run() is not None else 0)
-    monkeypatch.setattr(benchmark_simplicial_cuda, "clocks", lambda: "1980 MHz")
-    attend = benchmark_simplicial_cuda.simplicial(simplicial_chunked)
-    pairs = benchmark_simplicial_cuda.PATHS["Triton"][1]
-    sdpa = benchmark_simplicial_cuda.PATHS["SDPA, causal"]
-    monkeypatch.setattr(benchmark_simplicial_cuda, "PATHS", {"Triton": (attend, pairs), "SDPA, causal": sdpa})
-    seen = sum(n * n for n in range(1, 7)), sum(range(1, 7))
-    name = "batch 2, heads 4, key_heads 1, length 6, head_dim 8"
-    assert benchmark_simplicial_cuda.measure_shape(shape) == [
-        f"| {name} | {path} | {4 * 64 * pairs} | {factor * 64 * pairs} | 1980 MHz |"
-        for path, factor, pairs in zip(("Triton", "SDPA, causal"), (12, 10), seen, strict=True)
-    ]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from trine.modeling.kernels.simplicial.forms import make_window
 from trine.modeling.kernels.simplicial.triton.launch import BACKWARD_KEY, BACKWARD_QUERY, FORWARD
 from trine.scripts.benchmarks import kernels as inspect_kernels
 from trine.scripts.benchmarks.kernels import HEADING, InspectArguments, compile_kernel, main, record_launches
@@ -15,10 +16,24 @@ def test_the_launches_are_those_of_a_training_step_and_of_decoding():
     names = ["simplicial_forward", "simplicial_backward_query", "simplicial_backward_key"]
     assert [launch.name for launch in launches] == [*names, "simplicial_forward (one query)", "merge_parts"]
     for launch, kernel in zip(launches, (FORWARD, BACKWARD_QUERY, BACKWARD_KEY), strict=False):
-        assert launch.function is kernel.kernel and len(launch.choices) > 1
+        assert launch.function is kernel.kernel and len(launch.choices) == len(kernel.choices)
         assert launch.choices[0].kwargs == {"TILE": kernel.fixed.tile}
         assert (launch.arguments["D"], launch.arguments["DP"], launch.arguments["PARTS"]) == (96, 128, 3)
         assert (launch.arguments["left"], launch.arguments["OFFSETS"]) == (511, 32)
+
+
+def test_texts_of_all_lengths_share_one_program():
+    """Triton would compile anew for 1, for multiples of 16 and for others."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    arguments, compiled = InspectArguments(head_dims=[32]), []
+    for lengths in ((33, 33, 33), (48, 64, 48), (47, 300, 79)):
+        first, second = make_window(lengths[1], True), make_window(32, True)
+        shared = inspect_kernels.share(arguments, 32, lengths, first, second)
+        values = shared | {"output": shared["query"], "log_sum": shared["query"], "splits": 1, "ROWS": 64, "TILE": 64}
+        source = inspect_kernels.describe(FORWARD.kernel, values)
+        compiled.append((source.signature, source.constants, source.attrs))
+    assert compiled[0] == compiled[1] == compiled[2]
+    assert compiled[0][0]["KEYS"] == "i32" and compiled[0][0]["ROWS"] == "constexpr"
 
 
 def test_matrix_products_run_on_tensor_cores():

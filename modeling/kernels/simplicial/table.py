@@ -20,22 +20,25 @@ logger = logging.get_logger(__name__)
 
 
 class SimplicialBackend(NamedTuple):
-    """One path, which computes no more of the windows than the text has.
+    """One path.
 
     Attributes:
         name: What `config.simplicial_backend` calls it.
         compute: Takes the inputs, and returns the output (B, H, Q, D) or, with marginals, three tensors.
         unavailable: Says why the path cannot serve a query with this second window, or None.
         has_marginals: Whether it returns the weights of first and of second keys, too.
+        clips: Whether it is given the part of the windows that the text has, to compute no more. Kernels that are
+            compiled for the size of a window take it whole: they would be compiled for the first lengths one by one.
     """
 
     name: str
     compute: Callable[[SimplicialInputs], Any]
     unavailable: Callable[[torch.Tensor, Window], str | None] = lambda query, second: None
     has_marginals: bool = False
+    clips: bool = True
 
     def __call__(self, inputs: SimplicialInputs) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
-        if not torch.compiler.is_compiling():  # one graph serves texts of all lengths
+        if self.clips and not torch.compiler.is_compiling():  # one graph serves texts of all lengths
             inputs = inputs.clip()
         result = self.compute(inputs)
         return result if self.has_marginals else (result, None, None)
@@ -44,7 +47,7 @@ class SimplicialBackend(NamedTuple):
 EAGER = SimplicialBackend("eager", simplicial_eager, has_marginals=True)
 CHUNKED = SimplicialBackend("chunked", simplicial_chunked)
 FLEX = SimplicialBackend("flex", simplicial_flex, flex_unavailable)
-TRITON = SimplicialBackend("triton", simplicial_triton, triton_unavailable)
+TRITON = SimplicialBackend("triton", simplicial_triton, triton_unavailable, clips=False)
 
 
 def choose_automatically(config: TrineConfig, query: torch.Tensor, second: Window) -> SimplicialBackend:

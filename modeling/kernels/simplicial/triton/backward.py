@@ -63,8 +63,8 @@ def add_rows(pointer, x, place, second, inside, D: tl.constexpr, DP: tl.constexp
 def simplicial_backward_query(
     query, key, value, second_key, second_value, offset_bias, segments, output_grad, log_sum, delta,
     query_grad, second_key_grad, second_value_grad, bias_grad,
-    QUERIES, KEYS, SECOND_KEYS, TOKENS, GROUPS, left, right, scale,
-    SECOND_LEFT: tl.constexpr, OFFSETS: tl.constexpr, OFFSET_BLOCK: tl.constexpr, REPEATS: tl.constexpr,
+    QUERIES, KEYS, SECOND_KEYS, TOKENS, GROUPS, left, right, scale, SECOND_LEFT, OFFSETS,
+    OFFSET_BLOCK: tl.constexpr, REPEATS: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, PARTS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SEGMENTS: tl.constexpr,
     PRECISION: tl.constexpr, SEPARATELY: tl.constexpr, SPAN: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -86,7 +86,7 @@ def simplicial_backward_query(
     second_value += group * SECOND_KEYS * D
     segments += group // GROUPS * TOKENS
 
-    i, place, offset, second, seen, segment = fold_rows(
+    i, _, place, offset, second, seen, segment = fold_rows(
         first_query, segments, QUERIES, SECOND_KEYS, TOKENS, SECOND_LEFT, OFFSETS, OFFSET_BLOCK, 1, ROWS, HAS_SEGMENTS
     )
     composed = compose_rows(query, second_key, place, second, seen, D, DP, PARTS)

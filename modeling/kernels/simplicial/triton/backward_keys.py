@@ -9,8 +9,8 @@ from .rows import compose_rows, fold_rows, jit, load_tile, sees, shifts, tiles_w
 @jit
 def spread(
     key_grad, value_grad, keys, values, j, query, second_key, second_value, offset_bias, segments, output_grad,
-    log_sum, delta, low, high, QUERIES, KEYS, SECOND_KEYS, TOKENS, left, right, scale, SECOND_LEFT: tl.constexpr,
-    OFFSETS: tl.constexpr, OFFSET_BLOCK: tl.constexpr, REPEATS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
+    log_sum, delta, low, high, QUERIES, KEYS, SECOND_KEYS, TOKENS, left, right, scale, SECOND_LEFT,
+    OFFSETS, OFFSET_BLOCK: tl.constexpr, REPEATS: tl.constexpr, D: tl.constexpr, DP: tl.constexpr,
     PARTS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SEGMENTS: tl.constexpr, PRECISION: tl.constexpr,
     ROWS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -19,7 +19,7 @@ def spread(
     The logits are transposed, so that the products with them read their left factor from registers.
     """
     for first_pair in range(low, high, ROWS // OFFSET_BLOCK):
-        i, place, offset, second, seen, segment = fold_rows(
+        i, head, place, offset, second, seen, segment = fold_rows(
             first_pair, segments, QUERIES, SECOND_KEYS, TOKENS, SECOND_LEFT, OFFSETS, OFFSET_BLOCK, REPEATS, ROWS,
             HAS_SEGMENTS,
         )  # fmt: skip
@@ -27,7 +27,7 @@ def spread(
         composed = (composed * (scale * 1.4426950408889634)).to(keys.dtype)
         paired = load_tile(output_grad, place, seen, D, DP).to(tl.float32)
         paired = (paired * load_tile(second_value, second, seen, D, DP).to(tl.float32)).to(keys.dtype)
-        bias = offset_bias + place // QUERIES * OFFSETS + offset
+        bias = offset_bias + head * OFFSETS + offset
         shift = shifts(log_sum + place, bias, seen, HAS_BIAS)
         row_delta = tl.load(delta + place, mask=seen, other=0.0)
         weights = tl.exp2(tl.dot(keys, tl.trans(composed), input_precision=PRECISION) - shift[None, :])
@@ -45,8 +45,8 @@ def spread(
 def simplicial_backward_key(
     query, key, value, second_key, second_value, offset_bias, segments, output_grad, log_sum, delta,
     key_grad, value_grad,
-    QUERIES, KEYS, SECOND_KEYS, TOKENS, GROUPS, left, right, scale,
-    SECOND_LEFT: tl.constexpr, OFFSETS: tl.constexpr, OFFSET_BLOCK: tl.constexpr, REPEATS: tl.constexpr,
+    QUERIES, KEYS, SECOND_KEYS, TOKENS, GROUPS, left, right, scale, SECOND_LEFT, OFFSETS,
+    OFFSET_BLOCK: tl.constexpr, REPEATS: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, PARTS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SEGMENTS: tl.constexpr,
     PRECISION: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip

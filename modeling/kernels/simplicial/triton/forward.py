@@ -36,12 +36,12 @@ def attend(
 @jit
 def simplicial_forward(
     query, key, value, second_key, second_value, offset_bias, segments, output, log_sum,
-    QUERIES, KEYS, SECOND_KEYS, TOKENS, GROUPS, left, right, scale,
-    SECOND_LEFT: tl.constexpr, OFFSETS: tl.constexpr, OFFSET_BLOCK: tl.constexpr, REPEATS: tl.constexpr,
+    QUERIES, KEYS, SECOND_KEYS, TOKENS, GROUPS, left, right, scale, splits, SECOND_LEFT, OFFSETS,
+    OFFSET_BLOCK: tl.constexpr, REPEATS: tl.constexpr,
     D: tl.constexpr, DP: tl.constexpr, PARTS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SEGMENTS: tl.constexpr,
-    PRECISION: tl.constexpr, SPLITS: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """One program: some queries of the heads that share a key head, and one of `SPLITS` parts of the keys they see.
+    """One program: some queries of the heads that share a key head, and one of `splits` parts of the keys they see.
 
     Writes output (P, B, H, Q, D) and the natural log-sum-exp (P, B, H, Q), each part's own.
     """
@@ -57,7 +57,7 @@ def simplicial_forward(
     second_value += group * SECOND_KEYS * D
     segments += batch * TOKENS
 
-    i, place, offset, second, seen, segment = fold_rows(
+    i, head, place, offset, second, seen, segment = fold_rows(
         first_pair, segments, QUERIES, SECOND_KEYS, TOKENS, SECOND_LEFT, OFFSETS, OFFSET_BLOCK, REPEATS, ROWS,
         HAS_SEGMENTS,
     )  # fmt: skip
@@ -69,10 +69,9 @@ def simplicial_forward(
     last_anchor = KEYS - QUERIES + (first_pair + PAIRS - 1) // REPEATS
     low = tl.maximum(first_anchor - left, 0)
     high = tl.minimum(last_anchor + right + 1, KEYS)
-    if SPLITS > 1:
-        length = tl.cdiv(high - low, SPLITS * TILE) * TILE
-        low = tl.minimum(low + split * length, high)
-        high = tl.minimum(low + length, high)
+    length = tl.cdiv(high - low, splits * TILE) * TILE
+    low = tl.minimum(low + split * length, high)
+    high = tl.minimum(low + length, high)
     full_low, full_high = tiles_within(low, high, last_anchor - left, first_anchor + right + 1, TILE)
     bounds = (low, high) if HAS_SEGMENTS else (low, full_low, full_high, high)
     weighted = tl.zeros((ROWS, DP), tl.float32)
@@ -87,7 +86,7 @@ def simplicial_forward(
     total_or_one = tl.where(total > 0, total, 1.0)
     row_sum = tl.where(seen & (total > 0), highest + tl.log2(total_or_one), float("-inf"))
     if HAS_BIAS:
-        head = group % GROUPS * REPEATS + place // QUERIES
+        head += (group % GROUPS).to(tl.int32) * REPEATS
         bias = tl.load(offset_bias + head * OFFSETS + offset, mask=seen, other=0.0)
         row_sum += bias.to(tl.float32) * 1.4426950408889634
     by_pair = tl.reshape(row_sum, (PAIRS, OFFSET_BLOCK))
@@ -100,7 +99,7 @@ def simplicial_forward(
     result = tl.sum(tl.reshape(weighted, (PAIRS, OFFSET_BLOCK, DP)), 1)
 
     pair = first_pair + tl.arange(0, PAIRS)
-    place = pair % REPEATS * QUERIES + pair // REPEATS
+    place = (pair % REPEATS).to(tl.int64) * QUERIES + pair // REPEATS
     groups = tl.num_programs(0) // blocks
     base = (split.to(tl.int64) * groups + group) * REPEATS * QUERIES
     feature = tl.arange(0, DP)

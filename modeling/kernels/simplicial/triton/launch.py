@@ -21,7 +21,7 @@ SPLIT_QUERIES = 16  # up to so many queries, each program takes a part of the ke
 KEYS_OF_A_PART = 64  # at least
 PROGRAMS_PER_PROCESSOR = 2
 INTERPRETED_PROCESSORS = 4
-TUNED_FOR = ["D", "PARTS", "OFFSETS", "REPEATS", "ROWS", "HAS_SEGMENTS", "HAS_BIAS", "PRECISION"]
+TUNED_FOR = ["D", "PARTS", "OFFSET_BLOCK", "REPEATS", "ROWS", "HAS_SEGMENTS", "HAS_BIAS", "PRECISION"]
 
 
 class Choice(NamedTuple):
@@ -43,24 +43,25 @@ def start(kernel, grid, arguments: dict[str, Any], **options) -> None:
 
 
 class TunedKernel:
-    """A kernel, launched with the fastest of its choices for the shapes at hand.
+    """A kernel, launched with the fastest of its choices for the shapes at hand, whatever the length of the text.
 
-    The first choice is taken unmeasured where algorithms must be deterministic: another order changes the sums.
+    The first choice is taken unmeasured for few queries, as generation must not stop to measure, and where algorithms
+    must be deterministic: another order changes the sums.
 
     Args:
         numbers: How many numbers of its rows a program may hold: with more, they spill from its registers.
         accumulates: Arguments that the kernel adds to, which measuring must reset.
     """
 
-    def __init__(self, kernel, numbers: int, choices: tuple[Choice, ...], tuned_for=(), accumulates=()):
+    def __init__(self, kernel, numbers: int, choices: tuple[Choice, ...], accumulates=()):
         self.kernel = kernel
         self.numbers = numbers
-        self.fixed = INTERPRETED_CHOICE if is_interpreted else choices[0]
+        self.choices = (INTERPRETED_CHOICE,) if is_interpreted else choices
+        self.fixed = self.choices[0]
         self.tuned: Any = None
         if triton is not None and not is_interpreted:
             configs = [triton.Config({"TILE": tile}, warps, stages) for tile, warps, stages in choices]
-            keys = [*TUNED_FOR, *tuned_for]
-            self.tuned = triton.autotune(configs, keys, reset_to_zero=list(accumulates))(kernel)
+            self.tuned = triton.autotune(configs, TUNED_FOR, reset_to_zero=list(accumulates))(kernel)
 
     def rows(self, shared: dict[str, Any], pairs: int, most: int = 128) -> int:
         """Rows of a program for so many pairs of query and head; at least those of a pair."""
@@ -70,7 +71,8 @@ class TunedKernel:
 
     def launch(self, grid, arguments: dict[str, Any]) -> None:
         """`grid` maps the constants of the launch, such as TILE, to the numbers of programs."""
-        if self.tuned is not None and not torch.are_deterministic_algorithms_enabled():
+        may_measure = arguments["QUERIES"] > SPLIT_QUERIES and not torch.are_deterministic_algorithms_enabled()
+        if self.tuned is not None and may_measure:
             start(self.tuned, grid, arguments)
         else:
             tile, warps, stages = self.fixed
@@ -78,9 +80,7 @@ class TunedKernel:
 
 
 # With the first choices no kernel spills registers in its loops (sm_90, heads of 64 and 128, 32 offsets).
-FORWARD = TunedKernel(
-    simplicial_forward, 16384, (Choice(64, 8, 2), Choice(64, 8, 3), Choice(128, 8, 2)), tuned_for=("SPLITS",)
-)
+FORWARD = TunedKernel(simplicial_forward, 16384, (Choice(64, 8, 2), Choice(64, 8, 3), Choice(128, 8, 2)))
 BACKWARD_QUERY = TunedKernel(
     simplicial_backward_query,
     8192,
@@ -149,7 +149,7 @@ def launch_forward(shared: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     if splits > 1:
         parts = torch.empty(splits, *query.shape, dtype=torch.float32, device=query.device)
         part_sums = torch.empty(splits, *log_sum.shape, dtype=torch.float32, device=query.device)
-    outputs = {"output": parts, "log_sum": part_sums, "SPLITS": splits, "ROWS": rows}
+    outputs = {"output": parts, "log_sum": part_sums, "splits": splits, "ROWS": rows}
     FORWARD.launch(lambda meta: (programs, splits), shared | outputs)
     if splits > 1:
         vectors = batch * heads * queries

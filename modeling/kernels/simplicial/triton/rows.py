@@ -23,9 +23,14 @@ triton = cast(Any, _triton)
 tl = cast(Any, _language)  # kernels are Triton's language, of which a type checker knows less than Triton does
 
 
+# Numbers that change with the text. A kernel is compiled once for all of them: by default Triton compiles it anew for
+# 1, for multiples of 16 and for others, in every combination, which the first tokens of each text would wait for.
+LENGTHS = ["QUERIES", "KEYS", "SECOND_KEYS", "TOKENS", "left", "right", "SECOND_LEFT", "OFFSETS", "splits", "VECTORS"]
+
+
 def jit(function) -> Any:
-    """`triton.jit`, or the function itself where Triton is not installed."""
-    return function if triton is None else triton.jit(function)
+    """`triton.jit` for all `LENGTHS`, or the function itself where Triton is not installed."""
+    return function if triton is None else triton.jit(function, do_not_specialize=LENGTHS)
 
 
 @jit
@@ -35,8 +40,8 @@ def fold_rows(
     QUERIES,
     SECOND_KEYS,
     TOKENS,
-    SECOND_LEFT: tl.constexpr,
-    OFFSETS: tl.constexpr,
+    SECOND_LEFT,
+    OFFSETS,
     OFFSET_BLOCK: tl.constexpr,
     REPEATS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -46,14 +51,14 @@ def fold_rows(
 
     Pairs number the queries and, within one, the `REPEATS` heads that share a key head. A row is a pair and an offset.
 
-    Returns, each (R,): the query, its place among the group's (REPEATS * QUERIES) vectors, the offset, the second key,
-    whether the query sees it, and the query's segment.
+    Returns, each (R,): the query, its head in the group, its place among the group's (REPEATS * QUERIES) vectors, the
+    offset, the second key, whether the query sees it, and the query's segment.
     """
     row = tl.arange(0, ROWS)
     pair = first_pair + row // OFFSET_BLOCK
     offset = row % OFFSET_BLOCK
-    query = pair // REPEATS
-    place = pair % REPEATS * QUERIES + query
+    query, head = pair // REPEATS, pair % REPEATS
+    place = head.to(tl.int64) * QUERIES + query  # times D, it may pass 2**31
     second = SECOND_KEYS - QUERIES + query - SECOND_LEFT + offset
     seen = (query < QUERIES) & (offset < OFFSETS) & (second >= 0) & (second < SECOND_KEYS)
     segment = tl.zeros((ROWS,), tl.int32)
@@ -61,7 +66,7 @@ def fold_rows(
         segment = tl.load(segments + TOKENS - QUERIES + query, mask=query < QUERIES, other=0)
         second_segment = tl.load(segments + TOKENS - SECOND_KEYS + second, mask=seen, other=0)
         seen = seen & (segment == second_segment) & (segment > 0)
-    return query, place, offset, second, seen, segment
+    return query, head, place, offset, second, seen, segment
 
 
 @jit
