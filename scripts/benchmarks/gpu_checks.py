@@ -1,6 +1,7 @@
 """Compares every Triton kernel with its definition in float64, on the device, for `trine benchmark gpu`."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ def compare(case: Case, dtype: torch.dtype, setting: Setting) -> list[str]:
     torch.manual_seed(0)
     tensors, segments = case.tensors(dtype, setting.device), case.segment_ids(setting.device)
     given = [tensor for tensor in tensors if tensor is not None]
-    doubles = [t if t is None else t.detach().double().requires_grad_() for t in tensors]
+    doubles: list[Any] = [t if t is None else t.detach().double().requires_grad_() for t in tensors]
     expected = simplicial_eager(SimplicialInputs(*doubles, segments=segments, **case.options))[0]
     direction = torch.randn_like(expected)
     exact = torch.autograd.grad(expected, [double for double in doubles if double is not None], direction)

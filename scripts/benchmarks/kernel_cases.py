@@ -31,7 +31,7 @@ class Case:
         return {"first": self.first, "second": self.second, "form": self.form, "scale": scale}
 
     def tensors(self, dtype: torch.dtype, device: str) -> list[Any]:
-        """The five inputs and the biases, or None, laid out as projections leave them: (B, length, heads, D), transposed."""
+        """The five inputs, and biases or None, as projections leave them: transposed (B, length, heads, D)."""
         heads, groups = self.heads
         queries, keys, seconds = self.lengths
         shapes = [(queries, heads), (keys, groups), (keys, groups), (seconds, groups), (seconds, groups)]
