@@ -23,6 +23,7 @@ from .checks.ids import REQUEST_CHECKS, can_look, check_ids
 from .checks.paged_serving import check_vllm
 from .feed_forward.routers import TrineRouter
 from .feed_forward.table import EXPERT_CHOICES
+from .lean import leanly
 from .loading import CheckedLoading
 from .masks.masks import make_masks, make_position_ids, packed_lengths
 from .norms import make_norm
@@ -169,6 +170,7 @@ class TrineModel(TrinePreTrainedModel):
             # Training reads router logits. Left to the first forward pass, this takes a lock, which does not compile.
             maybe_install_capturing_hooks(self)
 
+    @leanly
     @merge_with_config_defaults
     @ask_for_all_weights
     @capture_outputs
@@ -239,17 +241,20 @@ class TrineModel(TrinePreTrainedModel):
         visibility = make_masks(self.config, inputs_embeds, attention_mask, self_cache, given_positions, lengths)
         # The masks and biases of the longest sequence begin with those of the others.
         length = max(lengths) if lengths else inputs_embeds.shape[1]
-        biases = self.positions.biases(length, inputs_embeds.device, self_cache, self.config.layer_types)
+        layer_types = self.config.layer_types
+        biases = self.positions.biases(length, inputs_embeds.device, self_cache, layer_types)
         if encoder_hidden_states is not None:
             encoder_attention_mask = create_bidirectional_mask(
                 self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states
             )
 
-        hidden_states = self.positions.add_to(inputs_embeds * self.embedding_scale, position_ids)
+        if self.embedding_scale != 1.0:
+            inputs_embeds = inputs_embeds * self.embedding_scale
+        hidden_states = self.positions.add_to(inputs_embeds, position_ids)
         hidden_states = self.add_segments(hidden_states, token_type_ids)
         hidden_states = self.dropout(self.embedding_norm(hidden_states))
-        rotations = self.positions.rotations(hidden_states, position_ids, self.config.layer_types)
-        for layer, layer_type in zip(self.layers, self.config.layer_types, strict=False):
+        rotations = self.positions.rotations(hidden_states, position_ids, layer_types)
+        for layer, layer_type in zip(self.layers, layer_types, strict=False):
             hidden_states = layer(
                 hidden_states,
                 biases[layer_type],
@@ -287,8 +292,11 @@ class TrineModel(TrinePreTrainedModel):
     def embed(self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
         """Embeds ids (batch, length), or passes embeddings (batch, length, hidden) on; exactly one must be given."""
         if input_ids is not None and inputs_embeds is None:
-            check_ids(input_ids, self.config.vocab_size, "input_ids", "vocab_size")
-            return self.embed_tokens(input_ids)
+            try:
+                return self.embed_tokens(input_ids)
+            except IndexError:
+                check_ids(input_ids, self.config.vocab_size, "input_ids", "vocab_size")
+                raise
         if inputs_embeds is not None and input_ids is None:
             return inputs_embeds
         raise ValueError("Exactly one of input_ids and inputs_embeds must be given.")

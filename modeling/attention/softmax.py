@@ -17,7 +17,7 @@ from ..initialization import fill_
 from ..kernels.autocast import in_float32
 from ..masks.visibility import EVERYTHING, Visibility
 from ..norms import make_norm
-from ..positions.rope import apply_rotation
+from ..positions.rope import rotate_together
 
 
 AUTOCAST_KERNELS = in_package((in_float32,))  # faster only
@@ -177,7 +177,7 @@ class SoftmaxAttention(nn.Module):
         key = self.k_norm(self.split_heads(self.k_proj(hidden_states))).transpose(1, 2)
         value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
         if position_embeddings is not None:
-            query, key = apply_rotation(query, *position_embeddings), apply_rotation(key, *position_embeddings)
+            query, key = rotate_together(query, key, *position_embeddings)
         return query, key, value
 
     def remember(

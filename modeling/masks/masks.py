@@ -222,6 +222,8 @@ ENCODER_MASKS = Choices(
         "pairwise_attention": see_pairs,
     },
 )
+# Of the types whose caches give the last keys alone, how many those are.
+WINDOWS = Choices("layer_types", {"sliding_attention": lambda config: config.sliding_window})
 PAIR_MASKS = Choices("is_causal", {True: decoder_masks, False: encoder_masks})
 
 
@@ -297,6 +299,8 @@ def make_masks(
         return {layer_type: read_ready_mask(layer_type, mask) for layer_type, mask in attention_mask.items()}
     if past_key_values is not None and not has_fixed_length(past_key_values) and not past_key_values.get_seq_length():
         past_key_values = None  # an empty cache changes no mask, but with one transformers does not look for packing
+    if sees_all(config, inputs_embeds, attention_mask, past_key_values):
+        return dict.fromkeys(config.layer_types, EVERYTHING)
     visible = {}
     for see, _ in SEQUENCES.values():
         visible = see(config, inputs_embeds, attention_mask, past_key_values, position_ids, lengths)
@@ -310,6 +314,32 @@ def make_masks(
     first_layers = {layer_type: index for layer_type, index in first_layers.items() if layer_type not in visible}
     masks = PAIR_MASKS[config.is_causal](first_layers, position_ids, past_key_values=past_key_values, **arguments)
     return visible | {layer_type: Visibility(mask, lengths) for layer_type, mask in masks.items()}
+
+
+def sees_all(
+    config: TrineConfig,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+) -> bool:
+    """Whether each text has one new token, which sees all that the cache gives in every layer: no mask is needed.
+
+    Arguments are those of `make_masks`.
+    """
+    if past_key_values is None or inputs_embeds.shape[1] > 1 or not config.is_causal:
+        return False
+    if has_fixed_length(past_key_values) or torch.compiler.is_compiling():
+        return False
+    if attention_mask is not None and (attention_mask.ndim != 2 or is_tracing(attention_mask)):
+        return False
+    if attention_mask is not None and not attention_mask.all():
+        return False
+    for index, kind in enumerate(config.attention_types[: config.num_hidden_layers]):
+        if ATTENTION_KINDS[kind].sees_by == "band":
+            window = WINDOWS.get(ATTENTION_KINDS[kind].layer_type, lambda config: 0)(config)
+            if past_key_values.get_mask_sizes(1, index)[0] > window:
+                return False
+    return True
 
 
 def make_ready_masks(*arguments) -> dict[str, Any]:
@@ -364,7 +394,7 @@ def packed_lengths(
 
 def has_fixed_length(cache: Cache) -> bool:
     """Whether a layer of the cache has empty places for later tokens, which masks have to hide."""
-    return any(is_static(layer) for layer in cache.layers)
+    return any(map(is_static, cache.layers))
 
 
 def is_static(layer: Any) -> bool:

@@ -47,7 +47,9 @@ class TrineRotaryEmbedding(PositionEncoding):
         """Returns cosines and sines (batch or 1, length, rotated size) in the dtype of `hidden_states`."""
         angles = position_ids[..., None].float() * self.inv_freq.to(device=hidden_states.device, dtype=torch.float)
         angles = torch.cat((angles, angles), dim=-1)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        cos, sin = angles.cos(), angles.sin()
+        if self.attention_scaling != 1.0:
+            cos, sin = cos * self.attention_scaling, sin * self.attention_scaling
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
 
     def rotate(self, hidden_states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -92,7 +94,18 @@ def apply_rotation(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -
         sin: Sines, likewise.
     """
     rotated_size = cos.shape[-1]
-    rotated, passed = states[..., :rotated_size], states[..., rotated_size:]
-    first, second = rotated.chunk(2, dim=-1)
-    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((rotated, passed), dim=-1) if passed.shape[-1] else rotated
+    if rotated_size < states.shape[-1]:
+        rotated, passed = states[..., :rotated_size], states[..., rotated_size:]
+        return torch.cat((apply_rotation(rotated, cos, sin), passed), dim=-1)
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def rotate_together(
+    query: torch.Tensor, key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rotates queries (B, H, Q, D) and keys (B, G, Q, D) alike; those of one token at once, in half the operations."""
+    if query.shape[2] > 1:
+        return apply_rotation(query, cos, sin), apply_rotation(key, cos, sin)
+    both = apply_rotation(torch.cat((query, key), dim=1), cos, sin)
+    return both[:, : query.shape[1]], both[:, query.shape[1] :]
