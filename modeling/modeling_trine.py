@@ -12,7 +12,7 @@ from transformers.utils import logging
 from transformers.utils.generic import TransformersKwargs, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs, maybe_install_capturing_hooks
 
-from ..configuration.choices import Choices
+from ..configuration.choices import Choices, in_package
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
 from .attention.softmax import SoftmaxAttention, TwoKeyAttention
@@ -141,6 +141,16 @@ def ask_for_all_weights(forward: Callable) -> Callable:
     return forward
 
 
+LEAN = in_package((leanly,))
+
+
+def evaluate_leanly(forward: Callable) -> Callable:
+    """Applies `leanly`. A checkpoint's own code is short rather than fast."""
+    for wrap in LEAN:
+        forward = wrap(forward)
+    return forward
+
+
 class TrineModel(TrinePreTrainedModel):
     """A stack of layers without a head: a decoder if `config.is_causal`, else an encoder.
 
@@ -170,7 +180,7 @@ class TrineModel(TrinePreTrainedModel):
             # Training reads router logits. Left to the first forward pass, this takes a lock, which does not compile.
             maybe_install_capturing_hooks(self)
 
-    @leanly
+    @evaluate_leanly
     @merge_with_config_defaults
     @ask_for_all_weights
     @capture_outputs
