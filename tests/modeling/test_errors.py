@@ -269,6 +269,11 @@ CASES = {
         "attention_mask has shape (1, 1, 4, 4), but layers of the kinds ['simplicial', 'linear', 'performer', "
         "'bigbird', 'lsh'] read a padding mask (batch, length): they make no table of all pairs of tokens",
     ),
+    "masks without a type": (
+        lambda: tiny_model(attention_types="sliding, full")(random_ids(1, 4), attention_mask={"full_attention": None}),
+        "attention_mask has the keys ['full_attention'], but needs ['sliding_attention', 'full_attention']: "
+        "'sliding_attention' is missing.",
+    ),
     "no Triton here": (
         lambda: run([3, 4], attention_types="simplicial", simplicial_backend="triton"),
         "simplicial_backend='triton' cannot serve here: ",
