@@ -116,7 +116,9 @@ def test_lower_precision_is_near_float64(labelled, dtype):
     results = []
     for inputs in (low, high):
         tables = (blocks, blocks, lists, *labels)
-        output, _ = block_sparse_attention(BlockSparseInputs(*inputs, *tables, is_causal=True, scale=0.25))
+        output, _ = block_sparse_attention(
+            BlockSparseInputs(*inputs, *tables, is_causal=True, masks_self=labelled, scale=0.25)
+        )
         results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
     for actual, expected in zip(*results, strict=True):

@@ -17,6 +17,8 @@ from ..operators import register_operator
 # Scores that exist at a time, by type of device.
 BLOCK_SCORES = {"cpu": 2**18}
 DEFAULT_BLOCK_SCORES = 2**26
+FAR = 2**29  # the place of a key that there is not; of a query, twice that
+HIDDEN = -1e30  # the score of a key that a query does not see
 SELF_SCORE = -1e5  # of a token's own key where it sees itself only for want of others
 
 
@@ -72,13 +74,17 @@ def block_sparse_attention(inputs: BlockSparseInputs) -> tuple[Tensor, Tensor]:
 
 
 class Tile(NamedTuple):
-    """Blocks of queries that are computed at once: their rows in flattened queries and keys, and a mask."""
+    """Blocks of queries that are computed at once: their rows in flattened queries and keys, and masks.
+
+    On a CPU, arithmetic with masks is ten times as fast as comparisons and `masked_fill_`. A place without a query
+    sees all keys, so that its weights have a sum.
+    """
 
     blocks: slice
     query_rows: Tensor  # (B, H, t, M)
     key_rows: Tensor  # (B, H, t, L * C)
-    visible: Tensor  # (B or 1, H or 1, t, M, L * C)
-    own: Tensor | None  # likewise, the token's own key, where `masks_self`
+    hidden: Tensor  # (B or 1, H or 1, t, M, L * C), added to scores: 0 where a query sees a key, else `HIDDEN` or less
+    others: Tensor | None  # likewise, where `masks_self`, a factor before that: 0 for the token's own key, else 1
 
 
 class BlockSparseProblem:
@@ -112,24 +118,31 @@ class BlockSparseProblem:
         return found.masked_fill(block_indices[..., None] < 0, missing).flatten(3)
 
     def tile(self, blocks: slice) -> Tile:
-        """The rows and the mask of some blocks of queries."""
+        """The rows and the masks of some blocks of queries."""
         inputs = self.inputs
         queries, block_indices = inputs.query_blocks[:, :, blocks], inputs.block_indices[:, :, blocks]
         keys = self.gather(inputs.key_blocks, block_indices, -1)
-        places = (queries + (self.num_keys - self.num_queries))[..., None]
-        visible = (keys >= 0)[..., None, :]
-        if inputs.is_causal:
-            visible = visible & (keys[..., None, :] <= places)
-        if inputs.query_labels is not None and inputs.key_labels is not None:
-            labels = self.gather(inputs.key_labels, block_indices, 0)[..., None, :]
-            own = inputs.query_labels[:, :, blocks, :, None]
-            ahead = 0 if inputs.is_causal else inputs.adjacent
-            visible = visible & (labels >= own - inputs.adjacent) & (labels <= own + ahead)
-        no_query = (queries < 0)[..., None]
         query_rows = self.query_base + queries.clamp(min=0)
         key_rows = self.key_base + keys.clamp(min=0)
-        own_key = keys[..., None, :] == places if inputs.masks_self else None
-        return Tile(blocks, query_rows, key_rows, visible | no_query, own_key)
+        places = torch.where(queries < 0, 2 * FAR, queries + (self.num_keys - self.num_queries)).int()[..., None]
+        columns = torch.where(keys < 0, FAR, keys).int()[..., None, :]
+        limits = places if inputs.is_causal else torch.where(places < FAR, self.num_keys, 2 * FAR).int()
+        if inputs.query_labels is None or inputs.key_labels is None:
+            excess = (columns - limits).clamp_(min=0)
+        else:
+            labels = self.gather(inputs.key_labels, block_indices, 0)[..., None, :]
+            labels = torch.where(columns < FAR, 2 * labels, FAR).int()
+            ahead = 0 if inputs.is_causal else inputs.adjacent
+            middles = (2 * inputs.query_labels[:, :, blocks, :, None] + (ahead - inputs.adjacent)).int()
+            reach = torch.where(places < FAR, ahead + inputs.adjacent, 2 * FAR).int()
+            excess = (labels - middles).abs_().sub_(reach).clamp_(min=0)
+            if inputs.is_causal:
+                excess += (columns - limits).clamp_(min=0)
+        hidden, others = excess.to(torch.promote_types(inputs.query.dtype, torch.float32)).mul_(HIDDEN), None
+        if inputs.masks_self:
+            others = (columns - places).abs_().clamp_(max=1).to(hidden.dtype)
+            hidden.add_(others - 1, alpha=-SELF_SCORE)
+        return Tile(blocks, query_rows, key_rows, hidden, others)
 
     def states(self, tile: Tile) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, t, M, D), keys and values (B, H, t, L * C, D) of a tile."""
@@ -142,27 +155,27 @@ def take(states: Tensor, rows: Tensor) -> Tensor:
     return states.view(-1, states.shape[-1]).index_select(0, rows.flatten()).view(*rows.shape, states.shape[-1])
 
 
-def weigh(query: Tensor, key: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
-    """Weights (B, H, t, M, L * C) and the largest score (B, H, t, M) of each query, from rows that are gathered."""
+def score(query: Tensor, key: Tensor, tile: Tile, scale: float) -> Tensor:
+    """Scores (B, H, t, M, L * C) of rows that are gathered, in float32 at least."""
     scores = torch.matmul(query, key.transpose(-1, -2))
     scores = scores.to(torch.promote_types(query.dtype, torch.float32)).mul_(scale)
-    if tile.own is not None:
-        scores.masked_fill_(tile.own, SELF_SCORE)
-    scores.masked_fill_(~tile.visible, -torch.inf)
-    return scores.softmax(dim=-1), scores.amax(dim=-1)
+    if tile.others is not None:
+        scores.mul_(tile.others)
+    return scores.add_(tile.hidden)
 
 
 def attend_tile(query: Tensor, key: Tensor, value: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
     """Outputs (B, H, t, M, D) and logarithms of denominators (B, H, t, M)."""
-    weights, largest = weigh(query, key, tile, scale)
-    return torch.matmul(weights.to(value.dtype), value), largest - weights.amax(dim=-1).log()
+    scores = score(query, key, tile, scale)
+    weights = scores.softmax(dim=-1)
+    return torch.matmul(weights.to(value.dtype), value), scores.amax(dim=-1) - weights.amax(dim=-1).log()
 
 
 def attend_tile_fused(query: Tensor, key: Tensor, value: Tensor, tile: Tile, scale: float) -> tuple[Tensor, Tensor]:
     """The outputs (B, H, t, M, D) by PyTorch's kernel, which returns no denominators: zeros (B, H, t, M)."""
-    visible = tile.visible.expand(*query.shape[:2], -1, -1, -1).flatten(0, 1)
+    hidden = tile.hidden.to(query.dtype).expand(*query.shape[:2], -1, -1, -1).flatten(0, 1)
     states = (states.flatten(0, 1) for states in (query, key, value))
-    output = torch.nn.functional.scaled_dot_product_attention(*states, attn_mask=visible, scale=scale)
+    output = torch.nn.functional.scaled_dot_product_attention(*states, attn_mask=hidden, scale=scale)
     return output.view_as(query), query.new_zeros(query.shape[:-1])
 
 
@@ -170,15 +183,15 @@ def attend_tile_backward(
     output_grad: Tensor, normalizer_grad: Tensor, query: Tensor, key: Tensor, value: Tensor, tile: Tile, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of the gathered queries (B, H, t, M, D), keys and values (B, H, t, L * C, D)."""
-    weights, _ = weigh(query, key, tile, scale)
+    weights = score(query, key, tile, scale).softmax(dim=-1)
     value_grad = torch.matmul(weights.transpose(-1, -2).to(value.dtype), output_grad)
     weight_grad = torch.matmul(output_grad, value.transpose(-1, -2)).to(weights.dtype)
-    shift = (weights * weight_grad).sum(dim=-1, keepdim=True) - normalizer_grad[..., None]
-    score_grad = weight_grad.sub_(shift).mul_(weights).mul_(scale)
-    if tile.own is not None:
-        score_grad.masked_fill_(tile.own, 0.0)
-    score_grad = score_grad.to(query.dtype)
-    return torch.matmul(score_grad, key), torch.matmul(score_grad.transpose(-1, -2), query), value_grad
+    score_grad = torch.ops.aten._softmax_backward_data(weight_grad, weights, -1, weights.dtype)
+    score_grad.addcmul_(weights, normalizer_grad[..., None])
+    if tile.others is not None:
+        score_grad.mul_(tile.others)
+    score_grad, query = score_grad.to(query.dtype), query * scale
+    return torch.matmul(score_grad, key) * scale, torch.matmul(score_grad.transpose(-1, -2), query), value_grad
 
 
 def block_sparse_forward(*flat) -> tuple[Tensor, Tensor]:
