@@ -1,6 +1,8 @@
-"""Functions that the rows of attention kinds name: how far a token sees, and how many operations mix the tokens."""
+"""Functions that the rows of attention kinds name: how far a token sees, what a kind equals, how many operations."""
 
 from math import inf
+
+from .patterns import check_choice
 
 
 Span = tuple[float, float]  # tokens to the left and to the right of a token, itself not counted
@@ -28,10 +30,25 @@ def simplicial_span(config) -> Span:
     return window_span(config.simplicial_window, config.is_causal)
 
 
+def check_warm_start(config) -> None:
+    """Raises a `ValueError` unless second keys begin as a constant that makes the logit a dot product."""
+    from .kinds import TRILINEAR_KINDS  # whose rows name functions of this module
+
+    forms = [form for form, row in TRILINEAR_KINDS.items() if row.has_unit]
+    check_choice("simplicial_form", config.simplicial_form, forms)
+    check_choice("simplicial_warm_start", config.simplicial_warm_start, [True])
+
+
 def seen_tokens(length: int, reach: Span) -> list[int]:
     """Counts the tokens that each of `length` tokens sees within a span."""
     left, right = reach
     return [int(min(place, left) + 1 + min(length - 1 - place, right)) for place in range(length)]
+
+
+def common_length(one: Span, other: Span) -> float:
+    """The longest text in which each token sees the same within two spans, in tokens; infinite without a limit."""
+    pairs = zip(one, other, strict=True)
+    return min((min(left, right) + 1 for left, right in pairs if left != right), default=inf)
 
 
 def full_pairs(config, length: int) -> int:

@@ -10,6 +10,9 @@ from typing import Any
 from .attention_costs import Span
 
 
+# Kinds that one equals with the weights that both have by name, and all others as `initialize` leaves them. Each has a
+# function of a config that raises a `ValueError` where that does not hold, or None.
+Equalities = Mapping[str, Callable[[Any], None] | None]
 # What a number in a field has to be.
 AT_LEAST_ONE = "an integer of 1 or more, or None"
 ZERO_OR_MORE = "0 or more"
@@ -41,6 +44,7 @@ class AboutAttention(About):
         pairs: Function of a config and a length that counts the pairs of a query and a key.
         products: Function of a config that counts operations per token, for layers that carry a state.
         span: Function of a config: tokens to the left and right that a token sees; None if a lift cannot compare it.
+        equals: Kinds whose layers compute the same as this one's where both see the same; see `Equalities`.
         weights: Fields whose product is the size of a tensor that each such layer has beside its projections.
         cached_exports: Formats of `conversion/programs` whose graphs pass its cache on.
     """
@@ -51,6 +55,7 @@ class AboutAttention(About):
     pairs: Callable[[Any, int], float] | None = None
     products: Callable[[Any], float] | None = None
     span: Callable[[Any], Span] | None = None
+    equals: Equalities = field(default_factory=dict)
     weights: tuple[str, ...] = ()
     cached_exports: tuple[str, ...] = ()
 
@@ -83,9 +88,10 @@ class AboutPosition(About):
 
 @dataclass(frozen=True, kw_only=True)
 class AboutFeedForward(About):
-    """Facts about a kind of feed-forward: `description` is one line."""
+    """Facts about a kind of feed-forward: `description` is one line; `equals` is as that of `AboutAttention`."""
 
     description: str
+    equals: Equalities = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

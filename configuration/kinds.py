@@ -7,6 +7,7 @@ tests, benchmarks. With a checkpoint goes what its model reads; `about` stays in
 
 from .attention_costs import (
     bigbird_pairs,
+    check_warm_start,
     chunked_pairs,
     full_pairs,
     full_span,
@@ -71,6 +72,7 @@ ATTENTION_KINDS = Choices(
                 fields={"sliding_window": AT_LEAST_ONE},
                 pairs=sliding_pairs,
                 span=sliding_span,
+                equals={"full": None},
                 cached_exports=("onnx",),
                 source="Beltagy et al. 2020, arXiv 2004.05150",
             ),
@@ -115,6 +117,7 @@ ATTENTION_KINDS = Choices(
                 },
                 pairs=simplicial_pairs,
                 span=simplicial_span,
+                equals={"full": check_warm_start, "sliding": check_warm_start},
                 weights=("num_attention_heads", "simplicial_second_window"),
                 source="Clift et al. 2019, arXiv 1909.00668; windows: Roy et al. 2025, arXiv 2507.02754",
             ),

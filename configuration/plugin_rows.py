@@ -10,12 +10,12 @@ from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from .attention_costs import full_pairs, state_products
+from .attention_costs import full_pairs, full_span, state_products
 from .choices import Choices
 from .kind_fields import KindField
 from .kind_rows import AboutAttention, AboutFeedForward, AboutPosition, AboutRouter, Kind
 from .kinds import KIND_TABLES
-from .patterns import suggest
+from .patterns import check_choice, suggest
 from .plugin_files import check_imports, source_of
 from .validation import KIND_RULES
 
@@ -155,7 +155,7 @@ def describe(field: str, mechanism: Any, row: Any, told: dict[str, Any]) -> Kind
     defaults: dict[str, Any] = {}
     if field == "attention_types":
         row_class = AboutAttention
-        defaults = {"cost": "unknown", "sees": first, "cache": "a state"}
+        defaults = {"cost": "unknown", "sees": first, "cache": "a state", "span": full_span}
         if row.has_pair_scores:
             defaults |= {"cost": "O(n²)", "cache": "all tokens"}
         if "pairs" not in told and "products" not in told:
@@ -172,5 +172,20 @@ def describe(field: str, mechanism: Any, row: Any, told: dict[str, Any]) -> Kind
         if keyword not in allowed:
             choices = [*allowed, "check", "shareable"]
             raise ValueError(f"{keyword!r} is none of {choices}.{suggest(keyword, choices)}")
+    check_functions(field, told)
     names = dict.fromkeys(dict(row.fields))  # whose values have rules of their own
     return replace(row, about=row_class(**{**defaults, "source": source, "fields": names, **told}))
+
+
+def check_functions(field: str, told: Mapping[str, Any]) -> None:
+    """Raises a `ValueError` where an author told anything but functions, or a kind to equal that there is not."""
+    equals = told.get("equals", {})
+    if not isinstance(equals, Mapping):
+        raise ValueError(f"equals={equals!r} must map names of kinds to functions of a config, or to None.")
+    for kind in equals:
+        check_choice("equals", kind, list(KIND_TABLES[field]))
+    functions = {name: told.get(name) for name in ("pairs", "products", "span")}
+    functions |= {f"equals[{kind!r}]": function for kind, function in equals.items()}
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise ValueError(f"{name}={function!r} must be a function of a config.")

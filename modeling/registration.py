@@ -39,8 +39,10 @@ def register_attention(
         fields: The config fields that it adds, by name.
         about: `check`, a function that is given the config and raises a `ValueError` for fields that do not go
             together; `source`, the paper; `sees`, `cost` and `cache`, as in `trine list kinds`; `pairs` or `products`,
-            how much it computes, and `span`, how far it sees, as in `AboutAttention`; `shareable=False` for a
-            mechanism that checkpoints do not take along.
+            how much it computes, and `span`, how far it sees, as in `AboutAttention`; `equals`, the kinds that it
+            equals, for lifts: with the weights that both have, and all others as `initialize` leaves them. Each has
+            None, or a function that is given the config and raises a `ValueError` where that does not hold;
+            `shareable=False` for a mechanism that checkpoints do not take along.
 
     Returns:
         The class, or the decorator.
@@ -102,7 +104,7 @@ def register_feed_forward(
         name: What a config calls it.
         mechanism: A module that is made by `mechanism(config)`, and maps (batch, length, hidden) to the same shape.
         fields: The config fields that it adds, by name.
-        about: `check`, `source` and `shareable`, as there.
+        about: `check`, `source`, `equals` and `shareable`, as there.
     """
     return register(
         FEED_FORWARD_KINDS,

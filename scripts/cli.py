@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         print(f"trine: {unknown_name('sub-command', command, scripts)}", file=sys.stderr)
         return 2
     try:
-        if any(argument.partition("=")[0] == "--plugin" for argument in arguments):
+        if any(argument.partition("=")[0] in ("--plugin", "--recipe") for argument in arguments):
             load_plugins_of(arguments)
         return importlib.import_module(f"trine.scripts.{scripts[command]}").main(arguments[length:])
     except KeyboardInterrupt:  # Ctrl-C before, or without, a command's own way to stop
@@ -67,15 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
 
 def load_plugins_of(arguments: Sequence[str]) -> None:
-    """Loads what `--plugin` names before the script, which may list all mechanisms. The script tells of errors."""
-    from argparse import ArgumentParser
+    """Loads what `--plugin` or a recipe names before the script, which may list all mechanisms. It tells of errors."""
+    from trine.scripts.arguments.parsing import load_plugins, named_plugins
 
-    from trine.scripts.arguments.parsing import load_plugins
-
-    parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--plugin", nargs="+", default=[])
     with contextlib.suppress(ValueError, ImportError, FileNotFoundError):
-        load_plugins(parser.parse_known_args(arguments)[0].plugin)
+        load_plugins(named_plugins(arguments))
 
 
 def _help(scripts: dict[str, str]) -> str:

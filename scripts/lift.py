@@ -18,7 +18,7 @@ from trine.conversion.lifts.encoder_decoder import EncoderDecoderLift
 from trine.conversion.lifts.lift import check_option, option_names
 from trine.conversion.lifts.table import LIFTS
 from trine.modeling.modeling_trine import TrineModel
-from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments, read_recipe
+from trine.scripts.arguments.parsing import INPUT_ERRORS, load_plugins, named_plugins, parse_arguments, read_recipe
 from trine.scripts.convert import places_first
 from trine.tokenization.text_files import PLAIN, iterate_text_files
 
@@ -34,7 +34,10 @@ class LiftArguments:
     source: str = field(metadata={"help": "Folder of a Trine checkpoint, or a name on the Hugging Face Hub."})
     target: str = field(metadata={"help": "Folder to write; it must not be there yet."})
     to: str = field(
-        metadata={"help": f"What it becomes: one of {', '.join(LIFTS)}. Its options: trine lift --to KIND --help."}
+        metadata={
+            "help": f"What it becomes: one of {', '.join(LIFTS)}, or a kind of a plugin that says what it equals. "
+            "Its options: trine lift --to KIND --help."
+        }
     )
     sample_file: str | None = field(
         default=None,
@@ -60,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{arguments.source} -> {arguments.target}")
         for line in describe_change(model, lifted, made, sample):
             print(line)
-    except INPUT_ERRORS as error:
+    except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine: {error}")
 
 
@@ -73,6 +76,7 @@ def find_kind(argv: list[str]) -> str | None:
     kind = named.to or (read_recipe(named.recipe).get("to") if named.recipe else None)
     if kind is None:
         return None
+    load_plugins(named_plugins(argv))
     check_choice("to", kind, LIFTS)
     for word in argv:
         name = word.removeprefix("--").partition("=")[0].replace("-", "_")

@@ -9,6 +9,7 @@ import torch
 from transformers.utils import logging
 
 from .decoding import check_beams, check_cache, check_crop, check_static_cache
+from .equality import check_equality, equal_kinds
 from .layers import check_attributes, check_construction, check_gradients, check_initialization, check_oracle
 from .results import Check, Difference, DoesNotApply, Result, describe_error
 from .running import (
@@ -43,6 +44,13 @@ CHECKS = (
         check_oracle,
         "Layer and oracle do not compute the same: compare them on two tokens and one head. Positions are none.",
         LAYERED,
+    ),
+    Check(
+        "equality",
+        check_equality,
+        "Its row says that it `equals` a kind: it must have that kind's weights by their names, and `initialize` must "
+        "leave all others such that they change nothing; or give `equals` a function that says when that holds.",
+        ("attention_types", "mlp_layer_types"),
     ),
     Check(
         "gradients",
@@ -159,6 +167,7 @@ def applicable(subject: Subject) -> list[Check]:
         if subject.field in check.kinds
         and (check.name != "position bias" or scored)
         and (check.name != "oracle" or subject.oracle is not None)
+        and (check.name != "equality" or equal_kinds(subject))
     ]
 
 

@@ -95,7 +95,7 @@ class LayerLift(StackLift):
     """A lift that changes layers of one kind into layers of another."""
 
     field_name: ClassVar[str]  # the config field that names the kind of each layer
-    sources: ClassVar[Collection[str]]  # kinds that it can change
+    sources: ClassVar[Collection[str]] = ()  # kinds that it can change
     target: ClassVar[str]  # what they become
     read_fields: ClassVar[Collection[str]]  # config fields that layers of that kind read, and that are options
 
@@ -106,23 +106,28 @@ class LayerLift(StackLift):
     def change(self, config: TrineConfig) -> Sequence[int]:
         """Changes the kinds of the chosen layers and the fields that they read."""
         kinds, layer_types = list(getattr(config, self.field_name)), config.layer_types
+        own = config.plugin_fields_in_use()
         readers = [index for index, kind in enumerate(kinds) if kind == self.target]
         for name in self.read_fields:
             change_field(config, name, getattr(self, name), readers)
-        for index in self.choose_layers(kinds):
+        for index in self.choose_layers(kinds, self.find_sources(config)):
             kinds[index] = self.target
         setattr(config, self.field_name, kinds)
         config.settle_window()
+        settle_plugin_fields(config, own)
         carry_rope(config, layer_types)
         return range(len(kinds))
 
-    def choose_layers(self, kinds: list[str]) -> list[int]:
+    def find_sources(self, config: TrineConfig) -> Collection[str]:
+        """The kinds that it can change."""
+        return self.sources
+
+    def choose_layers(self, kinds: list[str], sources: Collection[str]) -> list[int]:
         """The layers to change; a `ValueError` for one that is not there, or is of another kind."""
-        fitting = [index for index, kind in enumerate(kinds) if kind in self.sources]
+        fitting = [index for index, kind in enumerate(kinds) if kind in sources]
         if self.layers is None and not fitting:
             raise ValueError(
-                f"{self.field_name}={kinds} has no layer that the lift {self.kind!r} changes: one of "
-                f"{list(self.sources)}."
+                f"{self.field_name}={kinds} has no layer that the lift {self.kind!r} changes: one of {list(sources)}."
             )
         for place, index in enumerate(self.layers or []):
             if not 0 <= index < len(kinds):
@@ -130,7 +135,7 @@ class LayerLift(StackLift):
             if index not in fitting:
                 raise ValueError(
                     f"layers[{place}]={index}, but {self.field_name}[{index}]={kinds[index]!r} is not one of "
-                    f"{list(self.sources)}, which the lift {self.kind!r} changes."
+                    f"{list(sources)}, which the lift {self.kind!r} changes."
                 )
         return fitting if self.layers is None else self.layers
 
@@ -139,13 +144,29 @@ def change_field(config: TrineConfig, name: str, value: Any, readers: Sequence[i
     """Sets a config field, unless `value` is None; a `ValueError` if that would change the layers `readers`, too."""
     if value is None:
         return
-    current = getattr(config, name)
+    current = getattr(config, name, None)  # a plugin's field is there when layers read it
     if readers and value != current:
         raise ValueError(
             f"{name}={value!r} would change the layers {list(readers)}, too, which read {name}={current!r} already. "
             "Leave it out."
         )
     setattr(config, name, value)
+
+
+def settle_plugin_fields(config: TrineConfig, before: Collection[str]) -> None:
+    """Gives a config the fields of the registered kinds that it names now, and takes those away that it named before.
+
+    Args:
+        config: With new kinds.
+        before: Names of the fields that it had for the old ones.
+    """
+    now = config.plugin_fields_in_use()
+    for name in before:
+        if name not in now:
+            delattr(config, name)
+    for name, spec in now.items():
+        if not hasattr(config, name):
+            setattr(config, name, spec.default)
 
 
 def layers_of(old: Any, new: Any, field_name: str) -> list[int]:

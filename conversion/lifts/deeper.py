@@ -77,7 +77,23 @@ class DeeperLift(StackLift):
 
 
 def silence(layer: nn.Module) -> None:
-    """Zeroes the projections of a layer into the residual stream, with their biases."""
+    """Zeroes the projections of a layer into the residual stream, with their biases.
+
+    Raises:
+        ValueError: A mechanism of somebody's own has none of these names.
+    """
+    for part in ("self_attn", "mlp"):
+        names = [name for name, _ in layer.get_submodule(part).named_parameters()]
+        if not any(is_output(f"{part}.{name}") for name in names):
+            raise ValueError(
+                f"{part} is a {type(layer.get_submodule(part)).__name__}, which has none of {list(OUTPUTS)} to be "
+                "zero: the lift 'deeper' cannot make a copy that adds nothing."
+            )
     for name, parameter in layer.named_parameters():
-        if name.split(".")[-1].removesuffix("_bias") in OUTPUTS or name.split(".")[-2] in OUTPUTS:
+        if is_output(name):
             parameter.zero_()
+
+
+def is_output(name: str) -> bool:
+    """Whether a parameter is of a projection into the residual stream: its weight or bias, or those of all experts."""
+    return name.split(".")[-1].removesuffix("_bias") in OUTPUTS or name.split(".")[-2] in OUTPUTS

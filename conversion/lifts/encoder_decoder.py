@@ -143,6 +143,13 @@ def check_copies(encoder: TrineConfig, decoder: TrineModel) -> None:
             f"attention_types={decoder.config.attention_types} has 'lsh', whose keys are its queries, so that "
             "cross-attention cannot be a copy; use cross_attention='zero'."
         )
+    for index, layer in enumerate(decoder.layers):
+        missing = [name for name in COPIED if not hasattr(layer.self_attn, name)]
+        if missing:
+            raise ValueError(
+                f"layers.{index}.self_attn is a {type(layer.self_attn).__name__}, which has no {missing[0]}, so that "
+                "cross-attention cannot be a copy; use cross_attention='zero'."
+            )
 
 
 @torch.no_grad()

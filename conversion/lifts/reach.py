@@ -2,6 +2,7 @@
 
 from math import inf
 
+from ...configuration.attention_costs import common_length
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.kinds import ATTENTION_KINDS
 
@@ -11,7 +12,6 @@ def exact_length(before: TrineConfig, after: TrineConfig) -> int | None:
     length = inf
     for old, new in zip(before.attention_types, after.attention_types, strict=True):
         if old != new:
-            spans = ATTENTION_KINDS[old].about.span(before), ATTENTION_KINDS[new].about.span(after)
-            for one, other in zip(*spans, strict=True):
-                length = length if one == other else min(length, one + 1, other + 1)
+            spans = ATTENTION_KINDS[old].about.span, ATTENTION_KINDS[new].about.span
+            length = min(length, common_length(spans[0](before), spans[1](after)))
     return None if length == inf else int(length)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -81,6 +82,20 @@ def parse_arguments(
     ask_once()
     require_for(command, {name: value for part in filled for name, value in vars(part).items()})
     return tuple(filled)
+
+
+def named_plugins(argv: Sequence[str]) -> list[str]:
+    """What `--plugin` names, or else the recipe, before other arguments are read.
+
+    Raises:
+        ValueError: There is no such recipe, or it is not one.
+    """
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", nargs="+")
+    parser.add_argument("--recipe")
+    named = parser.parse_known_args(argv)[0]
+    plugins = named.plugin or (read_recipe(named.recipe).get("plugin") if named.recipe else None) or []
+    return [plugins] if isinstance(plugins, str) else list(plugins)
 
 
 def load_plugins(sources: Iterable[str]) -> None:

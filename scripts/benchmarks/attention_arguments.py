@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from trine import PairwiseAttention
+from trine.configuration.kinds import ATTENTION_KINDS
+from trine.configuration.plugin_rows import PLUGINS
 from trine.scripts.benchmarks.attention_layers import EAGER, WAYS
 
 
@@ -28,7 +31,9 @@ class AttentionBenchmarkArguments:
     longest_full: int = field(
         default=16384, metadata={"help": "Longest text of full attention, and longest context of decoding."}
     )
-    longest_eager: int = field(default=4096, metadata={"help": f"Longest text of '{EAGER}', which writes all pairs."})
+    longest_eager: int = field(
+        default=4096, metadata={"help": f"Longest text of '{EAGER}' and the like, which write all pairs."}
+    )
     peer_length: int = field(default=2048, metadata={"help": "Tokens beside other implementations; 0: no such rows."})
     output_dir: str = field(default="outputs/attention", metadata={"help": "Folder of plots and raw numbers."})
     report: str = field(
@@ -41,6 +46,9 @@ class AttentionBenchmarkArguments:
             raise ValueError(f"kinds={self.kinds} are not among {list(WAYS)}.")
         if self.shape not in SHAPES:
             raise ValueError(f"shape={self.shape!r} is not one of {list(SHAPES)}.")
+        for name in self.kinds if not self.is_causal else ():
+            if name in ATTENTION_KINDS and ATTENTION_KINDS[name].causal_only:
+                raise ValueError(f"kinds has {name!r}, which encoders cannot have: name the others.")
         for name in ("rounds", "lengths"):
             value = getattr(self, name)
             if not value or min(value if isinstance(value, list) else [value]) < 1:
@@ -59,5 +67,10 @@ class AttentionBenchmarkArguments:
 
     def ways_of(self, length: int) -> list[str]:
         """The kinds that are measured at a length."""
-        longest = {"full": self.longest_full, EAGER: self.longest_eager}
+        longest = {"full": self.longest_full} | dict.fromkeys((EAGER, *written_out()), self.longest_eager)
         return [way for way in self.kinds if length <= longest.get(way, length)]
+
+
+def written_out() -> list[str]:
+    """The kinds of plugins that write all pairs of tokens out."""
+    return [plugin.name for plugin in PLUGINS if issubclass(plugin.mechanism, PairwiseAttention)]

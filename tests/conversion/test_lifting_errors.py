@@ -1,6 +1,7 @@
 """Every lift that cannot be exact says why."""
 
 import pytest
+from support import own_kinds
 from support.encoders import BERT, MORE, encoder
 from support.messages import unseen
 from support.tiny import GPT2, tiny_model
@@ -334,4 +335,5 @@ def test_every_error_of_the_lifts_is_tested(tmp_path):
         messages.append(str(refused.value))
     assert "is not one of ['trine', 'trine_seq2seq']: make a Trine checkpoint" in messages[-2]
     assert messages[-1].startswith("architectures=['Other'] of ")
+    messages += own_kinds.all_messages(tmp_path)
     assert unseen("conversion/lifts", messages) == []

@@ -1,6 +1,11 @@
 """`--plugin`, which every command has: mechanisms of somebody's own, in every place where kinds are named."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
+from support import forks
 from support.plugins import tables_restored, write_sigmoid
 
 from trine import load_plugin
@@ -9,6 +14,12 @@ from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.benchmarks.attention_layers import training_memory
 from trine.scripts.list import ListArguments
 from trine.scripts.reports.markdown import in_fresh_process
+
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+RECALL = ["study", "recall", "--experiments", "needle", "--scale", "0.005", "--seeds", "1", "--report", "report.md"]
+ATTENTION = ["benchmark", "attention", "--lengths", "16", "32", "--fit_from", "16", "--rounds", "1"]
+ATTENTION += ["--longest_eager", "16", "--peer_length", "0", "--report", "report.md", "--output_dir", "out"]
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +88,39 @@ def test_a_training_writes_its_plugin_beside_the_model(tmp_path):
 def test_a_benchmark_measures_it_in_a_process_of_its_own(tmp_path):
     load_plugin(write_sigmoid(tmp_path, "measured_sigmoid", "ours"))
     assert in_fresh_process(training_memory, "ours", True, 16, 8, is_forked=True) >= 0
+
+
+def run(folder, *words):
+    """A command in a process of its own, which begins without plugins."""
+    done = forks.run(["-m", "trine.scripts.cli", *words], folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("way", ["option", "recipe"])
+def test_a_study_trains_it(way, tmp_path):
+    """Beside Trine's own kinds; gated_delta has fields of its own, and a state."""
+    files = [shutil.copy(EXAMPLES / f"{name}.py", tmp_path) for name in ("sigmoid_attention", "gated_delta")]
+    words = ["--plugin", *files]
+    if way == "recipe":
+        (tmp_path / "study.yaml").write_text(json.dumps({"plugin": files}))
+        words = ["--recipe", "study.yaml"]
+    run(tmp_path, *RECALL, "--models", "full", "sigmoid", "gated_delta", "--output_dir", "out", *words)
+    runs = [json.loads(line) for line in (tmp_path / "out" / "runs.jsonl").read_text().splitlines()]
+    assert [run["model"] for run in runs] == ["full", "sigmoid", "gated_delta"]
+    assert runs[0]["parameters"] + 2 * 2 * 2 == runs[1]["parameters"]
+    assert "| gated_delta | " in (tmp_path / "report.md").read_text()
+
+
+def test_a_benchmark_measures_it(tmp_path):
+    """One that writes all pairs out, up to the length for such; and one with a state."""
+    files = [shutil.copy(EXAMPLES / f"{name}.py", tmp_path) for name in ("sigmoid_attention", "gated_delta")]
+    run(tmp_path, *ATTENTION, "--kinds", "full", "sigmoid", "gated_delta", "--plugin", *files)
+    results = json.loads((tmp_path / "out" / "decoder.json").read_text())
+    assert list(results["forward"]["sigmoid"]) == ["16"] and list(results["forward"]["gated_delta"]) == ["16", "32"]
+    assert results["memory"]["gated_delta"]["32"] and results["decoding"]["gated_delta"]["32"]
+    done = forks.run(
+        ["-m", "trine.scripts.cli", *ATTENTION, "--shape", "encoder", "--plugin", files[1], "--kinds", "gated_delta"],
+        tmp_path,
+    )
+    assert done.returncode and "kinds has 'gated_delta', which encoders cannot have: name the others." in done.stderr

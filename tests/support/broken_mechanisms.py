@@ -304,6 +304,14 @@ class Overwrites(FilledEarly):
         self.temperature.data = torch.full_like(self.temperature, 2.0)
 
 
+@register_attention("equals_nothing", equals={"full": None})
+class EqualsNothing(PairwiseAttention):
+    """Says that it equals softmax attention, but has a scale of its own."""
+
+    def scores(self, query, key):
+        return 1.5 * super().scores(query, key)
+
+
 @register_position("counts_places")
 class CountsPlaces(PositionEncoding):
     """Adds waves of places in the batch, in place of `position_ids`."""

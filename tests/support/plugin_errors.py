@@ -54,6 +54,16 @@ REFUSED = {
         ("attention", Plain, {"fields": {"attention_bias": KindField(True)}}),
         "fields has 'attention_bias', which is a field of every config.",
     ),
+    "no mapping": (
+        ("mine", Plain, {"equals": ["full"]}),
+        "equals=['full'] must map names of kinds to functions of a config, or to None.",
+    ),
+    "no such kind": (("mine", Plain, {"equals": {"ful": None}}), "equals='ful' is not one of ['full', "),
+    "no condition": (
+        ("mine", Plain, {"equals": {"full": True}}),
+        "equals['full']=True must be a function of a config.",
+    ),
+    "no function": (("mine", Plain, {"span": (3, 0)}), "span=(3, 0) must be a function of a config."),
     "word": (("mine", Plain, {"sorce": "a paper"}), "'sorce' is none of ['source', "),
 }
 

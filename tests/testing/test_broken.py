@@ -34,6 +34,7 @@ CAUGHT = {
     "overflows": ("half precision", "checkpointing"),
     "other_when_repeated": ("checkpointing", "cache"),
     "asks_values": ("compilation", "causality"),
+    "equals_nothing": ("equality", "causality"),
     "noisy": ("overfitting", "causality"),
     "overwrites": ("saving", "gradients"),
     "counts_places": ("padding", "causality"),
