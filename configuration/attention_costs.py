@@ -36,7 +36,8 @@ def check_warm_start(config) -> None:
 
     forms = [form for form, row in TRILINEAR_KINDS.items() if row.has_unit]
     check_choice("simplicial_form", config.simplicial_form, forms)
-    check_choice("simplicial_warm_start", config.simplicial_warm_start, [True])
+    if not config.simplicial_warm_start:
+        raise ValueError("simplicial_warm_start=False: second keys say something from the beginning.")
 
 
 def seen_tokens(length: int, reach: Span) -> list[int]:

@@ -40,7 +40,5 @@ def check_equality(subject: Subject) -> str:
 
 def seen_alike(subject: Subject, kind: str, config: Any, other: Any) -> int:
     """Tokens of a text in which a token sees the same in both kinds."""
-    spans = [getattr(row.about, "span", None) for row in (subject.row, KIND_TABLES[subject.field][kind])]
-    if None in spans:
-        return LENGTH
-    return int(min(LENGTH, common_length(spans[0](config), spans[1](other))))
+    one, two = (getattr(row.about, "span", None) for row in (subject.row, KIND_TABLES[subject.field][kind]))
+    return LENGTH if one is None or two is None else int(min(LENGTH, common_length(one(config), two(other))))

@@ -49,7 +49,7 @@ class KindLift(LayerLift):
     @torch.no_grad()
     def fill(self, old: Any, new: Any) -> None:
         """Raises a `ValueError` where weights of the old layers are lost, and are not those of a new layer."""
-        fresh = None
+        fresh: Any = None
         for index in layers_of(old, new, self.field_name):
             kept, found = (model.layers[index].state_dict() for model in (old, new))
             place = f"layers.{index}"
@@ -75,7 +75,7 @@ class KindLift(LayerLift):
 
 
 def equals_of(row: Kind) -> Mapping[str, Any]:
-    """What a row says of the kinds that it equals."""
+    """The kinds that a row equals, each with its condition."""
     return getattr(row.about, "equals", {})
 
 

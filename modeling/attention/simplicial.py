@@ -67,7 +67,8 @@ class SimplicialAttention(TwoKeyAttention):
                 init.zeros_(projection.weight)
             else:
                 fill_(projection.weight, self.config)
-        if self.config.simplicial_warm_start and self.config.qk_norm:  # the constant has a mean square of 1
+        if self.config.simplicial_warm_start and isinstance(self.second_k_norm, nn.RMSNorm):
+            # The constant has a mean square of 1.
             init.constant_(self.second_k_norm.weight, (1.0 + self.config.norm_eps) ** 0.5)
         if self.offset_bias is not None:
             init.zeros_(self.offset_bias)

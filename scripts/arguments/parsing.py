@@ -85,7 +85,7 @@ def parse_arguments(
 
 
 def named_plugins(argv: Sequence[str]) -> list[str]:
-    """What `--plugin` names, or else the recipe, before other arguments are read.
+    """Finds the files and modules of `--plugin`, or else of the recipe, before other arguments are read.
 
     Raises:
         ValueError: There is no such recipe, or it is not one.
@@ -107,7 +107,15 @@ def load_plugins(sources: Iterable[str]) -> None:
         FileNotFoundError: A file is not there.
     """
     for source in sources:
-        load_plugin(source)
+        try:
+            load_plugin(source)
+        except ModuleNotFoundError as error:
+            if error.name != source.partition(".")[0]:
+                raise
+            raise ImportError(
+                f"plugin={source!r} is neither a file (.py) nor a module that can be imported. What has no name "
+                "stands before --plugin, which takes all that follows."
+            ) from error
 
 
 def read_recipe(name: str) -> dict[str, Any]:

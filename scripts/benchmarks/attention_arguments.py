@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from trine import PairwiseAttention
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.configuration.plugin_rows import PLUGINS
-from trine.scripts.benchmarks.attention_layers import EAGER, WAYS
+from trine.scripts.benchmarks.attention_layers import EAGER, all_ways
 
 
 SHAPES = {"decoder": True, "encoder": False}
@@ -16,7 +16,7 @@ class AttentionBenchmarkArguments:
     """Options of `trine benchmark attention`."""
 
     kinds: list[str] = field(
-        default_factory=lambda: list(WAYS), metadata={"help": f"Which of {', '.join(WAYS)} to measure."}
+        default_factory=all_ways, metadata={"help": f"Which of {', '.join(all_ways())} to measure."}
     )
     shape: str = field(default="decoder", metadata={"help": f"One of {', '.join(SHAPES)}."})
     lengths: list[int] = field(
@@ -41,9 +41,9 @@ class AttentionBenchmarkArguments:
     )
 
     def __post_init__(self):
-        unknown = [name for name in self.kinds if name not in WAYS]
+        unknown = [name for name in self.kinds if name not in all_ways()]
         if unknown or not self.kinds:
-            raise ValueError(f"kinds={self.kinds} are not among {list(WAYS)}.")
+            raise ValueError(f"kinds={self.kinds} are not among {all_ways()}.")
         if self.shape not in SHAPES:
             raise ValueError(f"shape={self.shape!r} is not one of {list(SHAPES)}.")
         for name in self.kinds if not self.is_causal else ():

@@ -24,6 +24,11 @@ WAYS: dict[str, dict[str, Any]] = {
 QUADRATIC = ("full", EAGER)
 
 
+def all_ways() -> list[str]:
+    """The names above, and the kinds that plugins have registered since this was imported."""
+    return [*dict.fromkeys([*ATTENTIONS, *WAYS])]
+
+
 def make_model(way: str, is_causal: bool, longest: int, **fields) -> TrineModel:
     """A model of one layer without positions, meant for texts of up to `longest` tokens."""
     config = {

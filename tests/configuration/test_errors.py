@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.messages import unseen
+from support.own_kinds import cold_layers
 from support.plugin_errors import REFUSED, other_messages, refused
 from support.recurrent_errors import CONFIG_ERRORS
 from support.value_errors import VALUE_ERRORS
@@ -389,6 +390,6 @@ def test_every_error_of_the_configuration_is_tested(tmp_path, monkeypatch):
     messages += [message for _, _, message in CHANGES.values()]
     messages += [message_of(family, fields) for family, fields, _ in VALUE_ERRORS.values()]
     messages += late_errors(tmp_path)
-    messages += [refused(name) for name in REFUSED]
+    messages += [refused(name) for name in REFUSED] + [cold_layers()]
     messages += [message for message, _ in other_messages(tmp_path).values()]
     assert unseen("configuration", messages) == []

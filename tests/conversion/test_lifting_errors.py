@@ -87,7 +87,8 @@ ERRORS = {
         lambda: tiny_model(attention_types="full, linear"),
         "sliding",
         {"layers": [1]},
-        "layers[0]=1, but attention_types[1]='linear' is not one of ['full'], which the lift 'sliding' changes.",
+        "layers[0]=1, but attention_types[1]='linear' is not one of ['full', 'simplicial'], which the lift 'sliding' "
+        "changes.",
     ),
     "no layer": (
         lambda: tiny_model(attention_types="linear"),

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from support.own_kinds import ERRORS, Doubled, clashes, load_tempered, message_of, register_near, register_others
+from support.own_kinds import (
+    ERRORS,
+    Doubled,
+    clashes,
+    cold_layers,
+    load_tempered,
+    message_of,
+    register_near,
+    register_others,
+)
 from support.plugins import tables_restored
 from support.tiny import random_ids, tiny_model
 from support.translators import tiny_translator
@@ -96,6 +105,10 @@ def test_own_kinds_go_back_to_full_attention_too(qk_norm):
     with pytest.raises(ValueError, match=message):
         lift(lifted, "full")
     assert largest_change(lifted, lift(lifted, "full", layers=[0]), length=8) <= 1e-12
+
+
+def test_layers_that_began_otherwise_do_not():
+    assert cold_layers() == "simplicial_warm_start=False: second keys say something from the beginning."
 
 
 def test_feed_forwards_of_ones_own():

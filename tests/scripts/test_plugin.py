@@ -65,6 +65,15 @@ def test_a_plugin_that_cannot_be_loaded_is_told_in_one_line(text, message, tmp_p
     assert message in told and "Traceback" not in told
 
 
+def test_a_folder_behind_the_plugin_is_told_where_to_stand(tmp_path, capsys):
+    """`--plugin` takes all words that follow."""
+    file = write_sigmoid(tmp_path, "greedy_sigmoid", "ours")
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--plugin", str(file), "my-model", "my-onnx"])
+    told = capsys.readouterr().err
+    assert "plugin='my-model' is neither a file (.py) nor a module" in told and "stands before --plugin" in told
+
+
 def test_a_training_writes_its_plugin_beside_the_model(tmp_path):
     """And so a process that knows neither can generate; see tests/modeling/test_registration.py."""
     file = write_sigmoid(tmp_path, "trained_sigmoid", "ours")
@@ -112,6 +121,7 @@ def test_a_study_trains_it(way, tmp_path):
     assert "| gated_delta | " in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_benchmark_measures_it(tmp_path):
     """One that writes all pairs out, up to the length for such; and one with a state."""
     files = [shutil.copy(EXAMPLES / f"{name}.py", tmp_path) for name in ("sigmoid_attention", "gated_delta")]
@@ -124,3 +134,51 @@ def test_a_benchmark_measures_it(tmp_path):
         tmp_path,
     )
     assert done.returncode and "kinds has 'gated_delta', which encoders cannot have: name the others." in done.stderr
+
+
+PRESETS = """
+import sys
+sys.path.insert(0, "site")
+from trine.configuration.presets import PRESETS, SEQ2SEQ_PRESETS
+from trine import TrineConfig, TrineForCausalLM, TrineSeq2SeqConfig
+from trine.scripts import cli
+cli.main(["list", "kinds"])
+fields = {"attention_types": "sigmoid, full", "sigmoid_bias": -5.0}
+types = {"full_attention": {"rope_type": "default", "rope_theta": 9.0}}
+for name in PRESETS:
+    waves = {"rope_parameters": {**types, "pairwise_attention": types["full_attention"]}} if "modern" in name else {}
+    config = TrineConfig.from_preset(name, **fields, **waves)
+    assert config.attention_types[:2] == ["sigmoid", "full"] and config.sigmoid_bias == -5.0
+for name in SEQ2SEQ_PRESETS:
+    both, one = (TrineSeq2SeqConfig.from_preset(name, **given) for given in (fields, {"encoder": fields}))
+    assert both.decoder.sigmoid_bias == both.encoder.sigmoid_bias == one.encoder.sigmoid_bias == -5.0
+    assert one.decoder.attention_types[0] == "full" and not hasattr(one.decoder, "sigmoid_bias")
+TrineForCausalLM(TrineConfig.from_preset("tiny", **fields)).save_pretrained("model")
+"""
+
+
+def test_a_package_brings_kinds_for_presets_and_commands(tmp_path):
+    """By its entry point, and without an option; a checkpoint takes its module along."""
+    package, facts = tmp_path / "site" / "some_package", tmp_path / "site" / "some_package-1.0.dist-info"
+    for folder in (package, facts):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    shutil.copy(EXAMPLES / "sigmoid_attention.py", package / "attention.py")
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: some-package\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[trine.plugins]\nmine = some_package.attention\n")
+    done = forks.run(["-c", PRESETS], tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "  sigmoid " in done.stdout and (tmp_path / "model" / "attention.py").is_file()
+
+
+def test_a_preset_of_an_encoder_decoder_trains_with_it(tmp_path):
+    file = shutil.copy(EXAMPLES / "sigmoid_attention.py", tmp_path)
+    pairs = [{"source": f"the number {n}", "target": f"number {n}"} for n in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    words = ("train-translation", "--files", "pairs.jsonl", "--preset", "tiny", "--validation_pairs", "4")
+    overrides = ("--config_overrides", "attention_types=sigmoid, full", "sigmoid_bias=-2.0")
+    options = ("--max_steps", "2", "--use_cpu", "--report_to", "none", "--output_dir", "model")
+    run(tmp_path, *words, *overrides, *options, "--plugin", file)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["encoder"]["attention_types"] == config["decoder"]["attention_types"] == ["sigmoid", "full"]
+    assert config["encoder"]["sigmoid_bias"] == -2.0 and (tmp_path / "model" / "sigmoid_attention.py").is_file()

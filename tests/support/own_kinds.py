@@ -209,6 +209,11 @@ def message_of(name: str) -> str:
     return refused(make(), kind, **options)
 
 
+def cold_layers() -> str:
+    """What the way back says of 2-simplicial layers that did not begin as dot-product attention."""
+    return refused(tiny_model(attention_types="simplicial"), "full")
+
+
 def refused(model, kind: str, **options) -> str:
     try:
         lift(model, kind, **options)
