@@ -5,9 +5,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...configuration.choices import in_package
 from ..checks.ids import check_labels
 from ..losses import chunked_lm_loss, chunked_sum, lm_loss
 from .deferred_logits import DeferredLogits
+from .few_rows import multiply_few
+
+
+FAST_PRODUCTS = in_package((multiply_few,))
 
 
 class TokenHead:
@@ -19,6 +24,10 @@ class TokenHead:
 
     def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Maps hidden states (..., hidden) to logits (..., vocabulary)."""
+        for multiply in FAST_PRODUCTS:
+            logits = multiply(self.lm_head, hidden_states)
+            if logits is not None:
+                return logits
         return self.lm_head(hidden_states)
 
     def check_labels(self, labels: torch.Tensor | None, *sources: torch.Tensor | None) -> None:

@@ -271,3 +271,23 @@ def test_compiled_code_does_not_meet_twins(calls):
         expected = model(TEXTS).logits
         found = torch.compile(model, backend="eager", fullgraph=True)(TEXTS, use_cache=False).logits
     assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8, 9])
+def test_a_large_head_multiplies_few_rows_the_other_way_round(rows, calls):
+    torch.manual_seed(0)
+    model = tiny_model(vocab_size=2**16, dtype=torch.float32, tie_word_embeddings=False)
+    states = torch.randn(rows, 1, 32)
+    expected = model.lm_head(states)
+    calls.clear()
+    with torch.no_grad():
+        logits = model.project(states)
+    assert calls == ([] if 2 <= rows <= 8 else ["Linear"])
+    assert logits.is_contiguous()
+    torch.testing.assert_close(logits, expected)
+    calls.clear()
+    model.project(states)
+    model.lm_head.register_forward_hook(lambda module, args, output: 2 * output)
+    with torch.no_grad():
+        torch.testing.assert_close(model.project(states), 2 * expected)
+    assert calls == ["Linear", "Linear"]
