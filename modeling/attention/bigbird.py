@@ -7,14 +7,32 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.utils.import_utils import is_tracing
 
 from ...configuration.configuration_trine import TrineConfig
 from ..caches.tokens import BigBirdCacheLayer
 from ..kernels.blocks.bigbird_layout import BigBirdLayout, BigBirdPattern, make_layout, traceable
-from ..kernels.blocks.bigbird_step import bigbird_step, step_tokens
+from ..kernels.blocks.bigbird_step import bigbird_step, step_tokens, visible_states
 from ..kernels.blocks.sparse import BlockSparseInputs, block_sparse_attention
 from ..masks.visibility import EVERYTHING
 from .softmax import SoftmaxAttention
+
+
+def remember(
+    past_key_values: Cache, key: torch.Tensor, value: torch.Tensor, layer_idx: int
+) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """Puts keys and values (B, G, Q, D) into the cache; returns those of all tokens (B, G, K, D), and their number.
+
+    A static cache gives a single token those of all places, and as the number a tensor; several tokens, as of a
+    prompt, wait for the number.
+    """
+    keys, values = past_key_values.update(key, value, layer_idx)
+    count: Any = past_key_values.get_seq_length(layer_idx)
+    if isinstance(count, torch.Tensor) and key.shape[2] > 1:
+        count = int(count)
+        keys, values = keys[:, :, :count], values[:, :, :count]
+    return keys, values, count
 
 
 class BigBirdAttention(SoftmaxAttention):
@@ -59,22 +77,33 @@ class BigBirdAttention(SoftmaxAttention):
             visibility: Padding or packed sequences, (B, tokens so far).
         """
         query, key, value = self.project(hidden_states, position_embeddings)
+        num_queries, num_keys = query.shape[2], key.shape[2]
         if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+            key, value, num_keys = remember(past_key_values, key, value, self.layer_idx)
         query, key = query.to(value.dtype), key.to(value.dtype)
         is_token, segments = visibility.is_token, traceable(visibility.segments)
-        draws, lengths = self.own_draws(query.shape[1]), (query.shape[2], key.shape[2])
-        if past_key_values is not None and lengths[0] == 1:
-            tokens = step_tokens(self.pattern, draws, is_token, lengths[1], query.device)
+        draws = self.own_draws(query.shape[1])
+        if past_key_values is not None and num_queries == 1:
+            if is_token is None and isinstance(num_keys, int) and not is_tracing(query):
+                return self.step(query, key, value, draws, past_key_values.layers[self.layer_idx]), None
+            tokens = step_tokens(self.pattern, draws, is_token, num_keys, query.device)
             has_query = None if is_token is None else is_token[:, -1]
             return self.o_proj(bigbird_step(query, key, value, tokens, has_query, self.scaling)), None
-        layout = make_layout(self.pattern, draws, is_token, segments, *lengths, query.device)
+        layout = make_layout(self.pattern, draws, is_token, segments, num_queries, key.shape[2], query.device)
         if segments is not None:  # all rows in one
             query, key, value = (states.transpose(0, 1).flatten(1, 2)[None] for states in (query, key, value))
         output = self.attend_blocks(query, key, value, layout)
         if is_token is not None:
             output = output.masked_fill(layout.places[..., None] < 0, 0.0)
         return self.o_proj(output.view(*hidden_states.shape[:2], -1)), None
+
+    def step(self, query, key, value, draws: torch.Tensor | None, cache_layer: Any) -> torch.Tensor:
+        """Mixes a single token (B, H, 1, D), the last of (B, G, K, D), in a batch without padding: (B, 1, hidden)."""
+        key, value = visible_states(self.pattern, draws, key, value, cache_layer)
+        output = nn.functional.scaled_dot_product_attention(
+            query, key, value, scale=self.scaling, enable_gqa=key.shape[1] != query.shape[1]
+        )
+        return self.o_proj(output.transpose(1, 2).flatten(2))
 
     def own_draws(self, num_heads: int) -> torch.Tensor | None:
         """The rows of `random_draws` for the heads computed here, (heads, rows, random blocks), or None without any.

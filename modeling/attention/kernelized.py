@@ -2,6 +2,8 @@
 
 # Shapes: B batch, H heads, G key-value heads, Q queries, F features, D head size.
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from ..caches.kernelized import KernelizedCacheLayer
 from ..kernels.linear.chunkwise import kernelized_mixing
+from ..kernels.linear.states import read_state
 from ..masks.visibility import EVERYTHING, Visibility
 from .softmax import SoftmaxAttention
 
@@ -59,11 +62,12 @@ class KernelizedAttention(SoftmaxAttention):
             (B, Q, hidden), and no weights.
         """
         query, key, value = self.project(hidden_states, None)
-        dtype = torch.promote_types(value.dtype, torch.float32)
-        with torch.autocast(hidden_states.device.type, enabled=False):
+        dtype = value.dtype if value.dtype.itemsize >= 4 else torch.float32
+        device = hidden_states.device.type
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
             features = self.features(query.to(dtype), key.to(dtype), position_embeddings)
             output = self.mix(features, value.to(dtype), visibility, past_key_values)
-        return self.o_proj(output.to(value.dtype).transpose(1, 2).flatten(2)), None
+        return self.o_proj(output.to(value.dtype)), None
 
     def mix(
         self,
@@ -72,14 +76,17 @@ class KernelizedAttention(SoftmaxAttention):
         visibility: Visibility,
         past_key_values: Cache | None,
     ) -> torch.Tensor:
-        """The average of values (B, G, Q, D), (B, H, Q, D)."""
+        """The average of values (B, G, Q, D), (B, Q, H * D)."""
         if visibility.is_token is not None:
             features = without_padding(features, visibility.is_token[:, -value.shape[2] :])
         before: Any = None
         if past_key_values is not None:
             parts = {"norm_keys": features.norm_key, "log_scales": features.log_scale}
-            before, _ = past_key_values.update(features.key, value, self.layer_idx, **parts)
-        return kernelized_mixing(
+            states: Any = past_key_values.update(features.key, value, self.layer_idx, **parts)
+            before, after = states
+            if value.shape[2] == 1:  # the state holds all that the token sees
+                return read_state(after, features.query, features.norm_query)
+        output = kernelized_mixing(
             features.query,
             features.key,
             value,
@@ -90,6 +97,20 @@ class KernelizedAttention(SoftmaxAttention):
             labels=visibility.segments,
             before=before,
         )
+        return output.transpose(1, 2).flatten(2)
+
+
+def map_both(function: Callable, query: torch.Tensor, key: torch.Tensor) -> tuple:
+    """The results of `function`, a tuple of tensors (B, heads, Q, ...), for queries and for keys.
+
+    Those of a single token are mapped as one tensor, which takes half as many operators; of a text, copying would cost
+    more than that saves.
+    """
+    if query.shape[2] > 1:
+        return function(query), function(key)
+    heads = query.shape[1], key.shape[1]
+    results = (states.split(heads, dim=1) for states in function(torch.cat([query, key], dim=1)))
+    return tuple(zip(*results, strict=True))
 
 
 def without_padding(features: Features, tokens: torch.Tensor) -> Features:

@@ -8,7 +8,7 @@ from torch import nn
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ..positions.rope import apply_rotation
-from .kernelized import Features, KernelizedAttention
+from .kernelized import Features, KernelizedAttention, map_both
 
 
 def elu_features(states: torch.Tensor) -> torch.Tensor:
@@ -62,14 +62,21 @@ class LinearAttention(KernelizedAttention):
         self.feature_map = FEATURE_MAPS[config.linear_feature_map]
 
     def features(self, query, key, position_embeddings) -> Features:
-        query, key = self.feature_map(query), self.feature_map(key)
         if position_embeddings is None:
+            (query,), (key,) = map_both(lambda states: (self.feature_map(states),), query, key)
             return Features(query, key)
-        rotated_query, rotated_key = (self.rotate(states, *position_embeddings) for states in (query, key))
-        return Features(rotated_query, rotated_key, query, key)
+
+        def turn(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.feature_map(states)
+            return self.rotate(features, *position_embeddings), features
+
+        (query, norm_query), (key, norm_key) = map_both(turn, query, key)
+        return Features(query, key, norm_query, norm_key)
 
     def rotate(self, features: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """Turns each head-sized part of features (B, H, Q, F); `cos` and `sin` are (B or 1, 1, Q, rotated size)."""
+        if features.shape[-1] == self.head_dim:
+            return apply_rotation(features, cos.to(features.dtype), sin.to(features.dtype))
         parts = features.unflatten(-1, (-1, self.head_dim))
         cos, sin = cos[..., None, :].to(features.dtype), sin[..., None, :].to(features.dtype)
         return apply_rotation(parts, cos, sin).flatten(-2)

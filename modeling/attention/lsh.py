@@ -12,6 +12,7 @@ from ...configuration.configuration_trine import TrineConfig
 from ..caches.tokens import LSHCacheLayer
 from ..initialization import fill_
 from ..kernels.blocks.lsh_chunks import recent_of_bucket, sort_into_chunks
+from ..kernels.blocks.lsh_step import StepInputs, lsh_step
 from ..kernels.blocks.sparse import SELF_SCORE, BlockSparseInputs, block_sparse_attention
 from ..masks.visibility import EVERYTHING, Visibility
 from ..positions.rope import apply_rotation
@@ -68,6 +69,13 @@ class LSHAttention(SoftmaxAttention):
         if past_key_values is not None:
             states: Any = past_key_values.update(key, value, self.layer_idx, buckets=buckets)
             (key, value), buckets = states
+            count: Any = past_key_values.get_seq_length(self.layer_idx)
+            if query.shape[2] == 1:
+                inputs = StepInputs(query.to(value.dtype), key.to(value.dtype), value, buckets, visibility.is_token)
+                output = lsh_step(inputs, count, self.chunk_length, self.adjacent, self.scaling)
+                return self.o_proj(output.transpose(1, 2).flatten(2)), None
+            if isinstance(count, torch.Tensor):  # a static cache, of which a prompt reads the places in use
+                key, value, buckets = (states[:, :, : int(count)] for states in (key, value, buckets))
         query, key = query.to(value.dtype), key.to(value.dtype)
         attend = self.attend_to_all if key.shape[2] == query.shape[2] else self.attend_to_past
         output, normalizers = attend(query, key, value, buckets, visibility)
@@ -77,14 +85,17 @@ class LSHAttention(SoftmaxAttention):
     @torch.no_grad()
     def hash(self, states: torch.Tensor) -> torch.Tensor:
         """The buckets (B, H, Q, R) of states (B, H, Q, D)."""
-        dtype = torch.promote_types(states.dtype, torch.float32)
-        buckets = []
-        for directions in self.directions.to(dtype).unbind(dim=1):  # one hash at a time bounds the memory
-            nearness = torch.matmul(states.to(dtype), directions)
-            best = nearness.abs().argmax(dim=-1, keepdim=True)
-            is_opposite = nearness.gather(-1, best) < 0
-            buckets.append(best + is_opposite * directions.shape[-1])
-        return torch.cat(buckets, dim=-1).to(torch.int32)
+        dtype = states.dtype if states.dtype.itemsize >= 4 else torch.float32
+        states, directions = states.to(dtype), self.directions.to(dtype)
+
+        def nearest(directions: torch.Tensor) -> torch.Tensor:
+            nearness = torch.matmul(states, directions.flatten(1)).unflatten(-1, directions.shape[1:])
+            return torch.cat([nearness, -nearness], dim=-1).argmax(dim=-1).to(torch.int32)
+
+        if states.shape[2] == 1:
+            return nearest(directions)
+        # One hash at a time bounds the memory.
+        return torch.cat([nearest(hashed) for hashed in directions.split(1, dim=1)], dim=-1)
 
     def attend_to_all(self, query, key, value, buckets, visibility: Visibility) -> tuple[torch.Tensor, torch.Tensor]:
         """Outputs (B, H, R, Q, D) of each hash, and the logarithms (B, H, R, Q) of the sums of its weights."""

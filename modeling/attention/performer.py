@@ -8,7 +8,7 @@ from transformers import initialization as init
 
 from ...configuration.configuration_trine import TrineConfig
 from ..positions.rope import apply_rotation
-from .kernelized import Features, KernelizedAttention
+from .kernelized import Features, KernelizedAttention, map_both
 
 
 def draw_directions(num_features: int, head_dim: int, seed: int) -> torch.Tensor:
@@ -70,15 +70,22 @@ class PerformerAttention(KernelizedAttention):
         self.projection.copy_(draw_directions(num_features, head_dim, seed + number))
 
     def features(self, query, key, position_embeddings) -> Features:
-        if position_embeddings is not None:
-            query, key = (apply_rotation(states, *position_embeddings).to(states.dtype) for states in (query, key))
-        query, key = self.log_features(query), self.log_features(key)
-        # A query's own scale cancels; that of a key does not, so it goes along. Neither needs a gradient.
-        query_scale, key_scale = (states.detach().amax(dim=-1, keepdim=True) for states in (query, key))
-        return Features((query - query_scale).exp(), (key - key_scale).exp(), log_scale=key_scale.squeeze(-1))
+        def scaled(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if position_embeddings is not None:
+                states = apply_rotation(states, *position_embeddings).to(states.dtype)
+            logs = self.log_features(states)
+            scale = (logs.detach() if logs.requires_grad else logs).amax(dim=-1, keepdim=True)  # it needs no gradient
+            return (logs - scale).exp(), scale
+
+        (query, _), (key, scale) = map_both(scaled, query, key)
+        # A query's own scale cancels; that of a key does not, so it goes along.
+        return Features(query, key, log_scale=scale.squeeze(-1))
 
     def log_features(self, states: torch.Tensor) -> torch.Tensor:
         """Logarithms of the features (B, H, Q, F) of queries or keys (B, H, Q, D), but for a constant."""
-        states = states * self.head_dim**-0.25
-        lengths = states.square().sum(dim=-1, keepdim=True) / 2
-        return nn.functional.linear(states, self.projection.to(states.dtype)) - lengths
+        scale, rows = self.head_dim**-0.25, states.flatten(0, 2)
+        lengths = rows.square().sum(dim=-1, keepdim=True)
+        directions = self.projection.to(states.dtype).t()
+        # scale * <w, x> - |scale * x|^2 / 2
+        logs = torch.addmm(lengths, rows, directions, beta=-(scale**2) / 2, alpha=scale)
+        return logs.view(*states.shape[:3], -1)

@@ -101,9 +101,8 @@ class SimplicialAttention(TwoKeyAttention):
             seconds = {"second_keys": second_key, "second_values": second_value, "windows": self.windows}
             keys, values = past_key_values.update(key, value, self.layer_idx, **seconds)
             (key, second_key), (value, second_value) = keys, values
-        segments = visibility.segments
-        if visibility.is_token is not None:
-            segments = visibility.is_token[:, -max(key.shape[2], second_key.shape[2]) :].to(torch.int32)
+        longer = key if key.shape[2] > second_key.shape[2] else second_key
+        segments = self.number_segments(visibility, longer, past_key_values)
         bias = self.offset_bias
         if isinstance(bias, DTensor):  # tensor parallelism: that of this process's heads
             bias = bias.to_local()
@@ -122,3 +121,24 @@ class SimplicialAttention(TwoKeyAttention):
         )
         output, weights, second_weights = choose_backend(self.config, query, self.reaches["second"])(inputs)
         return self.o_proj(output.transpose(1, 2).flatten(2)), weights, second_weights
+
+    def number_segments(
+        self, visibility: Visibility, keys: torch.Tensor, past_key_values: Cache | None
+    ) -> torch.Tensor | None:
+        """The segments (B, N) of the last tokens of `SimplicialInputs`, or None where all are one.
+
+        Args:
+            visibility: Padding or packed sequences, (B, tokens so far).
+            keys: First or second keys (B, G, N, D), whichever are more.
+            past_key_values: The cache, whose windows begin with empty places if it is a static one.
+        """
+        segments, is_token = visibility.segments, visibility.is_token
+        batch, _, length, _ = keys.shape
+        count = None if past_key_values is None else past_key_values.get_seq_length(self.layer_idx)
+        if isinstance(count, torch.Tensor):  # a static cache
+            places = torch.arange(length, device=count.device) >= length - count
+            segments = places.to(torch.int32).expand(batch, -1)
+        if is_token is not None:
+            missing = 0 if segments is None else max(0, length - is_token.shape[1])
+            segments = nn.functional.pad(is_token[:, -length:].to(torch.int32), (missing, 0))
+        return segments

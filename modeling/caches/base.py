@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING, CacheLayerMixin
+from transformers.utils.import_utils import is_torchdynamo_compiling
 
 from ..checks.caches import STATE_CHECKS, check_states
 
@@ -14,6 +15,10 @@ class StatesCacheLayer(CacheLayerMixin):
 
     A subclass sets `_layer_type`, under which transformers finds it for every kind of cache, fills the tensors in
     `update`, which counts tokens in `cumulative_length`, and takes the last tokens back in `remove`.
+
+    A class that says `is_compileable = True` stores its tensors by `keep` alone. In a static cache, which is made with
+    `max_cache_len`, the same tensors then hold every state, and the count is a tensor: a compiled step, or a CUDA
+    graph, writes where the step before has written. In other caches its objects say False.
     """
 
     is_sliding = False  # else the masks of sliding layers would be sized by it
@@ -38,11 +43,13 @@ class StatesCacheLayer(CacheLayerMixin):
         if not cls.holds_keys_alone:
             STATE_CHECKS[layer_type] = check_states
 
-    def __init__(self, **kwargs):
+    def __init__(self, max_cache_len: int | None = None, **kwargs):
         super().__init__()
         for name in self.names:
             setattr(self, name, None)
-        self.cumulative_length = 0
+        self.max_cache_len = max_cache_len
+        self.is_compileable = self.is_compileable and max_cache_len is not None
+        self.cumulative_length: Any = torch.tensor(0) if self.is_compileable else 0
         self.record_past = False
 
     def activate_past_recording(self) -> None:
@@ -52,15 +59,23 @@ class StatesCacheLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Notes dtype and device of the first states."""
         self.dtype, self.device = key_states.dtype, key_states.device
+        if self.is_compileable:
+            self.cumulative_length = fix(self.cumulative_length.to(self.device))
         self.is_initialized = True
+
+    def keep(self, name: str, states: torch.Tensor | None) -> None:
+        """Stores a state under a name; in a static cache, in the tensor that holds the one before."""
+        if self.is_compileable and states is not None:
+            states = replace(getattr(self, name), states)
+        setattr(self, name, states)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of keys with `query_length` new tokens, and the offset of the first, 0."""
         return self.cumulative_length + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Number of cached tokens."""
-        return self.cumulative_length
+        """Number of cached tokens; of a static cache, a tensor."""
+        return self.cumulative_length if self.is_initialized else 0
 
     def get_max_length(self) -> int:
         return -1
@@ -91,7 +106,7 @@ class StatesCacheLayer(CacheLayerMixin):
         for name in self.names:
             states: Any = getattr(self, name)
             if states is not None:
-                setattr(self, name, change(states))
+                self.keep(name, change(states))
 
     def offload(self) -> None:
         self.apply(lambda states: states.to("cpu", non_blocking=True))
@@ -109,3 +124,19 @@ class StatesCacheLayer(CacheLayerMixin):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Keeps some rows."""
         self.apply(lambda states: states[indices])
+
+
+def fix(states: torch.Tensor) -> torch.Tensor:
+    """Tells compiled code that a tensor stays where it is, without which no CUDA graph may write into it."""
+    if not is_torchdynamo_compiling():
+        torch._dynamo.mark_static_address(states)
+    return states
+
+
+def replace(held: torch.Tensor | None, states: torch.Tensor) -> torch.Tensor:
+    """The tensor `held` with the values of `states`, or `states` themselves where they do not fit into it."""
+    if states is held:
+        return states
+    if held is None or held.shape != states.shape or held.device != states.device:
+        return fix(states)
+    return held.copy_(states)

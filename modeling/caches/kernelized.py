@@ -20,6 +20,7 @@ class KernelizedCacheLayer(StatesCacheLayer):
     """
 
     _layer_type = "kernelized_attention"
+    is_compileable = True
     names = (*STATE, *(f"base_{name}" for name in STATE), *RECORD)
 
     def update(  # pyright: ignore[reportIncompatibleMethodOverride] it returns states
@@ -45,6 +46,8 @@ class KernelizedCacheLayer(StatesCacheLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         before = self.state()
+        if before is not None and self.is_compileable and (self.record_past or key_states.shape[2] > 1):
+            before = before.copy()  # its tensors will hold the next state
         self.cumulative_length += key_states.shape[2]
         added = {"keys": key_states, "norm_keys": norm_keys, "values": value_states, "log_scales": log_scales}
         if self.record_past:
@@ -65,7 +68,7 @@ class KernelizedCacheLayer(StatesCacheLayer):
     def put_state(self, state: KernelState | None, prefix: str = "") -> None:
         """Stores a state, as that at present or, with `prefix="base_"`, at the last crop."""
         for name, states in zip(STATE, state or (None, None, None), strict=True):
-            setattr(self, prefix + name, states)
+            self.keep(prefix + name, states)
 
     def remove(self, count: int) -> None:
         recorded = 0 if self.keys is None else self.keys.shape[2]

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .base import StatesCacheLayer
+from .base import StatesCacheLayer, fix, replace
 
 
 Tensors = tuple[torch.Tensor, ...]
@@ -20,6 +20,7 @@ class ScannedCacheLayer(StatesCacheLayer):
     """
 
     _layer_type = "state_attention"
+    is_compileable = True
     names = ()
 
     def __init__(self, **kwargs):
@@ -46,13 +47,26 @@ class ScannedCacheLayer(StatesCacheLayer):
             self.lazy_initialization(key_states, value_states)
         if self.record_past:
             if self.record is None:
-                self.base = self.state
+                self.base = self.copied(self.state)
             earlier = [part[:, :, :0] for part in inputs] if self.record is None else self.record
             self.record = tuple(torch.cat(parts, dim=2) for parts in zip(earlier, inputs, strict=True))
         self.scan = scan
         self.cumulative_length += key_states.shape[2]
-        output, self.state = scan(self.state, *inputs)
+        output, state = scan(self.state, *inputs)
+        self.state = self.held(state)
         return output, None
+
+    def held(self, state: Tensors | None) -> Tensors | None:
+        """A state as it is kept: in a static cache, in the tensors of the one before."""
+        if not self.is_compileable or state is None:
+            return state
+        if self.state is None:
+            return tuple(fix(tensor) for tensor in state)
+        return tuple(replace(held, new) for held, new in zip(self.state, state, strict=True))
+
+    def copied(self, state: Tensors | None) -> Tensors | None:
+        """The state for later; in a static cache a copy, as its tensors will hold the next one."""
+        return state if state is None or not self.is_compileable else tuple(tensor.clone() for tensor in state)
 
     def remove(self, count: int) -> None:
         recorded = 0 if self.record is None else self.record[0].shape[2]
@@ -62,9 +76,10 @@ class ScannedCacheLayer(StatesCacheLayer):
                 "activate_past_recording before they are read. A state cannot be taken back."
             )
         if count and self.record is not None and self.scan is not None:
-            self.state = self.base
+            state = self.base
             if count < recorded:
-                _, self.state = self.scan(self.base, *(part[:, :, : recorded - count] for part in self.record))
+                _, state = self.scan(state, *(part[:, :, : recorded - count] for part in self.record))
+            self.state = self.held(state)
         self.base = self.record = None
 
     def reset(self) -> None:
@@ -75,4 +90,5 @@ class ScannedCacheLayer(StatesCacheLayer):
         for name in ("state", "base", "record"):
             tensors: Any = getattr(self, name)
             if tensors is not None:
-                setattr(self, name, tuple(change(tensor) for tensor in tensors))
+                changed = tuple(change(tensor) for tensor in tensors)
+                setattr(self, name, self.held(changed) if name == "state" else changed)

@@ -10,11 +10,13 @@ from .base import StatesCacheLayer
 class SimplicialCacheLayer(StatesCacheLayer):
     """Keys and values of the last `simplicial_window - 1` tokens, second ones of the last `second_window - 1`.
 
-    Its memory is bounded by the windows, so it serves static caches, too. While past states are recorded, as assisted
-    decoding asks, later tokens stay until `crop`.
+    Its memory is bounded by the windows, so it serves static caches, too: there the windows have their full size from
+    the beginning, and what is before the text is 0, which the attention has to hide. While past states are recorded,
+    as assisted decoding asks, later tokens stay until `crop`.
     """
 
     _layer_type = "simplicial_attention"
+    is_compileable = True
     names = ("keys", "values", "second_keys", "second_values")
 
     def __init__(self, **kwargs):
@@ -24,8 +26,9 @@ class SimplicialCacheLayer(StatesCacheLayer):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Begins with empty windows."""
         super().lazy_initialization(key_states, value_states)
-        for name in self.names:
-            setattr(self, name, key_states[:, :, :0])
+        batch, heads, _, size = key_states.shape
+        for name, width in zip(self.names, self.widths(), strict=True):
+            self.keep(name, key_states.new_zeros(batch, heads, width if self.is_compileable else 0, size))
 
     def widths(self) -> tuple[int, int, int, int]:
         """Numbers of earlier tokens of each tensor that the next token needs."""
@@ -47,16 +50,16 @@ class SimplicialCacheLayer(StatesCacheLayer):
         Returns:
             First and second keys, then first and second values, that the new tokens may see.
         """
+        self.windows = windows
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.windows = windows
         self.cumulative_length += key_states.shape[-2]
         visible = []
         added = (key_states, value_states, second_keys, second_values)
         for name, states, width in zip(self.names, added, self.widths(), strict=True):
             states = torch.cat([getattr(self, name), states], dim=-2)
             visible.append(last(states, width + key_states.shape[-2]))
-            setattr(self, name, states if self.record_past else keep(states, width))
+            self.keep(name, states if self.record_past else shorten(states, width))
         keys, values, second_keys, second_values = visible
         return (keys, second_keys), (values, second_values)
 
@@ -65,15 +68,15 @@ class SimplicialCacheLayer(StatesCacheLayer):
             raise RuntimeError("Call activate_past_recording before crop: the tokens before the window are gone.")
         for name, width in zip(self.names, self.widths(), strict=True):
             states: Any = getattr(self, name)
-            setattr(self, name, last(states[..., : states.shape[-2] - count, :], width))
+            self.keep(name, last(states[..., : states.shape[-2] - count, :], width))
 
 
 def last(states: torch.Tensor, count: int) -> torch.Tensor:
     """The last `count` tokens of (batch, heads, tokens, head size), or all if there are fewer."""
-    return states[..., max(0, states.shape[-2] - count) :, :]
+    return states if states.shape[-2] <= count else states[..., states.shape[-2] - count :, :]
 
 
-def keep(states: torch.Tensor, count: int) -> torch.Tensor:
+def shorten(states: torch.Tensor, count: int) -> torch.Tensor:
     """The last `count` tokens of (B, G, N, D), copied where a view would keep the memory of a long prompt."""
     kept = last(states, count)
     return kept.clone() if states.shape[-2] > 2 * count else kept

@@ -1,12 +1,11 @@
 """The cache of a layer that may look back at any token: states of all tokens."""
 
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers.utils.import_utils import is_tracing
 
-from .base import StatesCacheLayer
+from .base import StatesCacheLayer, fix
 
 
 MIN_ROOM = 64  # tokens that a new buffer has room for
@@ -16,9 +15,13 @@ BUFFERS: WeakKeyDictionary["BigBirdCacheLayer", dict[str, torch.Tensor]] = WeakK
 
 
 class BigBirdCacheLayer(StatesCacheLayer):
-    """Keys and values of all tokens, since random and global blocks may be anywhere. The token axis is the third."""
+    """Keys and values of all tokens, since random and global blocks may be anywhere. The token axis is the third.
+
+    In a static cache there are `max_cache_len` places, of which `get_seq_length` tells the number of those in use.
+    """
 
     _layer_type = "bigbird_attention"
+    is_compileable = True
     holds_keys_alone = True
 
     def reset(self) -> None:
@@ -33,25 +36,38 @@ class BigBirdCacheLayer(StatesCacheLayer):
         """Appends the states (batch, heads, tokens, ...) of new tokens; `kwargs` hold those of further names.
 
         Returns:
-            Keys and values of all tokens.
+            Keys and values of all tokens; in a static cache, of all places.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        put = self.write if self.is_compileable else self.append
+        for name, states in zip(self.names, (key_states, value_states, *kwargs.values()), strict=True):
+            put(name, getattr(self, name), states)
         self.cumulative_length += key_states.shape[2]
-        added = {"keys": key_states, "values": value_states, **kwargs}
-        for name in self.names:
-            states: Any = getattr(self, name)
-            setattr(self, name, added[name] if states is None else self.append(name, states, added[name]))
         return self.keys, self.values
 
-    def append(self, name: str, states: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-        """`states` (B, heads, N, ...) with `added` behind them, written into a buffer with room for more.
+    def get_max_length(self) -> int:
+        return self.max_cache_len or -1
+
+    def write(self, name: str, held: torch.Tensor | None, added: torch.Tensor) -> None:
+        """Writes `added` (B, heads, N, ...) into the places behind those in use."""
+        if held is None:
+            held = fix(added.new_zeros(*added.shape[:2], self.get_max_length(), *added.shape[3:]))
+            setattr(self, name, held)
+        held.index_copy_(2, torch.arange(added.shape[2], device=added.device) + self.cumulative_length, added)
+
+    def append(self, name: str, states: torch.Tensor | None, added: torch.Tensor) -> None:
+        """Puts `added` behind `states` (B, heads, N, ...), by writing it into a buffer with room for more.
 
         A step then copies little. Gradients and tracing need tensors that nothing is written into later: they get
         copies.
         """
+        if states is None:
+            setattr(self, name, added)
+            return
         if added.requires_grad or states.requires_grad or is_tracing(added):
-            return torch.cat([states, added], dim=2)
+            setattr(self, name, torch.cat([states, added], dim=2))
+            return
         length = states.shape[2] + added.shape[2]
         buffers = BUFFERS.setdefault(self, {})
         buffer = buffers.get(name)
@@ -60,11 +76,11 @@ class BigBirdCacheLayer(StatesCacheLayer):
             buffer = states.new_empty(*states.shape[:2], capacity, *states.shape[3:])
             buffer[:, :, : states.shape[2]] = states
             buffers[name] = buffer
-        buffer[:, :, states.shape[2] : length] = added
-        return buffer[:, :, :length]
+        buffer.narrow(2, states.shape[2], added.shape[2]).copy_(added)
+        setattr(self, name, buffer.narrow(2, 0, length))
 
     def remove(self, count: int) -> None:
-        if count:
+        if count and not self.is_compileable:  # there, places that are not in use are written anew
             self.apply(lambda states: states[:, :, :-count])
 
 

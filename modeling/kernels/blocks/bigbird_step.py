@@ -3,16 +3,72 @@
 # Shapes: B batch, R rows of a table (1 where all sequences of a batch are alike), H query heads, G key-value heads,
 # K keys, D head size, N tokens that a query sees.
 
+from typing import Any
+from weakref import WeakKeyDictionary
+
 import torch
 
 from .bigbird_layout import BigBirdPattern, seen_blocks
+
+
+# Of each layer of a cache the block of the last token, and the tokens that all tokens of this block see, (1 or H, N),
+# those of the block itself last. No attribute of the layer: transformers' exporters take those for outputs.
+TABLES: WeakKeyDictionary[Any, tuple[int, torch.Tensor]] = WeakKeyDictionary()
+
+
+def visible_states(
+    pattern: BigBirdPattern,
+    draws: torch.Tensor | None,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cache_layer: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values (B, G or H, N, D) that the last token sees in a text without padding; nothing is hidden in them.
+
+    What a block sees does not change within it, and all heads see equally many tokens: the table of them is made once
+    a block, and read up to the last token.
+
+    Args:
+        pattern: Numbers of blocks.
+        draws: (H, rows, random blocks), or None without random blocks.
+        key: (B, G, K, D), as is `value`; a view of a longer buffer is not copied.
+        cache_layer: What holds them, for which the table is remembered.
+    """
+    batch, groups, num_keys, size = key.shape
+    own, place = divmod(num_keys - 1, pattern.block_size)
+    if own < pattern.head + pattern.num_window + pattern.num_random:  # all blocks so far
+        return key, value
+    known, tokens = TABLES.get(cache_layer, (-1, key))
+    if known != own or tokens.device != key.device:
+        tokens = block_tokens(pattern, draws, own, key.device)
+        TABLES[cache_layer] = own, tokens
+    tokens = tokens[:, : tokens.shape[1] - pattern.block_size + place + 1]
+    if len(tokens) == 1:
+        return key.index_select(2, tokens[0]), value.index_select(2, tokens[0])
+    index = tokens.reshape(1, groups, -1, 1).expand(batch, -1, -1, size)
+    shape = batch, len(tokens), -1, size
+    return key.gather(2, index).view(shape), value.gather(2, index).view(shape)
+
+
+def block_tokens(pattern: BigBirdPattern, draws: torch.Tensor | None, own: int, device: torch.device) -> torch.Tensor:
+    """The tokens that block `own` of a text sees, (1 or H, N): complete blocks, and itself at the end.
+
+    How many blocks there are follows from `own` alone, so it is read from a table on the CPU, without waiting for an
+    accelerator.
+    """
+    here, elsewhere = torch.tensor([[own]]), torch.tensor([[own]], device=device)
+    any_draws = None if draws is None else torch.zeros(1, 1, pattern.num_random, dtype=torch.int32)
+    known = seen_blocks(pattern, here, here + 1, any_draws)[0, 0, 0].tolist()
+    kept = [place for place, block in enumerate(known) if block >= 0 and block != own] + [known.index(own)]
+    blocks = seen_blocks(pattern, elsewhere, elsewhere + 1, draws)[0, :, 0, kept, None]
+    return (blocks * pattern.block_size + torch.arange(pattern.block_size, device=device)).flatten(1)
 
 
 def step_tokens(
     pattern: BigBirdPattern,
     draws: torch.Tensor | None,
     padding: torch.Tensor | None,
-    num_keys: int,
+    num_keys: int | torch.Tensor,
     device: torch.device,
 ) -> torch.Tensor:
     """The tokens that the last of K sees, (R, 1 or H, N), or -1 for none; N follows from the pattern alone.
@@ -29,7 +85,7 @@ def step_tokens(
     tokens = tokens.flatten(2) + start[..., None]
     real = (blocks >= 0).expand(-1, -1, -1, pattern.block_size).flatten(2) & (tokens < num_keys)
     if padding is not None:
-        index = tokens.clamp(0, num_keys - 1)
+        index = tokens.clamp(0, padding.shape[1] - 1)
         real = real & padding[:, None].expand(-1, index.shape[1], -1).gather(2, index)
     return torch.where(real, tokens, -1)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..exporting.lengths import block_count, block_width, serves_all_lengths
-from .states import Decay, KernelState, chunk_states, decay_mask, update_state
+from .states import Decay, KernelState, chunk_states, decay_mask, divide, update_state
 
 
 def chunk_size(num_features: int, head_dim: int) -> int:
@@ -57,7 +57,7 @@ def kernelized_mixing(
     norm_key = key if norm_key is None else norm_key
     if not is_causal and labels is None:
         state = update_state(before, key, norm_key, value, log_scale)
-        numerator, denominator = by_group(query, key) @ state.sums, by_group(norm_query, key) @ state.norms
+        numerator, denominator = by_group(query, key) @ state.sums, by_group(norm_query, key) @ state.norms.mT
         return divide(numerator, denominator).reshape(*query.shape[:3], -1)
     if not is_causal and labels is not None and log_scale is not None:
         weight = (log_scale - largest_in_segment(log_scale, labels)).exp()[..., None].to(key.dtype)
@@ -66,11 +66,6 @@ def kernelized_mixing(
     numerator, denominator = chunks.mix(is_causal)
     output = divide(numerator, denominator).unflatten(3, (-1, chunks.size))  # (B, G, N, R, C, D)
     return output.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :, : query.shape[2]]
-
-
-def divide(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    """The quotient of (..., D) and (..., 1), and 0 with gradient 0 where the denominator vanishes."""
-    return numerator / denominator.masked_fill(denominator < torch.finfo(denominator.dtype).tiny, torch.inf)
 
 
 def by_group(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -102,7 +97,7 @@ class Chunks:
         if log_scale is not None:
             running = running_max(log_scale, labels)
             if before is not None and before.scale is not None:
-                running = torch.maximum(running, before.scale[..., None])
+                running = torch.maximum(running, before.scale)
             log_scale, running = self.cut_decay(log_scale), self.cut_decay(running)
         if labels is not None:
             labels = self.cut_decay(labels[:, None])  # (B, 1, N, C)

@@ -17,13 +17,18 @@ GROUP = 32  # states that are summed by one table of weights
 class KernelState(NamedTuple):
     """Sums over keys, of constant size: both are to be multiplied with `exp(scale)`.
 
-    `sums` are of features times values, (B, G, F, D), `norms` of features, (B, G, F, 1); `scale` is (B, G), or None
-    where it is 0.
+    `sums` are of features times values, (B, G, F, D), `norms` of features, (B, G, 1, F); `scale` is (B, G, 1),
+    or None where it is 0.
     """
 
     sums: torch.Tensor
     norms: torch.Tensor
     scale: torch.Tensor | None
+
+    def copy(self) -> "KernelState":
+        """The same sums in tensors of their own."""
+        scale = None if self.scale is None else self.scale.clone()
+        return KernelState(self.sums.clone(), self.norms.clone(), scale)
 
 
 def update_state(
@@ -42,23 +47,67 @@ def update_state(
         value: (B, G, Q, D).
         log_scale: Logarithm of a factor on each key, (B, G, Q), or None.
     """
+    if before is not None and key.shape[2] == 1:
+        return add_token(before, key, norm_key, value, log_scale)
     scale = None
     if log_scale is not None:
-        scale = log_scale.amax(dim=-1)
+        scale = log_scale.amax(dim=-1, keepdim=True)
         if before is not None and before.scale is not None:
             scale = torch.maximum(scale, before.scale)
-        weight = (log_scale - scale[..., None]).exp()[..., None].to(key.dtype)
+        weight = (log_scale - scale).exp()[..., None].to(key.dtype)
         is_same = norm_key is key
         key = key * weight
         norm_key = key if is_same else norm_key * weight
-    sums, norms = key.transpose(-1, -2) @ value, norm_key.sum(dim=-2)[..., None]
+    sums, norms = key.transpose(-1, -2) @ value, norm_key.sum(dim=-2, keepdim=True)
     if before is None:
         return KernelState(sums, norms, scale)
     old_sums, old_norms = before.sums, before.norms
     if scale is not None and before.scale is not None:
-        decay = (before.scale - scale).exp()[..., None, None].to(key.dtype)
+        decay = (before.scale - scale).exp()[..., None].to(key.dtype)
         old_sums, old_norms = old_sums * decay, old_norms * decay
     return KernelState(old_sums + sums, old_norms + norms, scale)
+
+
+def add_token(
+    before: KernelState,
+    key: torch.Tensor,
+    norm_key: torch.Tensor,
+    value: torch.Tensor,
+    log_scale: torch.Tensor | None,
+) -> KernelState:
+    """`update_state` of a single key: as few operators as there can be, since their number is the time of a step."""
+    sums, norms, scale = before
+    if log_scale is not None and scale is not None:
+        old, scale = scale, torch.maximum(scale, log_scale)
+        # Both factors, that on the state and that on the key, by one operator: (B, G, 2).
+        factors = (torch.cat([old, log_scale], dim=-1) - scale).exp().to(key.dtype)
+        decay, weight = factors[..., None].split(1, dim=2)
+        is_same = norm_key is key
+        key = key * weight
+        norm_key = key if is_same else norm_key * weight
+        sums, norms = sums * decay, norms * decay
+    return KernelState(torch.addcmul(sums, key.transpose(-1, -2), value), norms + norm_key, scale)
+
+
+def read_state(state: KernelState, query: torch.Tensor, norm_query: torch.Tensor | None) -> torch.Tensor:
+    """The average of values that one query a head finds in a state, (B, 1, H * D).
+
+    Args:
+        state: The sums over the keys that it sees.
+        query: Features (B, H, 1, F).
+        norm_query: Features of the denominators, where they are others.
+    """
+    batch, groups, size, width = state.sums.shape
+    query = query.reshape(batch * groups, -1, size)
+    norm_query = query if norm_query is None else norm_query.reshape(batch * groups, -1, size)
+    numerator = torch.bmm(query, state.sums.view(batch * groups, size, width))
+    denominator = torch.bmm(norm_query, state.norms.view(batch * groups, size, 1))
+    return divide(numerator, denominator).view(batch, 1, -1)
+
+
+def divide(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+    """The quotient of (..., D) and (..., 1), and 0 with gradient 0 where the denominator vanishes."""
+    return numerator / torch.threshold(denominator, torch.finfo(denominator.dtype).tiny, torch.inf)
 
 
 class Decay(NamedTuple):
@@ -134,9 +183,9 @@ def chunk_states(
         shape = *key.shape[:2], 1, key.shape[-1]
         first_sums, first_norms = key.new_zeros(*shape, value.shape[-1]), key.new_zeros(*shape, 1)
     else:
-        first_sums, first_norms = before.sums[:, :, None], before.norms[:, :, None]
+        first_sums, first_norms = before.sums[:, :, None], before.norms[..., None]
         if before.scale is not None and earlier.scale is not None:
-            scale = torch.cat([before.scale[..., None], earlier.scale[..., 1:]], dim=-1)
+            scale = torch.cat([before.scale, earlier.scale[..., 1:]], dim=-1)
             earlier = Decay(scale, earlier.labels)
     if key.shape[2] == 1:
         return first_sums, first_norms, earlier.map(lambda decay: decay[..., None])

@@ -10,6 +10,7 @@ from ..operators import register_operator
 from .chunks import KEPT_BYTES, Blocks, Chunk, ChunkedProblem, kept_size
 from .eager import simplicial_eager
 from .inputs import SIMPLICIAL_ARGUMENTS, SimplicialInputs, from_flat
+from .step import simplicial_step
 
 
 def simplicial_chunked(inputs: SimplicialInputs) -> torch.Tensor:
@@ -24,6 +25,8 @@ def simplicial_chunked(inputs: SimplicialInputs) -> torch.Tensor:
 
     Source: Roy et al. 2025, Fast and Simplex, arXiv 2507.02754, equations 5 to 7.
     """
+    if inputs.query.shape[2] == 1:
+        return simplicial_step(inputs)
     return keeping_operator(*inputs.flat())[0] if keeps_weights(inputs) else chunked_operator(*inputs.flat())
 
 

@@ -45,15 +45,11 @@ def hadamard_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tens
 
 def complex_product(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:
     """Query times conjugate second key (..., D), as complex numbers: real halves, then imaginary halves."""
-    real, imaginary = query.chunk(2, dim=-1)
-    second_real, second_imaginary = second_key.chunk(2, dim=-1)
-    return torch.cat(
-        (
-            real * second_real + imaginary * second_imaginary,
-            imaginary * second_real - real * second_imaginary,
-        ),
-        dim=-1,
-    )
+    halves, second_halves = (states.view(*states.shape[:-1], 2, -1) for states in (query, second_key))
+    second_real, second_imaginary = second_halves.split(1, dim=-2)
+    real, imaginary = halves.split(1, dim=-2)
+    turned = torch.cat((imaginary, -real), dim=-2)
+    return torch.addcmul(halves * second_real, turned, second_imaginary).flatten(-2)
 
 
 def complex_product_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
