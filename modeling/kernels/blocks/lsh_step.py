@@ -25,7 +25,7 @@ class StepInputs(NamedTuple):
 
 
 def lsh_step(inputs: StepInputs, count: int | Tensor, chunk_length: int, adjacent: int, scale: float) -> Tensor:
-    """What all hashes together find, (B, H, 1, D).
+    """Softmax attention to what all hashes together find, (B, H, 1, D).
 
     To merge the hashes by the sums of their weights is one softmax in which a key counts as often as a hash finds it.
     Buckets are compared with all tokens' at any rate; so one call of softmax attention reads all keys, too.

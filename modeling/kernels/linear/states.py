@@ -26,7 +26,7 @@ class KernelState(NamedTuple):
     scale: torch.Tensor | None
 
     def copy(self) -> "KernelState":
-        """The same sums in tensors of their own."""
+        """Copies the sums into tensors of their own."""
         scale = None if self.scale is None else self.scale.clone()
         return KernelState(self.sums.clone(), self.norms.clone(), scale)
 
