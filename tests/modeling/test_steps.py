@@ -1,4 +1,4 @@
-"""What a step of decoding does: how many operators, none that waits for the device, and where a static cache writes."""
+"""Steps of decoding: how many operators, none of which waits for the device, and where a static cache writes."""
 
 from collections import Counter
 from functools import partial
@@ -22,8 +22,9 @@ VIEWS = {
     *("view", "_unsafe_view", "transpose", "t", "slice", "split", "split_with_sizes", "select", "alias", "detach"),
     *("unsqueeze", "squeeze", "expand", "unbind", "permute"),
 }
-# What the common part of a layer may save more than that of linear attention, whose rotation is one for two tensors.
-SLACK = 3
+# Full attention joins keys, joins values, and calls one kernel. In place of these linear attention has two operators
+# for the features, two that add to the sums, two products with them, a guard, and a division; and a few more views.
+FULL_NEEDS, LINEAR_NEEDS, LINEAR_VIEWS = 3, 8, 3
 
 
 class Operators(TorchDispatchMode):
@@ -67,13 +68,14 @@ def test_a_step_waits_for_nothing(kind, monkeypatch):
     assert not WAITING & step_of(kind).keys()
 
 
-def test_a_step_of_linear_attention_takes_no_more_operators_than_one_of_full_attention():
+def test_a_step_of_linear_attention_is_that_of_full_attention_but_for_what_it_computes():
     counts = {}
     for kind in ("full", "linear"):
         found = step_of(kind, lambda model: model.model.layers[1], num_key_value_heads=4)
         counts[kind] = sum(found.values()), sum(count for name, count in found.items() if name not in VIEWS)
-    assert counts["linear"][0] <= counts["full"][0] + SLACK, counts
-    assert counts["linear"][1] <= counts["full"][1] + SLACK, counts
+    more = LINEAR_NEEDS - FULL_NEEDS
+    assert counts["linear"][1] <= counts["full"][1] + more, counts
+    assert counts["linear"][0] <= counts["full"][0] + more + LINEAR_VIEWS, counts
 
 
 # Static caches
