@@ -68,6 +68,16 @@ def test_a_step_waits_for_nothing(kind, monkeypatch):
     assert not WAITING & step_of(kind).keys()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_training_step_waits_for_nothing(kind, monkeypatch):
+    """But for transformers' own look for packed texts, where it makes the mask of pairs, as for its own models."""
+    monkeypatch.setattr(ids_module, "can_look", lambda values: False)
+    model, ids = tiny_model(attention_types=kind, dtype=torch.float32).train(), random_ids(2, 20)
+    found = operators_of(lambda: model(ids, labels=ids).loss.backward())
+    waits = sum(found[name] for name in WAITING)
+    assert waits <= (1 if kind in ("full", "sliding") else 0)
+
+
 def test_a_step_of_linear_attention_is_that_of_full_attention_but_for_what_it_computes():
     counts = {}
     for kind in ("full", "linear"):
