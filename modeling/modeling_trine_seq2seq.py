@@ -119,7 +119,15 @@ class TrineSeq2SeqModel(TrineSeq2SeqPreTrainedModel):
         Returns:
             `last_hidden_state` (batch, target length, hidden), or that of the encoder (batch, source length, hidden)
             where nothing is decoded; and what both trunks record, under transformers' names.
+
+        Raises:
+            ValueError: A dict of masks for the source, decoder inputs without a decoder, or what the stacks raise.
         """
+        if isinstance(attention_mask, dict):
+            raise ValueError(
+                f"attention_mask has the keys {list(attention_mask)}, but must be a tensor (batch, source length): "
+                "cross-attention reads it, too. decoder_attention_mask may be a dict."
+            )
         for name in ("output_hidden_states", "output_attentions"):  # the stacks ask their own configs
             if getattr(self.config, name):
                 kwargs.setdefault(name, True)

@@ -4,9 +4,10 @@ from functools import cache
 
 import pytest
 import torch
-from support.tiny import random_ids, tiny_model
+from support.tiny import SIZES, random_ids, tiny_model
 from transformers import StaticCache
 
+from trine import TrineSeq2SeqConfig, TrineSeq2SeqModel
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.modeling.masks.masks import make_masks, make_ready_masks, packed_lengths, read_ready_mask
 from trine.modeling.masks.visibility import EVERYTHING, Visibility
@@ -211,6 +212,14 @@ def test_a_dict_of_masks_has_one_for_each_type(is_causal):
         model(ids, attention_mask={"full_attention": None})
     masks = dict.fromkeys(("full_attention", "sliding_attention", "another"))
     assert model(ids, attention_mask=masks)[0].isfinite().all()
+
+
+def test_an_encoder_decoder_takes_a_dict_for_the_target_alone():
+    model, ids = TrineSeq2SeqModel(TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES)), random_ids(BATCH, LENGTH)
+    masks = {"full_attention": None}
+    assert model(ids, decoder_input_ids=ids, decoder_attention_mask=masks)[0].isfinite().all()
+    with pytest.raises(ValueError, match=r"keys \['full_attention'\], but must be a tensor \(batch, source length\)"):
+        model(ids, decoder_input_ids=ids, attention_mask=masks)
 
 
 @pytest.mark.parametrize("attention_mask", [None, PADDING["left"].long()], ids=["whole", "padded"])
