@@ -9,12 +9,12 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .bundle_plugins import NO_PLUGINS, PluginParts, named_choices, plugin_parts, quote, stacks_of, stays_behind
-from .bundle_pruning import base_edits, idle_parts, rows_of
+from .bundle_pruning import base_edits, parts_through_tables, rows_of
 from .bundle_sources import INDENT, LINE_LENGTH, TABLE, Row, Source, Statement, mentioned, read
 from .bundle_texts import HEADER, KEEP_TOGETHER, PLUGIN_IMPORT, import_line, is_standard, render_exported, tell_unfit
 
@@ -35,7 +35,6 @@ class Bundle:
     kept: set[Statement] = field(default_factory=set)
     names: dict[tuple[str, str], str] = field(default_factory=dict)  # module and name to the name in the file
     plugins: PluginParts = NO_PLUGINS
-    idle_parts: dict[Statement, frozenset[ast.AST]] = field(default_factory=dict)
 
     def keeps(self, key: object, statement: Statement) -> bool:
         """Whether the config names this row of a table."""
@@ -62,10 +61,8 @@ class Bundle:
 
     def idle(self, statement: Statement) -> frozenset[ast.AST]:
         """The parts of a statement that do nothing in the file."""
-        if statement not in self.idle_parts:
-            parts = idle_parts(statement.node, partial(self.is_empty, statement.module))
-            self.idle_parts[statement] = frozenset() if statement.table else frozenset(parts)
-        return self.idle_parts[statement]
+        parts = () if statement.table else parts_through_tables(statement.node)
+        return frozenset(part for part, name in parts if self.is_empty(statement.module, name))
 
 
 def module_order(entries: Iterable[str]) -> list[Source]:

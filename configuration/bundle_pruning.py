@@ -4,7 +4,7 @@ A table is empty there if the config names none of its rows, and if it is `in_pa
 """
 
 import ast
-from collections.abc import Callable, Iterator
+from functools import cache
 
 from .bundle_sources import Edit, Source
 
@@ -18,8 +18,10 @@ def table_name(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def idle_parts(statement: ast.stmt, is_empty: Callable[[str], bool]) -> Iterator[ast.AST]:
-    """The parts of a statement that go through a table of which `is_empty` is true of the name."""
+@cache
+def parts_through_tables(statement: ast.stmt) -> list[tuple[ast.AST, str]]:
+    """The loops, bases and entries in a statement that go through something with a name, and that name."""
+    found: list[tuple[ast.AST, str]] = []
     for node in ast.walk(statement):
         parts: list[tuple[ast.AST, ast.AST]] = []
         if isinstance(node, ast.For):
@@ -28,7 +30,8 @@ def idle_parts(statement: ast.stmt, is_empty: Callable[[str], bool]) -> Iterator
             parts = [(base, base.value) for base in node.bases if isinstance(base, ast.Starred)]
         elif isinstance(node, ast.Dict):
             parts = [(value, value) for key, value in zip(node.keys, node.values, strict=True) if key is None]
-        yield from (part for part, through in parts if (name := table_name(through)) and is_empty(name))
+        found += [(part, name) for part, through in parts if (name := table_name(through))]
+    return found
 
 
 def rows_of(source: Source, part: ast.AST) -> set[int]:

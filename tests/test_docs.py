@@ -124,6 +124,8 @@ def test_the_trine_commands_run(tmp_path):
         arguments = shlex.split(command.replace("--max_steps 200", "--max_steps 2"))
         if command.startswith(("finetune", "train")):
             arguments += ["--max_steps", "2", "--use_cpu"]
+        if command.startswith("check"):  # tests/testing/test_commands.py runs all
+            arguments += ["--only", "construction", "causality", "sharing"]
         result = forks.run(["-m", "trine.scripts.cli", *arguments], tmp_path)
         assert result.returncode == 0, result.stderr
         outputs[arguments[0]] = outputs.get(arguments[0], "") + result.stdout

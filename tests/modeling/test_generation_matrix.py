@@ -85,9 +85,11 @@ def generate(model, mode: str, shape: str, **settings):
 @cache
 def uncached(kinds: str, shape: str, mode: str):
     """Every token is computed from the whole text, by the attention that is written out."""
+    if mode == "chunked prefill":  # without a cache nothing is prefilled
+        return uncached(kinds, shape, "greedy")
     model = model_of(kinds, shape)
     model.set_attn_implementation("eager")
-    own = {} if mode in ("chunked prefill", *DRAFTED) else MODES[mode]
+    own = {} if mode in DRAFTED else MODES[mode]
     return generate(model, mode, shape, use_cache=False, **own)
 
 

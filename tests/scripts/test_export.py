@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 from support import forks
-from support.tiny import SIZES, random_ids
+from support.tiny import SIZES, random_ids, tiny_model
 from transformers.exporters import ExportedModel
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig
@@ -60,7 +60,10 @@ def test_an_encoder_decoder_becomes_a_program_of_torch(source, tmp_path, capsys)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
 
 
-def test_the_command_prints_its_own_lines_only(source, tmp_path):
+def test_the_command_prints_its_own_lines_only(tmp_path):
+    """Of a decoder, whose one program has a cache."""
+    source = tmp_path / "source"
+    tiny_model(num_hidden_layers=1, dtype=torch.float32, pad_token_id=0).save_pretrained(source)
     program = ["-m", "trine.scripts.cli", "export", str(source), str(tmp_path / "program")]
     result = forks.run(program, tmp_path)
     assert result.returncode == 0, result.stderr
