@@ -271,4 +271,7 @@ def inner_imports(nodes: Iterable[ast.AST], source: Source) -> Iterator[Edit]:
         target = absolute(node, source.name)
         lines = [f'{a.asname or a.name} = from_package("{target}").{a.name}' for a in node.names]
         text = ("\n" + " " * node.col_offset).join(lines)
-        yield node.lineno - 1, node.col_offset, (node.end_lineno or 0) - 1, node.end_col_offset or 0, text
+        last, end = (node.end_lineno or 0) - 1, node.end_col_offset or 0
+        if not source.lines[last + 1]:  # an empty line, which such imports end with
+            last, end = last + 1, 0
+        yield node.lineno - 1, node.col_offset, last, end, text

@@ -7,7 +7,7 @@ from transformers.utils.import_utils import is_tracing
 
 from ..exporting.patches import replace_for_onnx
 from ..operators import register_operator
-from .chunks import KEPT_BYTES, Blocks, Chunk, ChunkedProblem, kept_size
+from .chunks import KEPT_BYTES, Chunk, ChunkBlocks, ChunkedProblem, kept_size
 from .eager import simplicial_eager
 from .inputs import SIMPLICIAL_ARGUMENTS, SimplicialInputs, from_flat
 from .step import simplicial_step
@@ -47,11 +47,11 @@ def keeping_forward(*flat) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes the operator, and returns beside its outputs the weights of each chunk and what they mix."""
     inputs = from_flat(*flat)
     kept = inputs.query.new_empty(kept_size(inputs))
-    blocks = Blocks(kept, keeps=True)
+    blocks = ChunkBlocks(kept, keeps=True)
     return mix_chunks(ChunkedProblem(inputs), blocks, blocks), kept
 
 
-def mix_chunks(problem: ChunkedProblem, logits: Blocks, rows: Blocks) -> torch.Tensor:
+def mix_chunks(problem: ChunkedProblem, logits: ChunkBlocks, rows: ChunkBlocks) -> torch.Tensor:
     """Outputs (B, H, Q, D); the weights of each chunk, and the first values that they mix, are left in the blocks."""
     output = torch.empty_like(problem.query)
     for chunk in problem.chunks():
@@ -70,11 +70,11 @@ def chunked_backward(grad: torch.Tensor, *flat) -> tuple[torch.Tensor, ...]:
 
 def keeping_backward(grad: torch.Tensor, kept: torch.Tensor, *flat) -> tuple[torch.Tensor, ...]:
     """The same, from what `keeping_forward` kept."""
-    return differentiate_chunks(grad, from_flat(*flat), Blocks(kept, keeps=True))
+    return differentiate_chunks(grad, from_flat(*flat), ChunkBlocks(kept, keeps=True))
 
 
 def differentiate_chunks(
-    grad: torch.Tensor, inputs: SimplicialInputs, kept: Blocks | None
+    grad: torch.Tensor, inputs: SimplicialInputs, kept: ChunkBlocks | None
 ) -> tuple[torch.Tensor, ...]:
     """Gradients of the first six inputs, chunk by chunk."""
     problem = ChunkedProblem(inputs)
@@ -94,7 +94,7 @@ def differentiate_chunks(
 class ChunkedGradients:
     """The sums of gradients in a backward pass; keys and values in float32 at least."""
 
-    def __init__(self, problem: ChunkedProblem, kept: Blocks | None):
+    def __init__(self, problem: ChunkedProblem, kept: ChunkBlocks | None):
         self.problem, self.kept = problem, kept
         dtype = torch.promote_types(problem.query.dtype, torch.float32)
         self.query = torch.empty_like(problem.query)

@@ -41,7 +41,7 @@ class Chunk(NamedTuple):
     seconds: slice
 
 
-class Blocks:
+class ChunkBlocks:
     """Memory for a result of each chunk: always the same, as fresh memory is slow at first, or one after the other."""
 
     def __init__(self, memory: torch.Tensor, keeps: bool = False):
@@ -86,9 +86,9 @@ class ChunkedProblem:
         self.sizes = self.heads * rows * width, self.heads * rows * self.query.shape[-1]  # of logits, and of rows
         self.mask, self.mask_place = self.query, None
 
-    def make_blocks(self) -> tuple["Blocks", "Blocks"]:
+    def make_blocks(self) -> tuple["ChunkBlocks", "ChunkBlocks"]:
         """Memory for the logits (N, R * C * T, W) of any chunk, and for its rows (N, R * C * T, D)."""
-        logits, rows = (Blocks(self.query.new_empty(size)) for size in self.sizes)
+        logits, rows = (ChunkBlocks(self.query.new_empty(size)) for size in self.sizes)
         return logits, rows
 
     def by_group(self, states: torch.Tensor) -> torch.Tensor:
@@ -120,7 +120,7 @@ class ChunkedProblem:
         query = self.query[chunk.heads, :, chunk.queries, None] * self.scale
         return self.form.compose(query, self.windows(self.second_key, chunk)).flatten(1, 3)
 
-    def weights(self, composed: torch.Tensor, chunk: Chunk, blocks: "Blocks") -> torch.Tensor:
+    def weights(self, composed: torch.Tensor, chunk: Chunk, blocks: "ChunkBlocks") -> torch.Tensor:
         """The joint softmax (N, R * C * T, W), which sums to 1 over T and W."""
         key = self.key[chunk.heads, chunk.keys]
         logits = blocks.multiply(composed, key.transpose(1, 2))
