@@ -1,6 +1,7 @@
-"""Checks that a given cache has the layers that the model needs."""
+"""Checks that a given cache has the layers that the model needs, and tells whether these have empty places."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, EncoderDecoderCache
 
@@ -80,3 +81,21 @@ def advice(config: TrineConfig) -> str:
 def compiles(layer_types: Iterable[str]) -> bool:
     """Whether compiled code can write into the static caches of all these layers."""
     return all(STATIC_LAYER_TYPE_MAPPING[layer_type].is_compileable for layer_type in layer_types)
+
+
+def has_fixed_length(cache: Cache) -> bool:
+    """Whether a layer of the cache has empty places for later tokens, which masks have to hide."""
+    return any(map(is_static, cache.layers))
+
+
+def is_static(layer: Any) -> bool:
+    """Whether a layer of a cache is allocated in full before the first token, as those of a `StaticCache`."""
+    return getattr(layer, "is_compileable", False)
+
+
+def reads_empty_places(cache: Cache | None, layer_idx: int, length: int) -> bool:
+    """Whether a layer of the cache gives a single new token also keys of empty places.
+
+    Then it needs a mask. transformers makes one only if *all* layers of the cache are static.
+    """
+    return length == 1 and cache is not None and layer_idx < len(cache.layers) and is_static(cache.layers[layer_idx])

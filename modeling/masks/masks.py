@@ -21,6 +21,7 @@ from transformers.utils.import_utils import is_tracing
 from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
+from ..checks.caches import has_fixed_length, reads_empty_places
 from .bands import BANDED_MASKS, CHUNK_NUMBERS
 from .visibility import EVERYTHING, Visibility
 
@@ -390,21 +391,3 @@ def packed_lengths(
     lengths = [end - start for start, end in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True)]
     expected = torch.cat([torch.arange(length) for length in lengths]).to(position_ids.device)
     return lengths if torch.equal(position_ids[0], expected) else None
-
-
-def has_fixed_length(cache: Cache) -> bool:
-    """Whether a layer of the cache has empty places for later tokens, which masks have to hide."""
-    return any(map(is_static, cache.layers))
-
-
-def is_static(layer: Any) -> bool:
-    """Whether a layer of a cache is allocated in full before the first token, as those of a `StaticCache`."""
-    return getattr(layer, "is_compileable", False)
-
-
-def reads_empty_places(cache: Cache | None, layer_idx: int, length: int) -> bool:
-    """Whether a layer of the cache gives a single new token also keys of empty places.
-
-    Then it needs a mask. transformers makes one only if *all* layers of the cache are static.
-    """
-    return length == 1 and cache is not None and layer_idx < len(cache.layers) and is_static(cache.layers[layer_idx])

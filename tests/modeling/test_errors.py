@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.cache_errors import CACHE_ERRORS
 from support.generation_errors import BAD_SETTINGS, GENERATORS, generate
-from support.late_model_errors import other_transformers, state_taken_back, too_many_arguments
+from support.late_model_errors import masks_of_a_source, other_transformers, state_taken_back, too_many_arguments
 from support.messages import unseen
 from support.recurrent_errors import model_errors
 from support.shards import damaged_shards, truncate
@@ -391,7 +391,7 @@ def test_every_error_of_the_models_is_tested(tmp_path, monkeypatch):
         str(not_recorded.value),
         str(caught.value),
         str(too_late.value),
-        *(state_taken_back(), too_many_arguments(), *other_transformers(monkeypatch)),
+        *(state_taken_back(), too_many_arguments(), masks_of_a_source(), *other_transformers(monkeypatch)),
         *map(message_of, CASES),
         *(message for _, message in model_errors().values()),
     ]

@@ -1,9 +1,11 @@
 """Every form in which a caller says who sees whom, against a statement of it token by token."""
 
+import re
 from functools import cache
 
 import pytest
 import torch
+from support.late_model_errors import masks_of_a_source
 from support.tiny import SIZES, random_ids, tiny_model
 from transformers import StaticCache
 
@@ -215,11 +217,15 @@ def test_a_dict_of_masks_has_one_for_each_type(is_causal):
 
 
 def test_an_encoder_decoder_takes_a_dict_for_the_target_alone():
-    model, ids = TrineSeq2SeqModel(TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES)), random_ids(BATCH, LENGTH)
+    model, ids = TrineSeq2SeqModel(TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES)).eval(), random_ids(BATCH, LENGTH)
     masks = {"full_attention": None}
-    assert model(ids, decoder_input_ids=ids, decoder_attention_mask=masks)[0].isfinite().all()
-    with pytest.raises(ValueError, match=r"keys \['full_attention'\], but must be a tensor \(batch, source length\)"):
-        model(ids, decoder_input_ids=ids, attention_mask=masks)
+    given, expected = (
+        model(ids, decoder_input_ids=ids, decoder_attention_mask=masks),
+        model(ids, decoder_input_ids=ids),
+    )
+    assert given[0].shape == expected[0].shape and given[0][:, -1].equal(expected[0][:, -1])
+    expected = r"\['full_attention'\], but must be a tensor \(batch, source length\): cross-attention reads it, too."
+    assert re.search(expected, masks_of_a_source())
 
 
 @pytest.mark.parametrize("attention_mask", [None, PADDING["left"].long()], ids=["whole", "padded"])

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from support.recurrent import tiny_model as tiny_recurrent
-from support.tiny import random_ids, tiny_model
+from support.tiny import SIZES, random_ids, tiny_model
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from trine import TrineSeq2SeqConfig, TrineSeq2SeqModel
 from trine.modeling.caches.scanned import ScannedCacheLayer
 from trine.modeling.outputs import TrineModelOutput
 
@@ -23,6 +24,14 @@ def too_many_arguments() -> str:
     """What a head says to more arguments without names than it has."""
     with pytest.raises(TypeError) as caught:
         tiny_model()(random_ids(1, 3), *[None] * 20)
+    return str(caught.value)
+
+
+def masks_of_a_source() -> str:
+    """What an encoder-decoder says to a dict of masks for its source."""
+    model = TrineSeq2SeqModel(TrineSeq2SeqConfig(encoder=SIZES, decoder=SIZES))
+    with pytest.raises(ValueError) as caught:
+        model(random_ids(1, 3), attention_mask={"full_attention": None}, decoder_input_ids=random_ids(1, 3))
     return str(caught.value)
 
 
