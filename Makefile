@@ -68,6 +68,7 @@ docs: .venv/docs.stamp  ## build the documentation into build/site, and look at 
 
 bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark models
+	$(BIN)/trine benchmark sizes
 
 bench-simplicial: .venv/test.stamp  ## compare 2-simplicial attention with other ways to compute it, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark simplicial
