@@ -211,7 +211,7 @@ def test_weights_are_kept_where_they_are_few_and_a_backward_pass_comes():
     with torch.no_grad():
         assert chunked(*inputs, **options).grad_fn is None
     numbers = kept_size(SimplicialInputs(*inputs, **options))
-    assert numbers == 2 * 2 * 40 * 3 * (32 + 12), "16 queries of a chunk see 23 keys, 32 with alignment"
+    assert numbers == 2 * 2 * 40 * 3 * (40 + 12), "32 queries of a chunk see 39 keys, all with alignment"
     with pytest.MonkeyPatch.context() as patch:
         for limit, name in ((8 * numbers, "simplicial_kept"), (8 * numbers - 1, "simplicial_chunked")):
             patch.setattr(chunked_module, "KEPT_BYTES", limit)

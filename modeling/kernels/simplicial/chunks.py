@@ -19,8 +19,8 @@ BLOCK_LOGITS = {"cpu": 2**20}
 BLOCK_LOGITS_ELSEWHERE = 2**26
 # A call that trains keeps weights for its backward pass, and what they mix, where all of them take no more bytes.
 KEPT_BYTES = 2**23
-# Queries in a chunk. More see more keys in vain, fewer make more steps.
-CHUNK_LENGTH = 16
+# Queries in a chunk: more see more keys in vain, fewer make more steps, which counts where the logits are few.
+CHUNK_LENGTH, FEW_LOGITS = 16, 2**16
 # A chunk's keys are a multiple of this where there are so many: rows of logits that fill cache lines multiply faster.
 ALIGNMENT = 16
 
@@ -182,8 +182,12 @@ class ChunkedProblem:
 
 def chunk_shape(inputs: SimplicialInputs) -> tuple[int, int]:
     """The most queries of a chunk, and the most first keys that they may see."""
-    keys, length = inputs.key.shape[2], min(CHUNK_LENGTH, inputs.query.shape[2])
-    return length, min(keys, align(min(keys, inputs.first.size) + length - 1))
+    batch, heads, queries, _ = inputs.query.shape
+    keys, length = inputs.key.shape[2], min(CHUNK_LENGTH, queries)
+    span = min(keys, inputs.first.size)
+    if batch * heads * length * inputs.second.size * (span + length) < FEW_LOGITS:
+        length = min(2 * CHUNK_LENGTH, queries)
+    return length, min(keys, align(span + length - 1))
 
 
 def kept_size(inputs: SimplicialInputs) -> int:
