@@ -53,11 +53,11 @@ class Part:
 # In the order of what is worth most, should the time not suffice.
 PARTS = {
     "checks": Part(
-        "kernels beside their definition", gpu_checks.NOTE, gpu_checks.COLUMNS, gpu_checks.jobs, 100, together=True
+        "kernels beside their definition", gpu_checks.NOTE, gpu_checks.COLUMNS, gpu_checks.jobs, 75, together=True
     ),
-    "simplicial": Part("2-simplicial attention", gpu_simplicial.NOTE, gpu_simplicial.COLUMNS, gpu_simplicial.jobs, 60),
-    "training": Part("training", gpu_models.TRAINING_NOTE, gpu_models.TRAINING_COLUMNS, gpu_models.training_jobs, 75),
-    "decoding": Part("decoding", gpu_models.DECODING_NOTE, gpu_models.TRAINING_COLUMNS, gpu_models.decoding_jobs, 75),
+    "simplicial": Part("2-simplicial attention", gpu_simplicial.NOTE, gpu_simplicial.COLUMNS, gpu_simplicial.jobs, 40),
+    "training": Part("training", gpu_models.TRAINING_NOTE, gpu_models.TRAINING_COLUMNS, gpu_models.training_jobs, 60),
+    "decoding": Part("decoding", gpu_models.DECODING_NOTE, gpu_models.TRAINING_COLUMNS, gpu_models.decoding_jobs, 50),
     "states": Part("attention kinds against length", gpu_states.NOTE, gpu_states.COLUMNS, gpu_states.jobs, 30),
     "experts": Part("experts", gpu_models.EXPERTS_NOTE, gpu_models.EXPERTS_COLUMNS, gpu_models.experts_jobs, 30),
 }

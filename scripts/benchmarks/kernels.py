@@ -164,9 +164,9 @@ These are the kernels of 2-simplicial attention in the {arguments.form} form for
 and {arguments.second_window} tokens,
 {arguments.dtype} inputs, offset biases, {HEADS // KEY_HEADS} query heads to a key head, and {segments}.
 A program folds the second window into its rows and passes the first in tiles of keys. In bold is the choice that is
-taken unmeasured where algorithms must be deterministic; else the fastest choice is found at the first call. A thread
-has at most 255 registers, and what they cannot hold spills to its stack. A program has at most \
-{LARGEST_SHARED // 1024} KiB of shared memory,
+taken unmeasured for up to 16 queries and where algorithms must be deterministic; else the fastest choice is found at
+the first call. A thread has at most 255 registers, and what they cannot hold spills to its stack. A program has at
+most {LARGEST_SHARED // 1024} KiB of shared memory,
 and a choice that takes more is passed over. The last column counts, in the text of a program, the instructions by
 which Hopper's tensor cores multiply matrices.
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+import numpy
 import pytest
 import torch
+from packaging.version import Version
 
 from trine.scripts.benchmarks import gpu
 from trine.scripts.benchmarks.gpu import PARTS, REHEARSAL, GpuArguments, Part, Run
@@ -31,7 +33,9 @@ REHEARSED = {
 
 def test_everything_is_rehearsed_without_a_gpu(tmp_path):
     """All jobs, as on a GPU, but in small; the page stays as it is."""
-    pytest.importorskip("triton", reason="Triton is not installed")
+    triton = pytest.importorskip("triton", reason="Triton is not installed")
+    if Version(triton.__version__) < Version("3.7") and Version(numpy.__version__) >= Version("2.4"):
+        pytest.skip("the interpreter of Triton before 3.7 loops over no range with NumPy 2.4")
     page = tmp_path / "page.md"
     page.write_text("# Page\n")
     command = [sys.executable, "-m", "trine.scripts.cli", "benchmark", "gpu", "--dry", "--report", str(page)]
