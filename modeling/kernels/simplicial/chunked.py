@@ -1,4 +1,4 @@
-"""2-simplicial attention in plain PyTorch, chunk by chunk, with a backward pass that computes the weights again."""
+"""2-simplicial attention in plain PyTorch, chunk by chunk; the backward pass computes long texts' weights again."""
 
 # Shapes: as in `chunks.py`.
 
