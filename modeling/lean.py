@@ -23,6 +23,8 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 RECORDER = "transformers.utils.output_capturing"  # whose hooks do nothing unless outputs are asked for
+CALL = nn.Module.__call__
+CALLS = (CALL, GradientCheckpointingLayer.__call__)  # before transformers 5.23 layers had a call of their own
 RECORDED = ("output_attentions", "output_hidden_states", "output_router_logits")
 
 
@@ -35,7 +37,7 @@ def is_plain(module: nn.Module) -> bool:
     """Whether a call of a module in evaluation is its class's `forward` and nothing else."""
     state, hooks = vars(module), [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     return (
-        type(module).__call__ in (nn.Module.__call__, GradientCheckpointingLayer.__call__)
+        type(module).__call__ in CALLS
         and not module.training
         and "forward" not in state  # accelerate and kernels put another in its place
         and state.get("_compiled_call_impl") is None
@@ -51,9 +53,10 @@ def set_on_both(twin: Any, name: str, value: Any) -> None:
 
 
 @cache
-def twin_class(kind: type[nn.Module]) -> type:
-    """The class of the twins of modules of a class."""
-    forward = unwrap(kind.forward) if issubclass(kind, GradientCheckpointingLayer) else kind.forward
+def twin_class(kind: type[nn.Module], forward: Callable) -> type:
+    """The class of the twins of modules of a class, whose `forward` this is: it may be replaced later."""
+    if issubclass(kind, GradientCheckpointingLayer):
+        forward = unwrap(forward)
     return type(kind.__name__, (kind,), {"__call__": forward, "__setattr__": set_on_both})
 
 
@@ -82,6 +85,7 @@ class Twin:
         self.settings: list[Any] = [vars(module.config).values()]
         self.parts: list[Any] = []
         self.states: list[dict] = []
+        self.kinds: set[Any] = set()
         self.others: list[str] = []
         self.module = self.copy(module, object.__new__(type(module)))
         self.seen = self.look()
@@ -92,6 +96,7 @@ class Twin:
         """Gives `twin` what `module` has."""
         state = vars(module)
         self.states.append(state)
+        self.kinds.add(type(module))
         self.parts += [module._parameters.values(), module._modules.values()]
         if type(module) not in (nn.Linear, nn.Embedding):  # nothing reads the attributes of these
             self.settings.append(state.values())
@@ -111,13 +116,14 @@ class Twin:
         if type(module) is nn.ModuleList:
             self.parts.append(module._modules.values())
             return [self.lean(child, f"{name}.{key}") for key, child in module._modules.items()]
-        twin = self.copy(module, object.__new__(twin_class(type(module))), twin_of=module)
+        twin = self.copy(module, object.__new__(twin_class(type(module), type(module).forward)), twin_of=module)
         return pass_on if type(module) in (nn.Dropout, nn.Identity) else twin
 
     def look(self) -> list[Any]:
-        """What must not change: attributes, parameters, modules, and the number of hooks that were ever made."""
+        """What must not change: attributes, parameters, modules, classes, and the number of hooks ever made."""
         parts = map(id, chain.from_iterable(self.parts))
-        return [*chain.from_iterable(self.settings), *parts, *map(len, self.states), RemovableHandle.next_id]
+        made = [RemovableHandle.next_id, *[kind.forward for kind in self.kinds]]
+        return [*chain.from_iterable(self.settings), *parts, *map(len, self.states), *made]
 
     def holds(self) -> bool:
         """Whether nothing has changed."""
@@ -138,7 +144,8 @@ def may_be_lean(model: nn.Module, kwargs: dict[str, Any], read: set[str]) -> boo
         return False
     if model.training or torch.is_grad_enabled():
         return False
-    if calls._global_forward_hooks or calls._global_forward_pre_hooks or kwargs.get("return_dict") is False:
+    is_watched = calls._global_forward_hooks or calls._global_forward_pre_hooks or nn.Module.__call__ is not CALL
+    if is_watched or kwargs.get("return_dict") is False:
         return False
     return all(name in read or value is None or name in RECORDED and not value for name, value in kwargs.items())
 

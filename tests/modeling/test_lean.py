@@ -49,13 +49,13 @@ def ordinarily(monkeypatch):
 @pytest.fixture
 def calls(monkeypatch):
     """The classes of the modules that PyTorch calls, in order."""
-    called, call = [], nn.Module.__call__
+    called, call = [], nn.Module._call_impl
 
     def count(self, *args, **kwargs):
         called.append(type(self).__name__)
         return call(self, *args, **kwargs)
 
-    monkeypatch.setattr(nn.Module, "__call__", count)
+    monkeypatch.setattr(nn.Module, "_call_impl", count)
     return called
 
 
@@ -145,6 +145,26 @@ def test_hooks_of_all_modules_are_called():
     finally:
         handle.remove()
     assert seen.count("RMSNorm") == 5 * 5
+
+
+def test_another_way_of_calling_all_modules_is_taken(monkeypatch):
+    model, called, call = tiny_model(), [], nn.Module.__call__
+    logits_of_steps(model)
+    monkeypatch.setattr(
+        nn.Module, "__call__", lambda self, *args, **kwargs: called.append(self) or call(self, *args, **kwargs)
+    )
+    logits_of_steps(model)
+    assert called.count(model.model.norm) == 5
+
+
+def test_another_forward_of_a_class_is_taken(monkeypatch):
+    model = tiny_model()
+    before = logits_of_steps(model)
+    for kind in (nn.Linear, type(model.model.layers[0].mlp)):
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "forward", lambda self, states, forward=kind.forward: 2 * forward(self, states))
+            assert not torch.allclose(logits_of_steps(model), before)
+        assert torch.equal(logits_of_steps(model), before)
 
 
 def replace_a_module(model):
