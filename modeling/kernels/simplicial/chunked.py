@@ -69,7 +69,7 @@ def chunked_backward(grad: torch.Tensor, *flat) -> tuple[torch.Tensor, ...]:
 
 
 def keeping_backward(grad: torch.Tensor, kept: torch.Tensor, *flat) -> tuple[torch.Tensor, ...]:
-    """The same, from what `keeping_forward` kept."""
+    """Computes the gradients of `chunked_backward` from what `keeping_forward` kept."""
     return differentiate_chunks(grad, from_flat(*flat), ChunkBlocks(kept, keeps=True))
 
 

@@ -27,14 +27,14 @@ def simplicial_step(inputs: SimplicialInputs) -> Tensor:
     if offset_bias is not None:
         logits = logits + offset_bias[:, second.left + 1 - seconds : second.left + 1, None].to(logits.dtype)
     if segments is not None:
-        logits = logits.masked_fill(~seen_pairs(segments, length, seconds), torch.finfo(logits.dtype).min)
+        logits = logits.masked_fill(~sees_both(segments, length, seconds), torch.finfo(logits.dtype).min)
     weights = logits.flatten(2).softmax(dim=-1).view(batch * groups, -1, length)
     mixed = torch.bmm(weights, value.flatten(0, 1)).view(batch, groups, -1, seconds, size)
     output = (mixed * second_value[:, :, None]).sum(dim=-2).view(query.shape)
     return output if segments is None else output.masked_fill((segments[:, -1] == 0)[:, None, None, None], 0)
 
 
-def seen_pairs(segments: Tensor, length: int, seconds: int) -> Tensor:
+def sees_both(segments: Tensor, length: int, seconds: int) -> Tensor:
     """Booleans (B, 1, M, K): whether both tokens of a pair belong to the last token's segment."""
     same = segments == segments[:, -1:]
     return (same[:, -seconds:, None] & same[:, None, -length:])[:, None]
