@@ -20,6 +20,7 @@ def is_plain_head(head: nn.Module) -> bool:
     return type(head) is nn.Linear and type(head.weight) is nn.Parameter and not has_hooks
 
 
+SHORTEST_CHUNK, LARGEST_BUFFER = 128, 2**23  # tokens, and logits: what a CPU takes at a time of a large vocabulary
 SCALES = in_package((scale_saved,))
 SHARDS = in_package((sum_of_shards,))
 
@@ -47,6 +48,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight, grad_bias = grads
         head_weight, head_bias = weight.to(compute_dtype), None if bias is None else bias.to(compute_dtype)
         total = hidden_states.new_zeros((), dtype=sum_dtype)
+        if hidden_states.is_cpu:  # as fast, in less memory
+            chunk_size = min(chunk_size, max(SHORTEST_CHUNK, LARGEST_BUFFER // weight.shape[0]))
         for start in range(0, hidden_states.shape[0], chunk_size):
             rows = slice(start, start + chunk_size)
             hidden, target = hidden_states[rows].to(compute_dtype), targets[rows, None]
