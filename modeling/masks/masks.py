@@ -98,26 +98,32 @@ def tell_sequences_apart(
 
 
 def encoder_overlay(
-    config: TrineConfig, layer_type: str, attention_mask: torch.Tensor | None, position_ids: torch.Tensor
+    config: TrineConfig,
+    layer_type: str,
+    inputs_embeds: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
 ) -> Callable | None:
     """A mask function that hides other chunks and other packed sequences from an encoder's tokens, or None.
 
     Transformers looks for packed sequences in causal masks only.
     """
     overlays = []
-    packed = find_packed_sequence_indices(position_ids) if attention_mask is None else None
+    may_pack = attention_mask is None and position_ids is not None
+    packed = find_packed_sequence_indices(position_ids.expand(len(inputs_embeds), -1)) if may_pack else None
     if packed is not None:
         overlays.append(same_group(packed))
     if layer_type in CHUNK_NUMBERS:
         is_token = attention_mask != 0 if attention_mask is not None and attention_mask.ndim == 2 else None
-        numbers = CHUNK_NUMBERS[layer_type](config, position_ids, Visibility(is_token=is_token))
-        overlays.append(same_group(numbers))
+        positions = make_position_ids(inputs_embeds, attention_mask, None) if position_ids is None else position_ids
+        numbers = CHUNK_NUMBERS[layer_type](config, positions, Visibility(is_token=is_token))
+        overlays.append(same_group(numbers.expand(len(inputs_embeds), -1)))
     return and_masks(*overlays) if overlays else None
 
 
 def encoder_masks(
     first_layers: dict[str, int],
-    position_ids: torch.Tensor,
+    position_ids: torch.Tensor | None,
     *,
     config: TrineConfig,
     inputs_embeds: torch.Tensor,
@@ -125,14 +131,13 @@ def encoder_masks(
     past_key_values: Cache | None,
 ) -> dict[str, Any]:
     """The mask of each type of layer of an encoder. Arguments are those of `decoder_masks`."""
-    positions = position_ids.expand(inputs_embeds.shape[0], -1)
     return {
         layer_type: ENCODER_MASKS[layer_type](
             config=config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            and_mask_function=encoder_overlay(config, layer_type, attention_mask, positions),
+            and_mask_function=encoder_overlay(config, layer_type, inputs_embeds, attention_mask, position_ids),
         )
         for layer_type in first_layers
     }
@@ -140,7 +145,7 @@ def encoder_masks(
 
 def decoder_masks(
     first_layers: dict[str, int],
-    position_ids: torch.Tensor,
+    position_ids: torch.Tensor | None,
     *,
     inputs_embeds: torch.Tensor,
     past_key_values: Cache | None,
@@ -150,7 +155,7 @@ def decoder_masks(
 
     Args:
         first_layers: Each type that needs one, and its first layer.
-        position_ids: (B or 1, Q).
+        position_ids: (B or 1, Q), where they may pack sequences: looking for these reads them on the host.
         arguments: What transformers' functions read, as `inputs_embeds` and `past_key_values`.
     """
     length = inputs_embeds.shape[1]
@@ -307,8 +312,8 @@ def make_masks(
         visible = see(config, inputs_embeds, attention_mask, past_key_values, position_ids, lengths)
     if lengths is not None:
         inputs_embeds = inputs_embeds[:, : max(lengths)]
-        position_ids = torch.arange(max(lengths), device=inputs_embeds.device)[None]
-    elif position_ids is None:
+        position_ids = None
+    elif position_ids is None and is_tracing(inputs_embeds):
         position_ids = make_position_ids(inputs_embeds, attention_mask, past_key_values)
     arguments = {"config": config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
     first_layers = {layer_type: index for index, layer_type in reversed(list(enumerate(config.layer_types)))}
