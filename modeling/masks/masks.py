@@ -109,8 +109,9 @@ def encoder_overlay(
     Transformers looks for packed sequences in causal masks only.
     """
     overlays = []
-    may_pack = attention_mask is None and position_ids is not None
-    packed = find_packed_sequence_indices(position_ids.expand(len(inputs_embeds), -1)) if may_pack else None
+    packed = None
+    if attention_mask is None and position_ids is not None:
+        packed = find_packed_sequence_indices(position_ids.expand(len(inputs_embeds), -1))
     if packed is not None:
         overlays.append(same_group(packed))
     if layer_type in CHUNK_NUMBERS:
