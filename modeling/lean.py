@@ -61,7 +61,7 @@ def twin_class(kind: type[nn.Module], forward: Callable) -> type:
 
 
 class Settings:
-    """What a config says, as plain attributes, whose reading costs little."""
+    """The fields of a config as plain attributes, whose reading costs little."""
 
     def __init__(self, config: Any):
         derived = {name: getattr(config, name) for name in ("_attn_implementation", "layer_types", *RECORDED)}
@@ -120,7 +120,7 @@ class Twin:
         return pass_on if type(module) in (nn.Dropout, nn.Identity) else twin
 
     def look(self) -> list[Any]:
-        """What must not change: attributes, parameters, modules, classes, and the number of hooks ever made."""
+        """All that must not change: attributes, parameters, modules, classes, and the number of hooks ever made."""
         parts = map(id, chain.from_iterable(self.parts))
         made = [RemovableHandle.next_id, *[kind.forward for kind in self.kinds]]
         return [*chain.from_iterable(self.settings), *parts, *map(len, self.states), *made]
