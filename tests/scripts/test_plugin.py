@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,7 +168,8 @@ def test_a_package_brings_kinds_for_presets_and_commands(tmp_path):
     shutil.copy(EXAMPLES / "sigmoid_attention.py", package / "attention.py")
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: some-package\nVersion: 1.0\n")
     (facts / "entry_points.txt").write_text("[trine.plugins]\nmine = some_package.attention\n")
-    done = forks.run(["-c", PRESETS], tmp_path)
+    # No fork: the process that is forked may have imported trine, which looks for entry points then.
+    done = subprocess.run([sys.executable, "-c", PRESETS], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "  sigmoid " in done.stdout and (tmp_path / "model" / "attention.py").is_file()
 
