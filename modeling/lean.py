@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+PACKAGE = __name__.partition(".")[0]
 RECORDER = "transformers.utils.output_capturing"  # whose hooks do nothing unless outputs are asked for
 CALL = nn.Module.__call__
 CALLS = (CALL, GradientCheckpointingLayer.__call__)  # before transformers 5.23 layers had a call of their own
@@ -33,11 +34,19 @@ def pass_on(states: torch.Tensor) -> torch.Tensor:
     return states
 
 
+@cache
+def is_known(kind: type) -> bool:
+    """Whether a class is of PyTorch or Trine. Others, as those of adapters, may change the modules that they hold."""
+    own = any(base.__module__.partition(".")[0] == PACKAGE for base in kind.__mro__)
+    return own or kind.__module__.startswith(("torch.nn.modules.", "transformers.activations"))
+
+
 def is_plain(module: nn.Module) -> bool:
     """Whether a call of a module in evaluation is its class's `forward` and nothing else."""
     state, hooks = vars(module), [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     return (
         type(module).__call__ in CALLS
+        and is_known(type(module))
         and not module.training
         and "forward" not in state  # accelerate and kernels put another in its place
         and state.get("_compiled_call_impl") is None
@@ -85,7 +94,7 @@ class Twin:
         self.settings: list[Any] = [vars(module.config).values()]
         self.parts: list[Any] = []
         self.states: list[dict] = []
-        self.kinds: set[Any] = set()
+        self.called: list[nn.Module] = []
         self.others: list[str] = []
         self.module = self.copy(module, object.__new__(type(module)))
         self.seen = self.look()
@@ -96,7 +105,6 @@ class Twin:
         """Gives `twin` what `module` has."""
         state = vars(module)
         self.states.append(state)
-        self.kinds.add(type(module))
         self.parts += [module._parameters.values(), module._modules.values()]
         if type(module) not in (nn.Linear, nn.Embedding):  # nothing reads the attributes of these
             self.settings.append(state.values())
@@ -116,13 +124,15 @@ class Twin:
         if type(module) is nn.ModuleList:
             self.parts.append(module._modules.values())
             return [self.lean(child, f"{name}.{key}") for key, child in module._modules.items()]
+        self.called.append(module)
         twin = self.copy(module, object.__new__(twin_class(type(module), type(module).forward)), twin_of=module)
         return pass_on if type(module) in (nn.Dropout, nn.Identity) else twin
 
     def look(self) -> list[Any]:
         """All that must not change: attributes, parameters, modules, classes, and the number of hooks ever made."""
         parts = map(id, chain.from_iterable(self.parts))
-        made = [RemovableHandle.next_id, *[kind.forward for kind in self.kinds]]
+        kinds = [*map(type, self.called)]
+        made = [RemovableHandle.next_id, *kinds, *[kind.forward for kind in dict.fromkeys(kinds)]]
         return [*chain.from_iterable(self.settings), *parts, *map(len, self.states), *made]
 
     def holds(self) -> bool:

@@ -108,9 +108,9 @@ def check_router_request(config, output_router_logits: bool | None) -> None:
 
     Trainers add a loss of them, which would fail at their absence. In an encoder-decoder one side may have none.
     """
-    if not output_router_logits or "sparse" in config.mlp_layer_types:
+    if not output_router_logits or not getattr(config, "is_causal", False):
         return
-    if getattr(config, "is_causal", False) and not config.add_cross_attention:
+    if not config.add_cross_attention and "sparse" not in config.mlp_layer_types:
         raise ValueError(
             "output_router_logits=True, but no layer has experts: mlp_layer_types are all 'dense'. TRL asks for "
             "router logits where its router_aux_loss_coef is set: leave that out, or set it to 0."

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig
 from trine.configuration.kinds import ATTENTION_KINDS
 from trine.modeling import lean
+from trine.modeling.feed_forward.mlp import GatedMLP
 
 
 TEXTS = torch.randint(3, 61, (2, 13), generator=torch.Generator().manual_seed(0))
@@ -167,6 +168,11 @@ def test_another_forward_of_a_class_is_taken(monkeypatch):
         assert torch.equal(logits_of_steps(model), before)
 
 
+class Doubled(GatedMLP):
+    def forward(self, hidden_states):
+        return 2 * super().forward(hidden_states)
+
+
 def replace_a_module(model):
     model.model.layers[1].mlp.up_proj = nn.Linear(32, 40, bias=False, dtype=torch.float64)
 
@@ -189,6 +195,10 @@ def put_a_forward(model):
     layer.forward = lambda states, forward=layer.forward: 2 * forward(states)
 
 
+def be_of_another_class(model):
+    model.model.layers[0].mlp.__class__ = Doubled
+
+
 def drop_in_evaluation(model):
     model.model.layers[0].dropout.p = 0.5
     model.model.layers[0].dropout.train()
@@ -208,6 +218,7 @@ CHANGES = [
     change_a_weight,
     change_an_attribute,
     put_a_forward,
+    be_of_another_class,
     drop_in_evaluation,
     leave_early,
     choose_eager,
@@ -233,6 +244,17 @@ def test_adapters_take_part(calls):
     calls.clear()
     found = logits_of_steps(adapted)
     assert calls.count("TrineLayer") == 0
+    assert not torch.allclose(found, before)
+    assert torch.allclose(logits_of_steps(adapted.merge_and_unload()), found)
+
+
+def test_adapters_of_fused_experts_take_part():
+    """They parametrise the experts anew in each pass."""
+    model = tiny_model(mlp_layer_types="sparse")
+    before = logits_of_steps(model)
+    config = LoraConfig(target_parameters=["mlp.experts.down_proj"], init_lora_weights=False)
+    adapted = get_peft_model(model, config).eval()
+    found = logits_of_steps(adapted)
     assert not torch.allclose(found, before)
     assert torch.allclose(logits_of_steps(adapted.merge_and_unload()), found)
 

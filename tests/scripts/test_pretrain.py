@@ -41,6 +41,7 @@ eval_strategy: "no"
 save_steps: 2
 disable_tqdm: true
 use_cpu: true
+precision: fp32
 """
 
 
