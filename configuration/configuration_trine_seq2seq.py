@@ -121,8 +121,7 @@ class TrineSeq2SeqConfig(
         result = super().from_dict({**config_dict, **{side: known for side, (known, _) in split.items()}}, **kwargs)
         config = result[0] if isinstance(result, tuple) else result
         for side, (_, notes) in split.items():
-            for key, value in notes.items():
-                setattr(getattr(config, side), key, value)
+            getattr(config, side).keep_notes(notes)
         return result
 
     @classmethod

@@ -97,18 +97,22 @@ class StrictKeywordsMixin:
             known = cls.override(known, changes)
         result = super().from_dict(known, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it
         config = result[0] if isinstance(result, tuple) else result
-        for key, value in notes.items():
-            setattr(config, key, value)
+        config.keep_notes(notes)
         config.check()
         return result
 
     @classmethod
     def without_notes(cls, saved: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Splits a saved config into its fields and all other keys, which a warning names."""
+        """Splits a saved config into its fields and all other keys."""
         unknown = cls.unknown_keywords(saved)
-        for message in unknown.values():
-            logger.warning(f"{message} It is kept in the config, but changes nothing.")
         return {key: saved[key] for key in saved if key not in unknown}, {key: saved[key] for key in unknown}
+
+    def keep_notes(self, notes: dict[str, Any]) -> None:
+        """Sets what is no field, with a warning: when the fields are right, and not before an error about them."""
+        for message in self.unknown_keywords(notes).values():
+            logger.warning(f"{message} It is kept in the config, but changes nothing.")
+        for key, value in notes.items():
+            setattr(self, key, value)
 
     def check_given(self, keywords: dict[str, Any]) -> None:
         """Checks the keywords before other fields are derived from them.

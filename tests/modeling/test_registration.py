@@ -234,14 +234,16 @@ def test_a_checkpoint_takes_its_mechanism_along(tmp_path):
             assert file.read_bytes() == (tmp_path / f"{name}-third" / file.name).read_bytes()
 
 
-def test_a_file_out_of_a_checkpoint_is_a_plugin(tmp_path):
+def test_a_file_out_of_a_checkpoint_is_a_plugin(tmp_path, caplog):
     with tables_restored():
         load_plugin(write_sigmoid(tmp_path, "lent_sigmoid", "lent"))
         model = make("lent, full")
         model.save_pretrained(tmp_path / "checkpoint")
         logits = model(torch.arange(1, 9)[None]).logits
+    logging.enable_propagation()
     with pytest.raises(ValueError, match=r"attention_types\[0\]='lent' is not one of .* trine.load_plugin"):
         AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    assert "has no field" not in caplog.text
     load_plugin(tmp_path / "checkpoint" / "lent_sigmoid.py")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
     assert torch.equal(again(torch.arange(1, 9)[None]).logits, logits)
