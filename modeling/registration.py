@@ -18,10 +18,11 @@ from .feed_forward.routers import ROUTERS
 from .feed_forward.table import FEED_FORWARDS
 from .positions.base import PositionEncoding
 from .positions.table import POSITIONS
+from .returned import check_returned
 
 
 # With a checkpoint's code go the classes and the rows; nobody else registers anything there.
-ENTRANCES = in_package((enter,))
+ENTRANCES = in_package((enter, check_returned))
 
 
 def register_attention(

@@ -30,8 +30,10 @@ CHECKS = (
     Check(
         "construction",
         check_construction,
-        "The class is made by (config, layer_idx), others by (config), and its output has the shape of its input, for "
-        "any batch and length, 1 too. Set `causal_only = True` on a mechanism that encoders cannot have.",
+        "The class is made by (config, layer_idx), others by (config). The `forward` of attention returns (output, "
+        "weights), with None where there are no weights, that of a feed-forward its output alone; and the output has "
+        "the shape of the input, (B, N, hidden), for any batch and length, 1 too. Set `causal_only = True` on a "
+        "mechanism that encoders cannot have.",
     ),
     Check(
         "initialization",

@@ -53,6 +53,14 @@ class WrongShape(PairwiseAttention):
         return super().forward(hidden_states, visibility, **kwargs)[0][:, 1:], None
 
 
+@register_attention("bare_tensor")
+class BareTensor(PairwiseAttention):
+    """Returns no weights, and nothing in their place."""
+
+    def forward(self, hidden_states, visibility, **kwargs):
+        return super().forward(hidden_states, visibility, **kwargs)[0]
+
+
 @register_attention("never_filled")
 class NeverFilled(PairwiseAttention):
     """Has a parameter that nothing fills."""
@@ -331,6 +339,26 @@ class MixesTokens(nn.Module):
 
     def forward(self, hidden_states):
         return self.proj(hidden_states - hidden_states.mean(dim=1, keepdim=True))
+
+
+@register_feed_forward("one_for_all")
+class OneForAll(nn.Module):
+    """Gives one vector for the whole text."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states):
+        return self.proj(hidden_states[:, :1])
+
+
+@register_feed_forward("pair_returned")
+class PairReturned(OneForAll):
+    """Returns a pair, as attention does."""
+
+    def forward(self, hidden_states):
+        return self.proj(hidden_states), None
 
 
 @register_router("overflowing")

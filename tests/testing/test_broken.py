@@ -1,5 +1,6 @@
 """Mechanisms that are wrong in one way are caught, by the check that is named after it."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,9 @@ BROKEN = Path(__file__).parents[1] / "support" / "broken_mechanisms.py"
 # Each mechanism, the check that catches it, and one that it passes all the same.
 CAUGHT = {
     "wrong_shape": ("construction", None),
+    "bare_tensor": ("construction", None),
+    "one_for_all": ("construction", None),
+    "pair_returned": ("construction", None),
     "never_filled": ("initialization", None),
     "filled_early": ("initialization", "saving"),
     "detached": ("gradients", "padding"),
@@ -59,6 +63,20 @@ def test_what_is_wrong_is_caught_by_its_name(name):
     assert rows[catching].hint == next(check.hint for check in CHECKS if check.name == catching)
     if passing is not None:
         assert rows[passing].passed, rows[passing]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("bare_tensor", "TypeError: BareTensor.forward must return (output, weights or None), .* not a Tensor"),
+        ("wrong_shape", "ValueError: WrongShape.forward must return .* which is (1, 1, 32), and not (1, 0, 32)"),
+        ("one_for_all", "ValueError: OneForAll.forward must return a tensor .* (2, 2, 32), and not (2, 1, 32)"),
+        ("pair_returned", "TypeError: PairReturned.forward must return .* not a tuple (Tensor, NoneType)"),
+    ],
+)
+def test_what_is_returned_wrongly_is_said_by_the_name_of_the_class(name, told):
+    (row,) = check_mechanism(name, only=["construction"])
+    assert re.match(told.replace("(", r"\(").replace(")", r"\)"), row.detail), row
 
 
 def test_every_check_catches_something():
