@@ -10,7 +10,7 @@ from transformers import DynamicCache, StaticCache
 
 from .results import DoesNotApply, require_equal, require_same_tokens
 from .subjects import Subject, random_ids
-from .texts import outputs
+from .texts import LONG, outputs
 
 
 PROMPT, LENGTH, NEW_TOKENS = 6, 12, 5
@@ -49,9 +49,17 @@ def generate(model: Any, ids: torch.Tensor, **settings: Any) -> torch.Tensor:
 
 
 def check_cache(subject: Subject) -> None:
-    """Token by token and in chunks, with padding on the left too, logits are those of one pass; so are the tokens."""
+    """Token by token and in chunks, with padding on the left too, logits are those of one pass; so are the tokens.
+
+    Keys of grouped heads are copied for each query head, which hides what writes into them: one model has no groups.
+    """
     ids, mask = padded_ids()
-    for what, model in decoders(subject):
+    heads = subject.config(**subject.first()).num_attention_heads
+    alone = subject.model(**{**subject.first(), "num_key_value_heads": heads})
+    long = random_ids(1, LONG)
+    actual = read_in_parts(alone, long, DynamicCache(config=alone.config), [LONG // 3, 1, LONG // 3, 1, LONG // 3 - 2])
+    require_equal(actual, outputs(alone, long), "a long text: logits in chunks", TOLERANCE)
+    for what, model in (*decoders(subject), ("decoder without groups of heads", alone)):
         for given, told in ((None, ""), (mask, ", with padding")):
             expected = outputs(model, ids, **({} if given is None else {"attention_mask": given}))
             for way, sizes in {

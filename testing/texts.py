@@ -11,6 +11,7 @@ from .subjects import SIZES, Subject, output_of, random_ids
 
 
 LENGTH = 13
+LONG = 300  # of one more text, for what is done by chunks, or otherwise with long texts
 
 
 @torch.no_grad()
@@ -26,12 +27,14 @@ def changed(ids: torch.Tensor, place: int) -> torch.Tensor:
 
 
 def check_causality(subject: Subject) -> str:
-    """In a decoder, another token changes no output before it."""
+    """In a decoder, another token changes no output before it, in a long text neither."""
     largest = 0.0
-    for what, fields in subject.cases(encoders=False):
-        model, ids = subject.model(**fields), random_ids(2, LENGTH)
+    short = [(2, LENGTH, (1, 2, LENGTH // 2, LENGTH - 1), case) for case in subject.cases(encoders=False)]
+    long = (1, LONG, (LONG // 2, LONG - 1), ("a long text", subject.first()))
+    for batch, length, places, (what, fields) in [*short, long]:
+        model, ids = subject.model(**fields), random_ids(batch, length)
         before = outputs(model, ids)
-        for place in (1, 2, LENGTH // 2, LENGTH - 1):
+        for place in places:
             after = outputs(model, changed(ids, place))
             told = f"{what}: outputs before place {place}, where a token changes"
             largest = max(largest, require_equal(after[:, :place], before[:, :place], told, 1e-11))

@@ -110,6 +110,14 @@ class LooksAhead(PairwiseAttention):
         return super().weights(scores, None if visible is None else visible.any(dim=2, keepdim=True))
 
 
+@register_attention("looks_far_ahead")
+class LooksFarAhead(PairwiseAttention):
+    """Hides no later token in texts of more than 128 tokens."""
+
+    def weights(self, scores, visible):
+        return super().weights(scores, None if scores.shape[2] > 128 else visible)
+
+
 @register_attention("normalizes_columns")
 class NormalizesColumns(PairwiseAttention):
     """Weights of a key depend on all queries that see it."""
@@ -158,6 +166,26 @@ class ForgetsAToken(RightState):
 
     def scan(self, state, *inputs):
         return super().scan(None if state is None else (state[0] * 0.9,), *inputs)
+
+
+@register_attention("forgets_chunks")
+class ForgetsChunks(RightState):
+    """Reads chunks of 64 tokens, of which only the first knows what came before."""
+
+    def scan(self, state, *inputs):
+        outputs = []
+        for chunk in zip(*(part.split(64, dim=2) for part in inputs), strict=True):
+            output, last = super().scan(None if outputs else state, *chunk)
+            outputs.append(output)
+        return torch.cat(outputs, dim=2), last
+
+
+@register_attention("writes_keys")
+class WritesKeys(PairwiseAttention):
+    """Multiplies keys in place, which are those of the cache where heads are not grouped."""
+
+    def scores(self, query, key):
+        return super().scores(query, key.mul_(1.1))
 
 
 class SumLayer(StatesCacheLayer):
