@@ -5,11 +5,13 @@ the package.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
+from keyword import iskeyword
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +23,7 @@ PACKAGE = __name__.split(".")[0]
 ALLOWED = ("torch", "transformers", PACKAGE)
 GROUP = f"{PACKAGE}.plugins"  # of the entry points of packages that bring mechanisms
 IN_CHECKPOINT = ("modeling_", "configuration_")  # how the files begin that hold the package's part there
+SOURCES: dict[Path, str] = {}  # the texts that `load_plugin` ran; files may be edited afterwards
 
 
 def load_plugin(source: str | Path) -> ModuleType:
@@ -36,12 +39,26 @@ def load_plugin(source: str | Path) -> ModuleType:
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: There is no such module, or another one has the name of the file.
+        ValueError: The name of the file is none of a module, which checkpoints could import.
+        SyntaxError: The file cannot be read as Python.
     """
     if not str(source).endswith(".py"):
         return import_module(str(source))
-    file = Path(source).resolve()
+    from .plugin_rows import PLUGINS  # which reads this module
+
+    file, before = Path(source).resolve(), list(PLUGINS)
+    was_loaded = file.stem in sys.modules
+    module = load_file(file, source)
+    if not was_loaded and before == PLUGINS:
+        logger.warning(f"{source} registers nothing: write `@register_attention(NAME)` or the like above a class.")
+    return module
+
+
+def load_file(file: Path, source: str | Path) -> ModuleType:
+    """Loads the file that somebody calls `source`, or one beside it that it imports, unless that was done."""
     if not file.is_file():
         raise FileNotFoundError(f"{source} is not a file.")
+    check_file_name(file)
     loaded = sys.modules.get(file.stem)
     if loaded is not None:
         if getattr(loaded, "__file__", None) == str(file):
@@ -50,17 +67,37 @@ def load_plugin(source: str | Path) -> ModuleType:
     spec = spec_from_file_location(file.stem, file)
     assert spec is not None
     module = module_from_spec(spec)
+    SOURCES[file] = file.read_text(encoding="utf-8")
     code = compile(without_relative_imports(file), str(file), "exec")
     sys.path.append(str(file.parent))
     sys.modules[file.stem] = module
     try:
         exec(code, vars(module))
     except BaseException:
-        del sys.modules[file.stem]
+        del sys.modules[file.stem], SOURCES[file]
         raise
     finally:
         sys.path.remove(str(file.parent))
     return module
+
+
+def check_file_name(file: Path) -> None:
+    """Raises a `ValueError` for a file that cannot be imported by its name, as a checkpoint's code does."""
+    if not file.stem.isidentifier() or iskeyword(file.stem):
+        name = re.sub(r"\W", "_", file.stem)
+        name = f"{name}_plugin" if iskeyword(name) else name if name.isidentifier() else f"plugin_{name}"
+        raise ValueError(f"{file} has a name that no code can import, and a checkpoint must: call it {name}.py.")
+
+
+def text_of(path: Path) -> str:
+    """The text of a plugin's file: of one that `load_plugin` ran, as it was then."""
+    text = SOURCES.get(path.resolve())
+    return path.read_text(encoding="utf-8") if text is None else text
+
+
+def tree_of(path: Path) -> ast.Module:
+    """The statements of a plugin's file, which a `SyntaxError` names."""
+    return ast.parse(text_of(path), str(path))
 
 
 def without_relative_imports(file: Path) -> ast.Module:
@@ -68,12 +105,13 @@ def without_relative_imports(file: Path) -> ast.Module:
 
     A file out of a checkpoint imports from the package again.
     """
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree = tree_of(file)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and is_from_package(node):
             node.module, node.level = PACKAGE, 0
         elif isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-            load_plugin(file.with_name(f"{node.module}.py"))
+            other = file.with_name(f"{node.module}.py")
+            load_file(other.resolve(), other)
             node.level = 0
     return tree
 
@@ -134,13 +172,12 @@ def is_from_package(node: ast.AST) -> bool:
 
 def imports_from_package(path: Path) -> list[ast.ImportFrom]:
     """The statements of a file that import from the package."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and is_from_package(node)]
+    return [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom) and is_from_package(node)]
 
 
 def imports_of(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
     """Each import of a file that is no relative one, with the module that it names."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -161,7 +198,7 @@ def files_with(path: Path) -> list[Path]:
         if file.name.startswith(IN_CHECKPOINT):
             raise ValueError(f"{file} cannot go with a checkpoint, whose own files are called so: rename it.")
         found.append(file)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(file)):
             if isinstance(node, ast.ImportFrom) and node.level and not is_from_package(node):
                 other = file.with_name(f"{node.module}.py")
                 if node.level > 1 or not other.is_file():
@@ -175,7 +212,7 @@ def files_with(path: Path) -> list[Path]:
 
 def to_checkpoint(path: Path, modeling: str) -> str:
     """The text of a file as a checkpoint has it: imports from the package are those from the file `modeling`."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = text_of(path).split("\n")
     for node in imports_from_package(path):
         line, before = lines[node.lineno - 1], f"from {'.' * node.level}{node.module} import"
         lines[node.lineno - 1] = line.replace(before, f"from .{modeling} import", 1)

@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [row for subject in subjects for row in report(subject, arguments.only, arguments.skip)]
     except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine check: {error}")
+    except SyntaxError as error:
+        sys.exit(f"trine check: {error.filename}:{error.lineno}: {error.msg}")
     except Exception as error:  # whatever the file raises when it is loaded
         sys.exit(f"trine check: {describe_error(error, str(Path(arguments.what.partition(':')[0]).resolve()))}")
     return 1 if any(row.passed is False for row in rows) else 0

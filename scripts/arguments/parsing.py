@@ -102,13 +102,15 @@ def load_plugins(sources: Iterable[str]) -> None:
     """Loads what `--plugin` names, in this order; a second time changes nothing.
 
     Raises:
-        ValueError: A mechanism cannot be registered.
+        ValueError: A mechanism cannot be registered, or a file is no Python.
         ImportError: A module cannot be found, or cannot be imported.
         FileNotFoundError: A file is not there.
     """
     for source in sources:
         try:
             load_plugin(source)
+        except SyntaxError as error:
+            raise ValueError(f"{error.filename or source}:{error.lineno}: {error.msg}") from error
         except ModuleNotFoundError as error:
             if error.name != source.partition(".")[0]:
                 raise

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support import forks
 from support.plugins import tables_restored, write_sigmoid
+from transformers.utils import logging
 
 from trine import load_plugin
 from trine.scripts import cli
@@ -54,6 +55,7 @@ def test_a_recipe_names_plugins(tmp_path):
         (None, "is not a file."),
         ("import a_module_that_is_not_there\n", "No module named 'a_module_that_is_not_there'"),
         ("from trine import register_attention\nregister_attention('full', int)\n", "name='full' is taken"),
+        ("x = 1\nx = = 2\n", "broken_plugin.py:2: invalid syntax"),
     ],
 )
 def test_a_plugin_that_cannot_be_loaded_is_told_in_one_line(text, message, tmp_path, capsys):
@@ -65,6 +67,29 @@ def test_a_plugin_that_cannot_be_loaded_is_told_in_one_line(text, message, tmp_p
     assert error.value.code == 2
     told = capsys.readouterr().err
     assert message in told and "Traceback" not in told
+
+
+def test_a_file_with_another_name_is_told_to_be_renamed(tmp_path, capsys):
+    file = write_sigmoid(tmp_path, "my", "ours").rename(tmp_path / "my-mech.py")
+    with pytest.raises(SystemExit):
+        cli.main(["list", "kinds", "--plugin", str(file)])
+    assert f"{file} has a name that no code can import" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"my-mech.py has a name .* call it my_mech.py"):
+        cli.main(["check", str(file)])
+    (tmp_path / "torn.py").write_text("x = 1\nx = = 2\n")
+    with pytest.raises(SystemExit, match=r"^trine check: .*torn.py:2: invalid syntax$"):
+        cli.main(["check", str(tmp_path / "torn.py")])
+
+
+def test_a_plugin_that_registers_nothing_is_told(tmp_path, caplog):
+    logging.enable_propagation()
+    file = write_sigmoid(tmp_path, "full_sigmoid", "ours")
+    load_plugin(file)
+    load_plugin(file)
+    assert not caplog.text
+    (tmp_path / "idle_plugin.py").write_text("class Forgotten:\n    pass\n")
+    load_plugin(tmp_path / "idle_plugin.py")
+    assert f"{tmp_path / 'idle_plugin.py'} registers nothing" in caplog.text
 
 
 def test_a_folder_behind_the_plugin_is_told_where_to_stand(tmp_path, capsys):

@@ -129,6 +129,18 @@ def other_messages(folder: Path) -> dict[str, tuple[str, str]]:
         "not a number": (lambda: KindField(1.0, above=0).check("x", float("nan")), "x=nan must be above 0."),
         "maximum": (lambda: KindField(1, maximum=3).check("x", 4), "x=4 must be at most 3."),
         "no file": (lambda: load_plugin(folder / "absent.py"), f"{folder / 'absent.py'} is not a file."),
+        **{
+            name: (
+                lambda name=name: load_plugin(written(name, "")),
+                f"{folder / name} has a name that no code can import, and a checkpoint must: call it {better}.",
+            )
+            for name, better in {
+                "my-mech.py": "my_mech.py",
+                "2nd.py": "plugin_2nd.py",
+                "my mech.v2.py": "my_mech_v2.py",
+                "class.py": "class_plugin.py",
+            }.items()
+        },
         "name of another": (
             lambda: load_plugin(written("torch.py", "")),
             f"{folder / 'torch.py'} cannot be loaded as 'torch': a module of that name is loaded. Rename it.",

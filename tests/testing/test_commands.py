@@ -92,7 +92,7 @@ def test_what_cannot_be_checked_is_one_line(tmp_path):
             check_command.main([what])
     for text, message in {
         "value = absent\n": "NameError: .* \\(line 1\\)",
-        "def\n": "SyntaxError: invalid syntax",
+        "def\n": ".*faulty.py:1: invalid syntax",
     }.items():
         (tmp_path / "faulty.py").write_text(text)
         with pytest.raises(SystemExit, match=f"trine check: {message}"):
