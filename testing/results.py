@@ -9,7 +9,18 @@ import torch
 
 
 class Difference(Exception):
-    """What a check found to differ, and by how much."""
+    """What a check found to differ, and by how much.
+
+    Attributes:
+        is_rounding: Whether float32 would differ as much by rounding alone, in a model of float64.
+    """
+
+    def __init__(self, told: str, is_rounding: bool = False):
+        super().__init__(told)
+        self.is_rounding = is_rounding
+
+
+ROUNDING = 1e-5  # what float32 may differ by in a small model, in units of the larger value
 
 
 class DoesNotApply(Exception):
@@ -68,7 +79,8 @@ def require_equal(actual: torch.Tensor, expected: torch.Tensor, what: str, toler
     largest = (actual.double() - expected.double()).abs().max().item()
     scale = max(1.0, expected.double().abs().max().item())
     if largest > tolerance * scale:
-        raise Difference(f"{what}: differs by {largest:.2g}, of values up to {scale:.2g}")
+        told = f"{what}: differs by {largest:.2g}, of values up to {scale:.2g}"
+        raise Difference(told, is_rounding=largest <= ROUNDING * scale)
     return largest
 
 

@@ -76,7 +76,8 @@ CHECKS = (
         "padding",
         check_padding,
         "Use what the visibility says: `visible` in scores or weights (a softmax over nothing is NaN: fill with "
-        "torch.finfo(dtype).min), or `is_token`, as in `without_padding`. Statistics of a text leave padding out.",
+        "torch.finfo(dtype).min, of the dtype that the softmax has), or `is_token`, as in `without_padding`. "
+        "Statistics of a text leave padding out.",
     ),
     Check(
         "packing",
@@ -95,7 +96,8 @@ CHECKS = (
         "cache",
         check_cache,
         "Put into the cache all that later tokens need, after positions are applied, and count tokens in "
-        "`cumulative_length`; with one new token, the state or keys before it must be those of the whole text.",
+        "`cumulative_length`; with one new token, the state or keys before it must be those of the whole text. "
+        "Write into no key or value in place. For NaN with padding, the hint of the check of padding holds.",
     ),
     Check(
         "beams",
@@ -159,6 +161,12 @@ CHECKS = (
     Check("cost", check_cost, "", ("attention_types", "mlp_layer_types", "router_type")),
 )
 
+# Before the hint of a check whose difference is that of float32.
+FLOAT32 = (
+    "It computes in float32, where the models of the checks are float64: take "
+    "torch.promote_types(x.dtype, torch.float32) in place of torch.float32. If it does not: "
+)
+
 
 def applicable(subject: Subject) -> list[Check]:
     """The checks that suit the kind of a mechanism."""
@@ -175,6 +183,7 @@ def applicable(subject: Subject) -> list[Check]:
 
 def run_check(check: Check, subject: Subject) -> Result:
     """Runs one check, with a fixed seed, and no messages of transformers."""
+    hint = check.hint
     start, level, has_bars = time.perf_counter(), logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -186,14 +195,14 @@ def run_check(check: Check, subject: Subject) -> Result:
     except DoesNotApply as error:
         passed, detail = None, str(error)
     except Difference as error:
-        passed, detail = False, str(error)
+        passed, detail, hint = False, str(error), FLOAT32 * error.is_rounding + check.hint
     except Exception as error:
         passed, detail = False, describe_error(error, subject.file)
     finally:
         logging.set_verbosity(level)
         if has_bars:
             logging.enable_progress_bar()
-    return Result(check.name, passed, detail, check.hint if passed is False else "", time.perf_counter() - start)
+    return Result(check.name, passed, detail, hint if passed is False else "", time.perf_counter() - start)
 
 
 def check_mechanism(

@@ -302,6 +302,15 @@ class Overflows(PairwiseAttention):
         return weights / weights.sum(dim=-1, keepdim=True)
 
 
+@register_attention("single_precision")
+class SinglePrecision(PairwiseAttention):
+    """Computes weights in float32, also where the model has float64."""
+
+    def weights(self, scores, visible):
+        single = scores.float() if visible is None else scores.float().masked_fill(~visible, -1e9)
+        return single.softmax(dim=-1).to(scores.dtype)
+
+
 @register_attention("other_when_repeated")
 class OtherWhenRepeated(PairwiseAttention):
     """Each second call gives something else."""

@@ -88,6 +88,13 @@ def test_every_check_catches_something():
     assert caught == {check.name for check in CHECKS} - {"oracle", "cost", "sharing"}
 
 
+def test_the_rounding_of_float32_is_said_to_be_that():
+    failed = [row for row in check_mechanism("single_precision", skip=["compilation", "sharing"]) if not row.passed]
+    assert "gradients" in [row.name for row in failed]
+    for row in failed:
+        assert row.hint.startswith("It computes in float32"), row
+
+
 @pytest.mark.parametrize("name", ["right", "right_state"])
 def test_what_is_right_passes(name):
     for row in check_mechanism(name, skip=["compilation", "sharing"]):
