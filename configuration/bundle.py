@@ -17,6 +17,7 @@ from .bundle_plugins import NO_PLUGINS, PluginParts, named_choices, plugin_parts
 from .bundle_pruning import base_edits, parts_through_tables, rows_of
 from .bundle_sources import INDENT, LINE_LENGTH, TABLE, Row, Source, Statement, mentioned, read
 from .bundle_texts import HEADER, KEEP_TOGETHER, PLUGIN_IMPORT, import_line, is_standard, render_exported, tell_unfit
+from .plugin_copies import check_not_own
 
 
 KIND_TABLES_MODULE = f"{__package__}.kinds"
@@ -323,7 +324,9 @@ def write_bundle(config: Any, folder: Path) -> str | None:
     config.check()  # it may have changed since it was made
     if stays_behind(config, folder):
         return None
-    for name, text in files_of(config).items():
+    files = files_of(config)
+    check_not_own(config, folder, files)
+    for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return config.model_type
 

@@ -170,9 +170,9 @@ def is_from_package(node: ast.AST) -> bool:
     return node.module == PACKAGE if node.level == 0 else str(node.module).startswith(IN_CHECKPOINT)
 
 
-def imports_from_package(path: Path) -> list[ast.ImportFrom]:
+def imports_from_package(tree: ast.Module) -> list[ast.ImportFrom]:
     """The statements of a file that import from the package."""
-    return [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom) and is_from_package(node)]
+    return [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and is_from_package(node)]
 
 
 def imports_of(path: Path) -> Iterator[tuple[ast.Import | ast.ImportFrom, str]]:
@@ -210,10 +210,14 @@ def files_with(path: Path) -> list[Path]:
     return found
 
 
-def to_checkpoint(path: Path, modeling: str) -> str:
-    """The text of a file as a checkpoint has it: imports from the package are those from the file `modeling`."""
-    lines = text_of(path).split("\n")
-    for node in imports_from_package(path):
+def to_checkpoint(path: Path, modeling: str, text: str | None = None) -> str:
+    """The text of a file as a checkpoint has it: imports from the package are those from the file `modeling`.
+
+    By default it is the text that was loaded.
+    """
+    text = text_of(path) if text is None else text
+    lines = text.split("\n")
+    for node in imports_from_package(ast.parse(text, str(path))):
         line, before = lines[node.lineno - 1], f"from {'.' * node.level}{node.module} import"
         lines[node.lineno - 1] = line.replace(before, f"from .{modeling} import", 1)
     return "\n".join(lines)
@@ -221,5 +225,5 @@ def to_checkpoint(path: Path, modeling: str) -> str:
 
 def names_from_package(paths: Iterable[Path]) -> dict[str, str]:
     """Each name that files import from the package, with the module that defines it."""
-    aliases = [alias.name for path in paths for node in imports_from_package(path) for alias in node.names]
+    aliases = [alias.name for path in paths for node in imports_from_package(tree_of(path)) for alias in node.names]
     return {name: getattr(import_module(PACKAGE), name).__module__ for name in sorted(set(aliases))}

@@ -50,6 +50,11 @@ class CheckpointedModel(CheckedLoading):
         """Called while a checkpoint is loaded, before its tensors are read."""
         from .checks.checkpoints import check_shards
 
+        source = load_config.pretrained_model_name_or_path
+        if checkpoint_files and source is not None and Path(source).is_dir():
+            from ..configuration.plugin_copies import warn_of_other_code
+
+            warn_of_other_code(model.config, Path(checkpoint_files[0]).parent)
         check_shards(model, checkpoint_files, load_config)
         return PreTrainedModel._load_pretrained_model(
             model, state_dict, checkpoint_files, load_config, *args, **kwargs

@@ -116,6 +116,16 @@ def other_messages(folder: Path) -> dict[str, tuple[str, str]]:
             for node, module in imports_of(path):
                 check_import(path, node, module)
 
+    def own_folder():
+        load_plugin(
+            written(
+                "saved_here.py",
+                "from trine import PairwiseAttention, register_attention\n"
+                "@register_attention('here')\nclass Here(PairwiseAttention):\n    pass\n",
+            )
+        )
+        TrineConfig(**SIZES, attention_types="here").save_pretrained(folder)
+
     calls = {
         "field twice": (twice, "fields has 'mine_x_y', which 'mine' has already."),
         "encoder": (encoder, "attention_types has 'scan', which reads a text from left to right: it needs is_causal"),
@@ -145,6 +155,7 @@ def other_messages(folder: Path) -> dict[str, tuple[str, str]]:
             lambda: load_plugin(written("torch.py", "")),
             f"{folder / 'torch.py'} cannot be loaded as 'torch': a module of that name is loaded. Rename it.",
         ),
+        "own folder": (own_folder, f"{folder / 'saved_here.py'} would be overwritten by the copy for the checkpoint"),
         "foreign import": (
             lambda: imports("a.py", "import os\n\nfrom einops import rearrange\n"),
             f"{folder / 'a.py'}, line 3: `from einops import rearrange` cannot go with a checkpoint, whose code may",
