@@ -7,14 +7,18 @@ from transformers.utils import logging
 
 from .atomic_saving import HIDDEN
 from .bundle_plugins import plugins_in_use
-from .plugin_files import IN_CHECKPOINT, files_with, source_of, to_checkpoint
-from .plugin_rows import Plugin
+from .plugin_files import IN_CHECKPOINT, files_with, imports_from_package, source_of, to_checkpoint, tree_of
+from .plugin_rows import PLUGINS, Plugin
 
 
 logger = logging.get_logger(__name__)
 OTHER_CODE = (
     "%s=%r: the code of %s is run, as it was when it was loaded, and not that of %s, which differs. For the code of "
     "the checkpoint, call trine.load_plugin(%r) in a fresh process, before anything else registers that name."
+)
+OVERWRITTEN = (
+    "{path} would be overwritten by the copy for the checkpoint, which imports otherwise: save into another folder "
+    "than that of the plugin."
 )
 
 
@@ -63,7 +67,14 @@ def check_not_own(config: Any, folder: Path, texts: dict[str, str]) -> None:
     for path in (path for source in sources for path in files_with(source)):
         own = path.is_file() and path.resolve() == (folder / path.name).resolve()
         if own and texts[path.name] != path.read_text(encoding="utf-8"):
-            raise ValueError(
-                f"{path} would be overwritten by the copy for the checkpoint, which imports otherwise: save into "
-                "another folder than that of the plugin."
-            )
+            raise ValueError(OVERWRITTEN.format(path=path))
+
+
+def check_apart(folder: Path) -> None:
+    """Raises a `ValueError` if a model that is saved to a folder later would overwrite the source of a plugin."""
+    for plugin in PLUGINS:
+        path = source_of(plugin.mechanism)
+        if path is None or not plugin.shareable or path.resolve().parent != folder.resolve():
+            continue
+        if any(node.level == 0 for node in imports_from_package(tree_of(path))):  # unlike in a checkpoint
+            raise ValueError(OVERWRITTEN.format(path=path))

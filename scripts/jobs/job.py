@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import Trainer, TrainingArguments
 
+from trine.configuration.plugin_copies import check_apart
 from trine.scripts.arguments.parsing import INPUT_ERRORS
 from trine.scripts.jobs.memory import keep_freed_memory
 from trine.scripts.reports.plots import draw_losses
@@ -37,9 +38,11 @@ def begin(training: TrainingArguments) -> str | None:
 
     Raises:
         OSError: The output folder cannot be written, or the checkpoint is not there.
-        ValueError: There is no whole checkpoint, or there is one but `resume_from_checkpoint` is not given.
+        ValueError: The output folder is that of a plugin, there is no whole checkpoint, or there
+            is one but `resume_from_checkpoint` is not given.
     """
     check_writable(Path(str(training.output_dir)))
+    check_apart(Path(str(training.output_dir)))
     try:
         return find_checkpoint(training)
     except ValueError as error:

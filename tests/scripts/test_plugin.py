@@ -121,6 +121,14 @@ def test_a_training_writes_its_plugin_beside_the_model(tmp_path):
     assert config.attention_types == ["ours", "full"] and config.ours_bias == -0.25
 
 
+def test_a_training_does_not_begin_in_the_folder_of_its_plugin(tmp_path):
+    file = write_sigmoid(tmp_path, "placed_sigmoid", "ours")
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 200)
+    words = ("pretrain", "--plugin", str(file), "--files", str(tmp_path / "text.txt"), "--preset", "tiny")
+    with pytest.raises(SystemExit, match=r"^trine: .*placed_sigmoid.py would be overwritten"):
+        cli.main([*words, "--max_steps", "1", "--use_cpu", "--report_to", "none", "--output_dir", str(tmp_path)])
+
+
 def test_a_benchmark_measures_it_in_a_process_of_its_own(tmp_path):
     load_plugin(write_sigmoid(tmp_path, "measured_sigmoid", "ours"))
     assert in_fresh_process(training_memory, "ours", True, 16, 8, is_forked=True) >= 0
