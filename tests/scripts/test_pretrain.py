@@ -50,8 +50,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrain")
     lines = [json.dumps({"text": document}) for document in DOCUMENTS]
     (folder / "corpus.jsonl").write_text("\n".join(lines))
-    text = f"files: [{folder / 'corpus.jsonl'}]\ncache_dir: {folder / 'cache'}\n"
-    (folder / "recipe.yaml").write_text(OPTIONS + text)
+    (folder / "recipe.yaml").write_text(f"{OPTIONS}files: [{folder}/corpus.jsonl]\ncache_dir: {folder}/cache\n")
     assert run(folder, "straight") == 0
     return folder
 

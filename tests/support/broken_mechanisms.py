@@ -210,10 +210,7 @@ class UnnamedLayer(SumLayer):
     """Its sum is not named, and stays in place when rows change theirs."""
 
     names = ()
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.total = None
+    total = None
 
 
 class Average(nn.Module):
@@ -229,11 +226,8 @@ class Average(nn.Module):
 
     def forward(self, hidden_states, visibility, *, past_key_values=None, position_ids=None, **kwargs):
         values = self.proj(hidden_states)
-        if past_key_values is None:
-            past_key_values = self.cache_layer_class()
-            sums, count = past_key_values.update(values, values)
-        else:
-            sums, count = past_key_values.update(values, values, self.layer_idx)
+        cache = self.cache_layer_class() if past_key_values is None else past_key_values.layers[self.layer_idx]
+        sums, count = cache.update(values, values)
         return sums / count.view(-1, 1), None
 
 
