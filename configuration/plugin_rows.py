@@ -73,8 +73,15 @@ def enter(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[st
         raise ValueError(f"name={name!r} must be made of letters, digits, `_` and `-`: patterns of layers name it.")
     if name in rows and not (name in known and is_again(known[name].mechanism, mechanism)):
         raise ValueError(f"name={name!r} is taken: {rows.field} has {list(rows)}.")
+    for field, others in KIND_TABLES.items():
+        if field != rows.field and name in others:
+            raise ValueError(f"name={name!r} is taken: {field} has {list(others)}.")
     told = dict(about)
     check, shareable = told.pop("check", None), told.pop("shareable", True)
+    if check is not None and not callable(check):
+        raise ValueError(f"check={check!r} must be a function of a config.")
+    if not isinstance(shareable, bool):
+        raise ValueError(f"shareable={shareable!r} must be True or False.")
     check_calls(rows.field, mechanism)
     check_reading(mechanism, row)
     check_names(name, dict(row.fields))
@@ -84,7 +91,7 @@ def enter(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[st
     PLUGINS[:] = [plugin for plugin in PLUGINS if (plugin.field, plugin.name) != (rows.field, name)]
     PLUGINS.append(Plugin(rows.field, name, mechanism, shareable))
     if check is not None:
-        KIND_RULES[rows.field, name] = check
+        KIND_RULES[rows.field, name] = about["check"]
     return complete
 
 
@@ -103,7 +110,8 @@ def check_calls(field: str, mechanism: Any) -> None:
     """Raises a `ValueError` unless the class and its methods can be called as a model calls them."""
     if not isinstance(mechanism, type):
         raise ValueError(f"{mechanism!r} is no class: register the class, of which each layer makes its own.")
-    for method, (positional, keywords) in CALLS[field].items():
+    calls: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {**CALLS[field], "initialize": ((), ())}
+    for method, (positional, keywords) in calls.items():
         function = getattr(mechanism, method, None)
         if function is None:
             continue
@@ -152,6 +160,8 @@ def describe(field: str, mechanism: Any, row: Any, told: dict[str, Any]) -> Kind
     first = (mechanism.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ").rstrip(".")
     first = re.sub(r"\s+", " ", first) or mechanism.__name__
     source = told.pop("source", f"{mechanism.__module__}.{mechanism.__qualname__}")
+    if not isinstance(source, str):
+        raise ValueError(f"source={source!r} must be a str.")
     defaults: dict[str, Any] = {}
     if field == "attention_types":
         row_class = AboutAttention
@@ -178,12 +188,15 @@ def describe(field: str, mechanism: Any, row: Any, told: dict[str, Any]) -> Kind
 
 
 def check_functions(field: str, told: Mapping[str, Any]) -> None:
-    """Raises a `ValueError` where an author told anything but functions, or a kind to equal that there is not."""
+    """Raises a `ValueError` where an author told something of another type, or a kind to equal that there is not."""
     equals = told.get("equals", {})
     if not isinstance(equals, Mapping):
         raise ValueError(f"equals={equals!r} must map names of kinds to functions of a config, or to None.")
     for kind in equals:
         check_choice("equals", kind, list(KIND_TABLES[field]))
+    for name in ("sees", "cost", "cache", "beyond", "balance", "weights", "description"):
+        if not isinstance(told.get(name, ""), str):
+            raise ValueError(f"{name}={told[name]!r} must be a str.")
     functions = {name: told.get(name) for name in ("pairs", "products", "span")}
     functions |= {f"equals[{kind!r}]": function for kind, function in equals.items()}
     for name, function in functions.items():

@@ -18,11 +18,11 @@ from .feed_forward.routers import ROUTERS
 from .feed_forward.table import FEED_FORWARDS
 from .positions.base import PositionEncoding
 from .positions.table import POSITIONS
-from .returned import check_returned
+from .returned import check_class, check_returned
 
 
 # With a checkpoint's code go the classes and the rows; nobody else registers anything there.
-ENTRANCES = in_package((enter, check_returned))
+ENTRANCES = in_package((check_class, enter, check_returned))
 
 
 def register_attention(
@@ -141,7 +141,13 @@ def register(
     make_row: Callable[[type], Kind],
     about: Mapping[str, Any],
 ) -> Any:
-    """Puts a row and a class into their tables; without a class, returns the decorator that does so."""
+    """Puts a row and a class into their tables; without a class, returns the decorator that does so.
+
+    Raises:
+        TypeError: The name is no text, as where a decorator stands without one.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"name={name!r} must be a str: what a config calls the mechanism comes first.")
 
     def add(mechanism: type) -> type:
         row = make_row(mechanism)

@@ -1,4 +1,4 @@
-"""Checks what the layers of registered mechanisms return, whenever they are run.
+"""Checks the classes of registered mechanisms, and what their layers return whenever they are run.
 
 None of it goes with a checkpoint.
 """
@@ -8,9 +8,13 @@ from functools import wraps
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..configuration.choices import Choices
 from ..configuration.kind_rows import Kind
+from .attention.state import StateAttention
+from .feed_forward.routers import TrineRouter
+from .positions.base import PositionEncoding
 
 
 # Whether `forward` returns a tuple, and how a message calls what it returns.
@@ -18,6 +22,26 @@ RETURNS = {
     "attention_types": (True, "(output, weights or None), the output of its input's shape"),
     "mlp_layer_types": (False, "a tensor of its input's shape"),
 }
+# The base of each class, and how a message calls it.
+BASES = {
+    "attention_types": (nn.Module, "torch.nn.Module"),
+    "position_type": (PositionEncoding, "PositionEncoding or PositionBias"),
+    "mlp_layer_types": (nn.Module, "torch.nn.Module"),
+    "router_type": (TrineRouter, "TrineRouter"),
+}
+
+
+def check_class(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[str, Any]) -> Kind:
+    """Raises a `ValueError` for a class without the base that a model calls, or without what it has to override."""
+    base, called = BASES[rows.field]
+    if isinstance(mechanism, type) and not issubclass(mechanism, base):
+        raise ValueError(f"{mechanism.__qualname__} must be a subclass of {called}, for {rows.field}.")
+    if rows.field in RETURNS and getattr(mechanism, "forward", None) is nn.Module.forward:
+        raise ValueError(f"{mechanism.__qualname__} has no `forward`: it must define it.")
+    reads = (getattr(mechanism, "forward", None), getattr(mechanism, "scan", None))
+    if reads == (StateAttention.forward, StateAttention.scan):
+        raise ValueError(f"{mechanism.__qualname__} has no `scan`: a subclass of StateAttention must define it.")
+    return row
 
 
 def check_returned(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[str, Any]) -> Kind:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from support.plugins import tables_restored
+from torch import nn
 
 from trine import (
     KindField,
@@ -11,6 +12,9 @@ from trine import (
     TrineConfig,
     load_plugin,
     register_attention,
+    register_feed_forward,
+    register_position,
+    register_router,
 )
 from trine.configuration.plugin_files import PACKAGE, check_import, files_with, imports_of
 
@@ -24,9 +28,50 @@ class ReadsMasks(StateAttention):
 
     sees_by = "mask"
 
+    def scan(self, state, *inputs):
+        return inputs[2], (inputs[2][:, :, -1],)
+
 
 class Scan(StateAttention):
     """Reads from left to right."""
+
+
+class Reads(Scan):
+    """Reads, and remembers the last value."""
+
+    scan = ReadsMasks.scan
+
+
+class Bare(nn.Module):
+    """A module, and nothing more."""
+
+    def __init__(self, config):
+        super().__init__()
+
+    def forward(self, hidden_states):
+        return hidden_states
+
+
+class NoForward(nn.Module):
+    """Computes nothing."""
+
+    def __init__(self, config, layer_idx):
+        super().__init__()
+
+
+class NoModule:
+    """Has all methods, and no parameters."""
+
+    def __init__(self, config, layer_idx):
+        pass
+
+    def forward(self, hidden_states, visibility, **kwargs):
+        return hidden_states, None
+
+
+class OtherInitialize(PairwiseAttention):
+    def initialize(self, std):
+        pass
 
 
 class OtherArguments(PairwiseAttention):
@@ -43,6 +88,19 @@ REFUSED = {
         ("mine", OtherArguments, {}),
         "OtherArguments.scores(self, query) cannot be called as (self, query, key): too many positional arguments.",
     ),
+    "initialize": (
+        ("mine", OtherInitialize, {}),
+        "OtherInitialize.initialize(self, std) cannot be called as (self): missing a required argument: 'std'.",
+    ),
+    "no module": (("mine", NoModule, {}), "NoModule must be a subclass of torch.nn.Module, for attention_types."),
+    "no forward": (("mine", NoForward, {}), "NoForward has no `forward`: it must define it."),
+    "no scan": (("mine", Scan, {}), "Scan has no `scan`: a subclass of StateAttention must define it."),
+    "of another room": (("dense", Plain, {}), "name='dense' is taken: mlp_layer_types has ['dense', "),
+    "no rule": (("mine", Plain, {"check": 3}), "check=3 must be a function of a config."),
+    "no text": (("mine", Plain, {"source": 3}), "source=3 must be a str."),
+    "no truth value": (("mine", Plain, {"shareable": "no"}), "shareable='no' must be True or False."),
+    "no name": ((3, Plain, {}), "name=3 must be a str: what a config calls the mechanism comes first."),
+    "no name above a class": ((Plain, None, {}), "name=<class 'support.plugin_errors.Plain'> must be a str"),
     "reads masks": (("mine", ReadsMasks, {}), "ReadsMasks.sees_by='mask' must be 'tokens', or 'mask' in a subclass"),
     "no identifier": (("mine", Plain, {"fields": {"mine-x": 1}}), "fields has 'mine-x', which is not the name of"),
     "no KindField": (("mine", Plain, {"fields": {"mine_x": 1}}), "fields['mine_x']=1 must be a KindField, with"),
@@ -74,7 +132,7 @@ def refused(name: str) -> str:
     with tables_restored():
         try:
             register_attention(kind, mechanism, **options)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             return str(error)
     return ""
 
@@ -97,7 +155,7 @@ def other_messages(folder: Path) -> dict[str, tuple[str, str]]:
             register_attention(name, Plain, fields={"mine_x_y": KindField(1)}, shareable=False)
 
     def encoder():
-        register_attention("scan", Scan, shareable=False)
+        register_attention("scan", Reads, shareable=False)
         TrineConfig(**SIZES, attention_types="scan", is_causal=False)
 
     def told():
@@ -129,6 +187,18 @@ def other_messages(folder: Path) -> dict[str, tuple[str, str]]:
     calls = {
         "field twice": (twice, "fields has 'mine_x_y', which 'mine' has already."),
         "encoder": (encoder, "attention_types has 'scan', which reads a text from left to right: it needs is_causal"),
+        "no router": (
+            lambda: register_router("mine", Bare),
+            "Bare must be a subclass of TrineRouter, for router_type.",
+        ),
+        "no position": (
+            lambda: register_position("mine", Bare),
+            "Bare must be a subclass of PositionEncoding or PositionBias, for position_type.",
+        ),
+        "no feed-forward": (
+            lambda: register_feed_forward("mine", type("Mine", (), {"__init__": Bare.__init__})),
+            "Mine must be a subclass of torch.nn.Module, for mlp_layer_types.",
+        ),
         "own rule": (told, "mine: never"),
         "default": (lambda: KindField(None), "default=None must be a bool, an int, a float or a str."),
         "its default": (lambda: KindField(-1, minimum=0), "default=-1 must be at least 0."),
