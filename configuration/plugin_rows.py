@@ -68,14 +68,6 @@ def enter(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[st
     Raises:
         ValueError: See `register_attention`.
     """
-    known = {plugin.name: plugin for plugin in PLUGINS if plugin.field == rows.field}
-    if re.fullmatch(r"[\w-]+", name) is None:
-        raise ValueError(f"name={name!r} must be made of letters, digits, `_` and `-`: patterns of layers name it.")
-    if name in rows and not (name in known and is_again(known[name].mechanism, mechanism)):
-        raise ValueError(f"name={name!r} is taken: {rows.field} has {list(rows)}.")
-    for field, others in KIND_TABLES.items():
-        if field != rows.field and name in others:
-            raise ValueError(f"name={name!r} is taken: {field} has {list(others)}.")
     told = dict(about)
     check, shareable = told.pop("check", None), told.pop("shareable", True)
     if check is not None and not callable(check):
@@ -93,6 +85,16 @@ def enter(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[st
     if check is not None:
         KIND_RULES[rows.field, name] = about["check"]
     return complete
+
+
+def check_free(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapping[str, Any]) -> Kind:
+    """Raises a `ValueError` for a name that another kind of the field has, or that no pattern could name."""
+    known = {plugin.name: plugin for plugin in PLUGINS if plugin.field == rows.field}
+    if re.fullmatch(r"[\w-]+", name) is None:
+        raise ValueError(f"name={name!r} must be made of letters, digits, `_` and `-`: patterns of layers name it.")
+    if name in rows and not (name in known and is_again(known[name].mechanism, mechanism)):
+        raise ValueError(f"name={name!r} is taken: {rows.field} has {list(rows)}.")
+    return row
 
 
 def registered_files() -> list[str]:

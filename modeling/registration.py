@@ -12,7 +12,7 @@ from ..configuration.choices import Choices, in_package
 from ..configuration.kind_fields import KindField
 from ..configuration.kind_rows import AttentionKind, FeedForwardKind, Kind, PositionKind, RouterKind
 from ..configuration.kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS, POSITION_KINDS, ROUTER_KINDS
-from ..configuration.plugin_rows import enter
+from ..configuration.plugin_rows import check_free, enter
 from .attention.table import ATTENTIONS
 from .feed_forward.routers import ROUTERS
 from .feed_forward.table import FEED_FORWARDS
@@ -22,7 +22,7 @@ from .returned import check_class, check_returned
 
 
 # With a checkpoint's code go the classes and the rows; nobody else registers anything there.
-ENTRANCES = in_package((check_class, enter, check_returned))
+ENTRANCES = in_package((check_free, check_class, enter, check_returned))
 
 
 def register_attention(

@@ -36,8 +36,6 @@ def check_class(rows: Choices, name: str, mechanism: Any, row: Kind, about: Mapp
     base, called = BASES[rows.field]
     if isinstance(mechanism, type) and not issubclass(mechanism, base):
         raise ValueError(f"{mechanism.__qualname__} must be a subclass of {called}, for {rows.field}.")
-    if rows.field in RETURNS and getattr(mechanism, "forward", None) is nn.Module.forward:
-        raise ValueError(f"{mechanism.__qualname__} has no `forward`: it must define it.")
     reads = (getattr(mechanism, "forward", None), getattr(mechanism, "scan", None))
     if reads == (StateAttention.forward, StateAttention.scan):
         raise ValueError(f"{mechanism.__qualname__} has no `scan`: a subclass of StateAttention must define it.")

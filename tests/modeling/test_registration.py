@@ -359,10 +359,20 @@ def test_states_are_for_decoders():
         Scan(TrineConfig(**SIZES), 0)(torch.randn(1, 3, 32))
 
 
-def test_a_name_belongs_to_one_field():
-    register_attention("alike", Plain, shareable=False)
-    with pytest.raises(ValueError, match="name='alike' is taken: attention_types has "):
-        register_position("alike", type("Alike", (PositionEncoding,), {}), shareable=False)
+def test_rules_of_one_name_stand_apart():
+    """An attention and a position encoding may be called alike."""
+
+    def refuse(word):
+        def check(config):
+            raise ValueError(f"the rule of {word}")
+
+        return check
+
+    register_attention("alike", Plain, check=refuse("attention"), shareable=False)
+    register_position("alike", type("Alike", (PositionEncoding,), {}), check=refuse("positions"), shareable=False)
+    for fields in ({"attention_types": "alike"}, {"position_type": "alike"}):
+        with pytest.raises(ValueError, match=f"the rule of {next(iter(fields)).split('_')[0]}"):
+            TrineConfig(**SIZES, **fields)
 
 
 def test_weights_of_own_attention_are_not_split():

@@ -52,13 +52,6 @@ class Bare(nn.Module):
         return hidden_states
 
 
-class NoForward(nn.Module):
-    """Computes nothing."""
-
-    def __init__(self, config, layer_idx):
-        super().__init__()
-
-
 class NoModule:
     """Has all methods, and no parameters."""
 
@@ -93,9 +86,7 @@ REFUSED = {
         "OtherInitialize.initialize(self, std) cannot be called as (self): missing a required argument: 'std'.",
     ),
     "no module": (("mine", NoModule, {}), "NoModule must be a subclass of torch.nn.Module, for attention_types."),
-    "no forward": (("mine", NoForward, {}), "NoForward has no `forward`: it must define it."),
     "no scan": (("mine", Scan, {}), "Scan has no `scan`: a subclass of StateAttention must define it."),
-    "of another room": (("dense", Plain, {}), "name='dense' is taken: mlp_layer_types has ['dense', "),
     "no rule": (("mine", Plain, {"check": 3}), "check=3 must be a function of a config."),
     "no text": (("mine", Plain, {"source": 3}), "source=3 must be a str."),
     "no truth value": (("mine", Plain, {"shareable": "no"}), "shareable='no' must be True or False."),

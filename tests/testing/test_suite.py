@@ -108,6 +108,11 @@ def test_other_fields_are_passed_on():
     assert [subject.config().hidden_size for subject in find_subjects("full", hidden_size=64)] == [64]
 
 
+def test_a_name_of_two_tables_means_both():
+    register_attention("softmax", Uncapped, shareable=False)
+    assert {subject.field for subject in find_subjects("softmax")} == {"attention_types", "router_type"}
+
+
 def test_an_error_names_the_line_of_the_file(tmp_path):
     file = write_sigmoid(tmp_path, "erring", "erring")
     text = file.read_text().replace("weights = positive(scores + self.bias)", "weights = scores + self.absent")
