@@ -29,11 +29,8 @@ from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 
-ELSEWHERE = (
-    "modeling/checkpoints",
-    "modeling/checks/checkpoints",
-    "modeling/loading",
-)  # whose errors have files of their own
+PARTS = ("checkpoints", "checks/checkpoints", "loading", "registration", "returned")
+ELSEWHERE = tuple(f"modeling/{part}" for part in PARTS)  # whose errors have files of their own
 
 
 def run(ids, **fields):
