@@ -1,12 +1,12 @@
 """Copies of the code, which checkpoints bring along, live in one process without taking each other's operators."""
 
 import importlib
-import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from support import bundles
+from support.plugins import tables_restored
 
 from trine.configuration.bundle import files_of
 from trine.modeling.kernels.blocks import sparse
@@ -31,9 +31,8 @@ def copies(tmp_path, monkeypatch) -> Iterator[list[str]]:
         for shape in ("everything", "recurrent"):
             for file, text in files_of(bundles.CONFIGS[shape]()).items():
                 (tmp_path / name / file).write_text(text)
-    yield names
-    for module in [module for module in sys.modules if module.split(".")[0] in names]:
-        del sys.modules[module]
+    with tables_restored():
+        yield names
 
 
 def test_every_copy_has_operators_of_its_own(copies):

@@ -14,6 +14,7 @@ import numpy
 import pytest
 import torch
 from packaging.version import Version
+from support.plugins import tables_restored
 from support.simplicial_reference import simplicial_reference, trilinear_logits
 
 from trine import TrineConfig
@@ -224,7 +225,8 @@ def import_copy(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path)
         return importlib.import_module(f"{package}.modeling_trine")
 
-    return load
+    with tables_restored():
+        yield load
 
 
 @on_kernels

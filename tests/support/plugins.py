@@ -4,6 +4,8 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING
+
 from trine.configuration import plugin_rows
 from trine.configuration.kinds import KIND_TABLES
 from trine.configuration.validation import KIND_RULES
@@ -49,7 +51,8 @@ class SigmoidAttention(PairwiseAttention):
         return weights if visible is None else weights * visible
 '''
 HELPER = '"""A function."""\n\nimport torch\n\n\ndef positive(x):\n    return torch.sigmoid(x)\n'
-TABLES = (*KIND_TABLES.values(), ATTENTIONS, POSITIONS, FEED_FORWARDS, ROUTERS, KIND_RULES)
+CACHE_LAYERS = (DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING)
+TABLES = (*KIND_TABLES.values(), ATTENTIONS, POSITIONS, FEED_FORWARDS, ROUTERS, KIND_RULES, *CACHE_LAYERS)
 
 
 def write_sigmoid(folder: Path, module: str, name: str) -> Path:
