@@ -1,8 +1,10 @@
 """The fixtures that every test runs with do what they say."""
 
+import multiprocessing
+
 import pytest
 import torch
-from support import tiers
+from support import forks, tiers
 from transformers.utils import logging
 
 
@@ -94,3 +96,13 @@ def test_what_tests_share_is_the_same_whichever_is_first(request, numbers_of_eac
     own = torch.rand(3)
     shared = request.getfixturevalue("shared_numbers")  # made now, or by another test
     assert own.equal(shared) and own.equal(numbers_of_each)
+
+
+def test_a_fork_has_nothing_of_trine_whoever_started_the_server_before(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trine"])
+    process = context.Process(target=print)
+    process.start()
+    process.join()
+    result = forks.run(["-c", "import sys; print('trine' in sys.modules, 'transformers' in sys.modules)"], tmp_path)
+    assert result.stdout == "False True\n", result.stderr

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -20,12 +21,15 @@ from unittest.mock import patch
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "transformers.dynamic_module_utils", "transformers.trainer"])
+PRELOAD = ["torch", "transformers.dynamic_module_utils", "transformers.trainer"]
 HOME = tempfile.TemporaryDirectory()
 
 
 def start(program: Sequence[str], folder: Path, env: Mapping[str, str], logs: tuple[Path, Path]) -> BaseProcess:
     """Start `program`, the arguments that python would get: `-c CODE`, `-m MODULE` or a file, and its own."""
+    if forkserver._forkserver._preload_modules != PRELOAD:  # another user of the only one may have it import trine
+        forkserver._forkserver._stop()
+        CONTEXT.set_forkserver_preload(PRELOAD)
     process = CONTEXT.Process(target=_run, args=([*program], str(folder), {**env}, [str(log) for log in logs]))
     with patch.dict(os.environ, HF_HOME=HOME.name):  # for the server, if this is the first call
         process.start()
