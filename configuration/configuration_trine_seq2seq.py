@@ -14,7 +14,7 @@ from .configuration_trine import DERIVED, DerivedFloat, DerivedInt, TrineConfig
 from .encoder_decoder import DecoderFieldsMixin, register_encoder, without_sizes
 from .hub_export import HubExportMixin
 from .keywords import LAYER_KEYWORDS, LIBRARY_KEYWORDS, StrictKeywordsMixin
-from .validation import check_dropout, check_start_token, check_token_ids
+from .validation import check_dropout, check_pointer, check_start_token, check_token_ids
 
 
 # None only until `__post_init__` derives it. The strict dataclass checks annotations at run time.
@@ -43,6 +43,9 @@ class TrineSeq2SeqConfig(
         share_embeddings: Whether encoder and decoder have the same token embeddings.
         tie_word_embeddings: Whether the head shares the token embeddings of the decoder.
         logit_scale: Factor on the states that the head reads. T5's first version has `1 / sqrt(hidden_size)`.
+        pointer_size: Features of the queries and keys of a pointer-generator head, which copies tokens of the source
+            (See et al. 2017, arXiv 1704.04368). `logits` are then log-probabilities. Default: None, no such head.
+        coverage_loss_coef: Factor of the loss on copying from where it copied before, which training adds.
         decoder_is_causal: Whether a target token sees only those before it. False is for mask-predict, which writes
             all tokens at once and again: `generate(custom_generate=MaskPredict())`.
         vocab_size: Number of target tokens, and of source tokens where the encoder names no number. Default: that of
@@ -82,6 +85,8 @@ class TrineSeq2SeqConfig(
     share_embeddings: bool = True
     tie_word_embeddings: bool = True
     logit_scale: float | int = 1.0
+    pointer_size: int | None = None
+    coverage_loss_coef: float | int = 0.0
     decoder_is_causal: bool = True
     vocab_size: DerivedInt = DERIVED
     pad_token_id: int | None = None
@@ -183,6 +188,11 @@ class TrineSeq2SeqConfig(
             for stack in (self.encoder, self.decoder) if self.share_embeddings else (self.decoder,):
                 stack.vocab_size = value
 
+    @property
+    def has_pointer(self) -> bool:
+        """Whether there is a pointer-generator head."""
+        return self.pointer_size is not None
+
     def settle_vocabulary(self) -> None:
         """Copies the decoder's vocabulary size to the model's, where transformers or a user changed it there."""
         if self.vocab_size != self.decoder.vocab_size:
@@ -203,6 +213,7 @@ class TrineSeq2SeqConfig(
         check_dropout(self, "classifier_dropout")
         if self.logit_scale <= 0:
             raise ValueError(f"logit_scale={self.logit_scale} must be above 0.")
+        check_pointer(self)
         if self.share_embeddings:
             for field in ("vocab_size", "hidden_size"):
                 source, target = getattr(self.encoder, field), getattr(self.decoder, field)

@@ -317,6 +317,25 @@ def check_dropout(config, field: str) -> None:
         raise ValueError(f"{field}={getattr(config, field)} must be at least 0 and below 1.")
 
 
+def check_pointer(config) -> None:
+    """Raises a `ValueError` for a pointer-generator head whose sizes do not fit, or a coverage loss without one."""
+    size, coefficient = config.pointer_size, config.coverage_loss_coef
+    if coefficient < 0 or (coefficient and size is None):
+        raise ValueError(
+            f"coverage_loss_coef={coefficient} must not be negative, and needs a pointer: pointer_size={size}."
+        )
+    if size is None:
+        return
+    if size < 1:
+        raise ValueError(f"pointer_size={size} must be at least 1, or None for no pointer.")
+    check_weights({("pointer_size", "hidden_size"): 4}, config)
+    if config.encoder.vocab_size != config.decoder.vocab_size:
+        raise ValueError(
+            f"pointer_size={size} copies tokens of the source into the target, which need one vocabulary, but "
+            f"encoder.vocab_size={config.encoder.vocab_size} and decoder.vocab_size={config.decoder.vocab_size}."
+        )
+
+
 def check_pooler(config) -> None:
     """Raises a `ValueError` for a pooler in a decoder, whose first token sees no other."""
     if config.add_pooling_layer and config.is_causal:

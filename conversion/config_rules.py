@@ -76,7 +76,7 @@ WITHOUT_EFFECT = {
     *("initializer", "initializer_range", "loss_chunk_size", "use_cache", "export_code", "auto_map", "id2label"),
     *("label2id", "problem_type", "dtype", "architectures", "transformers_version", "_name_or_path", "layer_types"),
     *("output_router_logits", "router_bias_update_rate", "require_shift_invariance", "performer_redraw_interval"),
-    "router_aux_loss_reduction",
+    *("router_aux_loss_reduction", "coverage_loss_coef"),
     *("cross_attention_hidden_size", "task_specific_params", "classifier_dropout"),
 }
 CLASSIFIERS = (

@@ -187,7 +187,8 @@ def plan_export(folder: Path, model_type: str, to: str | None, head_name: str | 
     model = empty_model(trine_class, ours)
     tensors = saved_tensors(model)
     check_names(reader, tensors, head.trine)
-    steps = make_steps(tensors, family.rules(config, head), count_experts(ours))
+    known = [name for name in tensors if not name.startswith("pointer.")]  # which is refused below, by its field
+    steps = make_steps(known, family.rules(config, head), count_experts(ours))
     check_fields(family, head, config, ours, {name for step in steps for name in step.source})
     plan = Plan(False, reader, steps, tensors, config, model, getattr(transformers, head.source))
     plan.check_shapes()

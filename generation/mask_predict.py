@@ -78,16 +78,14 @@ class MaskPredict:
         mask_id = int(self._setting("mask_token_id", generation_config))
         ratio = self._setting("length_ratio", generation_config)
         spread = self.length_spread or getattr(generation_config, "length_spread", None)
-        states = model_kwargs["encoder_outputs"]["last_hidden_state"]
-        source_mask = model_kwargs.get("attention_mask")
+        outputs, source_mask = model_kwargs["encoder_outputs"], model_kwargs.get("attention_mask")
         if source_mask is None:
+            states = outputs["last_hidden_state"]
             source_mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
         expected = source_mask.sum(dim=-1) * ratio
         lengths = candidate_lengths(expected, self.length_candidates, generation_config.max_length - 1)
-        source = {
-            "encoder_outputs": (states.repeat_interleave(lengths.shape[1], dim=0),),
-            "attention_mask": source_mask.repeat_interleave(lengths.shape[1], dim=0),
-        }
+        rows = {"encoder_outputs": outputs, "attention_mask": source_mask}
+        _, source = model._expand_inputs_for_generation(lengths.shape[1], is_encoder_decoder=True, **rows)
         target, scores = self.refine(model, source, lengths.flatten(), mask_id, special_ids(generation_config))
         if spread is not None:
             scores = scores + length_log_probs(lengths, expected, spread).flatten()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .attention import CROSS_ATTENTION, SECOND_KEYS, WeightMap
+from .copies import COPIES
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "inspection.html"
@@ -17,6 +18,10 @@ CAPTIONS = {
     SECOND_KEYS: ("A token", "The second keys that it looks at"),
     CROSS_ATTENTION: ("A token that the decoder has read", "What it looks at in the source"),
     "alignment": ("A token of the target", "The tokens of the source that it was made from, by the mean of all heads"),
+    COPIES: (
+        "A token of the target, with p_gen, the share of the vocabulary",
+        "The tokens of the source that it copies",
+    ),
     "experts": ("A token", "The experts that it visits"),
     "by tag": ("The words with a tag, and how many pieces they have", "The experts' shares of their visits"),
 }

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoToken
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.inspection.attention import NoWeights, WeightMap, alignment, attention_maps, read
+from trine.inspection.copies import copy_map
 from trine.inspection.expert_routing import expert_maps, experts_by_tag
 from trine.inspection.page import write_page
 from trine.inspection.pictures import draw_map, file_name, fonts_for, title_of
@@ -111,7 +112,8 @@ def load(arguments: InspectArguments) -> tuple[Any, Any]:
         if hasattr(part, "simplicial_backend"):
             part.simplicial_backend = "eager"  # all backends compute the same; this one tells the weights
     generates = config.is_encoder_decoder and arguments.text is not None and arguments.target is None
-    auto_class: Any = AutoModelForSeq2SeqLM if generates else AutoModel
+    copies = getattr(config, "has_pointer", False)  # by its head
+    auto_class: Any = AutoModelForSeq2SeqLM if generates or copies else AutoModel
     options = {"config": config, "attn_implementation": "eager", "dtype": "float32", "output_loading_info": True}
     model, info = auto_class.from_pretrained(arguments.model, **options)
     if generates and info["missing_keys"]:
@@ -131,16 +133,21 @@ def look(model: Any, tokenizer: Any, arguments: InspectArguments) -> tuple[list[
         origin = "as given" if arguments.target is not None else "as generated"
         spoken = arguments.target or tokenizer.decode(reading.predicted_ids, skip_special_tokens=True)
         notes.append(f"Target {origin}, {len(reading.predicted)} tokens: {spoken}")
-    experts = expert_maps(model, reading, layers)
+    others = expert_maps(model, reading, layers)
+    if getattr(model, "pointer", None) is not None:
+        copies, shares = copy_map(model, reading)
+        others.append(copies)
+        copied = [row.token for row in shares if row.copied > 0.5]
+        notes.append(f"Copied, by more than half of their probability: {' '.join(copied) or 'no token'}")
     try:
         maps = attention_maps(model, reading, layers)
     except NoWeights as error:
-        if not experts:
+        if not others:
             raise
-        return experts, [*notes, str(error)]
+        return others, [*notes, str(error)]
     if reading.predicted:
         maps.append(alignment(maps, reading.predicted))
-    return maps + experts, notes
+    return maps + others, notes
 
 
 def tabulate(model: Any, tokenizer: Any, records: Records, arguments: InspectArguments) -> list[WeightMap]:

@@ -1,8 +1,9 @@
 """The encoders of an ensemble as one module."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.utils.generic import ModelOutput
 
 
@@ -11,13 +12,20 @@ class EnsembleEncoder(nn.Module):
 
     main_input_name = "input_ids"
 
-    def __init__(self, encoders: list[nn.Module]):
+    def __init__(self, members: Sequence[Any]):
         super().__init__()
-        self.encoders = nn.ModuleList(encoders)
+        self.encoders = nn.ModuleList([member.get_encoder() for member in members])
+        self.readers = [getattr(member, "with_source", None) for member in members]
 
-    def forward(self, **kwargs: Any) -> dict[str, Any]:
-        """Runs every encoder; returns all outputs in one dictionary."""
-        return join_outputs([encoder(**kwargs) for encoder in self.encoders])
+    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """Runs every encoder; returns all outputs in one dictionary, with what pointers read of the source."""
+        source = {"input_ids": input_ids, "attention_mask": attention_mask}
+        given = {name: tensor for name, tensor in source.items() if tensor is not None}
+        outputs = []
+        for encoder, read in zip(self.encoders, self.readers, strict=True):
+            found = encoder(**given, **kwargs)
+            outputs.append(found if read is None else read(found, **source))
+        return join_outputs(outputs)
 
 
 def join_outputs(outputs: list[ModelOutput]) -> dict[str, Any]:

@@ -163,7 +163,7 @@ class Ensemble(PreTrainedModel, CheckedGeneration, GenerationMixin):
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         """Returns all encoders as one module."""
         members: Any = self.members
-        return EnsembleEncoder([member.get_encoder() for member in members])
+        return EnsembleEncoder(members)
 
     def split_encoder_outputs(self, encoder_outputs: dict[str, Any] | None) -> list[Any]:
         """The encoder outputs of each member, or None for each where there is no encoder."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from ..checks.batching import BatchingGenerationMixin
 from ..checks.generation import CHECKED, MendedGeneration
@@ -15,9 +16,11 @@ from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from ..outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
 from .base import Head, Kept, Output, Prediction, Target, make_forward
+from .pointer import PointerHead
 from .token_head import TokenHead, select_positions
 
 
+POINTERS = Choices("has_pointer", {True: PointerHead})
 PREDICTED = ("last_hidden_state", "past_key_values")  # what the heads make their predictions of
 
 
@@ -65,6 +68,11 @@ class TrineForConditionalGeneration(
     In training with labels, while the decoder's `loss_chunk_size` is set, logits are computed when they are first
     read, as the loss does not need them.
 
+    With `config.pointer_size` the model is a pointer-generator, which copies tokens of the source, too: `logits` are
+    then the log-probabilities of its mixture, in float32 or better, so that every way of decoding works as it does
+    with logits. The ids of the source are needed: beside `encoder_outputs` give `input_ids`, unless `generate` made
+    them.
+
     Args:
         config: Both stacks.
     """
@@ -77,6 +85,7 @@ class TrineForConditionalGeneration(
         super().__init__(config)
         self.model = TrineSeq2SeqModel(config)
         self.lm_head = nn.Linear(config.decoder.hidden_size, config.decoder.vocab_size, bias=False)
+        self.pointer: Any = POINTERS[True](config) if config.has_pointer else None
         self.loss_type = "ForMaskedLM"  # labels are aligned with what the decoder reads: nothing is shifted again
         self.post_init()
 
@@ -121,7 +130,8 @@ class TrineForConditionalGeneration(
         if self.config.logit_scale != 1:
             hidden_states = hidden_states * self.config.logit_scale
         chunk_size = self.config.decoder.loss_chunk_size
-        loss, logits = self.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
+        head: Any = self if self.pointer is None else self.pointer.head_of(self, outputs, inputs, logits_to_keep)
+        loss, logits = head.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
         return loss, labels, {"logits": logits, "past_key_values": outputs.past_key_values}
 
     names = (
@@ -145,6 +155,23 @@ class TrineForConditionalGeneration(
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
         return make_ready_masks(config.decoder, inputs_embeds, attention_mask, self_cache, position_ids)
+
+    def with_source(self, encoder_outputs: Any, input_ids: torch.Tensor | None, attention_mask: Any = None) -> Any:
+        """The encoder's outputs with what a pointer reads of the source; without a pointer, as they are."""
+        if self.pointer is None:
+            return encoder_outputs
+        return self.pointer.with_source(self.model.encoder, encoder_outputs, input_ids, attention_mask)
+
+    def _maybe_prepare_encoder_kwargs_for_generation(
+        self, inputs_tensor: torch.Tensor, model_kwargs: dict, model_input_name: str | None, *args: Any
+    ) -> dict:
+        """Lets a pointer read the source once: its rows are repeated for beams, as those of the encoder are."""
+        made = super()._maybe_prepare_encoder_kwargs_for_generation(
+            inputs_tensor, model_kwargs, model_input_name, *args
+        )
+        ids = inputs_tensor if model_input_name in (None, "input_ids") else None
+        made["encoder_outputs"] = self.with_source(made["encoder_outputs"], ids, made.get("attention_mask"))
+        return made
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         """Gives cross-attention a cache without windows: transformers builds it from the decoder's layers."""

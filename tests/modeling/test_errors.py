@@ -29,7 +29,7 @@ from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 
-PARTS = ("checkpoints", "checks/checkpoints", "loading", "registration", "returned")
+PARTS = ("checkpoints", "checks/checkpoints", "heads/pointer", "loading", "registration", "returned")
 ELSEWHERE = tuple(f"modeling/{part}" for part in PARTS)  # whose errors have files of their own
 
 

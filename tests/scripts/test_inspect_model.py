@@ -65,6 +65,9 @@ def folder(tmp_path_factory):
     for name, model in models.items():
         model.save_pretrained(folder / name)
         (wordpiece if name == "encoder" else bpe).save_pretrained(folder / name)
+    copying = TrineSeq2SeqConfig(encoder=stack, decoder=stack, **start, pointer_size=8)
+    TrineForConditionalGeneration(copying).save_pretrained(folder / "copying")
+    bpe.save_pretrained(folder / "copying")
     untied = TrineSeq2SeqConfig(encoder=stack, decoder=stack, **start, tie_word_embeddings=False)
     TrineForConditionalGeneration(untied).model.save_pretrained(folder / "headless")
     bpe.save_pretrained(folder / "headless")
@@ -161,6 +164,18 @@ def test_a_decoder_with_experts(folder, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 of 3 tagged records are read." in printed and "8 pictures: " in printed
     assert re.search(r"\(all\) +8 pieces( +\d+\.\d){3}\n", printed)
+
+
+@pytest.mark.parametrize("target", ["a dog", None])
+def test_what_a_pointer_copied(folder, tmp_path, capsys, target):
+    words = ["--text", "the cat", "--max_length", "12", *(["--target", target] if target else [])]
+    assert inspect(folder, "copying", tmp_path, *words) == 0
+    view = Page(tmp_path / "inspection.html").views["copies"]
+    assert numbers(view, 0).shape == (1, len(view["rows"]), len(view["columns"]))
+    torch.testing.assert_close(numbers(view, 0).sum(-1), torch.ones(1, len(view["rows"])))
+    assert all(re.search(r" \(0\.\d\d\)$", row) for row in view["rows"])
+    assert (tmp_path / "copies.png").exists()
+    assert "Copied, by more than half of their probability: " in capsys.readouterr().out
 
 
 def test_an_encoder_and_chosen_layers(folder, tmp_path):

@@ -60,6 +60,14 @@ def test_several_languages_by_tags(folder, tmp_path):
         translator("one", target_language="down")
 
 
+def test_a_pointer_by_config_overrides(folder, tmp_path):
+    words = ["--config_overrides", "pointer_size=8", "coverage_loss_coef=0.5", "--validation_pairs", "4"]
+    assert run(folder, tmp_path, *words, "--score_pairs", "2") == 0
+    translator = Translator.from_pretrained(tmp_path, device="cpu")
+    assert translator.model.pointer is not None and translator.model.config.coverage_loss_coef == 0.5
+    assert len(translator(["one and then two"], max_new_tokens=2, num_beams=2)) == 1
+
+
 def test_early_stopping(folder, tmp_path, capsys):
     words = ["--early_stopping_patience", "1", "--validation_pairs", "4", "--metrics", "rouge", "--score_pairs", "2"]
     with pytest.raises(SystemExit, match="early_stopping_patience=1 needs --load_best_model_at_end"):

@@ -30,6 +30,7 @@ CONFIGS = {
     "everything": lambda: tiny_config(**EVERYTHING),
     "everything, encoder": lambda: tiny_config(is_causal=False, **EVERYTHING),
     "seq2seq": seq2seq,
+    "seq2seq, pointer": lambda: TrineSeq2SeqConfig(encoder=SIZES, decoder={**SIZES, **TOKENS}, pointer_size=8),
     "seq2seq, everything": lambda: seq2seq(**EVERYTHING),
     "recurrent": TrineRecurrentConfig,
     "recurrent, none": lambda: TrineRecurrentConfig(attention="none"),

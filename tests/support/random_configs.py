@@ -167,6 +167,8 @@ SEQ2SEQ = {
     "share_embeddings": st.booleans(),
     "tie_word_embeddings": st.booleans(),
     "logit_scale": st.sampled_from([0.125, 1, 2.0]),
+    "pointer_size": st.sampled_from([None, None, 1, 5]),
+    "coverage_loss_coef": st.sampled_from([0, 0.0, 1.0]),
     "decoder_is_causal": st.sampled_from([True, True, True, False]),
     "pad_token_id": st.integers(0, 10),
     "bos_token_id": STACK["bos_token_id"],
@@ -253,6 +255,10 @@ def pairs(draw) -> dict:
         decoder["vocab_size"] = encoder["vocab_size"]
         decoder["head_dim"] = decoder["head_dim"] or 6
         decoder["hidden_size"] = encoder["hidden_size"]
+    if fields.get("pointer_size") is None:
+        fields.pop("coverage_loss_coef", None)
+    else:
+        decoder["vocab_size"] = encoder["vocab_size"]
     for stack in (encoder, decoder):
         stack.pop("is_causal")
         stack.pop("add_pooling_layer", None)

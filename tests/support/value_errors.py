@@ -75,6 +75,27 @@ VALUE_ERRORS = {
         {"encoder": TrineRecurrentConfig()},
         "encoder is a TrineRecurrentConfig, but must be a TrineConfig.",
     ),
+    "no pointer": (
+        TrineSeq2SeqConfig,
+        {"pointer_size": 0},
+        "pointer_size=0 must be at least 1, or None for no pointer.",
+    ),
+    "two vocabularies": (
+        TrineSeq2SeqConfig,
+        {"pointer_size": 8, "encoder": {"vocab_size": 9}, "share_embeddings": False},
+        "pointer_size=8 copies tokens of the source into the target, which need one vocabulary, but "
+        "encoder.vocab_size=9 and decoder.vocab_size=32000.",
+    ),
+    "coverage of nothing": (
+        TrineSeq2SeqConfig,
+        {"coverage_loss_coef": 1.0},
+        "coverage_loss_coef=1.0 must not be negative, and needs a pointer: pointer_size=None.",
+    ),
+    "negative coverage": (
+        TrineSeq2SeqConfig,
+        {"coverage_loss_coef": -1.0, "pointer_size": 8},
+        "coverage_loss_coef=-1.0 must not be negative, and needs a pointer: pointer_size=8.",
+    ),
     "a stack": (TrineSeq2SeqConfig, {"decoder": {"norm_eps": NAN}}, "decoder: norm_eps=nan must be a finite number"),
     "no end": (TrineConfig, {"eos_token_id": []}, "eos_token_id=[] must hold one id at least, or be None."),
     **{

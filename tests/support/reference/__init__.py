@@ -22,6 +22,7 @@ from support.reference.models import (
     trunk,
 )
 from support.reference.norms import NORMS
+from support.reference.pointer import copy_attention, pointer_coverage, pointer_log_probs
 from support.reference.positions import (
     POSITIONS,
     NoPositions,
@@ -50,6 +51,7 @@ __all__ = [
     "balancing_loss",
     "bigbird_attention",
     "bigbird_blocks",
+    "copy_attention",
     "cross_entropy",
     "linear",
     "logits",
@@ -57,6 +59,8 @@ __all__ = [
     "mixture",
     "mlp",
     "next_sentence_logits",
+    "pointer_coverage",
+    "pointer_log_probs",
     "t5_bucket",
     "transform",
     "translation_logits",
