@@ -1,4 +1,4 @@
-"""What a pointer-generator copied from its source: how much of each token, and from where."""
+"""Tells what a pointer-generator copied from its source: how much of each token, and from where."""
 
 # Shapes: T target tokens, S source tokens.
 

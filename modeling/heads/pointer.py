@@ -37,7 +37,7 @@ class TrinePointerSource(TrineModelOutput):
 
 
 class Copies(NamedTuple):
-    """What a pointer says of each target token, in float32 or better.
+    """The copy attention and the gate of each target token, in float32 or better.
 
     `gate` (B, T, 1) is the logit of p_gen; `weights` (B, T, S) are the copy attention; `copied` (B, T, S) are its sums
     over the positions with the same token, in the first of them, and 0 in the others.
@@ -145,7 +145,7 @@ class PointerHead(nn.Module):
         return TrinePointerSource(**kept, **source)  # pyright: ignore[reportArgumentType] tensors by name
 
     def head_of(self, model: Any, outputs: Any, inputs: dict[str, Any], logits_to_keep: Any) -> "CopyingHead":
-        """What predicts tokens in one forward pass of a model, from its trunk's `outputs` and `inputs`."""
+        """Makes the head of one forward pass of a model, from the `outputs` and `inputs` of its trunk."""
         states, mask, given = outputs.encoder_last_hidden_state, inputs["attention_mask"], inputs["encoder_outputs"]
         if getattr(given, "source_keys", None) is not None:
             source = {name: getattr(given, name) for name in ("source_ids", "source_slots", "source_keys")}
@@ -161,7 +161,7 @@ class CopyingHead(TokenHead):
 
     Args:
         model: Its `lm_head` makes the logits of the vocabulary.
-        copies: What the pointer says of all target tokens.
+        copies: Those of all target tokens.
         ids: The source's token ids, (B, T, S).
         logits_to_keep: As of the model's `forward`.
     """
@@ -170,9 +170,10 @@ class CopyingHead(TokenHead):
         self.lm_head, self.training, self.config = model.lm_head, model.training, model.config
         self._loss_function = vars(model).get("_loss_function")
         self.weights = copies.weights
-        self.kept = [select_positions(part, logits_to_keep) for part in (copies.gate, copies.copied, ids)]
+        gate, copied, kept = (select_positions(part, logits_to_keep) for part in (copies.gate, copies.copied, ids))
+        self.parts = (gate, copied, kept)
         # No method: compiled code can hand a partial function out with its logits, and not what this object holds.
-        self.project = partial(project_with_copies, model, *self.kept)
+        self.project = partial(project_with_copies, model, *self.parts)
 
     def chunked_loss(
         self, hidden_states: torch.Tensor, targets: torch.Tensor, chunk_size: int, **kwargs
@@ -180,7 +181,7 @@ class CopyingHead(TokenHead):
         """The loss that never holds the log-probabilities of all hidden states, of a head that is a plain one."""
         if not is_plain_head(self.lm_head):
             return lm_loss(self.project(hidden_states), targets, **kwargs)
-        return chunked_copy_loss(hidden_states, self.lm_head, *self.kept, targets, chunk_size, **kwargs)
+        return chunked_copy_loss(hidden_states, self.lm_head, *self.parts, targets, chunk_size, **kwargs)
 
     def loss_and_logits(self, hidden_states, labels, targets, chunk_size, **kwargs) -> tuple[Any, Any]:
         """As of its base; training adds the coverage loss times `config.coverage_loss_coef`."""
@@ -188,7 +189,7 @@ class CopyingHead(TokenHead):
         if isinstance(logits, DeferredLogits) and logits.dtype in (torch.bfloat16, torch.float16):
             logits.float()
         coefficient = self.config.coverage_loss_coef
-        if loss is not None and self.training and coefficient:
+        if loss is not None and labels is not None and self.training and coefficient:
             covered = coverage_loss(self.weights, labels, kwargs.get("num_items_in_batch"))
             loss = loss + coefficient * covered.to(loss.device)
         return loss, logits
