@@ -22,7 +22,7 @@ model = AutoModelForSeq2SeqLM.from_pretrained(f"{folder}/model", trust_remote_co
 written = model.generate(**inputs, max_new_tokens=5, num_beams=2, do_sample=False)
 loss = model.train()(**inputs, labels=written.clone()).loss
 loss.backward()
-save_file({"written": written, "loss": loss.detach()}, f"{folder}/outputs.safetensors")
+save_file({"written": written.contiguous(), "loss": loss.detach()}, f"{folder}/outputs.safetensors")
 """
 
 
