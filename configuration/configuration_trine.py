@@ -13,6 +13,7 @@ from .keywords import StrictKeywordsMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .layer_fields import PLUGIN_FIELDS, LayerFieldsMixin
 from .patterns import expand_pattern
+from .prefix_rules import PREFIX_RULES
 from .sharding_plans import EXPERT_PLANS, tensor_parallel_plan
 from .validation import ATTENTION_RULES, FEED_FORWARD_RULES, PAIR_RULES, RULES, check_loss_chunks
 
@@ -107,6 +108,8 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
         attention_scale: Factor on the scores of `full`, `sliding` and `chunked` layers and of cross-attention.
             Default: `1 / sqrt(head_dim)`; T5 has 1.
         is_causal: True for a decoder, False for an encoder.
+        prefix_lm: Whether a decoder reads prefixes both ways: `prefix_length` of a forward pass, and the prompt of
+            `generate`, unless it is told another. Layers: `full`, `sliding`, `chunked` or registered over pairs.
         add_cross_attention: Whether each layer also attends to the states of an encoder. `TrineSeq2SeqConfig` sets it.
         cross_attention_hidden_size: Width of those states. Default: `hidden_size`.
         type_vocab_size: Number of segments that tokens can belong to (`token_type_ids`), 0 for none.
@@ -120,9 +123,10 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
             pooler where there is one), `mean` or `last`. Default: `last` for a decoder, `cls` for an encoder.
         classifier_transform: Whether classifiers read `norm(act(W x + b))` of the states, pooled or of a token, as the
             masked-token head does.
+        masked_lm_head: How masked tokens are predicted: `transform` (from `norm(act(W x + b))` of their own state) or
+            `next_token` (from the state before them, as a decoder's head does).
         initializer: `normal` (standard deviation `initializer_range`), `xavier` or `kaiming`. Projections into the
-            residual stream are divided by the
-            square root of the number of sub-layers.
+            residual stream are divided by the square root of the number of sub-layers.
         initializer_range: Standard deviation of `normal` and of embeddings.
         tie_word_embeddings: Whether the head shares the token embeddings.
         use_cache: Whether a forward pass returns a cache by default.
@@ -229,6 +233,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
     qk_norm: bool = False
     attention_scale: float | int | None = None
     is_causal: bool = True
+    prefix_lm: bool = False
     add_cross_attention: bool = False
     cross_attention_hidden_size: DerivedInt = DERIVED
     type_vocab_size: int = 0
@@ -240,6 +245,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
     classifier_dropout: DerivedFloat = DERIVED
     classifier_pooling: DerivedString = DERIVED
     classifier_transform: bool = False
+    masked_lm_head: str = "transform"
     initializer: str = "normal"
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
@@ -365,6 +371,9 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
         check_loss_chunks(self)
         for has_pair_scores, rule in PAIR_RULES.items():
             if has_pair_scores == self.has_pair_scores:
+                rule(self)
+        for reads_prefixes, rule in PREFIX_RULES.items():
+            if reads_prefixes == self.prefix_lm:
                 rule(self)
         for kind, rule in ATTENTION_RULES.items():
             if kind in self.attention_types:

@@ -53,6 +53,7 @@ def architecture_rows(config) -> list[tuple[str, str]]:
     mlp = f"{config.hidden_act}, {'gated' if config.gated_mlp else 'plain'}, {config.intermediate_size} wide"
     rows = [
         ("shape", "decoder" if config.is_causal else "encoder"),
+        *([("prompt", "read both ways")] if config.prefix_lm else []),
         ("layers", f"{config.num_hidden_layers}, {config.hidden_size} wide"),
         ("attention", describe_runs(config.attention_types)),
         (

@@ -54,6 +54,7 @@ CHOICES = {
     "norm_position": NORM_POSITIONS,
     "initializer": INITIALIZERS,
     "classifier_pooling": POOLINGS,
+    "masked_lm_head": ("transform", "next_token"),
     "router_type": ROUTER_KINDS,
     "router_aux_loss_reduction": BALANCING_REDUCTIONS,
     "simplicial_form": TRILINEAR_KINDS,

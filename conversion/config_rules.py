@@ -83,6 +83,7 @@ CLASSIFIERS = (
     *("TrineForSequenceClassification", "TrineForTokenClassification", "TrineForQuestionAnswering"),
     "TrineForMultipleChoice",
 )
+MASKED_HEADS = ("TrineForMaskedLM", "TrineForPreTraining")
 POOLED_HEADS = ("TrineModel", "TrineForSequenceClassification", "TrineForMultipleChoice")
 
 
@@ -99,6 +100,8 @@ def effective(config: TrineConfig, head: str) -> dict[str, Any]:
     unread = WITHOUT_EFFECT | fields_without_kind(config)
     if head not in CLASSIFIERS:
         unread.add("classifier_transform")
+    if head not in MASKED_HEADS:
+        unread.add("masked_lm_head")
     if head not in POOLED_HEADS:
         unread |= {"classifier_pooling", "add_pooling_layer"}
     elif head == "TrineModel":

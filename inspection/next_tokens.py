@@ -97,6 +97,8 @@ def _next_logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs["decoder_input_ids"] = torch.full((len(mask), 1), start, device=mask.device)
     else:
         inputs["position_ids"] = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+        if getattr(model.config, "prefix_lm", False):  # as `generate` does
+            inputs["prefix_length"] = mask.sum(dim=-1)
     return model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
 
 

@@ -25,7 +25,8 @@ from .feed_forward.routers import TrineRouter
 from .feed_forward.table import EXPERT_CHOICES
 from .lean import leanly
 from .loading import CheckedLoading
-from .masks.masks import make_masks, make_position_ids, packed_lengths
+from .masks.masks import make_position_ids, packed_lengths
+from .masks.prefix import MASKS, PrefixLength
 from .norms import make_norm
 from .outputs import TrineModelOutput
 from .pooling import POOLERS
@@ -111,9 +112,9 @@ class TrinePreTrainedModel(*CHECKPOINTED, CheckedLoading):  # pyright: ignore[re
 
 
 def supports_flash(config: TrineConfig) -> bool:
-    """Whether flash kernels serve a stack: they take neither a bias on the scores nor chunks."""
+    """Whether flash kernels serve a stack: they take neither a bias on the scores nor chunks nor prefixes."""
     kinds = [ATTENTION_KINDS[kind] for kind in config.attention_types]
-    return all(kind.flash for kind in [*kinds, POSITION_KINDS[config.position_type]])
+    return all(kind.flash for kind in [*kinds, POSITION_KINDS[config.position_type]]) and not config.prefix_lm
 
 
 def ask_for_second_attentions(forward: Callable) -> Callable:
@@ -195,6 +196,7 @@ class TrineModel(TrinePreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
+        prefix_length: PrefixLength | None = None,
         **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineModelOutput:
         """Computes the hidden states of a batch.
@@ -213,6 +215,8 @@ class TrineModel(TrinePreTrainedModel):
             encoder_hidden_states: What the cross-attention of a decoder looks at, (batch, source length, encoder's
                 hidden). Needed exactly if `config.add_cross_attention`.
             encoder_attention_mask: 1 for a token of the source and 0 for padding, (batch, source length).
+            prefix_length: With `config.prefix_lm`, the number of first tokens that see each other, for all texts, or
+                (batch,), or (sequences,) of a packed row: those at positions below it. Default: none.
             kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
                 `output_router_logits`, and what the attention functions of transformers read.
 
@@ -246,9 +250,10 @@ class TrineModel(TrinePreTrainedModel):
         given_positions = position_ids
         if position_ids is None:
             position_ids = make_position_ids(inputs_embeds, attention_mask, self_cache)
-        is_sdpa = self.config._attn_implementation == "sdpa"
-        lengths = packed_lengths(attention_mask, self_cache, given_positions) if is_sdpa else None
-        visibility = make_masks(self.config, inputs_embeds, attention_mask, self_cache, given_positions, lengths)
+        is_apart = self.config._attn_implementation == "sdpa" and prefix_length is None
+        lengths = packed_lengths(attention_mask, self_cache, given_positions) if is_apart else None
+        given = (self.config, inputs_embeds, attention_mask, self_cache, given_positions, lengths)
+        visibility = MASKS[self.config.prefix_lm](prefix_length, *given)
         # The masks and biases of the longest sequence begin with those of the others.
         length = max(lengths) if lengths else inputs_embeds.shape[1]
         layer_types = self.config.layer_types

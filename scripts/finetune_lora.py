@@ -92,6 +92,8 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
         config, tokenizer = load_parts(arguments, writes=True)
     except OSError as error:
         raise OSError(f"model='{arguments.model}' cannot be read: {error}") from error
+    if arguments.prefix_lm:
+        check_prefixes(config, arguments, lora)
     if arguments.chat_template is not None:
         set_chat_template(tokenizer, arguments.chat_template)
     if arguments.format == "messages" and tokenizer.chat_template is None:
@@ -112,6 +114,19 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
     return Task(tokenizer, model, train_data, validation_data, checkpoint, {**metrics, **count_parameters(model)})
 
 
+def check_prefixes(config: Any, arguments: InstructionArguments, lora: LoraArguments) -> None:
+    """Lets a decoder read prompts both ways; a ValueError where it cannot, or where nothing would be told of it."""
+    if config.model_type != "trine":
+        raise ValueError(f"prefix_lm=True needs a decoder of Trine, but model_type={config.model_type!r}.")
+    if not (config.prefix_lm or arguments.full or lora.merge):
+        raise ValueError(
+            "prefix_lm=True is a field of the config, which adapters alone do not hold: add --merge or --full, or "
+            "give a model that has it."
+        )
+    config.prefix_lm = True
+    config.check()
+
+
 def read_data(
     arguments: InstructionArguments, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[list[Example], list[Example], dict[str, Any]]:
@@ -126,6 +141,8 @@ def read_data(
         if all(label < 0 for label in example["labels"][1:]):
             raise ValueError(f"its first max_length={arguments.max_length} tokens hold nothing to learn")
         truncated += len(whole["input_ids"]) > arguments.max_length
+        if arguments.prefix_lm:
+            example["prefix_length"] = answer_of(example)[0]  # pyright: ignore[reportArgumentType] a number
         return example
 
     bad = BadRecords(arguments.skip_bad_records)

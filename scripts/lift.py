@@ -123,6 +123,9 @@ def cut(text: str, file: Path) -> list[str]:
 
 def describe_change(model: Any, lifted: Any, made: Any, sample: Sample) -> Iterator[str]:
     """Lines that tell how much outputs change, up to the length at which they should not, and beyond it."""
+    if not made.keeps_function:
+        yield "The function changes, for all texts of more than one token: the model is to be trained on."
+        return
     exact, most = exact_length(model, lifted, made), longest(model, lifted, made)
     inside = min(exact or LONGEST, most, LONGEST)
     change = sample.change(model, lifted, inside)

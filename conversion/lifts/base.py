@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ...configuration.configuration_trine import TrineConfig
@@ -27,12 +28,14 @@ class Lift:
         becomes: What becomes what, for the documentation.
         stays: Up to where the function stays the same.
         source: The paper, or "".
+        keeps_function: Whether there are texts of more than one token for which the function stays.
     """
 
     kind: ClassVar[str]
     becomes: ClassVar[str]
     stays: ClassVar[str]
     source: ClassVar[str] = ""
+    keeps_function: ClassVar[bool] = True
 
     def apply(self, model: Any) -> Any:
         """Makes the lifted copy of a Trine model.
@@ -45,6 +48,9 @@ class Lift:
     def exact_length(self, before: TrineConfig, after: TrineConfig) -> int | None:
         """Tokens up to which a stack computes the same as before; None for any number."""
         return None
+
+    def finish(self, lifted: Any, folder: Path) -> None:
+        """Fits the files beside the weights, which lie in `folder` already, and the model to each other."""
 
 
 @dataclass

@@ -49,5 +49,6 @@ def lift_checkpoint(
         check_model(model)
         lifted = made.apply(model)
         copy_companions(source_folder, folder, generates=False)
+        made.finish(lifted, folder)
         lifted.save_pretrained(folder, max_shard_size=max_shard_size)
     return model, lifted

@@ -10,13 +10,14 @@ from .table import LIFTS
 
 
 def lift(model: Any, kind: str, **options) -> Any:
-    """Makes a model of another architecture that computes the same, and trains on from there.
+    """Makes a model of another architecture that computes the same, as far as its kind says, and trains on from there.
 
     Args:
         model: Any Trine model but a recurrent one. It stays as it is.
         kind: `simplicial` (dot-product attention becomes 2-simplicial), `sliding` (full attention gets a window),
             `sparse` (dense feed-forwards become experts), `deeper` (more layers), `longer` (more positions),
-            `encoder_decoder` (an encoder gets a decoder), `full`, or a registered kind that says what it `equals`.
+            `encoder` (a decoder reads both ways, which changes its function), `encoder_decoder` (an encoder gets a
+            decoder), `full`, or a registered kind that says what it `equals`.
         options: Those of the lift, most of them named as the config's fields: see `trine lift --to KIND --help`.
 
     Returns:

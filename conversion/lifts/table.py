@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from .base import Lift
 from .deeper import DeeperLift
+from .encoder import EncoderLift
 from .encoder_decoder import EncoderDecoderLift
 from .kinds import KindLift, kind_lifts
 from .longer import LongerLift
@@ -13,7 +14,8 @@ from .sparse import SparseLift
 
 
 OWN: dict[str, type[Lift]] = {
-    lift.kind: lift for lift in (SimplicialLift, SlidingLift, SparseLift, DeeperLift, LongerLift, EncoderDecoderLift)
+    lift.kind: lift
+    for lift in (SimplicialLift, SlidingLift, SparseLift, DeeperLift, LongerLift, EncoderLift, EncoderDecoderLift)
 }
 
 

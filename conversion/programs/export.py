@@ -89,6 +89,8 @@ def export(
     folder, target = find_source(source), Path(target)
     model_class = find_class(folder)
     config = model_class.config_class.from_pretrained(folder)
+    if getattr(config, "prefix_lm", False):
+        raise ValueError("prefix_lm=True reads a prompt both ways, which no exported program does: none is written.")
     if cache:
         check_cache(config, model_class, format)
     bar = tqdm(total=4, disable=not show_progress)

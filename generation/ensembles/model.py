@@ -200,6 +200,8 @@ def check_members(members: Sequence[Any]) -> None:
             raise ValueError(f"members[{index}] is a {type(member).__name__}, which cannot generate.")
         if not getattr(member.config, "decoder_is_causal", True):
             raise ValueError(f"members[{index}] has decoder_is_causal=False: it does not write token by token.")
+        if getattr(member.config, "prefix_lm", False):
+            raise ValueError(f"members[{index}] has prefix_lm=True, but an ensemble reads no prompt both ways.")
     for index, member in enumerate(members[1:], start=1):
         for name, value, expected in zip(
             ["is_encoder_decoder", "vocab_size", "source vocab_size", *TOKEN_FIELDS],

@@ -26,6 +26,8 @@ def check_paged(config: Any, server: str) -> None:
             f"model_type='{config.model_type}' has is_encoder_decoder={config.is_encoder_decoder}, "
             f"add_cross_attention={crossed}, but {server} serves single stacks; use generate."
         )
+    for check in PREFIX_CHECKS.values():
+        check(config, server)
     used = [(f"attention_types[{index}]", kind, ATTENTION_KINDS) for index, kind in enumerate(config.attention_types)]
     for field, kind, rows in [*used, ("position_type", config.position_type, POSITION_KINDS)]:
         served = [name for name, row in rows.items() if row.paged]
@@ -38,6 +40,15 @@ def check_paged(config: Any, server: str) -> None:
                 f"rope_parameters['rope_type']='{rope_type}' is one of {list(LENGTH_DEPENDENT_ROPE)}: its frequencies "
                 "follow the longest sequence, so that requests served together would change each other; use generate."
             )
+
+
+def check_paged_prefix(config: Any, server: str) -> None:
+    """Refuses a model that reads its prompt both ways."""
+    if getattr(config, "prefix_lm", False):
+        raise ValueError(f"prefix_lm=True reads a prompt both ways, which {server} does not; use generate.")
+
+
+PREFIX_CHECKS = Choices("prefix_lm", {True: check_paged_prefix})
 
 
 def is_for_vllm(config: Any) -> bool:

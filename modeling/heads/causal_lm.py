@@ -12,10 +12,13 @@ from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine import TrineModel
 from ..outputs import TrineCausalLMOutput
 from .base import Kept, Prediction, Target, TrineHead, make_forward
+from .prefix_generation import PREFIXED
 from .token_head import TokenHead, select_positions
 
 
-class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, *CHECKED, MendedGeneration, BatchingGenerationMixin):  # pyright: ignore[reportGeneralTypeIssues] one or none
+class TrineForCausalLM(  # pyright: ignore[reportGeneralTypeIssues] one or none
+    TrineHead[TrineCausalLMOutput], TokenHead, *CHECKED, *PREFIXED.values(), MendedGeneration, BatchingGenerationMixin
+):
     """A decoder that predicts the next token: logits (batch, kept, vocabulary).
 
     `forward` takes what `TrineModel` takes, and:
@@ -61,7 +64,8 @@ class TrineForCausalLM(TrineHead[TrineCausalLMOutput], TokenHead, *CHECKED, Mend
         return loss, targets, {"logits": logits, "past_key_values": outputs.past_key_values}
 
     names = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache")
-    forward = make_forward(TrineModel, (*names, "output_router_logits", "logits_to_keep"), predict, output_class)
+    names += ("output_router_logits", "logits_to_keep", "prefix_length")
+    forward = make_forward(TrineModel, names, predict, output_class)
 
     @staticmethod
     def create_masks_for_generate(

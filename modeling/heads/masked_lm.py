@@ -1,8 +1,11 @@
 """The pretraining heads of an encoder: masked tokens, and whether one sentence follows another."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from ...configuration.choices import Choices
 from ...configuration.configuration_trine import TrineConfig
 from ..losses import IGNORE_INDEX, batch_share, chunked_lm_loss, flatten_targets
 from ..modeling_trine import TrineModel
@@ -16,6 +19,32 @@ def require_encoder(config: TrineConfig, name: str) -> None:
     """Raises a `ValueError` for the config of a decoder, which cannot look at both sides of a mask."""
     if config.is_causal:
         raise ValueError(f"is_causal=True describes a decoder; {name} needs is_causal=False.")
+
+
+def own_states(hidden_states: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+    """The states (batch, length, hidden) themselves, each of which predicts its own token."""
+    return hidden_states
+
+
+def states_before(hidden_states: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+    """The state before each token, (batch, length, hidden); for the first token of a text, which has none, its own.
+
+    Source: masked next token prediction of BehnamGhader et al. 2024, LLM2Vec, arXiv 2404.05961, section 2.2.
+
+    Args:
+        inputs: What the trunk read: a padding mask, or positions that start again, tell where texts begin.
+    """
+    mask, positions = inputs["attention_mask"], inputs["position_ids"]
+    is_first = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None] == 0
+    if mask is not None and mask.ndim == 2:
+        is_first = (mask != 0) & (mask.cumsum(dim=-1) == 1)
+    elif mask is None and positions is not None:
+        is_first = is_first | (positions.diff(dim=-1, prepend=positions[:, :1]) != 1)
+    return torch.where(is_first.to(hidden_states.device)[..., None], hidden_states, hidden_states.roll(1, dims=1))
+
+
+TRANSFORMS = Choices("masked_lm_head", {"transform": HeadTransform, "next_token": nn.Identity})
+PREDICTED_FROM = Choices("masked_lm_head", {"transform": own_states, "next_token": states_before})
 
 
 class MaskedTokenHead(TrineHead[Output], TokenHead):
@@ -33,7 +62,7 @@ class MaskedTokenHead(TrineHead[Output], TokenHead):
         require_encoder(config, type(self).__name__)
         super().__init__(config)
         self.model = TrineModel(config, add_pooling_layer=has_pooler)
-        self.transform = HeadTransform(config)
+        self.transform = TRANSFORMS[config.masked_lm_head](config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
 
     def answer(self, inputs, targets, *args, **asked) -> Output:
@@ -60,7 +89,8 @@ class TrineForMaskedLM(MaskedTokenHead[TrineMaskedLMOutput]):
     `labels` are token ids, (batch, length), -100 where nothing is predicted. In training with labels, while
     `config.loss_chunk_size` is set, logits are computed when they are first read, as the loss looks at the vocabulary
     only where there is a label. `forward` also takes `label_smoothing`, the share of a target that is spread over the
-    vocabulary.
+    vocabulary. With `config.masked_lm_head="next_token"` the state before a token predicts it: the first token of a
+    text should be one that is never masked.
 
     Args:
         config: The architecture; `is_causal` must be False.
@@ -73,7 +103,8 @@ class TrineForMaskedLM(MaskedTokenHead[TrineMaskedLMOutput]):
         self.post_init()
 
     def predict(self, outputs, inputs, labels: Target = None, **kwargs) -> Prediction:
-        hidden_states, chunk_size = outputs.last_hidden_state, self.config.loss_chunk_size
+        hidden_states = PREDICTED_FROM[self.config.masked_lm_head](outputs.last_hidden_state, inputs)
+        chunk_size = self.config.loss_chunk_size
         loss, logits = self.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
         return loss, labels, {"logits": logits}
 
@@ -104,7 +135,8 @@ class TrineForPreTraining(MaskedTokenHead[TrinePreTrainingOutput]):
     def predict(
         self, outputs, inputs, labels: Target = None, next_sentence_label: Target = None, **kwargs
     ) -> Prediction:
-        hidden_states, chunk_size = outputs.last_hidden_state, self.config.loss_chunk_size
+        hidden_states = PREDICTED_FROM[self.config.masked_lm_head](outputs.last_hidden_state, inputs)
+        chunk_size = self.config.loss_chunk_size
         loss, prediction_logits = self.loss_and_logits(hidden_states, labels, labels, chunk_size, **kwargs)
         relationship = self.seq_relationship(outputs.pooler_output)
         if next_sentence_label is not None:

@@ -34,6 +34,13 @@ class InstructionArguments(FinetuneArguments):
     prompt_template: str = field(
         default="{prompt}", metadata={"help": "How a prompt is written; {prompt} stands for its text."}
     )
+    prefix_lm: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the decoder read each prompt both ways, up to the first answer; the config remembers it, and "
+            "`generate` does so, too. With --merge or --full."
+        },
+    )
     full: bool = field(default=False, metadata={"help": "Train all weights, instead of adapters."})
     dtype: str = field(
         default="float32", metadata={"help": f"Type of the loaded weights, one of {', '.join(DTYPES)}."}

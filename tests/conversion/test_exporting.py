@@ -206,6 +206,11 @@ def test_a_cache_is_a_decoders(tmp_path):
         export(source, tmp_path / "program", cache=True)
 
 
+def test_no_program_reads_prefixes(tmp_path):
+    with pytest.raises(ValueError, match="prefix_lm=True reads a prompt both ways, which no exported program does"):
+        export(saved(tmp_path, small(TrineForCausalLM, prefix_lm=True)), tmp_path / "program")
+
+
 def test_only_models_of_trine_are_exported(tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
     source = saved(tmp_path, BertModel(BertConfig(vocab_size=9, **sizes)))

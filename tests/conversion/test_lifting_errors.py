@@ -7,10 +7,11 @@ from support.messages import unseen
 from support.tiny import GPT2, tiny_model
 from support.translators import tiny_translator
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from trine import TrineForMaskedLM, lift
+from trine import TrineForMaskedLM, lift, train_wordpiece
 from trine.conversion.lifts.checkpoint import load_checkpoint
+from trine.conversion.lifts.encoder import EncoderLift
 
 
 def adapted():
@@ -312,12 +313,43 @@ ERRORS = {
         "use cross_attention='zero'.",
     ),
 }
+ERRORS |= {
+    "an encoder again": (
+        lambda: tiny_model(TrineForMaskedLM, is_causal=False),
+        "encoder",
+        {},
+        "model is a TrineForMaskedLM of 1 stacks, is_causal=False, but the lift 'encoder' takes a decoder by itself.",
+    ),
+    "two stacks both ways": (
+        tiny_translator,
+        "encoder",
+        {},
+        "model is a TrineForConditionalGeneration of 2 stacks, is_causal=False, but the lift 'encoder' takes a",
+    ),
+    "a window of itself": (
+        lambda: tiny_model(attention_types="sliding", sliding_window=1),
+        "encoder",
+        {},
+        "sliding_window=1 of the decoder shows a token itself alone, and would so to each side: the lift 'encoder' ",
+    ),
+}
 
 
 def message_of(case) -> str:
     make, kind, options, _ = case
     with pytest.raises(ValueError) as refused:
         lift(make(), kind, **options)
+    return str(refused.value)
+
+
+def taken_mask(folder) -> str:
+    """A mask token that is a word of texts."""
+    train_wordpiece(["a mask"], 130, mask_token="[M]", show_progress=False).save_pretrained(folder / "words")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "words")
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(folder / "words")
+    with pytest.raises(ValueError, match="mask_token='a' is a token of texts already") as refused:
+        EncoderLift(mask_token="a").finish(None, folder / "words")
     return str(refused.value)
 
 
@@ -336,5 +368,5 @@ def test_every_error_of_the_lifts_is_tested(tmp_path):
         messages.append(str(refused.value))
     assert "is not one of ['trine', 'trine_seq2seq']: make a Trine checkpoint" in messages[-2]
     assert messages[-1].startswith("architectures=['Other'] of ")
-    messages += own_kinds.all_messages(tmp_path)
+    messages += [*own_kinds.all_messages(tmp_path), taken_mask(tmp_path)]
     assert unseen("conversion/lifts", messages) == []

@@ -239,6 +239,10 @@ ERRORS = {
         "members[0] is a TrineForSequenceClassification, which cannot generate.",
     ),
     "other things": (lambda: Ensemble(["a name"]), "members[0] is a str, which cannot generate."),
+    "prefixes": (
+        lambda: Ensemble([tiny_model(), tiny_model(prefix_lm=True)]),
+        "members[1] has prefix_lm=True, but an ensemble reads no prompt both ways.",
+    ),
     "both sides": (
         lambda: Ensemble([tiny_translator(), both_sides()]),
         "members[1] has decoder_is_causal=False: it does not write token by token.",

@@ -6,6 +6,7 @@ from support.cache_errors import CACHE_ERRORS
 from support.generation_errors import BAD_SETTINGS, GENERATORS, generate
 from support.late_model_errors import masks_of_a_source, other_transformers, state_taken_back, too_many_arguments
 from support.messages import unseen
+from support.prefix_errors import PREFIX_ERRORS
 from support.recurrent_errors import model_errors
 from support.shards import damaged_shards, truncate
 from support.tiny import GPT2, SIZES, SPARSE, random_ids, tiny_config, tiny_model
@@ -73,6 +74,7 @@ def two_stacks(model_class, start=1):
 
 CASES = {
     **CACHE_ERRORS,
+    **PREFIX_ERRORS,
     **{
         f"{generator}, {name}": (lambda make=make, settings=settings: generate(make(), **settings), message)
         for generator, make in GENERATORS.items()

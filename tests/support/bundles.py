@@ -26,6 +26,8 @@ CONFIGS = {
     "encoder": lambda: TrineConfig(is_causal=False),
     **{kind: lambda kind=kind: tiny_config(attention_types=kind) for kind in KINDS[1:]},
     "sparse": lambda: tiny_config(mlp_layer_types="sparse"),
+    "prefixes": lambda: tiny_config(prefix_lm=True, num_hidden_layers=3, attention_types="sliding, full, chunked"),
+    "masked next token": lambda: tiny_config(is_causal=False, masked_lm_head="next_token"),
     "bert": lambda: TrineConfig.from_preset("bert-base"),
     "everything": lambda: tiny_config(**EVERYTHING),
     "everything, encoder": lambda: tiny_config(is_causal=False, **EVERYTHING),

@@ -127,6 +127,7 @@ STACK = {
     "classifier_dropout": st.one_of(st.none(), DROPOUTS),
     "classifier_pooling": st.one_of(st.none(), names(POOLINGS)),
     "classifier_transform": st.booleans(),
+    "masked_lm_head": st.sampled_from(["transform", "next_token"]),
     "initializer": names(INITIALIZERS),
     "initializer_range": st.sampled_from([0.001, 0.02, 1]),
     "tie_word_embeddings": st.booleans(),
@@ -160,6 +161,7 @@ for row in ATTENTION_KINDS.values():
 # Set by the shape, not drawn.
 ROLES = {
     "is_causal": st.booleans(),
+    "prefix_lm": st.just(False),
     "add_cross_attention": st.just(False),
     "cross_attention_hidden_size": st.none(),
 }

@@ -65,6 +65,17 @@ VALUE_ERRORS = {
         {"is_encoder_decoder": True},
         "is_encoder_decoder=True: a TrineConfig is one stack. Use TrineSeq2SeqConfig for two.",
     ),
+    "prefixes of an encoder": (
+        TrineConfig,
+        {"prefix_lm": True, "is_causal": False},
+        "prefix_lm=True is for a decoder by itself, but is_causal=False, add_cross_attention=False.",
+    ),
+    "prefixes without masks": (
+        TrineConfig,
+        {"prefix_lm": True, "num_hidden_layers": 2, "attention_types": "full, linear"},
+        "prefix_lm=True needs layers with a mask of pairs of tokens, but attention_types[1]='linear' is not one of "
+        "['full', 'sliding', 'chunked'].",
+    ),
     "one stack": (
         TrineSeq2SeqConfig,
         {"is_encoder_decoder": False},

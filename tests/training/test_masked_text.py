@@ -183,7 +183,7 @@ def test_a_tokenizer_without_a_mask_is_refused(tmp_path):
     from trine import train_byte_level_bpe
 
     tokenizer = train_byte_level_bpe(["text"], 260, show_progress=False)
-    with pytest.raises(ValueError, match="The tokenizer has no cls_token, sep_token, mask_token"):
+    with pytest.raises(ValueError, match="The tokenizer has no mask_token; one of train_wordpiece has them all"):
         MaskedSequences(make_store(tmp_path / "tokens", TokenEncoder(tokenizer)), tokenizer, 40)
     with pytest.raises(ValueError, match="The tokenizer has no mask_token."):
         WholeWordMaskingCollator(tokenizer)

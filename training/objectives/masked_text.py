@@ -31,6 +31,16 @@ def sentence_pieces(pieces: Iterable[Piece]) -> Iterator[Piece]:
     return (piece._replace(text=sentence) for piece in pieces for sentence in split_sentences(piece.text))
 
 
+# Tokens before and after a text, of which the first that there is counts, for the mask and for padding.
+NEEDED = (("cls_token", "bos_token"), ("sep_token", "eos_token"), ("mask_token",), ("pad_token",))
+
+
+def find_id(tokenizer: PreTrainedTokenizerBase, names: Iterable[str]) -> Any:
+    """The id of the first of these tokens that a tokenizer has, or None."""
+    ids = (getattr(tokenizer, f"{name}_id") for name in names)
+    return next((token for token in ids if token is not None), None)
+
+
 class MaskedText(Dataset):
     """Segments of a token store between special tokens.
 
@@ -54,15 +64,14 @@ class MaskedText(Dataset):
         special: int,
         whole_words: bool = False,
     ):
-        needed = ("cls_token", "sep_token", "mask_token", "pad_token")
-        if missing := [name for name in needed if not getattr(tokenizer, name)]:
+        tokens = {" or ".join(names): find_id(tokenizer, names) for names in NEEDED}
+        if missing := [names for names, token in tokens.items() if token is None]:
             raise ValueError(f"The tokenizer has no {', '.join(missing)}; one of train_wordpiece has them all.")
         if max_length < special + 2:
             raise ValueError(f"max_length={max_length} must be at least {special + 2}, with {special} special tokens.")
         self.room = max_length - special
         self.tokens, self.whole_words = store.tokens, whole_words
-        self.before: Any = tokenizer.cls_token_id
-        self.after: Any = tokenizer.sep_token_id
+        self.before, self.after, *_ = tokens.values()
 
     def text(self, count: int) -> Tensor:
         """The first tokens of the store, ids (at most `count`,)."""

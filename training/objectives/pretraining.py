@@ -23,6 +23,7 @@ from ..data.token_store import TokenStore, read_tokens, tokenizer_identity, writ
 from ..data.word_cache import TokenEncoder
 from ..measures.baselines import ngram_losses
 from .masked_text import MaskedPairs, MaskedSequences, MaskedText, sentence_pieces
+from .prefixes import PrefixCollator
 from .span_corruption import SENTINELS, SpanCorruptionCollator, check_spans, text_length
 from .whole_words import WORDS, WholeWordMaskingCollator, WordEncoder
 
@@ -38,8 +39,10 @@ class ObjectiveOptions:
     objective: str = field(
         default="causal",
         metadata={
-            "help": "What is learned: 'causal', a decoder tells the next token; 'masked', an encoder restores masked "
-            "tokens; 'masked_next_sentence', and also tells whether two segments belong together, as BERT; "
+            "help": "What is learned: 'causal', a decoder tells the next token; 'prefix_lm', of texts whose beginning "
+            "it reads both ways; 'masked', an encoder restores masked tokens; 'masked_next_token', from the state "
+            "before each, as a lifted decoder does; 'masked_next_sentence', and also tells whether two segments "
+            "belong together, as BERT; "
             "'span_corruption', an encoder-decoder writes the spans that are left out of a text, as T5."
         },
     )
@@ -112,7 +115,8 @@ class CausalObjective:
         """
         make = partial(TrineConfig.from_preset, self.options.preset)
         config = make(**{"is_causal": self.is_causal, **overrides})
-        missing = {name: value for name, value in self.fields.items() if not getattr(config, name)}
+        unset = [name for name in self.fields if getattr(config, name) == getattr(TrineConfig, name)]
+        missing = {name: self.fields[name] for name in unset}
         if missing:
             config = make(**{"is_causal": self.is_causal, **missing, **overrides})
         if config.is_causal != self.is_causal:
@@ -198,6 +202,24 @@ class CausalObjective:
         return {"unigram": ngrams.unigram, "bigram": ngrams.bigram}
 
 
+class PrefixObjective(CausalObjective):
+    """A decoder reads the beginning of a block both ways, and tells the rest, token by token."""
+
+    fields: ClassVar[dict[str, Any]] = {"prefix_lm": True}
+
+    def check(self) -> None:
+        """Raises a ValueError for document boundaries: a block has one prefix."""
+        super().check()
+        if self.options.document_boundaries:
+            raise ValueError(
+                "document_boundaries=True does not apply to objective='prefix_lm': a block has one prefix."
+            )
+
+    def make_collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable:
+        """A collator that draws prefixes."""
+        return PrefixCollator()
+
+
 class MaskedObjective(CausalObjective):
     """An encoder restores masked tokens, in sequences of their own lengths, which batches pack without padding."""
 
@@ -238,6 +260,12 @@ class MaskedObjective(CausalObjective):
         """The loss of a unigram model, in nats per token."""
         losses = ngram_losses(train.text(BASELINE_TOKENS), validation.text(BASELINE_TOKENS)[None], vocab_size)
         return {"unigram": losses.unigram}
+
+
+class MaskedNextTokenObjective(MaskedObjective):
+    """An encoder that was a decoder restores each masked token from the state before it (arXiv 2404.05961)."""
+
+    fields: ClassVar[dict[str, Any]] = {"masked_lm_head": "next_token"}
 
 
 class NextSentenceObjective(MaskedObjective):
@@ -300,7 +328,9 @@ class SpanCorruptionObjective(CausalObjective):
 
 OBJECTIVES: dict[str, type[CausalObjective]] = {
     "causal": CausalObjective,
+    "prefix_lm": PrefixObjective,
     "masked": MaskedObjective,
+    "masked_next_token": MaskedNextTokenObjective,
     "masked_next_sentence": NextSentenceObjective,
     "span_corruption": SpanCorruptionObjective,
 }
