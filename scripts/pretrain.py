@@ -24,6 +24,7 @@ from trine.training.data.corpus import PARTS, Corpus
 from trine.training.objectives.pretraining import OBJECTIVES, CausalObjective
 from trine.training.run.callbacks import ExpertLoadCallback, RandomFeatureCallback
 from trine.training.run.monitoring import EnergyCallback, ThroughputCallback
+from trine.training.run.muon import check_whole, choose_optimizer
 from trine.training.run.parallelism import Parallelism, SharedBatchCallback, check_launch, check_model, make_model
 from trine.training.run.trainers import TrineTrainer, keep_use_cache
 
@@ -74,6 +75,7 @@ def pretrain(
         data_collator=task.collator,
         processing_class=task.tokenizer,
         callbacks=callbacks,
+        optimizer_cls_and_kwargs=choose_optimizer(training),
     )
     if not train(trainer, task.checkpoint):
         return None
@@ -98,6 +100,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
     """
     checkpoint = begin(training)
     check_launch(parallel, training)
+    check_whole(training, parallel)
     energy = [EnergyCallback(arguments.energy_country)] if arguments.energy_country else []
     overrides = parse_overrides(arguments.config_overrides)
     if arguments.objective not in OBJECTIVES:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
     from .run.flops import active_parameters, flops_per_token
     from .run.monitoring import EnergyCallback, ThroughputCallback
+    from .run.muon import Muon, MuonFactory
     from .run.parallelism import Parallelism, make_model
     from .run.precision import bfloat16_instructions, check_half_precision, choose_precision
     from .run.resuming import find_checkpoint, list_checkpoints, train
@@ -53,6 +54,8 @@ __all__ = [
     "MaskedPairs",
     "MaskedSequences",
     "MaskedTargetCollator",
+    "Muon",
+    "MuonFactory",
     "NextSentenceObjective",
     "NgramLosses",
     "ObjectiveOptions",
