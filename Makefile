@@ -66,9 +66,10 @@ docs: .venv/docs.stamp  ## build the documentation into build/site, and look at 
 	OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/site
 
-bench: .venv/test.stamp  ## compare speed and memory with Llama and Mixtral, in docs/measurements/benchmarks.md
+bench: .venv/test.stamp  ## compare speed and memory with Llama, Mixtral, BERT and T5, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark models
 	$(BIN)/trine benchmark sizes
+	$(BIN)/trine benchmark simplicial --parts chunks --report build/simplicial.md
 
 bench-simplicial: .venv/test.stamp  ## compare 2-simplicial attention with other ways to compute it, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark simplicial

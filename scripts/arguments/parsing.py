@@ -150,6 +150,14 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> str:
     return f"Unknown {kind} '{name}'.{hint}"
 
 
+def check_known(arguments: Any, **choices: Iterable[str]) -> None:
+    """Raises a `ValueError` for a name in a list of the arguments that is not among its choices."""
+    for name, known in choices.items():
+        unknown = [value for value in getattr(arguments, name) if value not in known]
+        if unknown:
+            raise ValueError(f"{name}={unknown} are not among {list(known)}.")
+
+
 def _as_argv(recipe: dict[str, Any], types: Sequence[Any], parser: HfArgumentParser) -> list[str]:
     """A recipe as texts of a command line, so that both are read by the same rules.
 

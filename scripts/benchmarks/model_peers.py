@@ -1,7 +1,7 @@
 """The models that `trine benchmark models` compares: ours and transformers', of one shape."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import (
@@ -26,7 +26,8 @@ Builder = Callable[[dict], PreTrainedModel]
 class Peer:
     """A model of transformers, and how both it and ours are made of the fields of a shape.
 
-    `labels` is the share of tokens that a training step predicts; `tasks` are names in `benchmark_models.TASKS`.
+    `labels` is the share of tokens that a training step predicts; `tasks` are names in `TASKS` of `models.py`, and
+    `targets` say how many times as fast as the peer ours should be in them, and what share of memory it may take.
     """
 
     shape: dict
@@ -35,6 +36,7 @@ class Peer:
     tasks: tuple[str, ...]
     longest: int = 10**6
     labels: float = 1.0
+    targets: dict[str, float] = field(default_factory=dict)
 
 
 VOCABULARY = {"vocab_size": 32000, "hidden_size": 512, "num_attention_heads": 8}
@@ -107,18 +109,27 @@ GENERATORS = ("training", "prefill", "decoding")
 GROUPED = {"num_key_value_heads": 4}
 PEERS = {
     "Llama": Peer(
-        {**VOCABULARY, **GROUPED, "num_hidden_layers": 6, "intermediate_size": 1408}, our_llama, llama, GENERATORS
+        {**VOCABULARY, **GROUPED, "num_hidden_layers": 6, "intermediate_size": 1408},
+        our_llama,
+        llama,
+        GENERATORS,
+        targets={"memory": 0.65},
     ),
     "Mixtral": Peer(
-        {**VOCABULARY, **GROUPED, "num_hidden_layers": 4, "intermediate_size": 704}, our_mixtral, mixtral, GENERATORS
+        {**VOCABULARY, **GROUPED, "num_hidden_layers": 4, "intermediate_size": 704},
+        our_mixtral,
+        mixtral,
+        GENERATORS,
+        targets={"decoding": 1.1},
     ),
     "BERT": Peer(
         {**VOCABULARY, "num_hidden_layers": 6, "intermediate_size": 2048},
         our_bert,
         bert,
-        ("training",),
+        ("training", "ragged"),
         longest=512,
         labels=0.15,
+        targets={"training": 1.4, "ragged": 2.8},
     ),
     "T5": Peer(
         {**VOCABULARY, "num_hidden_layers": 4, "intermediate_size": 1024},
@@ -126,6 +137,7 @@ PEERS = {
         t5,
         ("training", "decoding"),
         longest=512,
+        targets={"decoding": 1.1},
     ),
 }
 

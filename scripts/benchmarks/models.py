@@ -2,7 +2,6 @@
 
 import platform
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,46 +16,17 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from trine.modeling.checks.ids import IGNORE_INDEX
-from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.parsing import check_known, parse_arguments
 from trine.scripts.benchmarks.model_peers import PEERS, make_model
-from trine.scripts.reports.markdown import in_fresh_process, process_memory, processor, write_part
+from trine.scripts.reports.markdown import Target, in_fresh_process, process_memory, processor, write_part
 from trine.training.data.padding_free import PaddingFreeCollator
 
+
+Step = Callable[[], int]  # it returns the number of its tokens
 
 # Lengths of Debian's package descriptions in tokens of an 8,000-piece WordPiece: the 0th, 5th, ... 95th percentile.
 # The longest twentieth is represented by its shortest; its mean is higher, so padding costs more than here.
 DESCRIPTION_LENGTHS = (7, 25, 29, 34, 39, 43, 47, 50, 55, 59, 64, 70, 76, 82, 89, 99, 111, 125, 149, 191)
-
-
-@dataclass
-class BenchmarkArguments:
-    """Options of `trine benchmark models`."""
-
-    rounds: int = field(default=5, metadata={"help": "Measurements of each model, the two in turn."})
-    threads: int = field(default=1, metadata={"help": "Threads of PyTorch on the CPU."})
-    device: str = field(default="cpu", metadata={"help": "Such as cpu or cuda."})
-    dtype: str = field(default="float32", metadata={"help": "Such as float32 or bfloat16."})
-    length: int = field(default=1024, metadata={"help": "Tokens in a sequence."})
-    train_batch: int = field(default=2, metadata={"help": "Sequences in the training step that is timed."})
-    memory_batches: list[int] = field(
-        default_factory=lambda: [2, 4], metadata={"help": "Sequences in the training steps whose memory is measured."}
-    )
-    new_tokens: int = field(default=64, metadata={"help": "Tokens that decoding adds to a prompt of 32."})
-    output: str = field(
-        default="docs/measurements/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."}
-    )
-    peers: list[str] = field(
-        default_factory=lambda: list(PEERS), metadata={"help": f"Which of {', '.join(PEERS)} to compare with."}
-    )
-    quick: bool = field(default=False, metadata={"help": "Tiny models: tries the benchmark out, measures nothing."})
-
-    def __post_init__(self):
-        for name in ("rounds", "threads", "length", "train_batch", "new_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        unknown = [name for name in self.peers if name not in PEERS]
-        if unknown:
-            raise ValueError(f"peers={unknown} are not among {list(PEERS)}.")
 
 
 def synchronize(device: str) -> None:
@@ -73,8 +43,8 @@ def some_labels(tokens: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def optimizer_step(model: PreTrainedModel, inputs: dict[str, Any], num_tokens: int) -> Callable[[], int]:
-    """A step of AdamW; it returns the number of tokens."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    """A step of fused AdamW, the optimizer of transformers' `Trainer`; it returns the number of tokens."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> int:
         model.train()
@@ -112,6 +82,8 @@ def decode(model: PreTrainedModel, new_tokens: int, batch: int = 1, **options) -
     """Greedy generation with a cache, after 32 tokens; it returns the number of new tokens of all sequences."""
     tokens = torch.randint(5, model.config.vocab_size, (batch, 32), device=model.device)
     options |= {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "pad_token_id": 0}
+    if getattr(model.config, "output_router_logits", False):
+        options["output_router_logits"] = False  # the loss that balances experts is of training alone
 
     def run() -> int:
         model.eval()
@@ -121,7 +93,7 @@ def decode(model: PreTrainedModel, new_tokens: int, batch: int = 1, **options) -
     return run
 
 
-def ragged_steps(model: PreTrainedModel, quick: bool) -> tuple[Callable[[], int], Callable[[], int]]:
+def ragged_steps(model: PreTrainedModel, quick: bool) -> tuple[Step, Step]:
     """Steps on 40 sequences of the lengths that descriptions have: without padding, and with it."""
     lengths = [max(2, length // (16 if quick else 1)) for length in DESCRIPTION_LENGTHS * 2]
     rows = [torch.randint(5, model.config.vocab_size, (length,)) for length in lengths]
@@ -133,25 +105,88 @@ def ragged_steps(model: PreTrainedModel, quick: bool) -> tuple[Callable[[], int]
     return tuple(optimizer_step(model, inputs, sum(lengths)) for inputs in (packed, features))  # pyright: ignore[reportReturnType]
 
 
-# Name of a task to its description, what makes a step of it, and how many times as many rounds it gets: short steps
-# vary more.
-TASKS: dict[str, tuple[str, Callable, int]] = {
-    "training": (
+@dataclass(frozen=True)
+class Task:
+    """A row of the report, of two steps that are timed in turn.
+
+    Attributes:
+        description: A format of the arguments.
+        steps: Makes a step of ours and one of the peer's, from both models and what else the benchmark hands over.
+        factor: How many times as many rounds it gets: short steps vary more.
+        beside: The name of the peer, where that is not the other model.
+    """
+
+    description: str
+    steps: Callable[..., tuple[Step, Step]]
+    factor: int = 1
+    beside: str | None = None
+
+
+def both(make: Callable[..., Callable[[], int]]) -> Callable[..., tuple[Step, Step]]:
+    """Makes the same step of each of two models."""
+    return lambda ours, theirs, *rest: (make(ours, *rest), make(theirs, *rest))
+
+
+MEMORY = "memory"  # measured in processes of their own
+TASKS = {
+    "training": Task(
         "training, {train_batch} x {length} tokens",
-        lambda model, peer, arguments: train_step(model, peer, arguments.train_batch, arguments.length),
-        1,
+        both(lambda model, peer, arguments: train_step(model, peer, arguments.train_batch, arguments.length)),
     ),
-    "prefill": ("prefill, {length} tokens", lambda model, peer, arguments: prefill(model, arguments.length), 3),
-    "decoding": (
+    "prefill": Task(
+        "prefill, {length} tokens", both(lambda model, peer, arguments: prefill(model, arguments.length)), factor=3
+    ),
+    "decoding": Task(
         "decoding, {new_tokens} tokens",
-        lambda model, peer, arguments: decode(model, arguments.new_tokens),
-        4,
+        both(lambda model, peer, arguments: decode(model, arguments.new_tokens)),
+        factor=4,
+    ),
+    "ragged": Task(
+        "training on ragged texts, padding-free",
+        lambda ours, theirs, peer, arguments: ragged_steps(ours, arguments.quick),
+        beside="Trine with padding",
     ),
 }
 
 
+@dataclass
+class BenchmarkArguments:
+    """Options of `trine benchmark models`."""
+
+    rounds: int = field(default=5, metadata={"help": "Measurements of each model, the two in turn."})
+    threads: int = field(default=1, metadata={"help": "Threads of PyTorch on the CPU."})
+    device: str = field(default="cpu", metadata={"help": "Such as cpu or cuda."})
+    dtype: str = field(default="float32", metadata={"help": "Such as float32 or bfloat16."})
+    length: int = field(default=1024, metadata={"help": "Tokens in a sequence."})
+    train_batch: int = field(default=2, metadata={"help": "Sequences in the training step that is timed."})
+    memory_batches: list[int] = field(
+        default_factory=lambda: [4], metadata={"help": "Sequences in the training steps whose memory is measured."}
+    )
+    new_tokens: int = field(default=64, metadata={"help": "Tokens that decoding adds to a prompt of 32."})
+    output: str = field(
+        default="docs/measurements/benchmarks.md", metadata={"help": "Markdown file whose part is replaced."}
+    )
+    peers: list[str] = field(
+        default_factory=lambda: list(PEERS), metadata={"help": f"Which of {', '.join(PEERS)} to compare with."}
+    )
+    tasks: list[str] = field(
+        default_factory=lambda: [*TASKS, MEMORY], metadata={"help": f"Which of {', '.join(TASKS)}, {MEMORY}."}
+    )
+    quick: bool = field(default=False, metadata={"help": "Tiny models: tries the benchmark out, measures nothing."})
+
+    def __post_init__(self):
+        for name in ("rounds", "threads", "length", "train_batch", "new_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        check_known(self, peers=PEERS, tasks=[*TASKS, MEMORY])
+
+
 def time_pair(ours: Callable[[], int], theirs: Callable[[], int], rounds: int, device: str) -> list[tuple]:
-    """Tokens per second of both, round by round; which of the two goes first alternates."""
+    """Tokens per second of both, round by round; which of the two goes first alternates.
+
+    On one thread of a CPU it is the time of the process, which other processes leave alone.
+    """
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     results = []
     for run in (ours, theirs):
         run()
@@ -159,35 +194,51 @@ def time_pair(ours: Callable[[], int], theirs: Callable[[], int], rounds: int, d
         speeds = {}
         for run in (ours, theirs) if number % 2 else (theirs, ours):
             synchronize(device)
-            start = time.perf_counter()
+            start = clock()
             tokens = run()
             synchronize(device)
-            speeds[run] = tokens / (time.perf_counter() - start)
+            speeds[run] = tokens / (clock() - start)
         results.append((speeds[ours], speeds[theirs]))
     return results
 
 
+def time_task(
+    task: Task, what: str, peer: str, bound: float | None, steps: tuple[Step, Step], rounds: int, device: str = "cpu"
+) -> str:
+    """A row of the report for a task, and the same on the screen."""
+    ours, theirs = map(list, zip(*time_pair(*steps, task.factor * rounds, device), strict=True))
+    row = Target(bound).row(what, task.beside or peer, ours, theirs, "tokens/s")
+    tqdm.write(row)
+    return row
+
+
 def peak_memory(peer: str, who: str, batch: int, arguments: BenchmarkArguments) -> float:
-    """Peak memory of three training steps in MiB: weights, gradients, optimizer and activations.
+    """Peak memory of two training steps in MiB: weights, gradients, optimizer and activations.
 
     On the CPU it is the largest resident size of the process, less its size before the model was made.
     """
     before = process_memory("VmRSS")
     model = make_model(peer, who, arguments.quick, arguments.device, arguments.dtype)
     step = train_step(model, peer, batch, arguments.length)
-    for _ in range(3):
+    for _ in range(2):  # the second has the optimizer's states from the beginning
         step()
     if arguments.device == "cpu":
         return process_memory("VmHWM") - before
     return torch.cuda.max_memory_allocated() / 2**20
 
 
-def speed_row(peer: str, task: str, speeds: list[tuple]) -> str:
-    """A row of the report: medians, and the rounds' ratios."""
-    ratios = [ours / theirs for ours, theirs in speeds]
-    ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
-    spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-    return f"| {peer} | {task} | {ours:,.1f} tokens/s | {theirs:,.1f} tokens/s | {spread} |"
+def memory_row(peer: str, batch: int, what: str, arguments: BenchmarkArguments) -> str:
+    """A row of the report for the peak memory of training, and the same on the screen."""
+    ours, theirs = ([in_fresh_process(peak_memory, peer, who, batch, arguments)] for who in ("Trine", peer))
+    bound = PEERS[peer].targets.get(MEMORY) if batch == 4 else None
+    row = Target(bound, is_least=False).row(what, peer, ours, theirs, "MiB")
+    tqdm.write(row)
+    return row
+
+
+def tasks_of(peer: str, arguments: BenchmarkArguments) -> list[str]:
+    """The tasks of a peer that were asked for."""
+    return [name for name in PEERS[peer].tasks if name in arguments.tasks]
 
 
 def benchmark_peer(peer: str, arguments: BenchmarkArguments, progress: tqdm) -> list[str]:
@@ -199,28 +250,18 @@ def benchmark_peer(peer: str, arguments: BenchmarkArguments, progress: tqdm) -> 
         raise RuntimeError(f"Trine has {sizes[0]:,} parameters, {peer} {sizes[1]:,}: the shapes are not equal.")
     numbers = {**vars(arguments), "length": min(arguments.length, PEERS[peer].longest)}
     rows = []
-    for name in PEERS[peer].tasks:
-        description, make, factor = TASKS[name]
+    for name in tasks_of(peer, arguments):
         progress.set_description(f"{peer}: {name}")
-        ours, theirs = (make(model, peer, arguments) for model in models)
-        rows.append(
-            speed_row(
-                peer,
-                description.format(**numbers),
-                time_pair(ours, theirs, factor * arguments.rounds, arguments.device),
-            )
-        )
+        task = TASKS[name]
+        steps, bound = task.steps(*models, peer, arguments), PEERS[peer].targets.get(name)
+        what = task.description.format(**numbers)
+        rows.append(time_task(task, what, peer, bound, steps, arguments.rounds, arguments.device))
         progress.update()
-    if peer == "BERT":
-        progress.set_description("padding-free")
-        speeds = time_pair(*ragged_steps(models[0], arguments.quick), arguments.rounds, arguments.device)
-        rows.append(speed_row("Trine with padding", "training on ragged texts, padding-free", speeds))
     del models
-    for batch in arguments.memory_batches:
+    for batch in arguments.memory_batches if MEMORY in arguments.tasks else ():
         progress.set_description(f"{peer}: memory")
-        ours, theirs = (in_fresh_process(peak_memory, peer, who, batch, arguments) for who in ("Trine", peer))
-        task = f"training peak memory, {batch} x {numbers['length']} tokens"
-        rows.append(f"| {peer} | {task} | {ours:,.0f} MiB | {theirs:,.0f} MiB | {ours / theirs:.2f} |")
+        what = f"training peak memory, {batch} x {numbers['length']} tokens"
+        rows.append(memory_row(peer, batch, what, arguments))
         progress.update()
     return rows
 
@@ -235,13 +276,14 @@ Made on {date.today()} by `{command}`: {hardware}, {arguments.threads} thread(s)
 {torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}.
 
 Both models of a row have the same shape and number of parameters, and run in turn in one process. Speeds are medians
-of {arguments.rounds} rounds (prefill 3, decoding 4 times as many); the ratio is the median of the rounds' ratios, with
-the smallest and the largest. Training is forward, backward and AdamW, without dropout. Peak memory is that of three
-training steps in a process of their own, beyond what the process held before the model was made. Speeds above 1.00 are
-faster, memory below 1.00 is less than the peer's.
+of {arguments.rounds} rounds (prefill 3, decoding 4 times as many), on one thread of a CPU by the process's own time;
+the ratio is the median of the rounds' ratios, with the smallest and the largest. Decoding is the whole of `generate`,
+greedy. Training is forward, backward and fused AdamW, without dropout. Peak memory is that of two training steps in a
+process of their own, beyond what the process held before the model was made. Speeds above 1.00 are faster, memory
+below 1.00 is less than the peer's.
 
-| beside | what | Trine | peer | ratio |
-|---|---|---|---|---|
+| what | beside | Trine | peer | ratio | target | met |
+|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 Shapes:
@@ -260,7 +302,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     transformers.logging.disable_progress_bar()
     rows = []
-    steps = sum(len(PEERS[peer].tasks) + len(arguments.memory_batches) for peer in arguments.peers)
+    batches = arguments.memory_batches if MEMORY in arguments.tasks else ()
+    steps = sum(len(tasks_of(peer, arguments)) + len(batches) for peer in arguments.peers)
     with tqdm(total=steps) as progress:
         for peer in arguments.peers:
             rows += benchmark_peer(peer, arguments, progress)

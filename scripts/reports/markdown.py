@@ -81,21 +81,29 @@ def _put(results, threads: int, plugins: list[str], function: Callable, args: tu
 
 @dataclass(frozen=True)
 class Target:
-    """A target for a ratio: the peer's figure over ours is at least `bound`, or ours over the peer's at most."""
+    """A target for a ratio: the peer's figure over ours is at least `bound`, or ours over the peer's at most.
 
-    bound: float
+    Of speeds, whose unit ends in `/s`, ours over the peer's is at least `bound`. Without a bound there is no target.
+    """
+
+    bound: float | None
     is_least: bool = True
 
     def row(self, what: str, beside: str, ours: list[float], peer: list[float], unit: str) -> str:
         """A row of the report, from the figures of each round."""
-        pairs = list(zip(ours, peer, strict=True))
-        ratios = [theirs / our if self.is_least else our / theirs for our, theirs in pairs]
+        is_inverse = self.is_least and not unit.endswith("/s")
+        ratios = [theirs / our if is_inverse else our / theirs for our, theirs in zip(ours, peer, strict=True)]
         ratio = statistics.median(ratios)
         spread = f"{ratio:.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if len(ratios) > 1 else f"{ratio:.2f}"
-        is_met = ratio >= self.bound if self.is_least else ratio <= self.bound
         figures = " | ".join(f"{statistics.median(column):,.2f} {unit}" for column in (ours, peer))
-        bound = f"at {'least' if self.is_least else 'most'} {self.bound:g}"
-        return f"| {what} | {beside} | {figures} | {spread} | {bound} | {'yes' if is_met else '**no**'} |"
+        return f"| {what} | {beside} | {figures} | {spread} | {self.judge(ratio)} |"
+
+    def judge(self, ratio: float) -> str:
+        """The cells for the target and for whether a ratio meets it."""
+        if self.bound is None:
+            return " | "
+        is_met = ratio >= self.bound if self.is_least else ratio <= self.bound
+        return f"at {'least' if self.is_least else 'most'} {self.bound:g} | {'yes' if is_met else '**no**'}"
 
 
 def measure(runs: dict[str, Callable[[], object]], rounds: int, repeats: int = 1) -> dict[str, list[float]]:

@@ -78,6 +78,14 @@ def test_a_row_tells_whether_its_target_is_met(target, ratio, bound, met):
     assert row == f"| this | that | 2.00 ms | 5.00 ms | {ratio} | {bound} | {met} |"
 
 
+def test_a_row_of_speeds_and_one_without_a_target():
+    speeds = Target(2.0).row("this", "that", [30.0], [10.0], "tokens/s")
+    assert speeds == "| this | that | 30.00 tokens/s | 10.00 tokens/s | 3.00 | at least 2 | yes |"
+    assert (
+        Target(None).row("this", "that", [30.0], [10.0], "ms") == "| this | that | 30.00 ms | 10.00 ms | 0.33 |  |  |"
+    )
+
+
 def test_all_ways_take_turns():
     turns = []
     results = measure({name: lambda name=name: turns.append(name) for name in "ab"}, 2, 2)
@@ -111,11 +119,21 @@ def test_a_tiny_run_replaces_its_part_of_the_report(monkeypatch, tmp_path, capsy
     assert "simplicial-attention is left out: " in capsys.readouterr().out or len(rows) == 18
 
 
+def test_one_part_alone_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.setattr(benchmark_simplicial, "in_fresh_process", lambda function, path, *_: len(path))
+    file, threads = tmp_path / "report.md", torch.get_num_threads()
+    main([*TINY, "--parts", "chunks", "--report", str(file)])
+    torch.set_num_threads(threads)
+    rows = re.findall(r"^\| ([^|]+) \| same chunks, autograd \|", file.read_text(), re.MULTILINE)
+    assert rows == ["forward and backward, 16 tokens", "memory of both, 16 tokens"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"rounds": 0}, "rounds=0 must be at least 1"),
         ({"lengths": []}, r"lengths=\[\] must be at least 1"),
+        ({"parts": ["chunk"]}, r"parts=\['chunk'\] are not among \['naive', "),
         ({"windows": [512]}, r"windows=\[512\] must be two sizes"),
     ],
 )

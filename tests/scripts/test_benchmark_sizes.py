@@ -18,14 +18,22 @@ def test_both_models_are_of_one_size(size):
 
 def test_a_run_writes_its_report(tmp_path):
     file = tmp_path / "report.md"
-    tasks = ["one", "eight", "training", "half"]
+    tasks = ["one", "eight", "training", "half", "precisions"]
     words = ["--sizes", "1M", "--rounds", "1", "--new_tokens", "2", "--length", "8", "--tasks", *tasks]
     main([*words, "--output", str(file)])
     rows = re.findall(
-        r"^\| 1M \| (.+?) \| [\d.,]+ tokens/s \| [\d.,]+ tokens/s \| [\d.]+ \(", file.read_text(), flags=re.MULTILINE
+        r"^\| 1M: (.+?) \| ([\w ]+) \| [\d.,]+ tokens/s \| [\d.,]+ tokens/s \| [\d.]+ \| (.*?) \|",
+        file.read_text(),
+        flags=re.MULTILINE,
     )
-    expected = ["decoding, 1 text", "decoding, 8 texts"]
-    assert rows == [*expected, "training, 4 x 8 tokens, float32", "training, 4 x 8 tokens, bfloat16"]
+    half = "training, 16 x 8 tokens, bfloat16"
+    assert rows == [
+        ("decoding, 1 text", "Llama", "at least 1.3"),
+        ("decoding, 8 texts", "Llama", "at least 1.2"),
+        ("training, 16 x 8 tokens, float32", "Llama", ""),
+        (half, "Llama", "at least 1.3"),
+        (half, "Trine in float32", ""),
+    ]
 
 
 def test_bad_arguments_are_named():
