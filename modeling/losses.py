@@ -21,6 +21,7 @@ def is_plain_head(head: nn.Module) -> bool:
 
 
 SHORTEST_CHUNK, LARGEST_BUFFER = 128, 2**23  # tokens, and logits: what a CPU takes at a time of a large vocabulary
+CACHED_ROWS = 1024  # of a product, in half precision on a CPU: more are slower to add, as they have left its cache
 SCALES = in_package((scale_saved,))
 SHARDS = in_package((sum_of_shards,))
 
@@ -29,6 +30,16 @@ def chunked_sum(head: nn.Module) -> Callable | None:
     """The function that sums the loss of a head over chunks of tokens, as `summed_cross_entropy`, or None."""
     shards = (find(head, summed_cross_entropy) for find in SHARDS)
     return summed_cross_entropy if is_plain_head(head) else next(shards, None)
+
+
+def add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Adds `left @ right`, (N, K) times (K, M), to `total` (N, M) of the same or of a higher precision."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+        return
+    size = CACHED_ROWS if total.is_cpu else len(total)
+    for rows, part in zip(total.split(size), left.split(size), strict=True):
+        rows += (part @ right).to(total.dtype)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
@@ -50,35 +61,39 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         total = hidden_states.new_zeros((), dtype=sum_dtype)
         if hidden_states.is_cpu:  # as fast, in less memory
             chunk_size = min(chunk_size, max(SHORTEST_CHUNK, LARGEST_BUFFER // weight.shape[0]))
+        shape = min(chunk_size, hidden_states.shape[0]), weight.shape[0]
+        buffer = torch.empty(shape, dtype=sum_dtype, device=weight.device)
         for start in range(0, hidden_states.shape[0], chunk_size):
             rows = slice(start, start + chunk_size)
             hidden, target = hidden_states[rows].to(compute_dtype), targets[rows, None]
             counts = (target != IGNORE_INDEX).to(sum_dtype)
             index = target.masked_fill(target == IGNORE_INDEX, 0)  # other ids outside of the head are an error here
-            # One buffer is logits, then their exponentials, then their gradient.
-            buffer = nn.functional.linear(hidden, head_weight, head_bias).to(sum_dtype)
-            buffer -= buffer.amax(dim=-1, keepdim=True)
-            target_logits = buffer.gather(-1, index)
+            # One buffer is logits, then their softmax, then their gradient.
+            buffer = buffer[: hidden.shape[0]]
+            if compute_dtype == sum_dtype:
+                buffer.addmm_(hidden, head_weight.t(), beta=0)
+            else:
+                buffer.copy_(hidden @ head_weight.t())
+            if head_bias is not None:
+                buffer += head_bias
+            largest, target_logits = buffer.amax(dim=-1, keepdim=True), buffer.gather(-1, index)
             if label_smoothing:
                 target_logits = target_logits.lerp(buffer.mean(dim=-1, keepdim=True), label_smoothing)
-            partition = buffer.exp_().sum(dim=-1, keepdim=True)
-            total += ((partition.log() - target_logits) * counts).sum()
+            torch.softmax(buffer, dim=-1, out=buffer)
+            log_share = buffer.amax(dim=-1, keepdim=True).log()  # of the largest
+            total += ((largest - target_logits - log_share) * counts).sum()
             if not any(ctx.needs_input_grad):
                 continue
-            buffer *= counts / partition
-            buffer.scatter_add_(-1, index, counts * (label_smoothing - 1))
+            buffer.scatter_add_(-1, index, torch.full_like(counts, label_smoothing - 1))
             if label_smoothing:
-                buffer -= counts * (label_smoothing / buffer.shape[-1])
+                buffer -= label_smoothing / buffer.shape[-1]
             if grad_bias is not None:
-                grad_bias += buffer.sum(dim=0)
-            grad_logits = buffer.to(compute_dtype)
+                grad_bias += (buffer * counts).sum(dim=0)
+            grad_logits, counts = buffer.to(compute_dtype), counts.to(compute_dtype)
             if grad_hidden is not None:
-                grad_hidden[rows] = grad_logits @ head_weight
+                grad_hidden[rows] = (grad_logits @ head_weight) * counts
             if grad_weight is not None:
-                if compute_dtype == sum_dtype:
-                    grad_weight.addmm_(grad_logits.t(), hidden)
-                else:
-                    grad_weight += grad_logits.t() @ hidden
+                add_product(grad_weight, grad_logits.t(), hidden * counts)
         if grad_weight is not None and weight.dtype == torch.bfloat16:  # float16 might overflow before it is scaled
             grad_weight = grad_weight.to(weight.dtype)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
