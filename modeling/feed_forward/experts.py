@@ -8,14 +8,17 @@ from transformers import initialization as init
 from transformers.integrations.moe import use_experts_implementation
 from transformers.utils import logging
 
-from ...configuration.choices import Choices
+from ...configuration.choices import Choices, in_package
 from ...configuration.configuration_trine import TrineConfig
 from ..initialization import fill_
 from .mlp import make_activation, make_mlp
+from .one_token import visit_for_one
 from .routers import ROUTERS
 
 
 logger = logging.get_logger(__name__)
+
+FAST_VISITS = in_package((visit_for_one,))
 
 
 class StackedExperts(nn.Module):
@@ -160,7 +163,10 @@ class SparseMLP(nn.Module):
         """Maps (..., H) to the same shape."""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
         _, top_k_weights, top_k_index = self.gate(tokens)
-        output = self.experts(tokens, top_k_index, top_k_weights)
+        fast = (visit(self.experts, tokens, top_k_index, top_k_weights) for visit in FAST_VISITS)
+        output = next((output for output in fast if output is not None), None)
+        if output is None:
+            output = self.experts(tokens, top_k_index, top_k_weights)
         if self.shared_experts is not None:
             output = output + self.shared_experts(tokens)
         return output.reshape(hidden_states.shape)
