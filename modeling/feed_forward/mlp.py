@@ -10,10 +10,14 @@ from ...configuration.patterns import check_choice
 from ..initialization import fill_
 
 
+ONE_OPERATOR = {"gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh"}  # the same function, faster
+
+
 def make_activation(config: TrineConfig) -> nn.Module:
     """Builds the activation that `config.hidden_act` names; raises a `ValueError` that lists them if there is none."""
     check_choice("hidden_act", config.hidden_act, ACT2FN)
-    return ACT2FN[config.hidden_act].to(torch.get_default_dtype())  # xielu makes its parameters in half precision
+    name = ONE_OPERATOR.get(config.hidden_act, config.hidden_act)
+    return ACT2FN[name].to(torch.get_default_dtype())  # xielu makes its parameters in half precision
 
 
 class PlainMLP(nn.Module):
