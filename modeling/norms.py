@@ -15,7 +15,9 @@ class RMSNorm(nn.RMSNorm):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        weight = self.weight
+        # Not `normalized_shape`: compiled code would compare that tuple at each call, and all modules one by one.
+        return nn.functional.rms_norm(x, weight.shape, weight.to(x.dtype), self.eps)
 
 
 NORMS = Choices(

@@ -108,9 +108,8 @@ def map_both(function: Callable, query: torch.Tensor, key: torch.Tensor) -> tupl
     """
     if query.shape[2] > 1:
         return function(query), function(key)
-    heads = query.shape[1], key.shape[1]
-    results = (states.split(heads, dim=1) for states in function(torch.cat([query, key], dim=1)))
-    return tuple(zip(*results, strict=True))
+    heads, results = query.shape[1], function(torch.cat([query, key], dim=1))
+    return tuple(states[:, :heads] for states in results), tuple(states[:, heads:] for states in results)
 
 
 def without_padding(features: Features, tokens: torch.Tensor) -> Features:

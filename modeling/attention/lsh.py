@@ -60,20 +60,23 @@ class LSHAttention(SoftmaxAttention):
         self, hidden_states, visibility=EVERYTHING, *, position_embeddings=None, past_key_values=None, **kwargs
     ) -> tuple[torch.Tensor, None]:
         """Mixes the tokens of `hidden_states` (B, Q, hidden)."""
-        query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)
-        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
+        query = self._heads_first(self.q_proj(hidden_states), self.q_norm)
+        value = self._heads_first(self.v_proj(hidden_states))
         buckets = self.hash(query)
         if position_embeddings is not None:
             query = apply_rotation(query, *position_embeddings)
         key = nn.functional.rms_norm(query, (self.head_dim,), eps=1e-6)
         if past_key_values is not None:
-            states: Any = past_key_values.update(key, value, self.layer_idx, buckets=buckets)
+            by_hash = buckets.transpose(2, 3)
+            states: Any = past_key_values.update(key, value, self.layer_idx, buckets=by_hash.flatten(1, 2))
             (key, value), buckets = states
+            buckets = buckets.view(*by_hash.shape[:3], -1)
             count: Any = past_key_values.get_seq_length(self.layer_idx)
             if query.shape[2] == 1:
                 inputs = StepInputs(query.to(value.dtype), key.to(value.dtype), value, buckets, visibility.is_token)
                 output = lsh_step(inputs, count, self.chunk_length, self.adjacent, self.scaling)
                 return self.o_proj(output.transpose(1, 2).flatten(2)), None
+            buckets = buckets.transpose(2, 3)
             if isinstance(count, torch.Tensor):  # a static cache, of which a prompt reads the places in use
                 key, value, buckets = (states[:, :, : int(count)] for states in (key, value, buckets))
         query, key = query.to(value.dtype), key.to(value.dtype)

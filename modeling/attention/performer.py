@@ -75,11 +75,11 @@ class PerformerAttention(KernelizedAttention):
                 states = apply_rotation(states, *position_embeddings).to(states.dtype)
             logs = self.log_features(states)
             scale = (logs.detach() if logs.requires_grad else logs).amax(dim=-1, keepdim=True)  # it needs no gradient
-            return (logs - scale).exp(), scale
+            return (logs - scale).exp(), scale[..., 0]
 
-        (query, _), (key, scale) = map_both(scaled, query, key)
         # A query's own scale cancels; that of a key does not, so it goes along.
-        return Features(query, key, log_scale=scale.squeeze(-1))
+        (query, _), (key, scale) = map_both(scaled, query, key)
+        return Features(query, key, log_scale=scale)
 
     def log_features(self, states: torch.Tensor) -> torch.Tensor:
         """Logarithms of the features (B, H, Q, F) of queries or keys (B, H, Q, D), but for a constant."""

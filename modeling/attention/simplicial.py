@@ -93,8 +93,8 @@ class SimplicialAttention(TwoKeyAttention):
             and those of second keys (B, H, Q, M), summed over first keys.
         """
         query, key, value = self.project(hidden_states, position_embeddings)
-        second_key = self.second_k_norm(self.split_heads(self.second_k_proj(hidden_states))).transpose(1, 2)
-        second_value = self.split_heads(self.second_v_proj(hidden_states)).transpose(1, 2)
+        second_key = self._heads_first(self.second_k_proj(hidden_states), self.second_k_norm)
+        second_value = self._heads_first(self.second_v_proj(hidden_states))
         if position_embeddings is not None and self.form == "determinant":
             second_key = apply_rotation(second_key, *position_embeddings)
         if past_key_values is not None:

@@ -173,9 +173,9 @@ class SoftmaxAttention(nn.Module):
         self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries (B, H, Q, D), keys and values (B, G, Q, D) of (B, Q, hidden), rotated where positions rotate."""
-        query = self.q_norm(self.split_heads(self.q_proj(hidden_states))).transpose(1, 2)
-        key = self.k_norm(self.split_heads(self.k_proj(hidden_states))).transpose(1, 2)
-        value = self.split_heads(self.v_proj(hidden_states)).transpose(1, 2)
+        query = self._heads_first(self.q_proj(hidden_states), self.q_norm)
+        key = self._heads_first(self.k_proj(hidden_states), self.k_norm)
+        value = self._heads_first(self.v_proj(hidden_states))
         if position_embeddings is not None:
             query, key = rotate_together(query, key, *position_embeddings)
         return query, key, value
@@ -185,6 +185,13 @@ class SoftmaxAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Puts keys and values (B, G, Q, D) into the cache; returns those that the mask speaks of, (B, G, K, D)."""
         return past_key_values.update(key, value, self.layer_idx)
+
+    def _heads_first(self, projected: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
+        """Views (B, N, heads * D), whose heads `norm` normalises, as (B, heads, N, D)."""
+        is_lone = projected.shape[1] == 1  # as in each step of decoding: there is nothing to transpose
+        states = projected.view(projected.shape[0], -1, 1, self.head_dim) if is_lone else self.split_heads(projected)
+        states = states if norm is None else norm(states)
+        return states if is_lone else states.transpose(1, 2)
 
     def split_heads(self, projected: torch.Tensor) -> torch.Tensor:
         """Views (B, N, heads * D) as (B, N, heads, D)."""

@@ -62,8 +62,8 @@ class KernelizedCacheLayer(StatesCacheLayer):
 
     def state(self, prefix: str = "") -> KernelState | None:
         """The state at present, or that at the last crop, `prefix="base_"`."""
-        sums, norms, scale = (getattr(self, prefix + name) for name in STATE)
-        return None if sums is None else KernelState(sums, norms, scale)
+        state = [getattr(self, prefix + name) for name in STATE]
+        return None if state[0] is None else KernelState(*state)
 
     def put_state(self, state: KernelState | None, prefix: str = "") -> None:
         """Stores a state, as that at present or, with `prefix="base_"`, at the last crop."""

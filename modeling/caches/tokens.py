@@ -90,7 +90,7 @@ def is_beginning(states: torch.Tensor, buffer: torch.Tensor) -> bool:
 
 
 class LSHCacheLayer(BigBirdCacheLayer):
-    """Keys and values of all tokens, and the buckets (batch, heads, tokens, hashes) that each was put into."""
+    """Keys and values of all tokens, and the buckets (batch, heads * hashes, tokens) that each was put into."""
 
     _layer_type = "lsh_attention"
     holds_keys_alone = False

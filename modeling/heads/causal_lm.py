@@ -1,5 +1,7 @@
 """The head of a decoder: the next token."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers.cache_utils import Cache
@@ -7,6 +9,7 @@ from transformers.cache_utils import Cache
 from ...configuration.configuration_trine import TrineConfig
 from ..checks.batching import BatchingGenerationMixin
 from ..checks.generation import CHECKED, MendedGeneration
+from ..lean import COMPILED, COMPILED_CALLS
 from ..losses import causal_targets
 from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine import TrineModel
@@ -16,8 +19,14 @@ from .prefix_generation import PREFIXED
 from .token_head import TokenHead, select_positions
 
 
-class TrineForCausalLM(  # pyright: ignore[reportGeneralTypeIssues] one or none
-    TrineHead[TrineCausalLMOutput], TokenHead, *CHECKED, *PREFIXED.values(), MendedGeneration, BatchingGenerationMixin
+class TrineForCausalLM(  # pyright: ignore[reportGeneralTypeIssues] one or none of some bases
+    TrineHead[TrineCausalLMOutput],
+    TokenHead,
+    *CHECKED,
+    *COMPILED,
+    *PREFIXED.values(),
+    MendedGeneration,
+    BatchingGenerationMixin,
 ):
     """A decoder that predicts the next token: logits (batch, kept, vocabulary).
 
@@ -66,6 +75,11 @@ class TrineForCausalLM(  # pyright: ignore[reportGeneralTypeIssues] one or none
     names = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds", "labels", "use_cache")
     names += ("output_router_logits", "logits_to_keep", "prefix_length")
     forward = make_forward(TrineModel, names, predict, output_class)
+
+    def get_compiled_call(self, compile_config: Any) -> Any:
+        """A compiled call of the model, for the steps of `generate`."""
+        calls = [call for compiled in COMPILED_CALLS if (call := compiled(self, compile_config)) is not None]
+        return calls[0] if calls else super().get_compiled_call(compile_config)
 
     @staticmethod
     def create_masks_for_generate(

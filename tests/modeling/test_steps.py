@@ -23,8 +23,9 @@ VIEWS = {
     *("unsqueeze", "squeeze", "expand", "unbind", "permute"),
 }
 # Full attention joins keys, joins values, and calls one kernel. In place of these linear attention has two operators
-# for the features, two that add to the sums, two products with them, a guard, and a division; and a few more views.
-FULL_NEEDS, LINEAR_NEEDS, LINEAR_VIEWS = 3, 8, 3
+# for the features, two that add to the sums, two products with them, a guard, and a division; and a few more views, as
+# queries and keys are cut out of one tensor by slices, which cost less than `split` does.
+FULL_NEEDS, LINEAR_NEEDS, LINEAR_VIEWS = 3, 8, 5
 
 
 class Operators(TorchDispatchMode):
@@ -134,15 +135,107 @@ def test_a_static_cache_is_cropped_as_another(kind):
     torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("kind", STATES)
+SETTINGS = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize("kind", [*STATES, "full"])
 def test_generation_compiles_one_step_for_all_tokens(kind):
     model, ids = tiny_model(attention_types=kind, num_hidden_layers=1, dtype=torch.float32), random_ids(2, 7)
-    settings = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    expected = model.generate(ids, use_cache=False, **settings)
+    expected = model.generate(ids, use_cache=False, **SETTINGS)
     torch.compiler.reset()
     counters.clear()
-    compile_config = CompileConfig(backend="eager", fullgraph=True, mode=None)
-    compile_config._compile_all_devices = True
-    found = model.generate(ids, cache_implementation="static", compile_config=compile_config, **settings)
+    found = model.generate(ids, **compiled_settings())
     assert found.tolist() == expected.tolist()
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+def padded(ids: torch.Tensor, count: int) -> torch.Tensor:
+    """A mask that hides the first tokens of the first text."""
+    mask = torch.ones_like(ids)
+    mask[0, :count] = 0
+    return mask
+
+
+ASKED = {
+    "nothing": {},
+    "a mask that hides nothing": {"attention_mask": padded(random_ids(2, 7), 0)},
+    "padding": {"attention_mask": padded(random_ids(2, 7), 3)},
+    "positions": {"position_ids": torch.arange(7)[None] + torch.tensor([[0], [5]])},
+    "beams": {"num_beams": 3},
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_static_cache_is_told_in_each_step_what_it_does_not_know(kind, asked):
+    """Masks and positions where there are windows, padding, or positions of one's own; else the token alone."""
+    model, ids, given = tiny_model(attention_types=[kind, "full"], num_hidden_layers=2), random_ids(2, 7), []
+    expected = model.generate(ids, use_cache=False, **ASKED[asked], **SETTINGS)
+    model.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs), with_kwargs=True)
+    found = model.generate(ids, cache_implementation="static", **ASKED[asked], **SETTINGS)
+    assert found.tolist() == expected.tolist()
+    told = {name for call in given[1:] for name in ("attention_mask", "position_ids") if call.get(name) is not None}
+    knows = asked not in ("padding", "positions") and kind not in ("sliding", "chunked")
+    assert len(given) == SETTINGS["max_new_tokens"] and told == (
+        set() if knows else {"attention_mask", "position_ids"}
+    )
+
+
+def test_compiled_code_compares_no_tuple_of_a_norm():
+    """With a tuple among what it reads, PyTorch compares each module around it by itself, at each step."""
+    norm = tiny_model(attention_types="full", dtype=torch.float32).model.layers[0].input_layernorm
+    names = []
+
+    def collect(guards):
+        names.extend(guard.name for guard in guards)
+        return [True] * len(guards)
+
+    torch.compiler.reset()
+    call = torch.compile(lambda module, states: module(states), backend="eager", options={"guard_filter_fn": collect})
+    call(norm, torch.ones(1, 1, norm.weight.numel()))
+    assert any("weight" in name for name in names) and not any("normalized_shape" in name for name in names)
+
+
+def compiled_settings() -> dict:
+    compile_config = CompileConfig(backend="eager", fullgraph=True, mode=None)
+    compile_config._compile_all_devices = True
+    return {**SETTINGS, "cache_implementation": "static", "compile_config": compile_config}
+
+
+def graphs_of(run) -> int:
+    counters.clear()
+    run()
+    return counters["stats"]["unique_graphs"]
+
+
+CHANGES = {
+    "dtype": lambda model: model.to(torch.float64),
+    "weight": lambda model: setattr(
+        model.model.layers[0].mlp, "up_proj", torch.nn.Linear(32, 40, dtype=torch.float64)
+    ),
+    "attribute": lambda model: setattr(model.model.layers[0].self_attn, "scaling", 0.5),
+    "hook": lambda model: model.model.layers[0].mlp.register_forward_hook(lambda module, args, output: 2 * output),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_changes_is_compiled_anew(change):
+    """What it is made of is compared once a text, not in each step; where there is a hook, PyTorch compares."""
+    dtype = torch.float32 if change == "dtype" else torch.float64
+    models = [tiny_model(attention_types="full", num_hidden_layers=1, dtype=dtype, seed=seed) for seed in (0, 1)]
+    ids, settings = random_ids(2, 7), compiled_settings()
+    torch.compiler.reset()
+    for model in models:
+        assert graphs_of(lambda model=model: model.generate(ids, **settings)) == 1
+        assert graphs_of(lambda model=model: model.generate(ids + 1, **settings)) == 0
+    model = models[0]
+    before = model.generate(ids, use_cache=False, **SETTINGS)
+    CHANGES[change](model)
+    expected = model.generate(ids, use_cache=False, **SETTINGS)
+    found = []
+    assert graphs_of(lambda: found.append(model.generate(ids, **settings))) == 1
+    assert found[0].tolist() == expected.tolist()
+    assert change == "dtype" or expected.tolist() != before.tolist()
+    other = models[1].generate(ids, **settings)
+    assert other.tolist() == models[1].generate(ids, use_cache=False, **SETTINGS).tolist()

@@ -11,9 +11,10 @@ import torch
 from .bigbird_layout import BigBirdPattern, seen_blocks
 
 
-# Of each layer of a cache the block of the last token, and the tokens that all tokens of this block see, (1 or H, N),
-# those of the block itself last. No attribute of the layer: transformers' exporters take those for outputs.
-TABLES: WeakKeyDictionary[Any, tuple[int, torch.Tensor]] = WeakKeyDictionary()
+# Of each layer of a cache what its table was made for, and the rows of its buffer that the tokens of one block see,
+# those of the block itself last: (B * heads, N). No attribute of the layer, which transformers' exporters take for an
+# output.
+TABLES: WeakKeyDictionary[Any, tuple[tuple[Any, ...], torch.Tensor]] = WeakKeyDictionary()
 
 
 def visible_states(
@@ -38,16 +39,31 @@ def visible_states(
     own, place = divmod(num_keys - 1, pattern.block_size)
     if own < pattern.head + pattern.num_window + pattern.num_random:  # all blocks so far
         return key, value
-    known, tokens = TABLES.get(cache_layer, (-1, key))
-    if known != own or tokens.device != key.device:
-        tokens = block_tokens(pattern, draws, own, key.device)
-        TABLES[cache_layer] = own, tokens
-    tokens = tokens[:, : tokens.shape[1] - pattern.block_size + place + 1]
-    if len(tokens) == 1:
-        return key.index_select(2, tokens[0]), value.index_select(2, tokens[0])
-    index = tokens.reshape(1, groups, -1, 1).expand(batch, -1, -1, size)
-    shape = batch, len(tokens), -1, size
-    return key.gather(2, index).view(shape), value.gather(2, index).view(shape)
+    heads = groups if draws is None else len(draws)
+    (keys, room), (values, value_room) = rows_of(key), rows_of(value)
+    if room != value_room:
+        (keys, room), (values, _) = rows_of(key.contiguous()), rows_of(value.contiguous())
+    made_for = own, batch, room, key.device
+    known, rows = TABLES.get(cache_layer, (None, key))
+    if known != made_for:
+        starts = torch.arange(batch * heads, device=key.device)[:, None] // (heads // groups) * room
+        rows = starts + block_tokens(pattern, draws, own, key.device).expand(heads, -1).repeat(batch, 1)
+        TABLES[cache_layer] = made_for, rows
+    rows, shape = rows[:, : rows.shape[1] - pattern.block_size + place + 1].flatten(), (batch, heads, -1, size)
+    return keys.index_select(0, rows).view(shape), values.index_select(0, rows).view(shape)
+
+
+def rows_of(states: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """States (B, G, K, D) as a table of rows (.., D), of which whole ones are copied fast, and the rows of a head.
+
+    A view of a longer buffer is not copied.
+    """
+    batch, groups, length, size = states.shape
+    head = states.stride(1)
+    if states.stride()[2:] != (size, 1) or head % size or batch > 1 and states.stride(0) != groups * head:
+        states, head = states.contiguous(), length * size
+    last = (batch * groups - 1) * (head // size) + length
+    return states.as_strided((last, size), (size, 1)), head // size
 
 
 def block_tokens(pattern: BigBirdPattern, draws: torch.Tensor | None, own: int, device: torch.device) -> torch.Tensor:

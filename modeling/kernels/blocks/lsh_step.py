@@ -13,7 +13,7 @@ from .sparse import SELF_SCORE
 class StepInputs(NamedTuple):
     """Tensors of a step.
 
-    `query` (B, H, 1, D), `key` (B, H, K, D), `value` (B, G, K, D), `buckets` (B, H, K, R), and `is_token` (B, N),
+    `query` (B, H, 1, D), `key` (B, H, K, D), `value` (B, G, K, D), `buckets` (B, H, R, K), and `is_token` (B, N),
     False for padding, or None.
     """
 
@@ -38,22 +38,22 @@ def lsh_step(inputs: StepInputs, count: int | Tensor, chunk_length: int, adjacen
         scale: Factor on the scores.
     """
     query, key, value, buckets, is_token = inputs
-    length, is_own = key.shape[2], None
+    length, is_own = key.shape[2], None  # along the tokens, numbers lie one after the other: counting is fast
     if isinstance(count, Tensor):
         places = torch.arange(length, device=key.device)
         is_own = places == count - 1
-        found = (buckets == buckets.index_select(2, (count - 1).view(1))) & (places < count)[:, None]
+        found = (buckets == buckets.index_select(3, (count - 1).view(1))) & (places < count)
         if is_token is not None:
             is_token = torch.nn.functional.pad(is_token, (0, length - is_token.shape[1]))
     else:
-        found = buckets == buckets[:, :, -1:]
+        found = buckets == buckets[..., -1:]
     if is_token is not None:
-        found = found & is_token[:, None, :, None]
+        found = found & is_token[:, None, None]
     if length > (adjacent + 1) * chunk_length:  # else no bucket has so many tokens that some are out of reach
-        numbers = found.cumsum(dim=2, dtype=torch.int32)  # counted from 1 within the bucket
-        chunk = (numbers[:, :, -1:] - 1).div(chunk_length, rounding_mode="floor")
+        numbers = found.cumsum(dim=3, dtype=torch.int32)  # counted from 1 within the bucket
+        chunk = (numbers[..., -1:] - 1).div(chunk_length, rounding_mode="floor")
         found = found & (numbers > (chunk - adjacent) * chunk_length)
-    bias = found.sum(dim=-1, dtype=query.dtype).log()  # of a key that no hash finds, minus infinity
+    bias = found.sum(dim=2, dtype=query.dtype).log()  # of a key that no hash finds, minus infinity
     if is_own is None:
         bias[:, :, -1].fill_(SELF_SCORE)  # itself only for want of others
     else:

@@ -81,12 +81,14 @@ def add_token(
         old, scale = scale, torch.maximum(scale, log_scale)
         # Both factors, that on the state and that on the key, by one operator: (B, G, 2).
         factors = (torch.cat([old, log_scale], dim=-1) - scale).exp().to(key.dtype)
-        decay, weight = factors[..., None].split(1, dim=2)
+        decay, weight = factors.unsqueeze(-1).chunk(2, dim=2)
         is_same = norm_key is key
         key = key * weight
         norm_key = key if is_same else norm_key * weight
-        sums, norms = sums * decay, norms * decay
-    return KernelState(torch.addcmul(sums, key.transpose(-1, -2), value), norms + norm_key, scale)
+        norms, sums = torch.addcmul(norm_key, norms, decay), sums * decay
+    else:
+        norms = norms + norm_key
+    return KernelState(torch.addcmul(sums, key.transpose(-1, -2), value), norms, scale)
 
 
 def read_state(state: KernelState, query: torch.Tensor, norm_query: torch.Tensor | None) -> torch.Tensor:

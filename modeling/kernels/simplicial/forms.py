@@ -46,8 +46,8 @@ def hadamard_vjp(query: torch.Tensor, second_key: torch.Tensor, grad: torch.Tens
 def complex_product(query: torch.Tensor, second_key: torch.Tensor) -> torch.Tensor:
     """Query times conjugate second key (..., D), as complex numbers: real halves, then imaginary halves."""
     halves, second_halves = (states.view(*states.shape[:-1], 2, -1) for states in (query, second_key))
-    second_real, second_imaginary = second_halves.split(1, dim=-2)
-    real, imaginary = halves.split(1, dim=-2)
+    second_real, second_imaginary = second_halves.chunk(2, dim=-2)
+    real, imaginary = halves.chunk(2, dim=-2)
     turned = torch.cat((imaginary, -real), dim=-2)
     return torch.addcmul(halves * second_real, turned, second_imaginary).flatten(-2)
 

@@ -47,7 +47,7 @@ class SimplicialInputs(NamedTuple):
         queries, window = self.query.shape[2], self.second
         first, second = self.first.clip(queries, self.key.shape[2]), window.clip(queries, self.second_key.shape[2])
         bias = self.offset_bias
-        if bias is not None:
+        if bias is not None and second.size < window.size:
             bias = bias.narrow(1, window.left - second.left, second.size)
         return self._replace(first=first, second=second, offset_bias=bias)
 

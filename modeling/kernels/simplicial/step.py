@@ -21,14 +21,20 @@ def simplicial_step(inputs: SimplicialInputs) -> Tensor:
         second_key, second_value = second_key[:, :, -second.left - 1 :], second_value[:, :, -second.left - 1 :]
     batch, groups, length, size = key.shape
     seconds = second_key.shape[2]
-    rows = (query * scale).view(batch, groups, -1, 1, size)
+    rows = query.view(batch, groups, -1, 1, size)
     composed = FORMS[form].compose(rows, second_key[:, :, None]).view(batch * groups, -1, size)  # (B G, R M, D)
-    logits = torch.bmm(composed, key.flatten(0, 1).mT).view(batch, query.shape[1], seconds, length)
-    if offset_bias is not None:
-        logits = logits + offset_bias[:, second.left + 1 - seconds : second.left + 1, None].to(logits.dtype)
+    keys = key.flatten(0, 1).mT
+    if offset_bias is None:
+        logits = torch.bmm(composed * scale, keys)
+    else:  # added by the product itself
+        bias = offset_bias if seconds > second.left else offset_bias[:, second.left + 1 - seconds : second.left + 1]
+        bias = bias.to(composed.dtype).reshape(groups, -1, 1)
+        logits = torch.baddbmm(bias if batch == 1 else bias.repeat(batch, 1, 1), composed, keys, alpha=scale)
+    logits = logits.view(batch, query.shape[1], -1)
     if segments is not None:
-        logits = logits.masked_fill(~sees_both(segments, length, seconds), torch.finfo(logits.dtype).min)
-    weights = logits.flatten(2).softmax(dim=-1).view(batch * groups, -1, length)
+        hidden = ~sees_both(segments, length, seconds).flatten(2)
+        logits = logits.masked_fill(hidden, torch.finfo(logits.dtype).min)
+    weights = logits.softmax(dim=-1).view(batch * groups, -1, length)
     mixed = torch.bmm(weights, value.flatten(0, 1)).view(batch, groups, -1, seconds, size)
     output = (mixed * second_value[:, :, None]).sum(dim=-2).view(query.shape)
     return output if segments is None else output.masked_fill((segments[:, -1] == 0)[:, None, None, None], 0)

@@ -80,6 +80,6 @@ def choose_backend(config: TrineConfig, query: torch.Tensor, second: Window) -> 
     reason = backend.unavailable(query, second)
     if reason is not None:
         raise ValueError(f"simplicial_backend={backend.name!r} cannot serve here: {reason}. Use 'auto' or 'chunked'.")
-    if not torch.compiler.is_compiling():
+    if query.shape[2] > 1 and not torch.compiler.is_compiling():  # not in each step of decoding
         logger.info_once(f"2-simplicial attention on {query.device.type!r} runs by the path {backend.name!r}.")
     return backend
