@@ -14,9 +14,9 @@ GENERATION, TOKENIZER, MODULES = "generation_config.json", "tokenizer_config.jso
 COPIED = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm"),
     *("chat_template*", "additional_chat_templates", "preprocessor_config.json", GENERATION, "LICENSE*"),
-    # sentence-transformers reads its own files beside the model's, and a folder for each further module.
-    *(MODULES, "sentence_*_config.json", "config_sentence_transformers.json"),
 )
+# sentence-transformers reads its own files beside the model's, and a folder for each further module.
+SENTENCE_ENCODER = (MODULES, "sentence_*_config.json", "config_sentence_transformers.json")
 
 
 def find_source(source: str | Path) -> Path:
@@ -37,13 +37,14 @@ def find_source(source: str | Path) -> Path:
     return folder
 
 
-def copy_companions(source: Path, target: Path, generates: bool) -> None:
+def copy_companions(source: Path, target: Path, generates: bool, embeds: bool = True) -> None:
     """Copies the files beside the weights, and writes those that the source's `model_type` implies.
 
     Args:
         generates: Whether the model has `generate`, whose settings are in a file of their own.
+        embeds: Whether the target is a sentence encoder if the source is one.
     """
-    for path in companions(source):
+    for path in companions(source, embeds):
         copy = target / path.relative_to(source)
         if path.is_dir():
             shutil.copytree(path, copy, dirs_exist_ok=True)
@@ -52,21 +53,26 @@ def copy_companions(source: Path, target: Path, generates: bool) -> None:
     if generates and not (target / GENERATION).exists():  # older sources keep the settings in config.json
         GenerationConfig.from_pretrained(source, config_file_name="config.json").save_pretrained(target)
     names_class = (target / TOKENIZER).is_file() and "tokenizer_class" in read_fields(target / TOKENIZER)
-    if not names_class and any(path.name.startswith(("tokenizer", "vocab")) for path in target.iterdir()):
+    if not names_class and has_tokenizer(target):
         check_named_files(source)
         AutoTokenizer.from_pretrained(source).save_pretrained(target)
 
 
-def companions(source: Path) -> Iterator[Path]:
-    """Files and folders to copy.
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any(path.name.startswith(("tokenizer", "vocab")) for path in folder.iterdir())
+
+
+def companions(source: Path, embeds: bool = True) -> Iterator[Path]:
+    """Files and folders to copy, those of a sentence encoder only if `embeds`.
 
     Raises:
         OSError: `modules.json` is damaged or names a folder elsewhere, or something is a link that leads elsewhere.
     """
-    for pattern in COPIED:
+    for pattern in COPIED + (SENTENCE_ENCODER if embeds else ()):
         for path in sorted(source.glob(pattern)):
             yield check_links(source, path)
-    modules = read_json(source / MODULES) if (source / MODULES).is_file() else []
+    modules = read_json(source / MODULES) if embeds and (source / MODULES).is_file() else []
     if not isinstance(modules, list):
         raise OSError(f"{source / MODULES} is damaged: it holds {type(modules).__name__}, not a list of modules.")
     for module in modules:

@@ -126,6 +126,7 @@ def describe_change(model: Any, lifted: Any, made: Any, sample: Sample) -> Itera
     if not made.keeps_function:
         yield "The function changes, for all texts of more than one token: the model is to be trained on."
         return
+    model = made.keeps(model)
     exact, most = exact_length(model, lifted, made), longest(model, lifted, made)
     inside = min(exact or LONGEST, most, LONGEST)
     change = sample.change(model, lifted, inside)

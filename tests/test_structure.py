@@ -18,7 +18,7 @@ ROOMS = {
     "configuration": set(),
     "tokenization": {"configuration"},
     "modeling": {"configuration"},
-    "conversion": {"configuration", "modeling"},
+    "conversion": {"configuration", "modeling", "tokenization"},
     "retrieval": {"configuration", "modeling"},
     "generation": {"configuration", "modeling", "tokenization"},
     "inspection": {"configuration", "modeling", "tokenization"},

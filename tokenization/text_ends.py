@@ -20,17 +20,23 @@ def name_ends(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     Raises:
         ValueError: Nothing ends a text.
     """
-    named = {}
-    for name, others in STAND_INS.items():
-        found = [getattr(tokenizer, other) for other in others if getattr(tokenizer, other) is not None]
-        if getattr(tokenizer, name) is None and found:
-            setattr(tokenizer, name, found[0])
-            named[name] = found[0]
+    named = {name: token for name, token in find_ends(tokenizer).items() if token and getattr(tokenizer, name) is None}
+    for name, token in named.items():
+        setattr(tokenizer, name, token)
     if tokenizer.eos_token_id is None:
         raise ValueError(
             "The tokenizer has neither eos_token nor sep_token: nothing would tell a model where a text ends."
         )
     return named
+
+
+def find_ends(tokenizer: PreTrainedTokenizerBase) -> dict[str, str | None]:
+    """The tokens that begin, end and pad a text, by name: those that `name_ends` would name, or None."""
+    found: dict[str, str | None] = {}
+    for name, others in STAND_INS.items():
+        known = (found.get(other) or getattr(tokenizer, other) for other in (name, *others))
+        found[name] = next((token for token in known if token is not None), None)
+    return found
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ...configuration.configuration_trine import TrineConfig
 from ...configuration.patterns import check_choice
 from ...configuration.sharding_plans import tensor_parallel_plan
 from ...modeling.modeling_trine import TrineModel
+from ..companions import copy_companions
 from .rope import carry_rope
 from .weights import rebuild
 
@@ -44,6 +45,17 @@ class Lift:
             ValueError: An option or a field of the config forbids it.
         """
         raise NotImplementedError
+
+    def read_companions(self, folder: Path) -> None:
+        """Takes what the options leave open from the files beside the weights of the source."""
+
+    def write_companions(self, source: Path, target: Path) -> None:
+        """Writes the files beside the weights, by default those of the source."""
+        copy_companions(source, target, generates=False)
+
+    def keeps(self, model: Any) -> Any:
+        """The model whose function stays: the one that is lifted, or a part of it."""
+        return model
 
     def exact_length(self, before: TrineConfig, after: TrineConfig) -> int | None:
         """Tokens up to which a stack computes the same as before; None for any number."""

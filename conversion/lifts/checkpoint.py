@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ..companions import copy_companions, find_source
+from ..companions import find_source
 from ..inside import read_fields
 from ..plan import CLASSES, CONFIGS
 from ..stream import all_or_nothing
@@ -47,8 +47,9 @@ def lift_checkpoint(
     with all_or_nothing(Path(target)) as folder:
         source_folder, model = load_checkpoint(source)
         check_model(model)
+        made.read_companions(source_folder)
         lifted = made.apply(model)
-        copy_companions(source_folder, folder, generates=False)
+        made.write_companions(source_folder, folder)
         made.finish(lifted, folder)
         lifted.save_pretrained(folder, max_shard_size=max_shard_size)
     return model, lifted

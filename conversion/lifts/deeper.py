@@ -9,6 +9,7 @@ from torch import nn
 
 from ...configuration.configuration_trine import TrineConfig
 from .base import StackLift
+from .layers import keep_layers
 
 
 OUTPUTS = ("o_proj", "down_proj")  # the projections into the residual stream
@@ -43,9 +44,7 @@ class DeeperLift(StackLift):
                 "identity; the lift 'deeper' needs norm_position='pre'."
             )
         layers = sorted([*range(config.num_hidden_layers), *self.choose_layers(config.num_hidden_layers)])
-        config.num_hidden_layers = len(layers)
-        for name in ("attention_types", "mlp_layer_types"):
-            setattr(config, name, [getattr(config, name)[layer] for layer in layers])
+        keep_layers(config, layers)
         return layers
 
     def choose_layers(self, count: int) -> list[int]:

@@ -1,12 +1,15 @@
 """Encoders get decoders, of their own layers or given ones."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from support.encoders import MORE, encoder
 from support.tiny import random_ids, tiny_model
 
-from trine import lift
+from trine import TrineForCausalLM, lift, train_wordpiece
 from trine.conversion.lifts.change import largest_change
+from trine.conversion.lifts.layers import choose_layers
 
 
 @pytest.mark.parametrize("cross_attention", ["self", "zero"])
@@ -87,3 +90,45 @@ def test_relative_positions_of_earlier_keys_stay():
     before, after = (trunk.positions.bias(indices, indices)[0] for trunk in (model, decoder))
     assert decoder.config.relative_attention_num_buckets == 16
     assert torch.equal(before.tril(), after.tril()) and not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+def test_an_encoder_keeps_its_first_layers_and_the_decoder_has_any(norm_position):
+    """The states are those that the whole encoder has after these layers, before its last norm."""
+    model = encoder(norm_position=norm_position, num_hidden_layers=4, attention_types="full*2, sliding*2")
+    lifted = lift(model, "encoder_decoder", encoder_layers=2, decoder_layers=3, **MORE)
+    ids = random_ids(2, 9)
+    states = lifted.get_encoder()(ids).last_hidden_state
+    assert torch.equal(states, model.norm(model(ids, output_hidden_states=True).hidden_states[2]))
+    assert lifted.config.encoder.attention_types == ["full"] * 2 and lifted.config.encoder.sliding_window is None
+    assert lifted.config.decoder.attention_types == ["full", "sliding", "sliding"]
+    for layer, source in zip(lifted.model.decoder.layers, (0, 2, 3), strict=True):
+        assert torch.equal(layer.self_attn.q_proj.weight, model.layers[source].self_attn.q_proj.weight)
+        assert torch.equal(layer.cross_attn.q_proj.weight, model.layers[source].self_attn.q_proj.weight)
+
+
+@pytest.mark.parametrize(("number", "chosen"), [(1, [0]), (2, [0, 4]), (3, [0, 2, 4]), (5, [0, 1, 2, 3, 4])])
+def test_layers_are_spread_evenly(number, chosen):
+    assert choose_layers("decoder_layers", number, None, 5) == chosen
+
+
+def test_both_stacks_share_a_table_unless_their_tables_differ():
+    model = encoder()
+    decoder = TrineForCausalLM(deepcopy(tiny_model(add_pooling_layer=False).config)).double()
+    assert not lift(model, "encoder_decoder", decoder=decoder, **MORE).config.share_embeddings
+    decoder.model.embed_tokens.weight.data = model.embed_tokens.weight.data.clone()
+    lifted = lift(model, "encoder_decoder", decoder=decoder, **MORE)
+    assert lifted.model.decoder.embed_tokens.weight is lifted.model.encoder.embed_tokens.weight
+    lifted = lift(model, "encoder_decoder", share_embeddings=False, **MORE)
+    tables = [stack.embed_tokens.weight for stack in (lifted.model.encoder, lifted.model.decoder)]
+    assert tables[0] is not tables[1] and torch.equal(*tables)
+
+
+def test_ids_are_those_of_the_tokenizer_where_they_are_not_given():
+    tokenizer = train_wordpiece(["some words"], vocab_size=60, show_progress=False)
+    lifted = lift(encoder(), "encoder_decoder", tokenizer=tokenizer, bos_token_id=7)
+    assert (
+        lifted.config.eos_token_id == tokenizer.sep_token_id and lifted.config.pad_token_id == tokenizer.pad_token_id
+    )
+    assert lifted.config.bos_token_id == lifted.config.decoder_start_token_id == 7
+    assert tokenizer.eos_token is None  # it is read, not changed

@@ -261,9 +261,9 @@ ERRORS = {
         lambda: encoder(pad_token_id=None),
         "encoder_decoder",
         {"eos_token_id": 2},
-        "decoder_start_token_id=None: the config names no such token, so that generation needs the option.",
+        "decoder_start_token_id=None: neither config nor tokenizer names such a token, which generation needs.",
     ),
-    "no end": (encoder, "encoder_decoder", {}, "eos_token_id=None: the config names no such token"),
+    "no end": (encoder, "encoder_decoder", {}, "eos_token_id=None: neither config nor tokenizer names such a token"),
     "cross-attention": (
         encoder,
         "encoder_decoder",
@@ -287,6 +287,36 @@ ERRORS = {
         "encoder_decoder",
         {"decoder": tiny_model().float(), **MORE},
         "decoder has dtype=torch.float32, but the model torch.float64; convert one of them.",
+    ),
+    "number of layers": (
+        encoder,
+        "encoder_decoder",
+        {"decoder_layers": 3, **MORE},
+        "decoder_layers=3 must be from 1 to 2, the layers of the model.",
+    ),
+    "layers by number and name": (
+        encoder,
+        "encoder_decoder",
+        {"decoder_layers": 1, "decoder_layers_from": [0], **MORE},
+        "decoder_layers=1 and decoder_layers_from=[0]: give one of them.",
+    ),
+    "layer of the decoder": (
+        encoder,
+        "encoder_decoder",
+        {"decoder_layers_from": [0, 2], **MORE},
+        "decoder_layers_from[1]=2 is no layer of the model, which has 0 to 1.",
+    ),
+    "layers of a given decoder": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": tiny_model(), "decoder_layers": 1, **MORE},
+        "decoder_layers=1, but a given decoder keeps its layers. Leave it out.",
+    ),
+    "two tables": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": tiny_model(), "share_embeddings": True, **MORE},
+        "share_embeddings=True, but the given decoder has another table of tokens, (61, 32), than the encoder, (61, 32)",
     ),
     "post-norm decoder": (
         encoder,

@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
 from support.tiny import GPT2, random_ids, tiny_model
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig
 
 from trine import TrineForMaskedLM, TrineModel, train_wordpiece
 from trine.scripts import lift
@@ -68,6 +69,33 @@ def test_an_encoder_and_a_decoder_become_one(sources, tmp_path, capsys):
     assert torch.equal(lifted.get_encoder()(ids).last_hidden_state, model(ids).last_hidden_state)
 
 
+def test_a_sentence_encoder_becomes_one_with_the_tokens_of_its_tokenizer(sources, tmp_path, capsys):
+    """Its pooling stays behind: sentence-transformers would take the encoder-decoder for a sentence encoder."""
+    tokenizer = AutoTokenizer.from_pretrained(sources / "decoder")
+    folder = tmp_path / "sentences"
+    shutil.copytree(sources / "encoder", folder)
+    tokenizer.save_pretrained(folder)
+    pooling = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    (folder / "modules.json").write_text(json.dumps([pooling]), encoding="utf-8")
+    (folder / "1_Pooling").mkdir()
+    for name in ("sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json"):
+        (folder / name).write_text("{}", encoding="utf-8")
+    words = ["--to", "encoder_decoder", "--encoder_layers", "1", "--decoder_layers_from", "1", "0", "1"]
+    lift.main([str(folder), str(tmp_path / "target"), *words])
+    assert capsys.readouterr().out.endswith("texts of up to 96 tokens: 0\n")
+    names = {path.name for path in (tmp_path / "target").iterdir()}
+    assert "tokenizer.json" in names
+    assert not names & {"modules.json", "1_Pooling", "sentence_bert_config.json", "config_sentence_transformers.json"}
+    lifted = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "target")
+    ids = [tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id]
+    kept = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+    for settings in (lifted.config, lifted.generation_config):
+        assert [getattr(settings, name) for name in kept] == ids
+    encoder = AutoModelForMaskedLM.from_pretrained(sources / "encoder").model
+    for layer, source in zip(lifted.model.decoder.layers, (1, 0, 1), strict=True):
+        assert torch.equal(layer.mlp.up_proj.weight, encoder.layers[source].mlp.up_proj.weight)
+
+
 def test_a_recipe_may_name_the_lift_and_the_seed_draws_its_router(sources, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("to: sparse\nnum_experts: 3\nrouter_noise: 0.5\nlayers: [0, 1]\n", encoding="utf-8")
@@ -101,7 +129,10 @@ def test_waves_that_are_exact_nowhere_say_so(sources, tmp_path, capsys):
             "trine: The lift 'sliding' has no option 'num_experts'",
         ),
         (["decoder", "--to", "sliding", "--layers", "2"], r"trine: layers\[0\]=2 is no layer of the model"),
-        (["encoder", "--to", "encoder_decoder"], "trine: eos_token_id=None: the config names no such token"),
+        (
+            ["encoder", "--to", "encoder_decoder"],
+            "trine: eos_token_id=None: neither config nor tokenizer names such a token",
+        ),
         (["nowhere", "--to", "sliding"], "trine: source='.*nowhere' is no folder"),
         (["decoder", "--to", "sliding", "--sample_file", "none.txt"], "trine: .*'none.txt' does not exist"),
         (["decoder", "--to", "sliding", "--sample_file", "EMPTY"], "trine: sample_file='.*' has no text"),
