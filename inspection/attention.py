@@ -86,7 +86,8 @@ def read(
     else:
         _encode(tokenizer, "target", target, max_length)  # for its errors
         ends = start, model.config.eos_token_id
-        spoken = [start, *encode_targets(tokenizer, [target], *ends, max_length + 1)[0]]
+        forced = getattr(model.generation_config, "forced_bos_token_id", None)
+        spoken = [start, *encode_targets(tokenizer, [target], *ends, max_length + 1, forced)[0]]
     inputs["decoder_input_ids"] = torch.tensor([spoken[:-1]], device=device)
     labels = token_labels(tokenizer, spoken)
     return Reading(inputs, token_labels(tokenizer, source), labels[:-1], labels[1:], spoken[1:])

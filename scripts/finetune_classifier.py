@@ -20,6 +20,7 @@ from transformers.trainer_utils import PredictionOutput
 from trine.configuration.patterns import shorten
 from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.arguments.parsing import parse_arguments, unknown_name
+from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.arguments.trainer import trainer_default
 from trine.scripts.jobs.cut_texts import encode_cut
 from trine.scripts.jobs.finetuning import (
@@ -92,11 +93,11 @@ class Task:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine finetune-classifier` with these arguments, by default the process's."""
-    arguments, training = parse_arguments(
-        [ClassifierArguments, ClassifierTrainingArguments], argv, command="finetune-classifier", description=__doc__
-    )
+    types = [ClassifierArguments, PartialTrainingArguments, ClassifierTrainingArguments]
+    arguments, partial, training = parse_arguments(types, argv, command="finetune-classifier", description=__doc__)
     with bad_input_ends():
         task = prepare(arguments, training)
+        partial.apply(task.model, processes=training.world_size)
     problem = task.problem
     trainer = make_trainer(
         task.model,
@@ -105,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_dataset=task.validation_data,
         data_collator=DataCollatorWithPadding(task.tokenizer),
         processing_class=task.tokenizer,
+        partial=partial,
         compute_metrics=lambda result: problem.measure(result.label_ids, problem.predict(logits_of(result))),
     )
     if not train(trainer, task.checkpoint, arguments.early_stopping_patience):

@@ -25,6 +25,7 @@ from trine.scripts.arguments.chat_template import set_chat_template
 from trine.scripts.arguments.instructions import FORMATS, InstructionArguments, InstructionTrainingArguments
 from trine.scripts.arguments.lora import ADAPTER, LoraArguments, count_parameters, remove_adapter
 from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.jobs.cut_texts import say_cut
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
@@ -32,6 +33,7 @@ from trine.tokenization.records import BadRecords, read_examples
 from trine.training.data.padding_free import PaddingFreeCollator, takes_packed_rows
 from trine.training.objectives.instructions import Example, encode_completion, encode_conversation
 from trine.training.run.callbacks import ExpertLoadCallback, RandomFeatureCallback
+from trine.training.run.freezing import PartialTrainer, PartialTraining
 from trine.training.run.trainers import keep_use_cache
 
 
@@ -53,14 +55,14 @@ class Task:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine finetune-lora` with these arguments, by default the process's."""
-    types = [InstructionArguments, LoraArguments, InstructionTrainingArguments]
-    arguments, lora, training = parse_arguments(types, argv, command="finetune-lora", description=__doc__)
+    types = [InstructionArguments, PartialTrainingArguments, LoraArguments, InstructionTrainingArguments]
+    arguments, partial, lora, training = parse_arguments(types, argv, command="finetune-lora", description=__doc__)
     with bad_input_ends():
-        task = prepare(arguments, lora, training)
+        task = prepare(arguments, partial, lora, training)
     restore_use_cache = keep_use_cache(task.model.config)
     # Biases of routers and random features belong to the base, which adapters leave as it is.
     callbacks: list[Any] = [ExpertLoadCallback(), RandomFeatureCallback()] if arguments.full else []
-    trainer = Trainer(
+    trainer = PartialTrainer(
         task.model,
         training,
         train_dataset=task.train_data,  # pyright: ignore[reportArgumentType] a list is a dataset
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_collator=make_collator(task, training),
         processing_class=task.tokenizer,
         callbacks=callbacks,
+        partial=partial,
     )
     before = trainer.evaluate()["eval_loss"]
     is_done = train(trainer, task.checkpoint, arguments.early_stopping_patience)
@@ -78,7 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(arguments: InstructionArguments, lora: LoraArguments, training: InstructionTrainingArguments) -> Task:
+def prepare(
+    arguments: InstructionArguments,
+    partial: PartialTraining,
+    lora: LoraArguments,
+    training: InstructionTrainingArguments,
+) -> Task:
     """Read, tokenise and split the records, and make the model.
 
     Raises:
@@ -111,6 +119,7 @@ def prepare(arguments: InstructionArguments, lora: LoraArguments, training: Inst
         with warnings.catch_warnings():  # PEFT asks by a name that transformers is about to drop
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             model = get_peft_model(model, lora.make_config(model, task_type="CAUSAL_LM"))
+    partial.apply(model, processes=training.world_size)
     return Task(tokenizer, model, train_data, validation_data, checkpoint, {**metrics, **count_parameters(model)})
 
 

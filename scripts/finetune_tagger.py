@@ -21,6 +21,7 @@ from trine.configuration.patterns import shorten
 from trine.modeling.checks.ids import IGNORE_INDEX
 from trine.scripts.arguments.finetuning import FinetuneArguments, FinetuneTrainingArguments
 from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.arguments.trainer import trainer_default
 from trine.scripts.jobs.cut_texts import encode_cut
 from trine.scripts.jobs.finetuning import (
@@ -81,11 +82,11 @@ class Task:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine finetune-tagger` with these arguments, by default the process's."""
-    arguments, training = parse_arguments(
-        [TaggerArguments, TaggerTrainingArguments], argv, command="finetune-tagger", description=__doc__
-    )
+    types = [TaggerArguments, PartialTrainingArguments, TaggerTrainingArguments]
+    arguments, partial, training = parse_arguments(types, argv, command="finetune-tagger", description=__doc__)
     with bad_input_ends():
         task = prepare(arguments, training)
+        partial.apply(task.model, processes=training.world_size)
     trainer = make_trainer(
         task.model,
         training,
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         eval_dataset=task.validation_data,
         data_collator=DataCollatorForTokenClassification(task.tokenizer),
         processing_class=task.tokenizer,
+        partial=partial,
         compute_metrics=lambda result: measure(result.label_ids, result.predictions, task.names),
         preprocess_logits_for_metrics=most_likely,
     )

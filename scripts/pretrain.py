@@ -15,6 +15,7 @@ from transformers import (
 
 from trine.scripts.arguments.parallel import ParallelArguments
 from trine.scripts.arguments.parsing import parse_arguments, unknown_name
+from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
 from trine.scripts.reports.plots import draw_expert_load, draw_progress
@@ -23,6 +24,7 @@ from trine.tokenization.text_ends import end_ids
 from trine.training.data.corpus import PARTS, Corpus
 from trine.training.objectives.pretraining import OBJECTIVES, CausalObjective
 from trine.training.run.callbacks import ExpertLoadCallback, RandomFeatureCallback
+from trine.training.run.freezing import PartialTraining
 from trine.training.run.monitoring import EnergyCallback, ThroughputCallback
 from trine.training.run.muon import check_whole, choose_optimizer
 from trine.training.run.parallelism import Parallelism, SharedBatchCallback, check_launch, check_model, make_model
@@ -46,22 +48,22 @@ class Task:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine pretrain` with these arguments, by default the process's."""
-    arguments, parallel, training = parse_arguments(
-        [PretrainArguments, ParallelArguments, PretrainTrainingArguments],
-        argv,
-        command="pretrain",
-        description=__doc__,
-    )
-    return INTERRUPTED if pretrain(arguments, training, parallel) is None else 0
+    types = [PretrainArguments, PartialTrainingArguments, ParallelArguments, PretrainTrainingArguments]
+    arguments, partial, parallel, training = parse_arguments(types, argv, command="pretrain", description=__doc__)
+    return INTERRUPTED if pretrain(arguments, training, parallel, partial) is None else 0
 
 
 def pretrain(
-    arguments: PretrainArguments, training: PretrainTrainingArguments, parallel: Parallelism | None = None
+    arguments: PretrainArguments,
+    training: PretrainTrainingArguments,
+    parallel: Parallelism | None = None,
+    partial: PartialTraining | None = None,
 ) -> dict[str, Any] | None:
     """Do the whole job and return the metrics, or None if Ctrl-C ended it. Exits with a message on bad input."""
-    parallel = parallel or Parallelism()
+    parallel, partial = parallel or Parallelism(), partial or PartialTraining()
     with bad_input_ends(ImportError):
         task = prepare(arguments, training, parallel)
+        partial.apply(task.model, processes=training.world_size)
     # A step of two stacks is no multiple of one number of tokens.
     throughput = ThroughputCallback(None if hasattr(task.model.config, "encoder") else arguments.block_length)
     layers = [ExpertLoadCallback(), RandomFeatureCallback()]
@@ -76,6 +78,7 @@ def pretrain(
         processing_class=task.tokenizer,
         callbacks=callbacks,
         optimizer_cls_and_kwargs=choose_optimizer(training),
+        partial=partial,
     )
     if not train(trainer, task.checkpoint):
         return None
@@ -117,11 +120,13 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
             skip_bad_records=arguments.skip_bad_records,
             cache=objective.cache,
         )
-        if source := checkpoint or arguments.tokenizer:
+        if source := checkpoint or arguments.tokenizer or arguments.model:
             tokenizer = load_tokenizer(source, writes=objective.ends_documents)
         else:
             tokenizer = objective.make_tokenizer(corpus, show_progress)
-        config = objective.make_config(**{"vocab_size": len(tokenizer), **end_ids(tokenizer), **overrides})
+        if arguments.model is None:
+            overrides = {"vocab_size": len(tokenizer), **end_ids(tokenizer), **overrides}
+        config = objective.make_config(**overrides)
         fit_inputs(tokenizer, config)
         check_sizes(config, tokenizer, arguments.block_length)
         stores = objective.tokenize(corpus, tokenizer, show_progress)
@@ -131,7 +136,7 @@ def prepare(arguments: PretrainArguments, training: PretrainTrainingArguments, p
         objective=objective,
         corpus=corpus,
         tokenizer=tokenizer,
-        model=make_model(objective.model, config, parallel, training),
+        model=make_model(objective.model, config, parallel, training, source=arguments.model),
         train_data=train_data,
         validation_data=validation_data,
         collator=objective.make_collator(tokenizer),

@@ -25,17 +25,18 @@ from trine.retrieval.scores import Retrieval
 from trine.scripts.arguments.embeddings import (
     LOSSES,
     EmbeddingArguments,
-    EmbeddingLoraArguments,
     EmbeddingTrainingArguments,
 )
-from trine.scripts.arguments.lora import ADAPTER, count_parameters, remove_adapter
+from trine.scripts.arguments.lora import ADAPTER, OptionalLoraArguments, count_parameters, remove_adapter
 from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.jobs.cut_texts import encode_cut, say_cut
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
 from trine.tokenization.records import BadRecords, read_examples
 from trine.training.new_heads import without_load_report
 from trine.training.run.callbacks import RandomFeatureCallback
+from trine.training.run.freezing import PartialTraining, PartialTrainingMixin
 
 
 Pair = tuple[str, ...]  # anchor, positive and, if there are any, negative
@@ -54,17 +55,21 @@ class Task:
     metrics: dict[str, Any]
 
 
+class EmbeddingTrainer(PartialTrainingMixin, SentenceTransformerTrainer):
+    """The trainer of sentence-transformers with rates for layers and unfreezing."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine train-embeddings` with these arguments, by default the process's."""
-    types = [EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments]
-    arguments, lora, training = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
+    types = [EmbeddingArguments, PartialTrainingArguments, OptionalLoraArguments, EmbeddingTrainingArguments]
+    arguments, partial, lora, training = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
     with bad_input_ends():
-        task = prepare(arguments, lora, training)
+        task = prepare(arguments, partial, lora, training)
     retrieval = Retrieval.from_pairs(task.validation_pairs)
     batch_size = training.per_device_eval_batch_size
     scores = {"bm25": retrieval.score_bm25()} if arguments.bm25 else {}
     scores["before"] = retrieval.score(task.model, batch_size)
-    trainer = SentenceTransformerTrainer(
+    trainer = EmbeddingTrainer(
         task.model,
         training,
         train_dataset=make_dataset(task.train_pairs),
@@ -73,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluator=retrieval.evaluator(batch_size),
         # Random features belong to the base, which adapters leave as it is.
         callbacks=[] if lora.lora else [RandomFeatureCallback()],
+        partial=partial,
     )
     if not train(trainer, task.checkpoint, arguments.early_stopping_patience):
         return INTERRUPTED
@@ -83,7 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def prepare(arguments: EmbeddingArguments, lora: EmbeddingLoraArguments, training: EmbeddingTrainingArguments) -> Task:
+def prepare(
+    arguments: EmbeddingArguments,
+    partial: PartialTraining,
+    lora: OptionalLoraArguments,
+    training: EmbeddingTrainingArguments,
+) -> Task:
     """Read and split the pairs, and load the model.
 
     Raises:
@@ -91,8 +102,6 @@ def prepare(arguments: EmbeddingArguments, lora: EmbeddingLoraArguments, trainin
         ValueError: arguments that are wrong or do not fit together, records that cannot be used, or a checkpoint
             without some of the weights.
     """
-    if lora.merge and not lora.lora:
-        raise ValueError("merge=True has nothing to merge without lora=True.")
     if arguments.bm25 and find_spec("bm25s") is None:
         raise ValueError("bm25=True needs bm25s: pip install 'trine[embeddings]', or choose --bm25 false.")
     checkpoint = begin(training)
@@ -106,6 +115,7 @@ def prepare(arguments: EmbeddingArguments, lora: EmbeddingLoraArguments, trainin
     if lora.lora:
         backbone: Any = model.transformers_model
         model.add_adapter(lora.make_config(backbone, task_type="FEATURE_EXTRACTION"))
+    partial.apply(model, processes=training.world_size)
     return Task(model, train_pairs, validation_pairs, checkpoint, {**metrics, **count_parameters(model)})
 
 
@@ -218,7 +228,7 @@ def make_dataset(pairs: Sequence[Pair]) -> Any:
 
 def finish(
     arguments: EmbeddingArguments,
-    lora: EmbeddingLoraArguments,
+    lora: OptionalLoraArguments,
     task: Task,
     trainer: SentenceTransformerTrainer,
     scores: Mapping[str, float],

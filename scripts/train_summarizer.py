@@ -4,7 +4,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trine.scripts.arguments.lora import OptionalLoraArguments
 from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.arguments.text_pairs import PairArguments, PairTrainingArguments
 from trine.scripts.arguments.trainer import trainer_default
 from trine.scripts.jobs.text_pairs import train_on_pairs
@@ -39,12 +41,11 @@ class SummarizerTrainingArguments(PairTrainingArguments):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine train-summarizer` with these arguments, by default the process's."""
-    arguments, training = parse_arguments(
-        [SummarizerArguments, SummarizerTrainingArguments], argv, command="train-summarizer", description=__doc__
-    )
+    types = [SummarizerArguments, PartialTrainingArguments, OptionalLoraArguments, SummarizerTrainingArguments]
+    arguments, *others = parse_arguments(types, argv, command="train-summarizer", description=__doc__)
     lead = arguments.lead_words
     baselines = {f"first {lead} words": lambda text: " ".join(text.split()[:lead])}
-    return train_on_pairs(arguments, training, baselines=baselines)
+    return train_on_pairs(arguments, *others, baselines=baselines)
 
 
 if __name__ == "__main__":

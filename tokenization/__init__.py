@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .byte_level_bpe import train_byte_level_bpe
     from .chat_templates import CHAT_TEMPLATES, ChatTemplate, find_chat_template
     from .hub_data import HubData
-    from .loading import load_tokenizer
+    from .loading import load_target_tokenizer, load_tokenizer
     from .record_files import read_records
     from .records import BadRecords, iterate_records, read_examples
     from .special_tokens import language_tag
@@ -33,6 +33,7 @@ __all__ = [
     "iterate_records",
     "iterate_text_files",
     "language_tag",
+    "load_target_tokenizer",
     "load_tokenizer",
     "read_examples",
     "read_records",

@@ -1,10 +1,14 @@
 """Loads a tokenizer for a model, with the special tokens and inputs that the model needs."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from .text_ends import name_ends
+
+
+TARGET_TOKENIZER = "target_tokenizer"  # the folder, in that of a checkpoint, of what an encoder-decoder writes with
 
 
 def load_tokenizer(source: str, *, writes: bool = True, **options: Any) -> PreTrainedTokenizerBase:
@@ -24,6 +28,21 @@ def load_tokenizer(source: str, *, writes: bool = True, **options: Any) -> PreTr
         raise ValueError(f"'{source}': {error}") from error
     for name, token in named.items():
         print(f"The tokenizer '{source}' has no {name}: {token!r} takes its place.")
+    return tokenizer
+
+
+def load_target_tokenizer(source: str | Path, **options: Any) -> PreTrainedTokenizerBase | None:
+    """The second tokenizer of an encoder-decoder that writes with another vocabulary than it reads.
+
+    It lies in the checkpoint's folder `target_tokenizer`, beside that of what is read; None if there is none.
+    """
+    if Path(source).is_dir() and not (Path(source) / TARGET_TOKENIZER).is_dir():
+        return None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, subfolder=TARGET_TOKENIZER, **options)
+    except OSError:  # of the Hub, which does not have it
+        return None
+    name_ends(tokenizer)
     return tokenizer
 
 

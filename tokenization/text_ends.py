@@ -55,20 +55,24 @@ def encode_targets(
     start: int | None,
     ends: int | Sequence[int] | None,
     max_length: int,
+    forced: int | None = None,
 ) -> list[list[int]]:
     """The ids that a decoder is to write for each text, at most `max_length`.
 
-    They are the tokenizer's, without the token that the decoder begins with by itself, and with one that ends them.
+    They are the tokenizer's, without the token that the decoder begins with by itself or that begins all texts (<s>,
+    [CLS]), which would say nothing, and with one that ends them.
 
     Args:
-        start: The decoder's `decoder_start_token_id`.
+        start: The decoder's `decoder_start_token_id`; None keeps what begins a text.
         ends: The model's `eos_token_id`; the first of several is added where none of them stands, and none for None.
+        forced: The model's `forced_bos_token_id`, which is kept: it writes that token itself (BART).
     """
     ends = [ends] if isinstance(ends, int) else [*(ends or [])]
     rows: Any = tokenizer(text_target=list(texts), verbose=False)["input_ids"]
+    beginnings = set() if start is None else {start, tokenizer.bos_token_id, tokenizer.cls_token_id} - {forced}
     targets = []
     for row in rows:
-        row = row[1:] if row[:1] == [start] else row
+        row = row[1:] if row and row[0] in beginnings else row
         end = row[-1:] if row and row[-1] in ends else ends[:1]
         row = row[:-1] if row[-1:] == end else row
         targets.append([*row[: max_length - len(end)], *end])

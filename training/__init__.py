@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .objectives.word_labels import label_pieces
     from .run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
     from .run.flops import active_parameters, flops_per_token
+    from .run.freezing import GradualUnfreezing, PartialTrainer, PartialTraining
     from .run.monitoring import EnergyCallback, ThroughputCallback
     from .run.muon import Muon, MuonFactory
     from .run.parallelism import Parallelism, make_model
@@ -48,6 +49,7 @@ __all__ = [
     "EnergyCallback",
     "ExpertLoadCallback",
     "FinetuneTrainer",
+    "GradualUnfreezing",
     "InterruptCallback",
     "LabelSet",
     "MaskedObjective",
@@ -63,6 +65,8 @@ __all__ = [
     "PackedBlocks",
     "PaddingFreeCollator",
     "Parallelism",
+    "PartialTrainer",
+    "PartialTraining",
     "RandomFeatureCallback",
     "ScheduledSamplingTrainer",
     "SpanCorruptionCollator",

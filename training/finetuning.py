@@ -4,12 +4,13 @@ import random
 from collections.abc import Hashable, Sequence
 from typing import Any, TypeVar
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..tokenization.loading import fit_inputs, load_tokenizer
 from .data.padding_free import PaddingFreeCollator, takes_packed_rows
 from .new_heads import describe_new_weights, without_load_report
 from .run.callbacks import ExpertLoadCallback, RandomFeatureCallback
+from .run.freezing import PartialTrainer
 from .run.trainers import keep_use_cache
 
 
@@ -133,7 +134,7 @@ def load_model(
     return loaded
 
 
-class FinetuneTrainer(Trainer):
+class FinetuneTrainer(PartialTrainer):
     """Trains on batches without padding where the model allows it; evaluates with padding, one example per row.
 
     Experts are counted and balanced (`ExpertLoadCallback`), random features are drawn anew (`RandomFeatureCallback`),
@@ -143,7 +144,7 @@ class FinetuneTrainer(Trainer):
         padding_free: Whether batches may go without padding; `True` is for models of type `trine`. Classifiers that
             give sets of labels are trained with padding in any case.
         callbacks: Others than the two above.
-        args, kwargs: As for `Trainer`; `model` is a model, not a function that makes one.
+        args, kwargs: As for `PartialTrainer`; `model` is a model, not a function that makes one.
     """
 
     def __init__(

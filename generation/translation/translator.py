@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from ...tokenization.loading import TARGET_TOKENIZER, load_target_tokenizer
 from ...tokenization.special_tokens import language_tag
 from ...tokenization.token_labels import token_labels
 from ..coverage import CoverageBeamSearch
@@ -46,12 +47,13 @@ class Translator:
     Args:
         model: An encoder-decoder of this package or of transformers, or an `Ensemble` of them, in evaluation mode.
         tokenizer: Its tokenizer.
+        target_tokenizer: That of what it writes, if its vocabulary is not that of what it reads. Default: the same.
         language: Language that is written, for the rules of `post_processing`; None for white space alone.
         max_length: Most tokens of a text, read or written. Default: the least of what tokenizer and model allow.
 
     Raises:
-        ValueError: The model is no encoder-decoder, there are no rules for the language, or `max_length` is below 2 or
-            above what the model allows.
+        ValueError: The model is no encoder-decoder, or needs a second tokenizer; there are no rules for the language;
+            or `max_length` is below 2 or above what the model allows.
     """
 
     def __init__(
@@ -59,14 +61,18 @@ class Translator:
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         *,
+        target_tokenizer: PreTrainedTokenizerBase | None = None,
         language: str | None = None,
         max_length: int | None = None,
     ):
         check_language(language)
         if not model.config.is_encoder_decoder:
             raise ValueError(f"{type(model).__name__} is no encoder-decoder, which reads one text and writes another.")
+        for member in getattr(model, "members", [model]):
+            check_target_tokenizer(member.config, target_tokenizer)
         self.model, self.tokenizer, self.language = model, tokenizer, language
-        limits = _limits(model, tokenizer)
+        self.target_tokenizer = target_tokenizer or tokenizer
+        limits = _limits(model, tokenizer, self.target_tokenizer)
         self.max_length = min(limits.values(), default=_MOST_TOKENS) if max_length is None else max_length
         positions = limits.get("max_position_embeddings", _UNLIMITED)
         if not 2 <= self.max_length <= positions:
@@ -84,7 +90,7 @@ class Translator:
         device: str | torch.device | None = None,
         **options: Any,
     ) -> "Translator":
-        """Loads a model and its tokenizer, from a folder or the Hub; several are an ensemble.
+        """Loads a model and its tokenizer, or its two, from a folder or the Hub; several are an ensemble.
 
         Args:
             device: By default the accelerator, if there is one.
@@ -98,12 +104,14 @@ class Translator:
         names = [folders] if isinstance(folders, (str, Path)) else [*folders]
         if not names:
             raise ValueError("folders is empty: name one folder, or several for an ensemble.")
-        models, tokenizers = zip(*[_load(name, device, options) for name in names], strict=True)
-        for name, tokenizer in zip(names[1:], tokenizers[1:], strict=True):
-            if tokenizer.get_vocab() != tokenizers[0].get_vocab():
-                raise ValueError(f"'{name}' and '{names[0]}' have not the same vocabulary: they are no ensemble.")
+        models, *sides = zip(*[_load(name, device, options) for name in names], strict=True)
+        for side in sides:
+            for name, tokenizer in zip(names[1:], side[1:], strict=True):
+                if _vocabulary(tokenizer) != _vocabulary(side[0]):
+                    raise ValueError(f"'{name}' and '{names[0]}' have not the same vocabulary: they are no ensemble.")
         model = models[0] if len(models) == 1 else Ensemble(models)
-        return cls(model, tokenizers[0], language=language, max_length=max_length)
+        source, target = (side[0] for side in sides)
+        return cls(model, source, target_tokenizer=target, language=language, max_length=max_length)
 
     def __call__(self, texts: str | Sequence[str], **options: Any) -> Any:
         """The translation of a text, or the list of those of a list; options are those of `translate`."""
@@ -193,9 +201,10 @@ class Translator:
         weights = self._attention(inputs, written) if alignments else [None] * len(sources)
         found = []
         for source, row, weight in zip(sources, written, weights, strict=True):
-            text = self.tokenizer.decode(row, skip_special_tokens=True)
+            text = self.target_tokenizer.decode(row, skip_special_tokens=True)
             target = _until_end(row[1:].tolist(), self.model.generation_config.eos_token_id)
-            labels = [token_labels(self.tokenizer, ids) for ids in (source, target)] if alignments else [[], []]
+            sides = (self.tokenizer, source), (self.target_tokenizer, target)
+            labels = [token_labels(*side) for side in sides] if alignments else [[], []]
             matrix = None if weight is None else weight[: len(target), : len(source)].T
             found.append(Translation(post_process(str(text), self.language), labels[0], labels[1], matrix))
         return found
@@ -212,14 +221,37 @@ class Translator:
         return torch.stack([layer.float().mean(1) for layer in layers]).mean(0).cpu()
 
 
-def _load(name: str | Path, device: str | torch.device | None, options: dict[str, Any]) -> tuple[Any, Any]:
-    """A model in evaluation mode, and its tokenizer. Transformers' errors do not always name what was not found."""
+def _load(name: str | Path, device: str | torch.device | None, options: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """A model in evaluation mode, its tokenizer, and that of what it writes, or None.
+
+    Transformers' errors do not always name what was not found.
+    """
+    code = {"trust_remote_code": options.get("trust_remote_code", False)}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=options.get("trust_remote_code", False))
+        tokenizer = AutoTokenizer.from_pretrained(name, **code)
         model = AutoModelForSeq2SeqLM.from_pretrained(name, **options)
     except OSError as error:
         raise OSError(f"'{name}' holds no encoder-decoder with its tokenizer: {error}") from error
-    return model.to(device or torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer
+    shares = getattr(model.config, "share_embeddings", True)
+    target = None if shares else load_target_tokenizer(name, **code)
+    return model.to(device or torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer, target
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, int] | None:
+    """The ids of a tokenizer's tokens; None without a tokenizer."""
+    return None if tokenizer is None else tokenizer.get_vocab()
+
+
+def check_target_tokenizer(config: Any, target_tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Raises a ValueError where a model writes another vocabulary than it reads, and has no second tokenizer."""
+    if target_tokenizer is not None or getattr(config, "share_embeddings", True):
+        return
+    read, written = config.encoder.vocab_size, config.decoder.vocab_size
+    if read != written:
+        raise ValueError(
+            f"The model reads a vocabulary of {read:,} tokens and writes one of {written:,}: it needs a second "
+            f"tokenizer, target_tokenizer, which a checkpoint has in its folder '{TARGET_TOKENIZER}'."
+        )
 
 
 def known_languages(tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -240,12 +272,12 @@ def find_tag(tokenizer: PreTrainedTokenizerBase, language: str) -> str:
     return language_tag(language)
 
 
-def _limits(model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def _limits(model: Any, *tokenizers: PreTrainedTokenizerBase) -> dict[str, int]:
     """The most tokens that the parts allow, by the names of the limits."""
     configs = [member.config for member in getattr(model, "members", [model])]
     sides = [config.get_text_config(**{side: True}) for config in configs for side in ("encoder", "decoder")]
     found = [getattr(side, "max_position_embeddings", None) for side in sides]
-    limits = {"model_max_length": tokenizer.model_max_length}
+    limits = {"model_max_length": min(tokenizer.model_max_length for tokenizer in tokenizers)}
     limits["max_position_embeddings"] = min((limit for limit in found if limit is not None), default=_UNLIMITED)
     return {name: limit for name, limit in limits.items() if limit < _UNLIMITED}
 

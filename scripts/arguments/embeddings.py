@@ -11,7 +11,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from trine.configuration.patterns import check_choice
 from trine.scripts.arguments.finetuning import FinetuneArguments
-from trine.scripts.arguments.lora import LoraArguments
 from trine.scripts.arguments.trainer import UsualTraining, trainer_default
 
 
@@ -66,13 +65,6 @@ class EmbeddingArguments(FinetuneArguments):
             raise ValueError(f"scale={self.scale} must be above 0.")
         if self.mini_batch_size < 1:
             raise ValueError(f"mini_batch_size={self.mini_batch_size} must be at least 1.")
-
-
-@dataclass
-class EmbeddingLoraArguments(LoraArguments):
-    """Options of LoRA adapters for embeddings."""
-
-    lora: bool = field(default=False, metadata={"help": "Train adapters, instead of all weights."})
 
 
 @dataclass

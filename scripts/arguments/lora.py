@@ -50,6 +50,18 @@ class LoraArguments:
         return make_lora_config(model, targets=self.targets or None, **options, **fields)
 
 
+@dataclass
+class OptionalLoraArguments(LoraArguments):
+    """Options of LoRA adapters for a command that else trains all weights."""
+
+    lora: bool = field(default=False, metadata={"help": "Train adapters, instead of all weights."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.merge and not self.lora:
+            raise ValueError("merge=True has nothing to merge without lora=True.")
+
+
 def count_parameters(model: nn.Module) -> Mapping[str, int | float]:
     """Counts the parameters without adapters and those that are trained, and divides."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -42,16 +42,37 @@ class PairArguments:
     skip_bad_records: bool = field(
         default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
     )
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of one of Trine's encoder-decoders to go on from, with its tokenizers; a "
+            "converted or lifted one, too. By default the model is new."
+        },
+    )
     tokenizer: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a tokenizer. By default one is trained on both texts."}
+        default=None,
+        metadata={"help": "Folder or Hub id of a tokenizer. By default the model's, or one is trained on both texts."},
     )
     vocab_size: int = field(default=8192, metadata={"help": "Number of tokens of the tokenizer that is trained."})
-    preset: str = field(default="transformer-base", metadata={"help": "Named size that the model starts from."})
+    target_tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a second tokenizer, for what is written, so that --tokenizer is for what is "
+            "read. Both are saved. By default the model's, if it has two."
+        },
+    )
+    target_vocab_size: int | None = field(
+        default=None, metadata={"help": "Or the number of tokens of a second one that is trained on what is written."}
+    )
+    preset: str | None = field(
+        default=None, metadata={"help": "Named size that a new model starts from. Default: transformer-base."}
+    )
     config_overrides: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Fields of TrineSeq2SeqConfig, or of both stacks, as key=value: num_hidden_layers=2. In a recipe "
-            "a mapping, to which the command line adds.",
+            "help": "Fields of TrineSeq2SeqConfig, or of both stacks, as key=value: num_hidden_layers=2; of a given "
+            "model such as leave its weights, hidden_dropout=0.2. In a recipe a mapping, to which the command line "
+            "adds.",
             "action": "extend",
         },
     )
@@ -95,6 +116,12 @@ class PairArguments:
         for name, least in {**least_values, "score_pairs": 1, "iterations": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        if self.model is not None and self.preset is not None:
+            raise ValueError(f"preset='{self.preset}' is the size of a new model: leave it out with --model.")
+        if self.target_tokenizer is not None and self.target_vocab_size is not None:
+            raise ValueError(
+                f"target_tokenizer='{self.target_tokenizer}' and target_vocab_size={self.target_vocab_size}: give one."
+            )
         if self.scheduled_sampling not in SCHEDULES:
             raise ValueError(unknown_name("scheduled_sampling", self.scheduled_sampling, SCHEDULES))
         if self.objective not in OBJECTIVES:

@@ -4,29 +4,27 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import (
-    DataCollatorForSeq2Seq,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from peft import get_peft_model
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, set_seed
 
-from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
 from trine.generation.mask_predict import MaskPredict, keep_settings
 from trine.generation.translation.metrics import describe_scores, score_texts
 from trine.generation.translation.translator import Translator, find_tag
-from trine.scripts.arguments.pretraining import parse_overrides
+from trine.scripts.arguments.lora import ADAPTER, OptionalLoraArguments, count_parameters
 from trine.scripts.arguments.text_pairs import PairArguments, PairTrainingArguments
 from trine.scripts.jobs.cut_texts import encode_cut, say_cut
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, save, train, write_report
-from trine.tokenization.loading import load_tokenizer
+from trine.scripts.jobs.pair_models import Tokenizers, make_model, make_tokenizers
+from trine.scripts.jobs.pair_trainer import PairTrainer, save_merged
 from trine.tokenization.records import BadRecords, read_examples
-from trine.tokenization.text_ends import decoder_start, encode_targets, end_ids
+from trine.tokenization.text_ends import encode_targets
 from trine.training.objectives.masked_targets import MaskedTargetCollator
 from trine.training.run.callbacks import RandomFeatureCallback
-from trine.training.run.trainers import ScheduledSamplingTrainer, keep_use_cache
+from trine.training.run.freezing import PartialTraining
+from trine.training.run.trainers import keep_use_cache
 
 
 LEAST_SPREAD = 0.1  # tokens; where lengths follow from those of the sources, rounding is left
@@ -51,48 +49,56 @@ class Task:
     train_pairs: list[Pair]
     validation_pairs: list[Pair]
     bad_records: int
-    tokenizer: PreTrainedTokenizerBase
-    model: TrineForConditionalGeneration
+    tokenizers: Tokenizers
+    model: Any  # one of Trine's encoder-decoders, or PEFT's model around it
     collator: Callable[[list[dict[str, Any]]], Mapping[str, Any]]
     checkpoint: str | None
     truncated_pairs: int = 0
 
 
 def train_on_pairs(
-    arguments: PairArguments, training: PairTrainingArguments, *, baselines: Baselines | None = None
+    arguments: PairArguments,
+    partial: PartialTraining,
+    lora: OptionalLoraArguments,
+    training: PairTrainingArguments,
+    *,
+    baselines: Baselines | None = None,
 ) -> int:
     """Trains, saves, prints samples and scores; returns the status of the process."""
     with bad_input_ends():
-        task = prepare(arguments, training)
+        task = prepare(arguments, partial, lora, training)
     (examples, cut), (validation, others_cut) = (
-        encode(pairs, task.tokenizer, task.model.config, arguments.max_length)
+        encode(pairs, task.tokenizers, task.model, arguments.max_length)
         for pairs in (task.train_pairs, task.validation_pairs)
     )
     task.truncated_pairs = cut + others_cut
     say_cut(task.truncated_pairs, len(examples) + len(validation), "pairs", arguments.max_length)
     if arguments.objective == "masked":
-        keep_settings(task.model, **settings_of_mask_predict(examples, task.tokenizer.mask_token_id))
+        keep_settings(task.model, **settings_of_mask_predict(examples, task.tokenizers.target.mask_token_id))
     restore_use_cache = keep_use_cache(task.model.config)
-    trainer = ScheduledSamplingTrainer(
+    trainer = PairTrainer(
         task.model,
         training,
         train_dataset=examples,  # pyright: ignore[reportArgumentType] a list
         eval_dataset=validation,  # pyright: ignore[reportArgumentType]
         data_collator=task.collator,  # pyright: ignore[reportArgumentType] any mapping serves
-        processing_class=task.tokenizer,
-        callbacks=[RandomFeatureCallback()],
+        tokenizers=task.tokenizers,
+        callbacks=[] if lora.lora else [RandomFeatureCallback()],  # the base stays as it is beside adapters
         schedule=arguments.scheduled_sampling,
+        partial=partial,
     )
     is_done = train(trainer, task.checkpoint, arguments.early_stopping_patience)
     restore_use_cache()
     if not is_done:
         return INTERRUPTED
-    finish(task, trainer, arguments, baselines or {})
+    finish(task, trainer, arguments, lora, baselines or {})
     return 0
 
 
-def prepare(arguments: PairArguments, training: PairTrainingArguments) -> Task:
-    """Reads and splits the pairs, makes or loads the tokenizer, and makes the model."""
+def prepare(
+    arguments: PairArguments, partial: PartialTraining, lora: OptionalLoraArguments, training: PairTrainingArguments
+) -> Task:
+    """Reads and splits the pairs, makes or loads tokenizers and model, and freezes parts of it or adds adapters."""
     if arguments.early_stopping_patience and not training.load_best_model_at_end:
         raise ValueError(
             f"early_stopping_patience={arguments.early_stopping_patience} needs --load_best_model_at_end, with "
@@ -103,15 +109,19 @@ def prepare(arguments: PairArguments, training: PairTrainingArguments) -> Task:
     pairs, others = (read_pairs(files, arguments, bad) for files in (arguments.files, arguments.validation_files))
     bad.check()
     train_pairs, validation_pairs = split_pairs(pairs, arguments.validation_pairs, training.seed, others)
-    tokenizer = make_tokenizer(arguments, train_pairs, checkpoint, not training.disable_tqdm)
-    tokenizer.model_max_length = arguments.max_length  # is saved, so that longer texts are known to be too long
+    tokenizers = make_tokenizers(arguments, train_pairs, checkpoint, not training.disable_tqdm)
+    for tokenizer in tokenizers:
+        tokenizer.model_max_length = arguments.max_length  # is saved, so that longer texts are known to be too long
     train_pairs, validation_pairs = (
-        [tag_pair(pair, tokenizer) for pair in part] for part in (train_pairs, validation_pairs)
+        [tag_pair(pair, tokenizers.source) for pair in part] for part in (train_pairs, validation_pairs)
     )
     set_seed(training.seed)
-    model = TrineForConditionalGeneration(make_config(arguments, tokenizer))
-    collator = make_collator(arguments, tokenizer, model)
-    return Task(train_pairs, validation_pairs, bad.count, tokenizer, model, collator, checkpoint)
+    model = make_model(arguments, tokenizers)
+    if lora.lora:
+        model = get_peft_model(model, lora.make_config(model, task_type="SEQ_2_SEQ_LM"))
+    partial.apply(model, processes=training.world_size)
+    collator = make_collator(arguments, tokenizers, model)
+    return Task(train_pairs, validation_pairs, bad.count, tokenizers, model, collator, checkpoint)
 
 
 def read_pairs(files: Sequence[str], arguments: PairArguments, bad: BadRecords) -> list[Pair]:
@@ -158,34 +168,16 @@ def split_pairs(
     return train_pairs, validation
 
 
-def make_tokenizer(
-    arguments: PairArguments, pairs: Sequence[Pair], checkpoint: str | None, show_progress: bool
-) -> PreTrainedTokenizerBase:
-    """Loads the given tokenizer, or trains one on the pairs."""
-    if source := checkpoint or arguments.tokenizer:
-        return load_tokenizer(source)
-    texts = (text for pair in pairs for text in pair[:2])
-    languages = sorted({pair.language for pair in pairs if pair.language is not None})
-    return train_unigram(texts, arguments.vocab_size, language_tags=languages, show_progress=show_progress)
-
-
 def tag_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Pair:
     """The pair with the tag of its language, if it has one, before the source."""
     return pair if pair.language is None else pair._replace(source=find_tag(tokenizer, pair.language) + pair.source)
 
 
-def make_config(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase) -> TrineSeq2SeqConfig:
-    """The config of the preset with the tokenizer's ids and the user's overrides."""
-    fields = {"vocab_size": len(tokenizer), **end_ids(tokenizer), "decoder_start_token_id": decoder_start(tokenizer)}
-    fields["decoder_is_causal"] = arguments.objective == "next_token"
-    return TrineSeq2SeqConfig.from_preset(arguments.preset, **fields | parse_overrides(arguments.config_overrides))
-
-
-def make_collator(arguments: PairArguments, tokenizer: PreTrainedTokenizerBase, model: Any) -> Any:
+def make_collator(arguments: PairArguments, tokenizers: Tokenizers, model: Any) -> Any:
     """The collator that makes batches of encoded pairs."""
     if arguments.objective == "masked":
-        return MaskedTargetCollator(tokenizer)
-    return DataCollatorForSeq2Seq(tokenizer, model=model)
+        return MaskedTargetCollator(*tokenizers)
+    return DataCollatorForSeq2Seq(tokenizers.source, model=model)  # pads labels with what no loss reads
 
 
 def settings_of_mask_predict(rows: Sequence[dict[str, list[int]]], mask_token_id: Any) -> dict[str, Any]:
@@ -197,31 +189,40 @@ def settings_of_mask_predict(rows: Sequence[dict[str, list[int]]], mask_token_id
 
 
 def encode(
-    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, max_length: int
+    pairs: Sequence[Pair], tokenizers: Tokenizers, model: Any, max_length: int
 ) -> tuple[list[dict[str, list[int]]], int]:
     """Encodes the pairs as inputs and labels; also returns how many have a text that was cut off."""
-    inputs, cut = encode_cut(tokenizer, [pair.source for pair in pairs], max_length=max_length)
+    inputs, cut = encode_cut(tokenizers.source, [pair.source for pair in pairs], max_length=max_length)
     sources: Any = inputs["input_ids"]
-    ends = config.decoder_start_token_id, config.eos_token_id
-    targets = encode_targets(tokenizer, [pair.target for pair in pairs], *ends, max_length)
+    ends = model.config.decoder_start_token_id, model.config.eos_token_id
+    forced = model.generation_config.forced_bos_token_id
+    targets = encode_targets(tokenizers.target, [pair.target for pair in pairs], *ends, max_length, forced)
     if long := [place for place, target in enumerate(targets) if len(target) >= max_length]:
-        whole = encode_targets(tokenizer, [pairs[place].target for place in long], *ends, sys.maxsize)
+        texts = [pairs[place].target for place in long]
+        whole = encode_targets(tokenizers.target, texts, *ends, sys.maxsize, forced)
         cut |= {place for place, target in zip(long, whole, strict=True) if len(target) > len(targets[place])}
     rows = [{"input_ids": source, "labels": target} for source, target in zip(sources, targets, strict=True)]
     return rows, len(cut)
 
 
-def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArguments, baselines: Baselines) -> None:
+def finish(
+    task: Task,
+    trainer: PairTrainer,
+    arguments: PairArguments,
+    lora: OptionalLoraArguments,
+    baselines: Baselines,
+) -> None:
     """Saves the model, the metrics and the picture of the loss; prints samples and, where asked for, scores."""
     model: Any = task.model
-    metrics: dict[str, Any] = {"loss": trainer.evaluate()["eval_loss"], "parameters": model.num_parameters()}
+    metrics: dict[str, Any] = {"loss": trainer.evaluate()["eval_loss"], **count_parameters(model)}
     metrics |= {"steps": trainer.state.global_step, "training_pairs": len(task.train_pairs)}
     metrics |= {"validation_pairs": len(task.validation_pairs), "bad_records": task.bad_records}
     metrics["truncated_pairs"] = task.truncated_pairs
-    folder = save(trainer)
+    folder = save(trainer, Path(str(trainer.args.output_dir)) / ADAPTER if lora.merge else None)
     if folder is None:
         return
-    translator = Translator(model.eval(), task.tokenizer, language=arguments.language)
+    source, target = task.tokenizers
+    translator = Translator(model.eval(), source, target_tokenizer=target, language=arguments.language)
     options: dict[str, Any] = {"truncation": True, "max_new_tokens": arguments.max_length}
     best: dict[str, Any] = {"num_beams": 4}
     if arguments.objective == "masked":
@@ -240,5 +241,7 @@ def finish(task: Task, trainer: ScheduledSamplingTrainer, arguments: PairArgumen
         how = f"mask-predict in {arguments.iterations}" if arguments.objective == "masked" else "greedy"
         print(f"\n{len(pairs):,} validation pairs, {how}:\n{describe_scores(metrics['scores'])}")
     write_report(trainer, folder, metrics)
+    if lora.merge:
+        save_merged(task.model, task.tokenizers, folder)
     smoothing = trainer.label_smoothing
     print(f"\nValidation loss {metrics['loss']:.3f} nats per token, with label smoothing {smoothing:g}.")

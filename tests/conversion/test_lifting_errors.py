@@ -316,7 +316,7 @@ ERRORS = {
         encoder,
         "encoder_decoder",
         {"decoder": tiny_model(), "share_embeddings": True, **MORE},
-        "share_embeddings=True, but the given decoder has another table of tokens, (61, 32), than the encoder, (61, 32)",
+        "share_embeddings=True, but the given decoder has another table of tokens, (61, 32), than the encoder, (61, ",
     ),
     "post-norm decoder": (
         encoder,

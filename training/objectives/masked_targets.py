@@ -18,14 +18,16 @@ class MaskedTargetCollator:
     Source: Ghazvininejad et al. 2019, Mask-predict, arXiv 1904.09324, section 2.2.
 
     Args:
-        tokenizer: Has a mask token, an end token and a padding token.
+        tokenizer: Of what is read.
+        target_tokenizer: Of what is written, with a mask token, an end token and a padding token. Default: the same.
 
     Raises:
-        ValueError: It lacks one of them; in a batch, a target does not end with the end token.
+        ValueError: It lacks one of these; in a batch, a target does not end with the end token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
-        needed = {name: getattr(tokenizer, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, target_tokenizer: PreTrainedTokenizerBase | None = None):
+        target = target_tokenizer or tokenizer
+        needed = {name: getattr(target, name) for name in ("mask_token_id", "eos_token_id", "pad_token_id")}
         missing = [name for name, value in needed.items() if value is None]
         if missing:
             raise ValueError(f"The tokenizer has no {missing}, which masked targets need.")

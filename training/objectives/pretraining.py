@@ -25,6 +25,7 @@ from ..measures.baselines import ngram_losses
 from .masked_text import MaskedPairs, MaskedSequences, MaskedText, sentence_pieces
 from .prefixes import PrefixCollator
 from .span_corruption import SENTINELS, SpanCorruptionCollator, check_spans, text_length
+from .starts import PRESET, start_config
 from .whole_words import WORDS, WholeWordMaskingCollator, WordEncoder
 
 
@@ -57,7 +58,16 @@ class ObjectiveOptions:
         default=None, metadata={"help": "Processes that tokenise a long text. Default: one for each core."}
     )
     vocab_size: int = field(default=8192, metadata={"help": "Number of tokens of the tokenizer that is trained."})
-    preset: str = field(default="tiny", metadata={"help": "Named size that the model starts from."})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a checkpoint whose weights training goes on from, with its tokenizer and a "
+            "schedule of its own; a converted one, too. By default the model is new."
+        },
+    )
+    preset: str | None = field(
+        default=None, metadata={"help": f"Named size that a new model starts from. Default: {PRESET}."}
+    )
     block_length: int = field(
         default=512, metadata={"help": "Tokens in one training sequence; masked ones may be shorter."}
     )
@@ -80,6 +90,8 @@ class ObjectiveOptions:
     )
 
     def __post_init__(self):
+        if self.model is not None and self.preset is not None:
+            raise ValueError(f"preset='{self.preset}' is the size of a new model: leave it out with --model.")
         if self.preprocessing_num_workers is not None and self.preprocessing_num_workers < 1:
             raise ValueError(f"preprocessing_num_workers={self.preprocessing_num_workers} must be at least 1.")
 
@@ -108,22 +120,27 @@ class CausalObjective:
             )
 
     def make_config(self, **overrides: Any) -> PreTrainedConfig:
-        """The config of the preset with those fields.
+        """The config of the preset, or of the checkpoint to go on from, with those fields.
 
         Raises:
+            OSError: there is no such checkpoint.
             ValueError: it is not of the shape that the objective needs, besides the errors of the config.
         """
-        make = partial(TrineConfig.from_preset, self.options.preset)
-        config = make(**{"is_causal": self.is_causal, **overrides})
+        role = {"is_causal": self.is_causal} if self.options.model is None else {}  # no checkpoint is turned around
+        config = self.start(TrineConfig, {**role, **overrides})
         unset = [name for name in self.fields if getattr(config, name) == getattr(TrineConfig, name)]
         missing = {name: self.fields[name] for name in unset}
         if missing:
-            config = make(**{"is_causal": self.is_causal, **missing, **overrides})
+            config = self.start(TrineConfig, {**role, **missing, **overrides})
         if config.is_causal != self.is_causal:
             raise ValueError(
                 f"is_causal={config.is_causal}, but objective='{self.options.objective}' needs {self.is_causal}."
             )
         return config
+
+    def start(self, config_class: Any, overrides: dict[str, Any]) -> Any:
+        """The config of the preset, or of the checkpoint to go on from; see `start_config`."""
+        return start_config(config_class, self.options.preset, self.options.model, overrides)
 
     def make_tokenizer(self, corpus: Corpus, show_progress: bool) -> PreTrainedTokenizerBase:
         """A tokenizer trained on the training part; an earlier one, where nothing has changed since."""
@@ -311,7 +328,7 @@ class SpanCorruptionObjective(CausalObjective):
         # As in T5: a sentinel follows it, not a text, so that the token that begins texts would say nothing.
         if "decoder_start_token_id" not in overrides and overrides.get("pad_token_id") is not None:
             overrides["decoder_start_token_id"] = overrides["pad_token_id"]
-        return TrineSeq2SeqConfig.from_preset(self.options.preset, **overrides)
+        return self.start(TrineSeq2SeqConfig, overrides)
 
     def text_length(self) -> int:
         """Tokens of text in one block: more than the input has, as spans are left out."""

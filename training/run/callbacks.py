@@ -23,7 +23,8 @@ class ExpertLoadCallback(TrainerCallback):
     model gets a two-dimensional attention mask.
 
     After each step, routers with `e_score_correction_bias` learn to prefer idle experts:
-    `bias += router_bias_update_rate * sign(mean load - load)`. No gradient and no loss takes part in this.
+    `bias += router_bias_update_rate * sign(mean load - load)`. No gradient and no loss takes part in this. A router
+    that is frozen keeps its bias.
 
     With each logged training loss, `expert_load_worst` is the load of the busiest expert of the worst layer over
     the mean load (1 is even, E / C is the most), since the last log. `trainer.state.log_history`
@@ -66,7 +67,7 @@ class ExpertLoadCallback(TrainerCallback):
             torch.distributed.all_reduce(self._step_load)
         for router, load in zip(self.routers, self._step_load, strict=True):
             bias = getattr(router, "e_score_correction_bias", None)
-            if bias is not None:
+            if bias is not None and is_trained(router):
                 with torch.no_grad():
                     bias += router.config.router_bias_update_rate * (load.mean() - load).sign().to(bias)
         self._logged_load += self._step_load
@@ -117,13 +118,18 @@ class ExpertLoadCallback(TrainerCallback):
         return count
 
 
+def is_trained(module: nn.Module) -> bool:
+    """Whether not all of a module is frozen."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 class RandomFeatureCallback(TrainerCallback):
     """Draw new random features for `performer` layers every `config.performer_redraw_interval` optimizer steps.
 
     They are drawn before the first step that uses them, so that a model is saved, evaluated and left with the features
     that it was trained with last. What is drawn follows from the number of the step and from buffers of the layers: a
     resumed run draws the same, and so does every process. A model without such layers is left alone, and so are
-    layers whose interval is 0.
+    layers whose interval is 0, and frozen ones.
 
     Source: Choromanski et al. 2020, arXiv 2009.14794, section 4.2.
     """
@@ -132,7 +138,7 @@ class RandomFeatureCallback(TrainerCallback):
         """Draws new features if their interval is over."""
         model: nn.Module = kwargs["model"]
         for module in model.modules():
-            if isinstance(module, PerformerAttention):
+            if isinstance(module, PerformerAttention) and is_trained(module):
                 interval = module.config.performer_redraw_interval
                 if interval and state.global_step and state.global_step % interval == 0:
                     module.redraw()

@@ -23,6 +23,8 @@ from transformers import (
 )
 from transformers.distributed.configuration_utils import DistributedConfig
 
+from ..new_heads import describe_new_weights, without_load_report
+
 
 # Before, the trainer did not know models that were spread out when they were loaded.
 NEEDED = "5.23"
@@ -133,19 +135,27 @@ def check_stack(parallel: Parallelism, stack: Any, prefix: str) -> None:
 
 
 def make_model(
-    model_class: type[PreTrainedModel], config: PreTrainedConfig, parallel: Parallelism, training: TrainingArguments
+    model_class: type[PreTrainedModel],
+    config: PreTrainedConfig,
+    parallel: Parallelism,
+    training: TrainingArguments,
+    source: str | None = None,
 ) -> PreTrainedModel:
     """Makes a new model. If it is to be spread out, one process makes and saves it, and all load their parts.
 
     Until all have loaded, it lies in the output folder, which several machines share or, with `save_on_each_node`,
     have each. The trainer's arguments are told which processes share a batch.
+
+    Args:
+        source: A checkpoint to load, in float32, not to make a new model; what it lacks is random, and printed.
     """
     if parallel.is_one:
-        return model_class(config)
+        return model_class(config) if source is None else load_start(model_class, config, source)
     distributed = DistributedConfig(tp_size=parallel.tp_size, fsdp_size=parallel.fsdp_size, ep_size=parallel.ep_size)
     folder = Path(str(training.output_dir)) / "initial-model"
     if training.should_save:
-        model_class(config).save_pretrained(folder)
+        model = model_class(config) if source is None else load_start(model_class, config, source)
+        model.save_pretrained(folder)
     torch.distributed.barrier()
     model = model_class.from_pretrained(folder, distributed_config=distributed)
     torch.distributed.barrier()
@@ -155,6 +165,16 @@ def make_model(
     model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
     if parallel.tp_size > 1:
         training.parallelism_config = BatchSharing(tp_size=parallel.tp_size, dp_shard_size=parallel.fsdp_size)
+    return model
+
+
+def load_start(model_class: type[PreTrainedModel], config: PreTrainedConfig, source: str) -> PreTrainedModel:
+    """Loads a checkpoint in float32 with another config, and prints which weights it lacks."""
+    with without_load_report():
+        loaded: Any = model_class.from_pretrained(source, config=config, dtype="float32", output_loading_info=True)
+    model, info = loaded
+    if news := describe_new_weights(model, info):
+        print(news)
     return model
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, Seq2SeqTrainer, Trainer
 
+from .freezing import PartialTrainingMixin
+
 
 # The probability that a token is the true one, by the share of training that is done; each begins with 1.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -63,12 +65,12 @@ class LabelSmoothingMixin:
         return super().compute_loss(model, inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class TrineTrainer(LabelSmoothingMixin, Trainer):
-    """The trainer of transformers with label smoothing that suits Trine's models."""
+class TrineTrainer(PartialTrainingMixin, LabelSmoothingMixin, Trainer):
+    """The trainer of transformers with label smoothing that suits Trine's models, and training of parts of them."""
 
 
-class TrineSeq2SeqTrainer(LabelSmoothingMixin, Seq2SeqTrainer):
-    """The trainer of transformers for encoder-decoders, with label smoothing that suits Trine's models."""
+class TrineSeq2SeqTrainer(PartialTrainingMixin, LabelSmoothingMixin, Seq2SeqTrainer):
+    """The trainer for encoder-decoders, with label smoothing that suits Trine's models, and training of parts."""
 
 
 class ScheduledSamplingTrainer(TrineSeq2SeqTrainer):

@@ -1,0 +1,126 @@
+"""Models and tokenizers of training on pairs of texts: new ones, or those of a checkpoint to go on from."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedTokenizerBase
+
+from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
+from trine.configuration.configuration_trine_recurrent import TrineRecurrentConfig
+from trine.scripts.arguments.pretraining import parse_overrides
+from trine.scripts.arguments.text_pairs import PairArguments
+from trine.tokenization.loading import load_target_tokenizer, load_tokenizer
+from trine.tokenization.text_ends import decoder_start, end_ids
+from trine.training.new_heads import describe_new_weights, without_load_report
+
+
+PRESET = "transformer-base"
+OWN = (TrineSeq2SeqConfig.model_type, TrineRecurrentConfig.model_type)
+
+
+class Tokenizers(NamedTuple):
+    """The tokenizer of what is read and that of what is written: often the same."""
+
+    source: PreTrainedTokenizerBase
+    target: PreTrainedTokenizerBase
+
+    @property
+    def are_two(self) -> bool:
+        """Whether each side has its own."""
+        return self.target is not self.source
+
+
+def make_tokenizers(
+    arguments: PairArguments, pairs: Sequence[Any], checkpoint: str | None, show_progress: bool
+) -> Tokenizers:
+    """Loads the tokenizers, or trains them on the pairs: one on both texts, or one for each side if two are meant.
+
+    Args:
+        pairs: With `source`, `target` and `language`, or None.
+        checkpoint: To resume from.
+    """
+    place = checkpoint or arguments.model
+    found = load_target_tokenizer(place) if place else None
+    are_two = found is not None or arguments.target_tokenizer is not None or arguments.target_vocab_size is not None
+    languages = sorted({pair.language for pair in pairs if pair.language is not None})
+    if origin := checkpoint or arguments.tokenizer or arguments.model:
+        source = load_tokenizer(origin)
+    else:
+        texts = (text for pair in pairs for text in (pair[:1] if are_two else pair[:2]))
+        source = train_unigram(texts, arguments.vocab_size, language_tags=languages, show_progress=show_progress)
+    if not are_two:
+        return Tokenizers(source, source)
+    if checkpoint is None and arguments.target_tokenizer is not None:
+        found = load_tokenizer(arguments.target_tokenizer)
+    texts = (pair.target for pair in pairs)
+    size = arguments.target_vocab_size or arguments.vocab_size
+    return Tokenizers(source, found or train_unigram(texts, size, show_progress=show_progress))
+
+
+def make_model(arguments: PairArguments, tokenizers: Tokenizers) -> Any:
+    """A new model of the preset, or the given one.
+
+    Raises:
+        OSError: There is no such model.
+        ValueError: It is none of Trine's encoder-decoders, or does not fit the tokenizers or the arguments.
+    """
+    if arguments.model is not None:
+        model = load_model(arguments, arguments.model)
+        check_fit(arguments, model.config, tokenizers)
+        return model
+    return TrineForConditionalGeneration(make_config(arguments, tokenizers))
+
+
+def make_config(arguments: PairArguments, tokenizers: Tokenizers) -> TrineSeq2SeqConfig:
+    """The config of the preset with the tokenizers' ids and the user's overrides."""
+    source, target = tokenizers
+    fields: dict[str, Any] = {"vocab_size": len(target), **end_ids(target)}
+    fields |= {"decoder_start_token_id": decoder_start(target), "decoder_is_causal": arguments.objective != "masked"}
+    if tokenizers.are_two:
+        fields |= {"share_embeddings": False, "encoder": {"vocab_size": len(source), **end_ids(source)}}
+    overrides = parse_overrides(arguments.config_overrides)
+    if isinstance(overrides.get("encoder"), dict):
+        fields["encoder"] = fields.pop("encoder", {}) | overrides.pop("encoder")
+    return TrineSeq2SeqConfig.from_preset(arguments.preset or PRESET, **fields | overrides)
+
+
+def load_model(arguments: PairArguments, name: str) -> Any:
+    """The model of a checkpoint in float32, with the fields of its config that the arguments override."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise OSError(f"model='{name}' cannot be read: {error}") from error
+    if config.model_type not in OWN:
+        command = "trine lift MODEL TARGET --to encoder_decoder" if config.model_type == "trine" else "trine convert"
+        raise ValueError(
+            f"model='{name}' has model_type={config.model_type!r}, which is not one of {[*OWN]}: make an "
+            f"encoder-decoder of it first, with `{command}`."
+        )
+    fields, is_causal = parse_overrides(arguments.config_overrides), arguments.objective != "masked"
+    if getattr(config, "decoder_is_causal", True) != is_causal:
+        fields["decoder_is_causal"] = is_causal
+    with without_load_report():
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(name, dtype="float32", output_loading_info=True, **fields)
+    if news := describe_new_weights(model, info):
+        print(news)
+    return model
+
+
+def check_fit(arguments: PairArguments, config: PreTrainedConfig, tokenizers: Tokenizers) -> None:
+    """Raises a ValueError where a given model has too few tokens or positions, or lacks a second tokenizer."""
+    stacks: dict[str, Any] = {side: config.get_text_config(**{side: True}) for side in ("encoder", "decoder")}
+    sizes = {side: stack.vocab_size for side, stack in stacks.items()}
+    if sizes["encoder"] != sizes["decoder"] and not tokenizers.are_two:
+        raise ValueError(
+            f"model='{arguments.model}' reads a vocabulary of {sizes['encoder']:,} tokens and writes one of "
+            f"{sizes['decoder']:,}: name the second tokenizer with --target_tokenizer."
+        )
+    for (side, size), tokenizer in zip(sizes.items(), tokenizers, strict=True):
+        if len(tokenizer) > size:
+            raise ValueError(
+                f"The tokenizer of the {side} has {len(tokenizer):,} tokens, more than the {size:,} of "
+                f"model='{arguments.model}'."
+            )
+        limit = getattr(stacks[side], "max_position_embeddings", None)
+        if getattr(stacks[side], "position_type", None) == "learned" and arguments.max_length > (limit or 0):
+            raise ValueError(f"max_length={arguments.max_length} is above {side}.max_position_embeddings={limit}.")

@@ -1,0 +1,224 @@
+"""Every command that trains goes on from a checkpoint: in part, with adapters, with other tokenizers."""
+
+import importlib
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.encoders import encoder
+from support.tiny import tiny_model
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from trine import TrineForMaskedLM, train_wordpiece
+from trine.generation import Translator
+from trine.scripts import finetune_classifier, lift, pretrain, train_summarizer
+
+
+NUMBERS = ["one", "two", "three", "four", "five", "six"]
+PAIRS = [{"long": f"{a} and then {b}, of course", "short": f"{a} {b}"} for a in NUMBERS for b in NUMBERS]
+TRAINS = ("pretrain", "finetune-classifier", "finetune-tagger", "finetune-lora", "train-embeddings")
+TRAINS += ("train-translation", "train-summarizer")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An encoder with its tokenizer, what it was lifted to, and pairs."""
+    folder = tmp_path_factory.mktemp("warm")
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS), encoding="utf-8")
+    texts = [text for pair in PAIRS for text in pair.values()]
+    tokenizer = train_wordpiece(texts, vocab_size=120, show_progress=False)
+    fields = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "scale": 1.0}
+    encoder(**fields, dtype=torch.float32).save_pretrained(folder / "encoder")
+    tiny_model(**fields, eos_token_id=tokenizer.sep_token_id, dtype=torch.float32).save_pretrained(folder / "decoder")
+    for name in ("encoder", "decoder"):
+        tokenizer.save_pretrained(folder / name)
+    words = ["--to", "encoder_decoder", "--decoder_layers", "1"]
+    lift.main([str(folder / "encoder"), str(folder / "lifted"), *words])
+    return folder
+
+
+def run(folder, output, *argv, script=train_summarizer):
+    words = ["--max_steps", "4", "--save_steps", "2", "--per_device_train_batch_size", "4", "--use_cpu"]
+    words += ["--disable_tqdm", "true", "--precision", "fp32", "--learning_rate", "1e-2"]
+    return script.main([*words, "--output_dir", str(output), *argv])
+
+
+def run_pairs(folder, output, *argv):
+    words = ["--files", str(folder / "pairs.jsonl"), "--max_length", "16", "--validation_pairs", "4"]
+    return run(folder, output, *words, "--samples", "1", "--score_pairs", "2", *argv)
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_lifted_model_is_trained_with_a_frozen_encoder(folder, tmp_path, capsys):
+    words = ["--model", str(folder / "lifted"), "--freeze", "encoder", "--layerwise_lr_decay", "0.9"]
+    assert run_pairs(folder, tmp_path, *words) == 0
+    before, after = weights_of(folder / "lifted"), weights_of(tmp_path)
+    assert before.keys() == after.keys()
+    for name, tensor in after.items():
+        shared = name in ("model.decoder.embed_tokens.weight", "lm_head.weight")
+        assert torch.equal(before[name], tensor) == (name.startswith("model.encoder.") or shared), name
+    trained = sum(tensor.numel() for name, tensor in after.items() if not torch.equal(before[name], tensor))
+    assert re.search(rf"{trained:,} parameters are trained, [\d,]+ are frozen \(encoder\)", capsys.readouterr().out)
+    assert json.loads((tmp_path / "metrics.json").read_text())["trained_parameters"] == trained
+    assert len(Translator.from_pretrained(tmp_path, device="cpu")("one and two", max_new_tokens=3)) >= 0
+
+
+def test_it_begins_with_the_weights_and_settings_of_the_checkpoint(folder, tmp_path):
+    words = ["--model", str(folder / "lifted"), "--learning_rate", "0", "--config_overrides", "hidden_dropout=0.25"]
+    assert run_pairs(folder, tmp_path, *words) == 0
+    before, after = weights_of(folder / "lifted"), weights_of(tmp_path)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    models = [AutoModelForSeq2SeqLM.from_pretrained(place) for place in (folder / "lifted", tmp_path)]
+    assert models[1].config.decoder.hidden_dropout == models[1].config.encoder.hidden_dropout == 0.25
+    for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id"):
+        assert getattr(models[0].generation_config, name) == getattr(models[1].generation_config, name)
+
+
+def test_adapters_of_an_encoder_decoder_are_merged(folder, tmp_path, capsys):
+    words = ["--model", str(folder / "lifted"), "--lora", "--rank", "2"]
+    assert run_pairs(folder, tmp_path / "apart", *words) == 0
+    assert run_pairs(folder, tmp_path / "merged", *words, "--merge") == 0
+    adapters = [
+        load_file(place / "adapter_model.safetensors") for place in (tmp_path / "apart", tmp_path / "merged/adapter")
+    ]
+    assert all(torch.equal(adapters[1][name], tensor) for name, tensor in adapters[0].items())
+    kinds = {re.sub(r".*layers\.\d\.(\w+)\.(\w+)\..*", r"\1", name) for name in adapters[0]}
+    assert kinds == {"self_attn", "cross_attn", "mlp"}
+    metrics = json.loads((tmp_path / "merged" / "metrics.json").read_text())
+    assert metrics["trained_parameters"] == sum(tensor.numel() for tensor in adapters[0].values())
+    texts = ["one and then two, of course", "six and"]
+    written = [
+        Translator.from_pretrained(place, device="cpu")(texts, max_new_tokens=6)
+        for place in (tmp_path / "apart", tmp_path / "merged")
+    ]
+    assert written[0] == written[1]  # PEFT's own loading beside ours
+    before, after = weights_of(folder / "lifted"), weights_of(tmp_path / "merged")
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        name for name in before if name.endswith("proj.weight")
+    }
+
+
+def test_adapters_learn_alike_in_large_and_in_small_batches(folder, tmp_path):
+    """The loss of a step is divided by the tokens of all its micro-batches, also through PEFT's model."""
+    found = []
+    for size, steps in ((4, 1), (1, 4)):
+        words = ["--per_device_train_batch_size", str(size), "--gradient_accumulation_steps", str(steps)]
+        words += ["--model", str(folder / "lifted"), "--lora", "--config_overrides", "hidden_dropout=0"]
+        assert run_pairs(folder, tmp_path / f"{size}", *words, "--optim", "sgd", "--max_steps", "2") == 0
+        found.append(load_file(tmp_path / f"{size}" / "adapter_model.safetensors"))
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], rtol=1e-4, atol=1e-7)
+
+
+def test_pretraining_goes_on_from_an_encoder(folder, tmp_path, capsys):
+    """The trunk is the encoder's; its head of masked tokens is new."""
+    words = ["--model", str(folder / "encoder"), "--objective", "masked", "--files", str(folder / "pairs.jsonl")]
+    words += [
+        "--text_field",
+        "long",
+        "--block_length",
+        "16",
+        "--cache_dir",
+        str(tmp_path / "cache"),
+        "--freeze",
+        "layers",
+    ]
+    assert run(folder, tmp_path / "model", *words, "--freeze", "layers", script=pretrain) == 0
+    assert "The head is new" in capsys.readouterr().out
+    model, source = TrineForMaskedLM.from_pretrained(tmp_path / "model"), weights_of(folder / "encoder")
+    for name, tensor in model.model.state_dict().items():
+        assert torch.equal(tensor, source[name]) == ("layers." in name), name
+
+
+def test_pretraining_goes_on_from_a_decoder(folder, tmp_path):
+    words = ["--model", str(folder / "decoder"), "--files", str(folder / "pairs.jsonl"), "--learning_rate", "0"]
+    words += ["--text_field", "long", "--block_length", "16", "--cache_dir", str(tmp_path / "cache")]
+    assert run(folder, tmp_path / "model", *words, script=pretrain) == 0
+    models = [AutoModelForCausalLM.from_pretrained(place) for place in (folder / "decoder", tmp_path / "model")]
+    for name, tensor in models[0].state_dict().items():
+        assert torch.equal(models[1].state_dict()[name], tensor)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").get_vocab() == (
+        AutoTokenizer.from_pretrained(folder / "decoder").get_vocab()
+    )
+
+
+def test_a_classifier_trains_its_head_alone(folder, tmp_path):
+    records = [{"text": pair["long"], "label": pair["short"][0]} for pair in PAIRS]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    words = ["--model", str(folder / "encoder"), "--files", str(tmp_path / "r.jsonl"), "--max_length", "16"]
+    words += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    words += ["--freeze", "embeddings", "layers"]
+    assert run(folder, tmp_path / "model", *words, script=finetune_classifier) == 0
+    before, after = weights_of(folder / "encoder"), weights_of(tmp_path / "model")
+    moved = {
+        name for name, tensor in after.items() if not torch.equal(before.get(name.removeprefix("model.")), tensor)
+    }
+    assert moved == {name for name in after if not re.search(r"embed|layers\.", name)}
+
+
+@pytest.mark.parametrize("command", TRAINS)
+def test_all_commands_have_the_same_words(command, capsys):
+    module = importlib.import_module(f"trine.scripts.{command.replace('-', '_')}")
+    with pytest.raises(SystemExit, match="0"):
+        module.main(["--help"])
+    printed = capsys.readouterr().out
+    for option in ("--model", "--freeze", "--layerwise_lr_decay", "--unfreeze_every"):
+        assert option in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--model", "ENCODER"],
+            r"model='.*encoder' has model_type='trine', .*`trine lift MODEL TARGET --to encod",
+        ),
+        (["--model", "LLAMA"], r"model='.*llama' has model_type='llama', .* first, with `trine convert`"),
+        (["--model", "nowhere/at-all"], "model='nowhere/at-all' cannot be read: "),
+        (["--model", "LIFTED", "--freeze", "encodr"], r"freeze has 'encodr', which is no part .*'encoder.layers.0-1'"),
+        (["--model", "LIFTED", "--max_length", "100"], "max_length=100 is above encoder.max_position_embeddings=96"),
+        (["--model", "LIFTED", "--tokenizer", "LARGE"], "The tokenizer of the encoder has .* tokens, more than the"),
+        (["--model", "LIFTED", "--lora", "--targets", "experts"], r"parts=\['experts'\] are not all in"),
+    ],
+)
+def test_what_cannot_be_gone_on_from(folder, tmp_path, argv, message):
+    if not (folder / "llama").is_dir():
+        config = LlamaConfig(
+            vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+        )
+        LlamaForCausalLM(config).save_pretrained(folder / "llama")
+        train_wordpiece(["many other words"] * 3, 300, show_progress=False).save_pretrained(folder / "large")
+    words = [str(folder / word.lower()) if word.isupper() else word for word in argv]
+    with pytest.raises(SystemExit, match=message):
+        run_pairs(folder, tmp_path, *words)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model", "m", "--preset", "tiny"], "preset='tiny' is the size of a new model: leave it out with --model."),
+        (
+            ["--target_tokenizer", "a", "--target_vocab_size", "9"],
+            "target_tokenizer='a' and target_vocab_size=9: ",
+        ),
+        (["--merge"], "merge=True has nothing to merge without lora=True."),
+        (["--layerwise_lr_decay", "2"], "layerwise_lr_decay=2.0 must be above 0, and at most 1."),
+    ],
+)
+def test_arguments_that_do_not_fit_together(folder, tmp_path, capsys, argv, message):
+    with pytest.raises(SystemExit):
+        run_pairs(folder, tmp_path, *argv)
+    assert message in capsys.readouterr().err
+
+
+def test_pretraining_refuses_a_checkpoint_of_another_kind(folder, tmp_path):
+    words = ["--files", str(folder / "pairs.jsonl"), "--text_field", "long"]
+    with pytest.raises(SystemExit, match="is_causal=False, but objective='causal' needs True"):
+        run(folder, tmp_path, *words, "--model", str(folder / "encoder"), script=pretrain)
+    with pytest.raises(SystemExit, match="has model_type='trine_seq2seq', but this objective needs 'trine'. `trine "):
+        run(folder, tmp_path, *words, "--model", str(folder / "lifted"), script=pretrain)
