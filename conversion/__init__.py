@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .families.table import FAMILIES
     from .lifts.change import exact_length, largest_change
     from .lifts.checkpoint import lift_checkpoint
+    from .lifts.smaller_vocabulary import smaller_vocabulary
     from .lifts.table import LIFTS
     from .programs.export import FORMATS
     from .stream import CheckpointReader, CheckpointWriter
@@ -27,6 +28,7 @@ __all__ = [
     "exact_length",
     "largest_change",
     "lift_checkpoint",
+    "smaller_vocabulary",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__)

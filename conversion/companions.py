@@ -11,8 +11,17 @@ from .inside import check_links, follow, read_fields, read_json
 
 
 GENERATION, TOKENIZER, MODULES = "generation_config.json", "tokenizer_config.json", "modules.json"
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "*.spm",
+)
 COPIED = (
-    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model", "*.spm"),
+    *TOKENIZER_FILES,
     *("chat_template*", "additional_chat_templates", "preprocessor_config.json", GENERATION, "LICENSE*"),
 )
 # sentence-transformers reads its own files beside the model's, and a folder for each further module.

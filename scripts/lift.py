@@ -104,15 +104,15 @@ class Sample:
             raise ValueError(f"sample_file='{file}' has no text.")
         self.tokenizer: Any = AutoTokenizer.from_pretrained(arguments.source)
 
-    def change(self, model: Any, lifted: Any, length: int, above: int = 0) -> float | None:
+    def change(self, made: Any, model: Any, lifted: Any, length: int, above: int = 0) -> float | None:
         """The largest change on texts of up to `length` tokens, of those with more than `above`; None without any."""
         if self.tokenizer is None:
-            return largest_change(model, lifted, length=length)
+            return made.measure(model, lifted, None, length)
         changes = []
         for text in self.texts:
             inputs = self.tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
             if inputs["input_ids"].shape[1] > above:
-                changes.append(largest_change(model, lifted, dict(inputs)))
+                changes.append(made.measure(model, lifted, dict(inputs), length))
         return torch.tensor(changes).max().item() if changes else None  # a NaN stays one
 
 
@@ -123,13 +123,14 @@ def cut(text: str, file: Path) -> list[str]:
 
 def describe_change(model: Any, lifted: Any, made: Any, sample: Sample) -> Iterator[str]:
     """Lines that tell how much outputs change, up to the length at which they should not, and beyond it."""
+    yield from made.describe(model, lifted)
     if not made.keeps_function:
         yield "The function changes, for all texts of more than one token: the model is to be trained on."
         return
     model = made.keeps(model)
     exact, most = exact_length(model, lifted, made), longest(model, lifted, made)
     inside = min(exact or LONGEST, most, LONGEST)
-    change = sample.change(model, lifted, inside)
+    change = sample.change(made, model, lifted, inside)
     yield f"Largest change of outputs on {sample.name}, texts of up to {inside} tokens: {change:.3g}"
     decoder = made.load_decoder(model.dtype) if isinstance(made, EncoderDecoderLift) else None
     if decoder is not None:
@@ -138,7 +139,7 @@ def describe_change(model: Any, lifted: Any, made: Any, sample: Sample) -> Itera
         yield "The function changes at any length."
     elif exact is not None and exact < most:
         beyond = min(2 * exact, exact + LONGEST, most)
-        change = sample.change(model, lifted, beyond, above=exact)
+        change = sample.change(made, model, lifted, beyond, above=exact)
         found = "no text is so long" if change is None else f"{change:.3g}"
         yield f"Where the function changes, texts of {exact + 1} to {beyond} tokens: {found}"
 

@@ -1,16 +1,19 @@
 """The base classes of lifts: checked options, and changes of stacks and layers."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
+
+import torch
 
 from ...configuration.configuration_trine import TrineConfig
 from ...configuration.patterns import check_choice
 from ...configuration.sharding_plans import tensor_parallel_plan
 from ...modeling.modeling_trine import TrineModel
 from ..companions import copy_companions
+from .change import largest_change
 from .rope import carry_rope
 from .weights import rebuild
 
@@ -56,6 +59,14 @@ class Lift:
     def keeps(self, model: Any) -> Any:
         """The model whose function stays: the one that is lifted, or a part of it."""
         return model
+
+    def measure(self, model: Any, lifted: Any, inputs: dict[str, torch.Tensor] | None, length: int) -> float:
+        """The largest change of outputs on inputs of the model, by default random ones; see `largest_change`."""
+        return largest_change(model, lifted, inputs, length=length)
+
+    def describe(self, model: Any, lifted: Any) -> Iterator[str]:
+        """Lines that tell more than how much outputs change."""
+        yield from ()
 
     def exact_length(self, before: TrineConfig, after: TrineConfig) -> int | None:
         """Tokens up to which a stack computes the same as before; None for any number."""

@@ -8,7 +8,6 @@ import torch
 
 from ...modeling.modeling_trine import TrineModel
 from ..equivalence import compare_outputs, random_inputs
-from .base import Lift
 
 
 def largest_change(
@@ -62,7 +61,7 @@ def evaluating(*models: Any) -> Iterator[None]:
             module.training = mode
 
 
-def exact_length(model: Any, lifted: Any, made: Lift) -> int | None:
+def exact_length(model: Any, lifted: Any, made: Any) -> int | None:
     """Tokens up to which all stacks of a lifted model compute the same; None for any number."""
     stacks = [[part.config for part in each.modules() if isinstance(part, TrineModel)] for each in (model, lifted)]
     lengths = [made.exact_length(before, after) for before, after in zip(*stacks, strict=False)]

@@ -10,12 +10,16 @@ from .kinds import KindLift, kind_lifts
 from .longer import LongerLift
 from .simplicial import SimplicialLift
 from .sliding import SlidingLift
+from .smaller_vocabulary import SmallerVocabularyLift
 from .sparse import SparseLift
 
 
 OWN: dict[str, type[Lift]] = {
     lift.kind: lift
-    for lift in (SimplicialLift, SlidingLift, SparseLift, DeeperLift, LongerLift, EncoderLift, EncoderDecoderLift)
+    for lift in (
+        *(SimplicialLift, SlidingLift, SparseLift, DeeperLift, LongerLift, EncoderLift),
+        *(EncoderDecoderLift, SmallerVocabularyLift),
+    )
 }
 
 
