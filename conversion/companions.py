@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, GenerationConfig
 
+from ..tokenization.loading import TARGET_TOKENIZER
 from .inside import check_links, follow, read_fields, read_json
 
 
@@ -22,6 +23,7 @@ TOKENIZER_FILES = (
 )
 COPIED = (
     *TOKENIZER_FILES,
+    TARGET_TOKENIZER,
     *("chat_template*", "additional_chat_templates", "preprocessor_config.json", GENERATION, "LICENSE*"),
 )
 # sentence-transformers reads its own files beside the model's, and a folder for each further module.

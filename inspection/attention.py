@@ -66,12 +66,17 @@ def read(
     text: str,
     target: str | None = None,
     max_length: int = 128,
+    target_tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Reading:
     """Tokenises a text and, for an encoder-decoder, its target; without one, the model generates it.
+
+    Args:
+        target_tokenizer: Of what is written, if the model has two; see `load_target_tokenizer`.
 
     Raises:
         ValueError: A text is empty or has more than `max_length` tokens, or one stack was given a target.
     """
+    target_tokenizer = target_tokenizer or tokenizer
     device, translates = model.device, model.config.is_encoder_decoder
     source = _encode(tokenizer, "text", text, max_length)
     inputs = {"input_ids": torch.tensor([source], device=device)}
@@ -84,12 +89,12 @@ def read(
         generate: Any = model.generate  # pyright: ignore[reportAttributeAccessIssue] as in transformers
         spoken = generate(**inputs, max_new_tokens=max_length)[0].tolist()
     else:
-        _encode(tokenizer, "target", target, max_length)  # for its errors
+        _encode(target_tokenizer, "target", target, max_length)  # for its errors
         ends = start, model.config.eos_token_id
-        forced = getattr(model.generation_config, "forced_bos_token_id", None)
-        spoken = [start, *encode_targets(tokenizer, [target], *ends, max_length + 1, forced)[0]]
+        forced = getattr(getattr(model, "generation_config", None), "forced_bos_token_id", None)
+        spoken = [start, *encode_targets(target_tokenizer, [target], *ends, max_length + 1, forced)[0]]
     inputs["decoder_input_ids"] = torch.tensor([spoken[:-1]], device=device)
-    labels = token_labels(tokenizer, spoken)
+    labels = token_labels(target_tokenizer, spoken)
     return Reading(inputs, token_labels(tokenizer, source), labels[:-1], labels[1:], spoken[1:])
 
 

@@ -16,6 +16,7 @@ from trine.inspection.page import write_page
 from trine.inspection.pictures import draw_map, file_name, fonts_for, title_of
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
+from trine.tokenization.loading import check_target_tokenizer, load_target_tokenizer
 from trine.tokenization.records import BadRecords
 from trine.training.run.resuming import check_writable
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, tokenizer = load(arguments)
         maps, notes = [], []
         if arguments.text is not None:
-            maps, notes = look(model, tokenizer, arguments)
+            maps, notes = look(model, tokenizer, arguments, load_second(model, arguments.model))
         if records:
             maps += tabulate(model, tokenizer, records, arguments)
     except INPUT_ERRORS as error:
@@ -122,16 +123,34 @@ def load(arguments: InspectArguments) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(arguments.model)
 
 
-def look(model: Any, tokenizer: Any, arguments: InspectArguments) -> tuple[list[WeightMap], list[str]]:
+def load_second(model: Any, source: str) -> Any:
+    """The tokenizer of what an encoder-decoder writes, if it is not that of what it reads, else None.
+
+    Raises:
+        ValueError: The model needs one, and there is none.
+    """
+    if not model.config.is_encoder_decoder:
+        return None
+    target_tokenizer = load_target_tokenizer(source)
+    check_target_tokenizer(model.config, target_tokenizer)
+    return target_tokenizer
+
+
+def look(
+    model: Any, tokenizer: Any, arguments: InspectArguments, target_tokenizer: Any = None
+) -> tuple[list[WeightMap], list[str]]:
     """The maps of the text, and notes about them."""
-    reading = read(model, tokenizer, arguments.text or "", arguments.target, arguments.max_length)
+    texts = arguments.text or "", arguments.target
+    reading = read(model, tokenizer, *texts, arguments.max_length, target_tokenizer)
     layers = arguments.layers or None
     notes = [f"Text, {len(reading.source)} tokens: {arguments.text}"]
     if len(reading.source) < FEWEST_TOKENS:
         notes.append(f"Warning: with fewer than {FEWEST_TOKENS} tokens, weights say little. Take a longer text.")
     if reading.predicted:
         origin = "as given" if arguments.target is not None else "as generated"
-        spoken = arguments.target or tokenizer.decode(reading.predicted_ids, skip_special_tokens=True)
+        spoken = arguments.target or (target_tokenizer or tokenizer).decode(
+            reading.predicted_ids, skip_special_tokens=True
+        )
         notes.append(f"Target {origin}, {len(reading.predicted)} tokens: {spoken}")
     others = expert_maps(model, reading, layers)
     if getattr(model, "pointer", None) is not None:

@@ -46,6 +46,18 @@ def load_target_tokenizer(source: str | Path, **options: Any) -> PreTrainedToken
     return tokenizer
 
 
+def check_target_tokenizer(config: Any, target_tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Raises a ValueError where a model writes another vocabulary than it reads, and has no second tokenizer."""
+    if target_tokenizer is not None or getattr(config, "share_embeddings", True):
+        return
+    read, written = config.encoder.vocab_size, config.decoder.vocab_size
+    if read != written:
+        raise ValueError(
+            f"The model reads a vocabulary of {read:,} tokens and writes one of {written:,}: it needs a second "
+            f"tokenizer, target_tokenizer, which a checkpoint has in its folder '{TARGET_TOKENIZER}'."
+        )
+
+
 def fit_inputs(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> None:
     """Turns segment ids off for a model without segments; separators alone tell two texts apart."""
     reader = getattr(config, "encoder", config)

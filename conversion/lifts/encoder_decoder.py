@@ -14,6 +14,7 @@ from ...configuration.patterns import check_choice
 from ...modeling.heads.causal_lm import TrineForCausalLM
 from ...modeling.heads.seq2seq import TrineForConditionalGeneration
 from ...modeling.modeling_trine import TrineModel
+from ...tokenization.loading import TARGET_TOKENIZER
 from ...tokenization.text_ends import find_ends
 from ..companions import copy_companions, find_source, has_tokenizer
 from .base import Lift
@@ -190,8 +191,12 @@ class EncoderDecoderLift(Lift):
             self.tokenizer = str(folder)
 
     def write_companions(self, source: Path, target: Path) -> None:
-        """Copies the source's files without those of a sentence encoder, whose pooling reads no decoder."""
+        """Copies the source's files without those of a sentence encoder, and another tokenizer of a given decoder."""
         copy_companions(source, target, generates=False, embeds=False)
+        if isinstance(self.decoder, str) and isinstance(self.tokenizer, str):
+            tokenizer: Any = AutoTokenizer.from_pretrained(self.tokenizer)
+            if not has_tokenizer(target) or tokenizer.get_vocab() != AutoTokenizer.from_pretrained(target).get_vocab():
+                tokenizer.save_pretrained(target / TARGET_TOKENIZER)
 
 
 def only_stack(model: Any, is_causal: bool, role: str) -> TrineModel:

@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from ...tokenization.loading import TARGET_TOKENIZER, load_target_tokenizer
+from ...tokenization.loading import check_target_tokenizer, load_target_tokenizer
 from ...tokenization.special_tokens import language_tag
 from ...tokenization.token_labels import token_labels
 from ..coverage import CoverageBeamSearch
@@ -240,18 +240,6 @@ def _load(name: str | Path, device: str | torch.device | None, options: dict[str
 def _vocabulary(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, int] | None:
     """The ids of a tokenizer's tokens; None without a tokenizer."""
     return None if tokenizer is None else tokenizer.get_vocab()
-
-
-def check_target_tokenizer(config: Any, target_tokenizer: PreTrainedTokenizerBase | None) -> None:
-    """Raises a ValueError where a model writes another vocabulary than it reads, and has no second tokenizer."""
-    if target_tokenizer is not None or getattr(config, "share_embeddings", True):
-        return
-    read, written = config.encoder.vocab_size, config.decoder.vocab_size
-    if read != written:
-        raise ValueError(
-            f"The model reads a vocabulary of {read:,} tokens and writes one of {written:,}: it needs a second "
-            f"tokenizer, target_tokenizer, which a checkpoint has in its folder '{TARGET_TOKENIZER}'."
-        )
 
 
 def known_languages(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -328,7 +328,13 @@ class SpanCorruptionObjective(CausalObjective):
         # As in T5: a sentinel follows it, not a text, so that the token that begins texts would say nothing.
         if "decoder_start_token_id" not in overrides and overrides.get("pad_token_id") is not None:
             overrides["decoder_start_token_id"] = overrides["pad_token_id"]
-        return self.start(TrineSeq2SeqConfig, overrides)
+        config = self.start(TrineSeq2SeqConfig, overrides)
+        if config.encoder.vocab_size != config.decoder.vocab_size:
+            raise ValueError(
+                f"objective='{self.options.objective}' reads and writes pieces of one text, but encoder.vocab_size="
+                f"{config.encoder.vocab_size} and decoder.vocab_size={config.decoder.vocab_size}."
+            )
+        return config
 
     def text_length(self) -> int:
         """Tokens of text in one block: more than the input has, as spans are left out."""
