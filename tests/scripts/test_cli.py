@@ -12,9 +12,9 @@ import yaml
 import trine
 from trine.scripts import cli
 from trine.scripts.arguments import parsing as arguments
-from trine.scripts.arguments.embeddings import EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments
+from trine.scripts.arguments.embeddings import EmbeddingArguments, EmbeddingTrainingArguments
 from trine.scripts.arguments.instructions import InstructionArguments, InstructionTrainingArguments
-from trine.scripts.arguments.lora import LoraArguments
+from trine.scripts.arguments.lora import LoraArguments, OptionalLoraArguments
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.scripts.arguments.text_pairs import PairArguments
 from trine.scripts.demo import DemoArguments
@@ -219,7 +219,7 @@ TUNING = {
     "finetune-classifier": (ClassifierArguments, ClassifierTrainingArguments),
     "finetune-lora": (InstructionArguments, LoraArguments, InstructionTrainingArguments),
     "finetune-tagger": (TaggerArguments, TaggerTrainingArguments),
-    "train-embeddings": (EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments),
+    "train-embeddings": (EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments),
 }
 
 

@@ -52,9 +52,10 @@ def test_translations_are_cut_on_either_side():
     tokenizer = train_unigram(["one two three"], 400, show_progress=False)
     length = {text: len(tokenizer(text)["input_ids"]) for text in TEXTS}
     ends = SimpleNamespace(decoder_start_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+    model = SimpleNamespace(config=ends, generation_config=SimpleNamespace(forced_bos_token_id=None))
     pairs = [text_pairs.Pair(*texts) for texts in (("one", "one"), ("one", TEXTS[3]), (TEXTS[3], "one"))]
     for limit, cut in ((length["one"] - 1, 3), (length["one"], 2), (length[TEXTS[3]] - 1, 2), (length[TEXTS[3]], 0)):
-        rows, found = text_pairs.encode(pairs, tokenizer, ends, limit)
+        rows, found = text_pairs.encode(pairs, text_pairs.Tokenizers(tokenizer, tokenizer), model, limit)
         assert found == cut and max(len(row["labels"]) for row in rows) <= limit
 
 

@@ -24,9 +24,9 @@ from trine.scripts import train_embeddings
 from trine.scripts.arguments.embeddings import (
     LOSSES,
     EmbeddingArguments,
-    EmbeddingLoraArguments,
     EmbeddingTrainingArguments,
 )
+from trine.scripts.arguments.lora import OptionalLoraArguments
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.train_embeddings import is_decoder
 
@@ -273,7 +273,6 @@ def test_a_model_of_the_library_without_its_pooler(folder, tmp_path):
         (["--files", "absent.jsonl"], "The file or folder 'absent.jsonl' does not exist."),
         (["--anchor_field", "query"], "the field 'query' is missing from ['ask', 'not', 'text']"),
         (["--matryoshka_dims", "64"], "matryoshka_dims=[64] are not all from 1 to the model's 32."),
-        (["--merge"], "merge=True has nothing to merge without lora=True."),
         (["--lora", "--targets", "experts"], "parts=['experts'] are not all in TrineModel"),
         (["--output_dir", "{folder}/straight"], "holds checkpoints of an earlier run"),
         (["--validation_files", "{folder}/pairs.jsonl"], "leave too little: {'training_pairs': 0"),
@@ -296,6 +295,7 @@ def test_without_bm25s(folder, tmp_path, monkeypatch):
     [
         (["--loss", "triplet"], f"loss='triplet' is not one of {list(LOSSES)}"),
         (["--pooling", "last"], "pooling='last' is not one of"),
+        (["--merge"], "merge=True has nothing to merge without lora=True."),
         (["--scale", "0"], "scale=0.0 must be above 0."),
         (["--mini_batch_size", "0"], "mini_batch_size=0 must be at least 1."),
     ],
@@ -307,7 +307,7 @@ def test_values_are_checked_before_anything_is_read(folder, capsys, argv, messag
 
 
 def test_the_recipe_and_help(tmp_path, capsys):
-    types = [EmbeddingArguments, EmbeddingLoraArguments, EmbeddingTrainingArguments]
+    types = [EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments]
     words = ["--recipe", "train-embeddings", "--model", "m", "--files", "f", "--output_dir", str(tmp_path)]
     arguments, lora, training = parse_arguments(types, words, command="test", description=None)
     assert arguments.matryoshka_dims == [256, 128, 64] and arguments.loss in LOSSES and not lora.lora
