@@ -83,6 +83,9 @@ def pair_rows(config) -> list[tuple[str, str]]:
     stacks = {"encoder": config.encoder, "decoder": config.decoder}
     rows = [(f"{name}: {part}", choice) for name, stack in stacks.items() for part, choice in architecture_rows(stack)]
     rows = [row for row in rows if not row[0].endswith(": shape")]
+    if config.encoder.vocab_size != config.decoder.vocab_size:
+        load = '`AutoTokenizer.from_pretrained("PATH_OR_REPOSITORY", subfolder="target_tokenizer")`'
+        rows.append(("tokenizers", f"one for what is read, and for what is written {load}"))
     return rows if config.decoder_is_causal else [*rows, ("decoder: order", "all tokens at once, by mask-predict")]
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from copy import deepcopy
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizer, PreTrainedTokenizerFast
 
 from trine import (
+    TrineForConditionalGeneration,
     TrineForMaskedLM,
     TrineForSequenceClassification,
     lift,
@@ -150,6 +152,12 @@ def test_the_way_of_merges_to_a_piece():
     }
 
 
+def with_two_tables(**fields):
+    config = deepcopy(tiny_translator(**fields).config)
+    config.share_embeddings = config.tie_word_embeddings = False
+    return TrineForConditionalGeneration(config).double().eval()
+
+
 MODELS = {
     "encoder": lambda **fields: encoder(**fields, dtype=torch.float32),
     "masked": lambda **fields: tiny_model(TrineForMaskedLM, is_causal=False, **fields),
@@ -157,6 +165,7 @@ MODELS = {
     "untied": lambda **fields: tiny_model(tie_word_embeddings=False, **fields),
     "classifier": lambda **fields: tiny_model(TrineForSequenceClassification, is_causal=False, **fields),
     "two stacks": lambda **fields: tiny_translator(**fields),
+    "two tables": lambda **fields: with_two_tables(**fields),
 }
 
 
@@ -170,7 +179,7 @@ def test_states_are_equal_to_the_last_bit(kind):
     kept = torch.tensor(tokenizer.convert_tokens_to_ids(smaller.convert_ids_to_tokens([*range(len(smaller))])))
     before, after = (each(TEXTS, padding=True, return_tensors="pt") for each in (tokenizer, smaller))
     before, after = ({name: each[name] for name in ("input_ids", "attention_mask")} for each in (before, after))
-    if kind == "two stacks":
+    if kind.startswith("two"):
         before, after = ({**each, "decoder_input_ids": each["input_ids"]} for each in (before, after))
     outputs, smalls = (each(**inputs, output_hidden_states=True) for each, inputs in ((model, before), (small, after)))
     for name in ("hidden_states", "encoder_hidden_states", "decoder_hidden_states"):

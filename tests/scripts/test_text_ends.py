@@ -136,11 +136,11 @@ def test_labels_of_a_trained_tokenizer():
     assert encode_targets(tokenizer, ["one two three"], start, [7, end], 3) == [[*words[:2], end]]
     assert encode_targets(tokenizer, ["one two three"], start, [7], 3) == [[*words[:2], 7]]
     assert encode_targets(tokenizer, ["one two three"], None, None, 99) == [[start, *words, end]]
-    # A decoder that begins with another token, as T5's with padding, does not write [CLS] first either, unless it must.
-    assert encode_targets(tokenizer, ["one two three"], tokenizer.pad_token_id, end, 99) == [[*words, end]]
-    assert encode_targets(tokenizer, ["one two"], tokenizer.pad_token_id, end, 99, start) == [
-        [start, *words[:-1], end]
-    ]
+    # A decoder that begins with another token, as T5's with padding, does not write [CLS] first either, unless forced.
+    padding = tokenizer.pad_token_id
+    assert encode_targets(tokenizer, ["one two three"], padding, end, 99) == [[*words, end]]
+    forced = encode_targets(tokenizer, ["one two three"], padding, end, 99, start)
+    assert forced == [[start, *words, end]]
 
 
 def test_a_tokenizer_without_an_end(tmp_path):

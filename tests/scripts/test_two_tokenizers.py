@@ -50,6 +50,7 @@ def test_both_are_trained_on_their_side_and_saved(folder):
     assert (config.eos_token_id, config.decoder_start_token_id) == (target.eos_token_id, target.bos_token_id)
     assert config.encoder.pad_token_id == source.pad_token_id
     assert load_target_tokenizer(folder / "new" / "checkpoint-2").get_vocab() == target.get_vocab()
+    assert 'subfolder="target_tokenizer"' in (folder / "new" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_run_is_resumed_and_gone_on_from_with_both(folder, tmp_path):
