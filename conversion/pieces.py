@@ -1,8 +1,9 @@
 """Makes a tokenizer smaller: the pieces that some texts need stay, and cut these texts as before."""
 
 import json
+import re
 import string
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,8 +32,8 @@ def find_kept(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], also: It
     pieces = pieces_of(model)
     used = {token for rows in encode_all(tokenizer, texts) for row in rows for token in row}
     found = {*used, *also, *tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    inside = set(find_marks(model))
-    found |= {token for piece, token in pieces.items() if is_spelling(strip(piece, inside), tokenizer)}
+    marks, characters = [*find_marks(model)], spelling(tokenizer)
+    found |= {token for piece, token in pieces.items() if spells(strip(piece, marks), characters)}
     return sorted(found | {*NEEDED[model["type"]](model, pieces, used, tokenizer, texts)})
 
 
@@ -77,19 +78,15 @@ def strip(piece: str, marks: Iterable[str]) -> str:
     return piece
 
 
-def is_spelling(bare: str, tokenizer: Any) -> bool:
-    """Whether a piece without marks spells: a mark alone, a character of ASCII, or a byte."""
-    if len(bare) > 1:
-        return bare.startswith("<0x") and bare.endswith(">")
-    return not bare or bare in string.printable or bare in BYTES and is_byte_level(tokenizer)
+def spelling(tokenizer: Any) -> set[str]:
+    """The characters that stay: those of ASCII, and for a byte-level tokenizer those that it writes bytes as."""
+    is_byte_level = '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
+    return {*string.printable, *(bytes_to_unicode().values() if is_byte_level else ())}
 
 
-BYTES = set(bytes_to_unicode().values())  # how byte-level tokenizers write each byte
-
-
-def is_byte_level(tokenizer: Any) -> bool:
-    """Whether a tokenizer writes bytes as characters."""
-    return '"ByteLevel"' in tokenizer.backend_tokenizer.to_str()
+def spells(bare: str, characters: Collection[str]) -> bool:
+    """Whether a piece without marks is a mark alone, one of these characters, or a byte such as <0x0A>."""
+    return not bare or bare in characters or re.fullmatch("<0x[0-9A-F]{2}>", bare) is not None
 
 
 def needed_by_unigram(model: Any, pieces: Mapping[str, int], *others: Any) -> set[int]:
