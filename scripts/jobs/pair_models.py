@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AddedToken, AutoConfig, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
 from trine.configuration.configuration_trine_recurrent import TrineRecurrentConfig
+from trine.generation.translation.translator import known_languages
 from trine.scripts.arguments.pretraining import parse_overrides
 from trine.scripts.arguments.text_pairs import PairArguments
 from trine.tokenization.loading import load_target_tokenizer, load_tokenizer
+from trine.tokenization.special_tokens import language_tag
 from trine.tokenization.text_ends import decoder_start, end_ids
 from trine.training.new_heads import describe_new_weights, without_load_report
 
@@ -45,6 +47,8 @@ def make_tokenizers(
     languages = sorted({pair.language for pair in pairs if pair.language is not None})
     if origin := checkpoint or arguments.tokenizer or arguments.model:
         source = load_tokenizer(origin)
+        if arguments.model is not None:
+            add_tags(source, languages)
     else:
         texts = (text for pair in pairs for text in (pair[:1] if are_two else pair[:2]))
         source = train_unigram(texts, arguments.vocab_size, language_tags=languages, show_progress=show_progress)
@@ -57,6 +61,14 @@ def make_tokenizers(
     return Tokenizers(source, found or train_unigram(texts, size, show_progress=show_progress))
 
 
+def add_tags(tokenizer: PreTrainedTokenizerBase, languages: Sequence[str]) -> None:
+    """Adds the tags of languages that a tokenizer does not have, and prints them."""
+    known = tokenizer.get_vocab()
+    if missing := [tag for tag in map(language_tag, languages) if tag not in known]:
+        tokenizer.add_tokens([AddedToken(tag, special=True) for tag in missing], special_tokens=True)
+        print(f"The tokenizer gets the tags {', '.join(missing)}.")
+
+
 def make_model(arguments: PairArguments, tokenizers: Tokenizers) -> Any:
     """A new model of the preset, or the given one.
 
@@ -66,6 +78,7 @@ def make_model(arguments: PairArguments, tokenizers: Tokenizers) -> Any:
     """
     if arguments.model is not None:
         model = load_model(arguments, arguments.model)
+        grow(model, tokenizers)
         check_fit(arguments, model.config, tokenizers)
         return model
     return TrineForConditionalGeneration(make_config(arguments, tokenizers))
@@ -104,6 +117,14 @@ def load_model(arguments: PairArguments, name: str) -> Any:
     if news := describe_new_weights(model, info):
         print(news)
     return model
+
+
+def grow(model: Any, tokenizers: Tokenizers) -> None:
+    """Gives a model rows for tags of languages that its tokenizer got, if both stacks read one vocabulary."""
+    size, tokenizer = model.config.vocab_size, tokenizers.source
+    tags = [tokenizer.convert_tokens_to_ids(language_tag(language)) for language in known_languages(tokenizer)]
+    if not tokenizers.are_two and sum(token >= size for token in tags) == len(tokenizer) - size > 0:
+        model.resize_token_embeddings(len(tokenizer))
 
 
 def check_fit(arguments: PairArguments, config: PreTrainedConfig, tokenizers: Tokenizers) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -77,6 +78,22 @@ def test_it_begins_with_the_weights_and_settings_of_the_checkpoint(folder, tmp_p
     assert models[1].config.decoder.hidden_dropout == models[1].config.encoder.hidden_dropout == 0.25
     for name in ("decoder_start_token_id", "eos_token_id", "pad_token_id"):
         assert getattr(models[0].generation_config, name) == getattr(models[1].generation_config, name)
+
+
+def test_a_model_learns_tags_that_its_tokenizer_lacks(folder, tmp_path, capsys):
+    records = [{"long": a, "short": b, "to": to} for a, b in pairwise(NUMBERS) for to in ("up", "down")]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    words = ["--model", str(folder / "lifted"), "--target_language_field", "to", "--learning_rate", "0"]
+    assert run_pairs(folder, tmp_path / "model", *words, "--files", str(tmp_path / "r.jsonl")) == 0
+    assert "The tokenizer gets the tags <2down>, <2up>." in capsys.readouterr().out
+    before, after = weights_of(folder / "lifted"), weights_of(tmp_path / "model")
+    for name, tensor in before.items():
+        assert torch.equal(after[name][: len(tensor)], tensor)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert len(after["model.encoder.embed_tokens.weight"]) == len(tokenizer)
+    translator = Translator.from_pretrained(tmp_path / "model", device="cpu")
+    (ids,) = translator.encode(["one"], "up")
+    assert tokenizer.convert_tokens_to_ids("<2up>") in ids
 
 
 def test_adapters_of_an_encoder_decoder_are_merged(folder, tmp_path, capsys):
