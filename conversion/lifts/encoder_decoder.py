@@ -154,6 +154,9 @@ class EncoderDecoderLift(Lift):
             share_embeddings=self.shares(encoder, decoder),
             tie_word_embeddings=given is None or given.config.tie_word_embeddings,
         )
+        for name in SPECIAL_TOKENS:  # of the decoder, too, where transformers looks for those of a text
+            if getattr(config.decoder, name) is None:
+                setattr(config.decoder, name, getattr(config, name))
         config._attn_implementation = encoder.config._attn_implementation
         config._experts_implementation = encoder.config._experts_implementation
         for name in ("decoder_start_token_id", "eos_token_id"):
