@@ -99,6 +99,24 @@ def make_config(arguments: PairArguments, tokenizers: Tokenizers) -> TrineSeq2Se
 
 def load_model(arguments: PairArguments, name: str) -> Any:
     """The model of a checkpoint in float32, with the fields of its config that the arguments override."""
+    config = find_config(name)
+    fields, is_causal = parse_overrides(arguments.config_overrides), arguments.objective != "masked"
+    if getattr(config, "decoder_is_causal", True) != is_causal:
+        fields["decoder_is_causal"] = is_causal
+    with without_load_report():
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(name, dtype="float32", output_loading_info=True, **fields)
+    if news := describe_new_weights(model, info):
+        print(news)
+    return model
+
+
+def find_config(name: str) -> PreTrainedConfig:
+    """The config of a checkpoint to go on from.
+
+    Raises:
+        OSError: There is no such checkpoint.
+        ValueError: It is none of Trine's encoder-decoders.
+    """
     try:
         config = AutoConfig.from_pretrained(name)
     except OSError as error:
@@ -109,14 +127,7 @@ def load_model(arguments: PairArguments, name: str) -> Any:
             f"model='{name}' has model_type={config.model_type!r}, which is not one of {[*OWN]}: make an "
             f"encoder-decoder of it first, with `{command}`."
         )
-    fields, is_causal = parse_overrides(arguments.config_overrides), arguments.objective != "masked"
-    if getattr(config, "decoder_is_causal", True) != is_causal:
-        fields["decoder_is_causal"] = is_causal
-    with without_load_report():
-        model, info = AutoModelForSeq2SeqLM.from_pretrained(name, dtype="float32", output_loading_info=True, **fields)
-    if news := describe_new_weights(model, info):
-        print(news)
-    return model
+    return config
 
 
 def grow(model: Any, tokenizers: Tokenizers) -> None:
@@ -129,7 +140,7 @@ def grow(model: Any, tokenizers: Tokenizers) -> None:
 
 def check_fit(arguments: PairArguments, config: PreTrainedConfig, tokenizers: Tokenizers) -> None:
     """Raises a ValueError where a given model has too few tokens or positions, or lacks a second tokenizer."""
-    stacks: dict[str, Any] = {side: config.get_text_config(**{side: True}) for side in ("encoder", "decoder")}
+    stacks: dict[str, Any] = {side: getattr(config, side, config) for side in ("encoder", "decoder")}
     sizes = {side: stack.vocab_size for side, stack in stacks.items()}
     if sizes["encoder"] != sizes["decoder"] and not tokenizers.are_two:
         raise ValueError(

@@ -17,7 +17,7 @@ from trine.scripts.arguments.lora import ADAPTER, OptionalLoraArguments, count_p
 from trine.scripts.arguments.text_pairs import PairArguments, PairTrainingArguments
 from trine.scripts.jobs.cut_texts import encode_cut, say_cut
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, save, train, write_report
-from trine.scripts.jobs.pair_models import Tokenizers, make_model, make_tokenizers
+from trine.scripts.jobs.pair_models import Tokenizers, find_config, make_model, make_tokenizers
 from trine.scripts.jobs.pair_trainer import PairTrainer, save_merged
 from trine.tokenization.records import BadRecords, read_examples
 from trine.tokenization.text_ends import encode_targets
@@ -105,6 +105,8 @@ def prepare(
             "save_steps that eval_steps divide."
         )
     checkpoint = begin(training)
+    if arguments.model is not None:
+        find_config(arguments.model)  # what is wrong should not wait for the data
     bad = BadRecords(arguments.skip_bad_records)
     pairs, others = (read_pairs(files, arguments, bad) for files in (arguments.files, arguments.validation_files))
     bad.check()

@@ -125,8 +125,8 @@ def test_both_stacks_share_a_table_unless_their_tables_differ():
 
 
 def test_ids_are_those_of_the_tokenizer_where_they_are_not_given():
-    tokenizer = train_wordpiece(["some words"], vocab_size=60, show_progress=False)
-    lifted = lift(encoder(), "encoder_decoder", tokenizer=tokenizer, bos_token_id=7)
+    tokenizer = train_wordpiece(["some words"], vocab_size=120, show_progress=False)
+    lifted = lift(encoder(vocab_size=120), "encoder_decoder", tokenizer=tokenizer, bos_token_id=7)
     assert (
         lifted.config.eos_token_id == tokenizer.sep_token_id and lifted.config.pad_token_id == tokenizer.pad_token_id
     )

@@ -399,4 +399,5 @@ def test_every_error_of_the_lifts_is_tested(tmp_path):
     assert "is not one of ['trine', 'trine_seq2seq']: make a Trine checkpoint" in messages[-2]
     assert messages[-1].startswith("architectures=['Other'] of ")
     messages += [*own_kinds.all_messages(tmp_path), taken_mask(tmp_path)]
-    assert unseen("conversion/lifts", messages) == []
+    others = "conversion/lifts/smaller_vocabulary"  # tests/conversion/test_smaller_vocabulary.py has its errors
+    assert [place for place in unseen("conversion/lifts", messages) if not place.startswith(others)] == []

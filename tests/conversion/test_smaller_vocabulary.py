@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import torch
 from support.encoders import encoder
+from support.messages import unseen
 from support.tiny import tiny_model
 from support.translators import tiny_translator
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -23,7 +24,8 @@ from trine import (
     train_wordpiece,
 )
 from trine.conversion import smaller_vocabulary
-from trine.conversion.pieces import derive, find_kept, shrink
+from trine.conversion.lifts.smaller_vocabulary import SmallerVocabularyLift, check_cuts
+from trine.conversion.pieces import NEEDED, derive, find_kept, shrink
 from trine.scripts import lift as command
 
 
@@ -250,43 +252,83 @@ class Slow(PreTrainedTokenizer):
         return {"a": 0}
 
 
+def too_small():
+    return tiny_model(vocab_size=9)
+
+
 def of_generation():
     model = tiny_model(vocab_size=500)
     model.generation_config.bad_words_ids = [[5, 6]]
     return model
 
 
+def run(make=lambda: tiny_model(vocab_size=500), **options):
+    return lift(make(), "smaller_vocabulary", **{"tokenizer": TOKENIZERS["wordpiece"](), "texts": TEXTS, **options})
+
+
+def measure_another_text():
+    made = SmallerVocabularyLift(tokenizer=TOKENIZERS["wordpiece"](), texts=["a cat"])
+    made.apply(tiny_model(vocab_size=500))
+    made.renumber(made.load_tokenizer()(CORPUS[0], return_tensors="pt")["input_ids"])
+
+
+def read_two_tokenizers(folder):
+    (folder / "target_tokenizer").mkdir(exist_ok=True)
+    SmallerVocabularyLift().read_companions(folder)
+
+
+def cut_otherwise():
+    tokenizer = TOKENIZERS["wordpiece"]()
+    kept = find_kept(tokenizer, TEXTS)
+    check_cuts(tokenizer, shrink(tokenizer, kept[:-1]), kept, TEXTS)
+
+
+def of_another_kind(monkeypatch):
+    monkeypatch.delitem(NEEDED, "WordPiece")
+    run()
+
+
 ERRORS = {
-    "no text": (
-        lambda: tiny_model(vocab_size=500),
-        {"texts": [" "]},
-        "files=[] have no text whose tokens could be kept.",
+    "files=[] have no text whose tokens could be kept.": lambda *_: run(texts=[" "]),
+    "tokenizer=None: the lift 'smaller_vocabulary' needs the model's": lambda *_: run(tokenizer=None),
+    "The tokenizer has ids up to 172, and the model vocab_size=[9]: each": lambda *_: run(
+        lambda: tiny_model(vocab_size=9)
     ),
-    "no tokenizer": (
-        lambda: tiny_model(vocab_size=500),
-        {"texts": TEXTS, "tokenizer": None},
-        "tokenizer=None: the lift 'smaller_vocabulary' needs the model's tokenizer.",
-    ),
-    "too small": (
-        lambda: tiny_model(vocab_size=9),
-        {"texts": TEXTS},
-        "The tokenizer has ids up to ",
-    ),
-    "words": (
-        of_generation,
-        {"texts": TEXTS},
-        "bad_words_ids=[[5, 6]] of the generation config has tokens that may go.",
-    ),
-    "slow": (
-        lambda: tiny_model(vocab_size=500),
-        {"texts": TEXTS, "tokenizer": Slow(unk_token="a")},
-        "Slow has no tokenizer.json, whose pieces could be left out.",
-    ),
+    "bad_words_ids=[[5, 6]] of the generation config has tokens that may go.": lambda *_: run(of_generation),
+    "Slow has no tokenizer.json, whose pieces could be": lambda *_: run(tokenizer=Slow(unk_token="a")),
+    "of a text are not kept, so that its states would differ.": lambda *_: measure_another_text(),
+    "has a second tokenizer, 'target_tokenizer': make the vocabulary": lambda path, _: read_two_tokenizers(path),
+    " cuts the text '": lambda *_: cut_otherwise(),
+    "The tokenizer is of the type 'WordPiece', which is not one of ['BPE', ": lambda _, patch: of_another_kind(patch),
 }
 
 
-@pytest.mark.parametrize("name", ERRORS)
-def test_what_cannot_be_made_smaller(name):
-    make, options, message = ERRORS[name]
-    with pytest.raises(ValueError, match=re.escape(message)):
-        lift(make(), "smaller_vocabulary", **{"tokenizer": TOKENIZERS["wordpiece"](), **options})
+def message_of(make, *places) -> str:
+    with pytest.raises(ValueError) as refused:
+        make(*places)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_what_cannot_be_made_smaller(message, tmp_path, monkeypatch):
+    assert message in message_of(ERRORS[message], tmp_path, monkeypatch)
+
+
+def test_every_error_is_tested(tmp_path, monkeypatch):
+    messages = [message_of(make, tmp_path, monkeypatch) for make in ERRORS.values()]
+    places = unseen("conversion", messages)
+    assert [place for place in places if "pieces.py" in place or "smaller_vocabulary" in place] == []
+
+
+def test_an_empty_file_is_one_line(tmp_path):
+    """As a command says it."""
+    (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
+    tokenizer = TOKENIZERS["wordpiece"]()
+    for part in (encoder(vocab_size=len(tokenizer), dtype=torch.float32), tokenizer):
+        part.save_pretrained(tmp_path / "source")
+    words = [str(tmp_path / "source"), str(tmp_path / "small"), "--to", "smaller_vocabulary"]
+    with pytest.raises(SystemExit, match="trine: files=.*empty.txt'] have no text whose tokens could be kept."):
+        command.main([*words, "--files", str(tmp_path / "empty.txt")])
+    with pytest.raises(SystemExit, match="trine: files=.. have no text whose tokens could be kept."):
+        command.main(words)
+    assert not (tmp_path / "small").exists()

@@ -26,7 +26,7 @@ SMALL = ["hidden_size=16", "intermediate_size=32", "num_hidden_layers=1", "num_a
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS), encoding="utf-8")
-    new = ["--target_vocab_size", "300", "--vocab_size", "320", "--preset", "tiny", "--config_overrides", *SMALL]
+    new = ["--target_vocab_size", "357", "--vocab_size", "400", "--preset", "tiny", "--config_overrides", *SMALL]
     assert run(folder, folder / "new", *new) == 0
     return folder
 
@@ -105,7 +105,7 @@ def test_an_alignment_has_the_tokens_of_both(folder):
 
 def test_a_lift_keeps_the_tokenizer_of_a_given_decoder(tmp_path):
     source, target = (
-        train_wordpiece(["one two three"], 60, show_progress=False),
+        train_wordpiece(["one two three"], 120, show_progress=False),
         train_byte_level_bpe(["eins zwei"], 270, show_progress=False),
     )
     encoder(vocab_size=len(source), pad_token_id=0, dtype=torch.float32).save_pretrained(tmp_path / "encoder")
@@ -122,17 +122,17 @@ def test_a_lift_keeps_the_tokenizer_of_a_given_decoder(tmp_path):
     assert isinstance(translator("one two", max_new_tokens=3), str)
 
 
-NEEDED = "The model reads a vocabulary of 40 tokens and writes one of 61: it needs a second tokenizer"
+NEEDED = "The model reads a vocabulary of 120 tokens and writes one of 61: it needs a second tokenizer"
 
 
 def test_a_missing_second_tokenizer_is_named_by_all(folder, tmp_path):
     sizes = {"hidden_size": 32}
     model = tiny_translator().config
     config = type(model)(
-        encoder={**sizes, "vocab_size": 40}, decoder={**sizes, "vocab_size": 61}, share_embeddings=False
+        encoder={**sizes, "vocab_size": 120}, decoder={**sizes, "vocab_size": 61}, share_embeddings=False
     )
     model = AutoModelForSeq2SeqLM.from_config(config)
-    tokenizer = train_wordpiece(["a b"], 40, show_progress=False)
+    tokenizer = train_wordpiece(["a b"], 120, show_progress=False)
     with pytest.raises(ValueError, match=re.escape(NEEDED)):
         Translator(model, tokenizer)
     for part in (model, tokenizer):
@@ -144,10 +144,10 @@ def test_a_missing_second_tokenizer_is_named_by_all(folder, tmp_path):
         evaluate_translation.main(["--models", name, "--files", str(folder / "pairs.jsonl")])
     with pytest.raises(SystemExit, match=re.escape(NEEDED)):
         inspect_model.main(["--model", name, "--text", "a", "--target", "b", "--output_dir", str(tmp_path / "page")])
-    with pytest.raises(SystemExit, match="40 tokens and writes one of 61: name the second tokenizer with --"):
+    with pytest.raises(SystemExit, match="120 tokens and writes one of 61: name the second tokenizer with --"):
         run(folder, tmp_path / "more", "--model", name)
     words = ["--model", name, "--files", str(folder / "pairs.jsonl"), "--text_field", "source"]
-    with pytest.raises(SystemExit, match="reads and writes pieces of one text, but encoder.vocab_size=40 and"):
+    with pytest.raises(SystemExit, match="reads and writes pieces of one text, but encoder.vocab_size=120 and"):
         pretrain.main([*words, "--objective", "span_corruption", "--output_dir", str(tmp_path / "pretrained")])
     with pytest.raises(SystemExit, match="new' has a second tokenizer, 'target_tokenizer'"):
         words = [str(folder / "new"), str(tmp_path / "small"), "--to", "smaller_vocabulary"]

@@ -160,7 +160,7 @@ class PartialTraining:
             tensors = dict(model.named_parameters(remove_duplicate=False))
             for name in find_parts(model, self.freeze):
                 tensors[name].requires_grad_(False)
-        if self != PartialTraining():
+        if self.freeze or self.unfreeze_every or self.layerwise_lr_decay < 1:
             print(self.describe(model))
 
     def describe(self, model: nn.Module) -> str:
