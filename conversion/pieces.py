@@ -135,7 +135,8 @@ def needed_by_bpe(model: Any, pieces: Mapping[str, int], used: set[int], *others
 
 def merges_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The pairs that are merged, the first first; older files have each as one text."""
-    return [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    pairs = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"])
+    return [(first, second) for first, second in pairs]
 
 
 def derive(piece: str, ranks: Mapping[tuple[str, str], int], prefix: str, suffix: str) -> set[str]:

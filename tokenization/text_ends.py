@@ -69,7 +69,8 @@ def encode_targets(
     """
     ends = [ends] if isinstance(ends, int) else [*(ends or [])]
     rows: Any = tokenizer(text_target=list(texts), verbose=False)["input_ids"]
-    beginnings = set() if start is None else {start, tokenizer.bos_token_id, tokenizer.cls_token_id} - {forced}
+    named: list[Any] = [] if start is None else [start, tokenizer.bos_token_id, tokenizer.cls_token_id]
+    beginnings = {*named} - {forced}
     targets = []
     for row in rows:
         row = row[1:] if row and row[0] in beginnings else row

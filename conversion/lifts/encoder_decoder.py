@@ -166,13 +166,15 @@ class EncoderDecoderLift(Lift):
                 )
         return config
 
-    def special_ids(self) -> dict[str, int | None]:
+    def special_ids(self) -> dict[str, Any]:
         """The ids of special tokens: the options, else those of the tokenizer; None for the config's own."""
         tokenizer: Any = self.tokenizer
         if isinstance(tokenizer, str):
             tokenizer = AutoTokenizer.from_pretrained(tokenizer)
-        found = {} if tokenizer is None else find_ends(tokenizer)
-        ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in found.items() if token}
+        ids: dict[str, Any] = {}
+        if tokenizer is not None:
+            found = find_ends(tokenizer).items()
+            ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in found if token}
         given = {name: getattr(self, name) for name in SPECIAL_TOKENS}
         return {name: ids.get(name) if given[name] is None else given[name] for name in SPECIAL_TOKENS}
 

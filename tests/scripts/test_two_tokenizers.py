@@ -26,7 +26,7 @@ SMALL = ["hidden_size=16", "intermediate_size=32", "num_hidden_layers=1", "num_a
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS), encoding="utf-8")
-    new = ["--target_vocab_size", "357", "--vocab_size", "400", "--preset", "tiny", "--config_overrides", *SMALL]
+    new = ["--target_vocab_size", "356", "--vocab_size", "400", "--preset", "tiny", "--config_overrides", *SMALL]
     assert run(folder, folder / "new", *new) == 0
     return folder
 

@@ -89,7 +89,7 @@ def find_depths(model: nn.Module) -> dict[str, int]:
     Heads and last norms 0, the top layer of each stack 1, and so on; embeddings, also tied ones, below all layers.
     """
     places, depths = places_of(model), {}
-    counts = dict.fromkeys(("", *STACKS), 0)
+    counts: dict[str, int] = dict.fromkeys(("", *STACKS), 0)
     for place in places.values():
         counts[place.stack] = max(counts[place.stack], place.layer + (place.group == "layers"))
     rules = {
