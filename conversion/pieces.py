@@ -64,7 +64,7 @@ def pieces_of(model: Mapping[str, Any]) -> dict[str, int]:
 
 
 def find_marks(model: Mapping[str, Any]) -> Iterator[str]:
-    """What marks where in a word a piece stands: ## and its like."""
+    """The marks of where in a word a piece stands: ## and its like."""
     yield "\u2581"
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
