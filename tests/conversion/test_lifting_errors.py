@@ -45,9 +45,8 @@ ERRORS = {
         tiny_model,
         "sliding",
         {"num_experts": 3},
-        "The lift 'sliding' has no option 'num_experts', but ['stack', 'layers', "
-        "'sliding_window']. 'num_experts' is one "
-        "of ['sparse'].",
+        "The lift 'sliding' has no option 'num_experts', but ['stack', 'layers', 'sliding_window']. 'num_experts' is "
+        "one of ['sparse'].",
     ),
     "class": (
         lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
@@ -65,9 +64,8 @@ ERRORS = {
         adapted,
         "sliding",
         {},
-        "model has the tensor 'model.layers.0.adapter.weight' (2, 2), which is none of "
-        "TrineForCausalLM with its config. "
-        "Merge or remove adapters and quantization first.",
+        "model has the tensor 'model.layers.0.adapter.weight' (2, 2), which is none of TrineForCausalLM with its "
+        "config. Merge or remove adapters and quantization first.",
     ),
     "devices": (
         on_two_devices,
@@ -322,17 +320,15 @@ ERRORS = {
         encoder,
         "encoder_decoder",
         {"decoder": tiny_model(norm_position="post"), **MORE},
-        "norm_position='post' of the decoder normalises what cross-attention passes on, so that no "
-        "zero keeps its logits; "
-        "use cross_attention='self'.",
+        "norm_position='post' of the decoder normalises what cross-attention passes on, so that no zero keeps its "
+        "logits; use cross_attention='self'.",
     ),
     "width of the decoder": (
         encoder,
         "encoder_decoder",
         {"decoder": tiny_model(hidden_size=24, head_dim=6), "cross_attention": "self", **MORE},
-        "hidden_size=24 of the decoder is not that of the encoder, 32, whose states its "
-        "self-attention cannot read; use "
-        "cross_attention='zero'.",
+        "hidden_size=24 of the decoder is not that of the encoder, 32, whose states its self-attention cannot read; "
+        "use cross_attention='zero'.",
     ),
     "keys": (
         encoder,
