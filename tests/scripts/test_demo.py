@@ -100,7 +100,7 @@ def test_the_whole_demo(tmp_path, capsys, monkeypatch):
     assert {"corpus.jsonl", "loss.png", "expert-load.png", "metrics.json", "model.safetensors"} <= names
     assert len((output / "corpus.jsonl").read_text().splitlines()) == 40
     config = json.loads((output / "config.json").read_text())
-    assert config["attention_types"] == ["sliding", "sliding", "full", "simplicial"]
+    assert config["attention_types"] == ["sliding", "sliding", "simplicial", "full"]
     assert "sparse" in config["mlp_layer_types"]
 
     (output / "modeling_trine.py").write_text("raise OSError('broken')")
