@@ -23,7 +23,7 @@ class CopyShare(NamedTuple):
 def copy_map(model: Any, reading: Reading) -> tuple[WeightMap, list[CopyShare]]:
     """The copy attention of a pointer-generator, (1, T, S), and what it did for each token that is predicted.
 
-    A row of the map is a token of `reading.predicted` with its p_gen, the share that the vocabulary had.
+    A row of the map is a token of `reading.predicted` after its p_gen, the share that the vocabulary had.
 
     Raises:
         ValueError: The model has no pointer.
@@ -40,6 +40,6 @@ def copy_map(model: Any, reading: Reading) -> tuple[WeightMap, list[CopyShare]]:
     rows = [
         CopyShare(*row) for row in zip(reading.predicted, p_gen.tolist(), shares.clamp(max=1).tolist(), strict=True)
     ]
-    labels = [f"{row.token} ({row.p_gen:.2f})" for row in rows]
+    labels = [f"{row.p_gen:.2f} {row.token}" for row in rows]
     weights = copies.weights.float().cpu()
-    return WeightMap(COPIES, None, "p_gen after each token", labels, reading.source, weights), rows
+    return WeightMap(COPIES, None, "p_gen before each token", labels, reading.source, weights), rows

@@ -138,7 +138,7 @@ def test_the_map_of_copies_is_that_of_the_loop():
     for place, (share, token) in enumerate(zip(shares, target[1:], strict=True)):
         p_gen = float(chances[place])
         copied = sum(float(attentions[place][i]) for i, other in enumerate(source.tolist()) if other == token)
-        assert share.token == f"t{token}" and item.rows[place] == f"t{token} ({p_gen:.2f})"
+        assert share.token == f"t{token}" and item.rows[place] == f"{p_gen:.2f} t{token}"
         assert share.p_gen == pytest.approx(p_gen, abs=1e-6)
         assert share.copied == pytest.approx((1 - p_gen) * copied / float(log_probs[place, token].exp()), abs=1e-6)
     assert any(share.copied > 0 for share in shares)
