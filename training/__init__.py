@@ -8,6 +8,7 @@ from .._lazy import lazy_names
 if TYPE_CHECKING:
     from .adapters.lora import lora_targets, make_lora_config
     from .data.corpus import Corpus
+    from .data.encoder_states import EncodedSources, EncodedSourcesCollator, encode_sources
     from .data.packing import PackedBlocks
     from .data.padding_free import PaddingFreeCollator
     from .data.token_store import TokenStore, read_tokens, write_tokens
@@ -46,6 +47,8 @@ __all__ = [
     "BigramCounts",
     "CausalObjective",
     "Corpus",
+    "EncodedSources",
+    "EncodedSourcesCollator",
     "EnergyCallback",
     "ExpertLoadCallback",
     "FinetuneTrainer",
@@ -88,6 +91,7 @@ __all__ = [
     "confusion_matrix",
     "encode_completion",
     "encode_conversation",
+    "encode_sources",
     "f1_scores",
     "find_checkpoint",
     "find_problem",
