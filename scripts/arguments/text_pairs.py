@@ -76,6 +76,16 @@ class PairArguments:
             "action": "extend",
         },
     )
+    cache_encoder: bool = field(
+        default=False,
+        metadata={
+            "help": "Compute the states of the encoder once and keep them on disk in 16 bits, so that no step costs "
+            "an encoder. Needs --freeze encoder. Without dropout on the source."
+        },
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of these states. Default: one in the cache of Hugging Face."}
+    )
     max_length: int = field(default=128, metadata={"help": "Tokens after which a text is cut off."})
     validation_pairs: int = field(
         default=1000, metadata={"help": "Pairs, drawn at random, that are held out, or used of 'validation_files'."}

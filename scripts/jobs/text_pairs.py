@@ -21,6 +21,7 @@ from trine.scripts.jobs.pair_models import Tokenizers, find_config, make_model, 
 from trine.scripts.jobs.pair_trainer import PairTrainer, save_merged
 from trine.tokenization.records import BadRecords, read_examples
 from trine.tokenization.text_ends import encode_targets
+from trine.training.data.encoder_states import EncodedSourcesCollator, encode_sources
 from trine.training.objectives.masked_targets import MaskedTargetCollator
 from trine.training.run.callbacks import RandomFeatureCallback
 from trine.training.run.freezing import PartialTraining
@@ -76,11 +77,16 @@ def train_on_pairs(
     if arguments.objective == "masked":
         keep_settings(task.model, **settings_of_mask_predict(examples, task.tokenizers.target.mask_token_id))
     restore_use_cache = keep_use_cache(task.model.config)
+    data: list[Any] = [examples, validation]
+    if arguments.cache_encoder:
+        with bad_input_ends():
+            data = [encode_sources(task.model, rows, arguments.cache_dir) for rows in data]
+        task.collator = EncodedSourcesCollator(task.collator, task.model.dtype)
     trainer = PairTrainer(
         task.model,
         training,
-        train_dataset=examples,  # pyright: ignore[reportArgumentType] a list
-        eval_dataset=validation,  # pyright: ignore[reportArgumentType]
+        train_dataset=data[0],
+        eval_dataset=data[1],
         data_collator=task.collator,  # pyright: ignore[reportArgumentType] any mapping serves
         tokenizers=task.tokenizers,
         callbacks=[] if lora.lora else [RandomFeatureCallback()],  # the base stays as it is beside adapters

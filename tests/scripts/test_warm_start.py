@@ -69,6 +69,25 @@ def test_a_lifted_model_is_trained_with_a_frozen_encoder(folder, tmp_path, capsy
     assert len(Translator.from_pretrained(tmp_path, device="cpu")("one and two", max_new_tokens=3)) >= 0
 
 
+def test_states_of_a_frozen_encoder_are_kept(folder, tmp_path, capsys):
+    words = ["--model", str(folder / "lifted"), "--freeze", "encoder", "--scheduled_sampling", "linear"]
+    kept = ["--cache_encoder", "true", "--cache_dir", str(tmp_path / "states")]
+    assert run_pairs(folder, tmp_path / "usual", *words) == 0
+    assert run_pairs(folder, tmp_path / "kept", *words, *kept) == 0
+    usual, after = weights_of(tmp_path / "usual"), weights_of(tmp_path / "kept")
+    assert any(not torch.equal(usual[name], tensor) for name, tensor in after.items())  # 16 bits
+    for name, tensor in after.items():
+        torch.testing.assert_close(tensor, usual[name], rtol=0, atol=5e-3)
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "states").rglob("states")}
+    assert len(files) == 2
+    assert run_pairs(folder, tmp_path / "again", *words, *kept) == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "states").rglob("states")} == files
+    again = weights_of(tmp_path / "again")
+    assert all(torch.equal(again[name], tensor) for name, tensor in after.items())
+    with pytest.raises(SystemExit, match="The encoder is trained: .* Freeze all of it"):
+        run_pairs(folder, tmp_path / "trained", "--model", str(folder / "lifted"), *kept)
+
+
 def test_it_begins_with_the_weights_and_settings_of_the_checkpoint(folder, tmp_path):
     words = ["--model", str(folder / "lifted"), "--learning_rate", "0", "--config_overrides", "hidden_dropout=0.25"]
     assert run_pairs(folder, tmp_path, *words) == 0

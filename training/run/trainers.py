@@ -125,7 +125,7 @@ def mix_inputs(model: Any, inputs: dict[str, Any], teacher_forcing: float) -> Te
     keep = torch.rand(true.shape, device=true.device) < teacher_forcing
     keep[:, 0] = True
     keep |= true == module.config.pad_token_id
-    source = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    source = {name: inputs[name] for name in ("input_ids", "attention_mask", "encoder_outputs") if name in inputs}
     model.eval()  # neither dropout nor the count of experts is that of a training pass
     try:
         return METHODS.get(module.config.model_type, in_two_passes)(model, source, true, keep)
