@@ -188,5 +188,5 @@ def digest(tensors: Sequence[Tensor]) -> str:
     """A hash of the bytes of tensors."""
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
