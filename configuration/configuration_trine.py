@@ -11,9 +11,8 @@ from .choices import Choices
 from .hub_export import HubExportMixin
 from .keywords import StrictKeywordsMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
-from .layer_fields import PLUGIN_FIELDS, LayerFieldsMixin
+from .layer_fields import PLUGIN_FIELDS, PREFIX_RULES, LayerFieldsMixin
 from .patterns import expand_pattern
-from .prefix_rules import PREFIX_RULES
 from .sharding_plans import EXPERT_PLANS, tensor_parallel_plan
 from .validation import ATTENTION_RULES, FEED_FORWARD_RULES, PAIR_RULES, RULES, check_loss_chunks
 

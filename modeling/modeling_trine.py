@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs,
 from ..configuration.choices import Choices, in_package
 from ..configuration.configuration_trine import TrineConfig
 from ..configuration.kinds import ATTENTION_KINDS, POSITION_KINDS
+from ..configuration.lazy_choices import LazyChoices, later
 from .attention.softmax import SoftmaxAttention, TwoKeyAttention
 from .block import LAYERS, TrineLayer
 from .checkpoints import CHECKPOINTED
@@ -25,8 +26,8 @@ from .feed_forward.routers import TrineRouter
 from .feed_forward.table import EXPERT_CHOICES
 from .lean import leanly
 from .loading import CheckedLoading
-from .masks.masks import make_position_ids, packed_lengths
-from .masks.prefix import MASKS, PrefixLength
+from .masks.masks import make_masks, make_position_ids, packed_lengths
+from .masks.visibility import Visibility
 from .norms import make_norm
 from .outputs import TrineModelOutput
 from .pooling import POOLERS
@@ -142,6 +143,22 @@ def ask_for_all_weights(forward: Callable) -> Callable:
     return forward
 
 
+def make_causal_masks(prefix_length: int | torch.Tensor | None, *arguments: Any) -> dict[str, Visibility]:
+    """Makes the masks of a model without prefixes, as `make_masks`; a `ValueError` if one is given."""
+    if prefix_length is not None:
+        raise ValueError(
+            f"prefix_length={prefix_length} is given, but prefix_lm=False: load the model with "
+            "from_pretrained(..., prefix_lm=True), or leave it out."
+        )
+    return make_masks(*arguments)
+
+
+# By whether the model reads prefixes.
+MASKS = LazyChoices(
+    "prefix_lm",
+    {False: make_causal_masks, True: later(".masks.prefix", "make_prefix_masks")},
+    package=__package__,
+)
 LEAN = in_package((leanly,))
 
 
@@ -196,7 +213,7 @@ class TrineModel(TrinePreTrainedModel):
         token_type_ids: torch.Tensor | None = None,
         encoder_hidden_states: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
-        prefix_length: PrefixLength | None = None,
+        prefix_length: int | torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
     ) -> TrineModelOutput:
         """Computes the hidden states of a batch.

@@ -3,7 +3,6 @@
 # Shapes: B batch, Q queries, K keys.
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -18,22 +17,11 @@ from .masks import make_masks, make_position_ids, same_group
 from .visibility import Visibility
 
 
-PrefixLength = int | torch.Tensor
 IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention")  # those whose masks say which pairs of tokens are visible
 
 
-def make_causal_masks(prefix_length: PrefixLength | None, *arguments: Any) -> dict[str, Visibility]:
-    """Makes the masks of a model without prefixes, as `make_masks`; a `ValueError` if one is given."""
-    if prefix_length is not None:
-        raise ValueError(
-            f"prefix_length={prefix_length} is given, but prefix_lm=False: load the model with "
-            "from_pretrained(..., prefix_lm=True), or leave it out."
-        )
-    return make_masks(*arguments)
-
-
 def make_prefix_masks(
-    prefix_length: PrefixLength | None,
+    prefix_length: int | torch.Tensor | None,
     config: TrineConfig,
     inputs_embeds: torch.Tensor,
     attention_mask: torch.Tensor | dict | None,
@@ -99,7 +87,9 @@ def make_prefix_masks(
     return visible
 
 
-def spread(prefix_length: PrefixLength, packed: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor | int:
+def spread(
+    prefix_length: int | torch.Tensor, packed: torch.Tensor | None, positions: torch.Tensor
+) -> torch.Tensor | int:
     """The length of the prefix of each token, in a shape that compares with `positions` (B, Q).
 
     Args:
@@ -142,5 +132,3 @@ def stay_in_chunk(config: TrineConfig, positions: torch.Tensor, sequences: Visib
 
 
 OVERLAYS = Choices("layer_types", {"sliding_attention": stay_in_window, "chunked_attention": stay_in_chunk})
-# By whether the model reads prefixes.
-MASKS = Choices("prefix_lm", {False: make_causal_masks, True: make_prefix_masks})

@@ -60,7 +60,9 @@ def test_arguments_are_taken_in_order_or_by_name():
 
 def test_an_argument_too_many_or_twice_is_an_error():
     model, ids = tiny_model(), random_ids(1, 3)
-    with pytest.raises(TypeError, match=re.escape("forward takes 10 arguments without their names, but 11 were given")):
+    with pytest.raises(
+        TypeError, match=re.escape("forward takes 10 arguments without their names, but 11 were given")
+    ):
         model(*[None] * 11)
     with pytest.raises(TypeError, match="multiple values for keyword argument 'input_ids'"):
         model(ids, input_ids=ids)
