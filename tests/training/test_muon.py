@@ -13,20 +13,22 @@ from torch import nn
 
 from trine import TrineForCausalLM, TrineForMaskedLM
 from trine.scripts import pretrain
+from trine.training.run import muon
 from trine.training.run.muon import Muon, MuonFactory, check_whole, choose_optimizer, find_matrices, orthogonal
 from trine.training.run.parallelism import Parallelism
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16), (1, 24, 24)])
-def test_singular_values_become_one(shape):
+def test_singular_values_become_one(shape, dtype):
     matrices = (
         torch.randn(shape, generator=torch.Generator().manual_seed(0))
         * torch.tensor([3.0, 1e-3, 50.0])[: shape[0], None, None]
     )
-    values = torch.linalg.svdvals(orthogonal(matrices).float())
+    values = torch.linalg.svdvals(orthogonal(matrices, dtype).float())
     assert values.min() > 0.4 and values.max() < 1.3  # the polynomial's own range, which ends at 0.68 for large ones
     left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    cosine = nn.functional.cosine_similarity(orthogonal(matrices).float().flatten(1), (left @ right).flatten(1))
+    cosine = nn.functional.cosine_similarity(orthogonal(matrices, dtype).float().flatten(1), (left @ right).flatten(1))
     assert cosine.min() > 0.97
 
 
@@ -164,6 +166,27 @@ def test_what_cuts_matrices_is_refused(values, environment, parallel, message, m
         check_whole(arguments(**values), Parallelism(**parallel))
     check_whole(arguments(**values, optim="sgd"), Parallelism(**parallel))
     assert choose_optimizer(arguments(optim="sgd")) is None
+
+
+@pytest.mark.parametrize(("bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_the_precision_of_training_is_that_of_its_products(bf16, dtype, monkeypatch):
+    training = arguments(
+        bf16=bf16, learning_rate=0.1, adam_beta1=0.7, adam_beta2=0.8, adam_epsilon=1e-5, weight_decay=0.3
+    )
+    factory, options = choose_optimizer(training) or pytest.fail("there is one")
+    optimizer = factory()(TrineForCausalLM(tiny_config()), **options)
+    group = next(group for group in optimizer.param_groups if group["is_matrix"])
+    assert {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")} == {
+        "lr": 0.1,
+        "betas": (0.7, 0.8),
+        "eps": 1e-5,
+        "weight_decay": 0.3,
+    }
+    used = []
+    monkeypatch.setattr(muon, "orthogonal", lambda matrices, dtype: used.append(dtype) or matrices)
+    set_gradients(group["params"], 0)
+    optimizer.step()
+    assert {*used} == {dtype}
 
 
 def test_a_launch_that_cuts_matrices_ends_with_one_line(tmp_path, monkeypatch):

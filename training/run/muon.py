@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
 
     A matrix moves by `0.2 * sqrt(max(A, B)) * lr` times the orthogonal matrix nearest to its Nesterov momentum: an
     element moves as far as with AdamW, so that one learning rate suits both. Matrices of one shape are made orthogonal
-    together, in bfloat16; each expert of a stack (E, A, B) is a matrix.
+    together; each expert of a stack (E, A, B) is a matrix.
 
     Args:
         params: Groups of parameters; those with `is_matrix=True` have two dimensions or three.
@@ -40,6 +40,7 @@ class Muon(torch.optim.Optimizer):
         eps: AdamW's.
         weight_decay: Decoupled, by the learning rate, for both.
         momentum: Of the matrices.
+        dtype: Type of the products that make matrices orthogonal; bfloat16 suffices where the device is fast in it.
 
     Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon; scale: Liu et al. 2025, arXiv 2502.16982.
     """
@@ -52,7 +53,9 @@ class Muon(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
+        dtype: torch.dtype = torch.bfloat16,
     ):
+        self.dtype = dtype
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__(params, {**defaults, "is_matrix": False})
 
@@ -98,7 +101,7 @@ class Muon(torch.optim.Optimizer):
             alike[param.shape[-2:]].append(param)
         for shape, some in alike.items():
             ahead = [self._ahead(param, group["momentum"]).reshape(-1, *shape) for param in some]
-            moves = orthogonal(torch.cat(ahead)).to(some[0])  # (N, A, B)
+            moves = orthogonal(torch.cat(ahead), self.dtype).to(some[0])  # (N, A, B)
             for param, move in zip(some, moves.split([len(part) for part in ahead]), strict=True):
                 param.mul_(1 - group["lr"] * group["weight_decay"])
                 param.add_(move.view_as(param), alpha=-0.2 * math.sqrt(max(shape)) * group["lr"])
@@ -112,11 +115,11 @@ class Muon(torch.optim.Optimizer):
         return gradient.lerp(mean, momentum)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """About the nearest (semi-)orthogonal matrix to each of (N, A, B), in bfloat16: its singular values are near 1."""
+def orthogonal(matrices: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """About the nearest (semi-)orthogonal matrix to each of (N, A, B), in that type: singular values are near 1."""
     a, b, c = COEFFICIENTS
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    wide = (matrices.mT if is_tall else matrices).bfloat16()
+    wide = (matrices.mT if is_tall else matrices).to(dtype)
     wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + EPS)
     for _ in range(STEPS):
         gram = wide @ wide.mT
@@ -165,7 +168,8 @@ def choose_optimizer(training: TrainingArguments) -> tuple[type[MuonFactory], di
     if training.optim != MUON:
         return None
     betas = (training.adam_beta1, training.adam_beta2)
-    options = {"lr": training.learning_rate, "betas": betas, "eps": training.adam_epsilon}
+    dtype = torch.bfloat16 if training.bf16 else torch.float32
+    options = {"lr": training.learning_rate, "betas": betas, "eps": training.adam_epsilon, "dtype": dtype}
     return MuonFactory, {**options, "weight_decay": training.weight_decay}
 
 
