@@ -149,8 +149,15 @@ def test_texts_lie_between_the_tokens_that_there_are(tmp_path):
         assert [data[0]["input_ids"][place] for place in (0, -1)] == [getattr(tokenizer, each) for each in names]
 
 
-def test_a_lifted_decoder_learns_to_embed(folder, tmp_path):
-    lift.main([str(folder / "decoder"), str(tmp_path / "encoder"), "--to", "encoder"])
+def test_a_lifted_decoder_learns_masked_tokens_and_then_to_embed(folder, tmp_path):
+    lift.main([str(folder / "decoder"), str(tmp_path / "lifted"), "--to", "encoder"])
+    words = ["--files", str(folder / "texts.jsonl"), "--cache_dir", str(folder / "cache"), "--block_length", "16"]
+    words += ["--objective", "masked_next_token", "--model", str(tmp_path / "lifted"), "--precision", "fp32", *FEW]
+    assert pretrain.main([*words, "--output_dir", str(tmp_path / "encoder")]) == 0
+    before, after = (TrineForMaskedLM.from_pretrained(tmp_path / name) for name in ("lifted", "encoder"))
+    assert after.config.masked_lm_head == "next_token" and after.config.vocab_size == before.config.vocab_size
+    change = (after.model.embed_tokens.weight - before.model.embed_tokens.weight).abs().max()
+    assert 0 < change < 0.05  # two steps from there
     words = ["--model", str(tmp_path / "encoder"), "--files", str(folder / "pairs.jsonl"), "--max_length", "32"]
     words += ["--anchor_field", "prompt", "--positive_field", "completion", "--validation_fraction", "0.2"]
     words += ["--per_device_train_batch_size", "4", "--learning_rate", "1e-2", "--eval_strategy", "no", *FEW]
