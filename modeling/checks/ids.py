@@ -20,6 +20,11 @@ def can_look(values: torch.Tensor) -> bool:
     return values.device.type == "cpu" and values.numel() > 0 and not is_torchdynamo_compiling()
 
 
+def may_be_any(conditions: torch.Tensor) -> bool:
+    """Whether a condition is true, or may be, where `can_look` forbids a look."""
+    return not can_look(conditions) or bool(conditions.any())
+
+
 def check_ids(ids: torch.Tensor, limit: int, name: str, field: str) -> None:
     """Raises a `ValueError` if `ids` reach beyond the rows of an embedding, where `can_look` allows a look.
 

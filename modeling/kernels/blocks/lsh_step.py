@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...checks.ids import may_be_any
 from .sparse import SELF_SCORE
 
 
@@ -49,11 +50,15 @@ def lsh_step(inputs: StepInputs, count: int | Tensor, chunk_length: int, adjacen
         found = buckets == buckets[..., -1:]
     if is_token is not None:
         found = found & is_token[:, None, None]
-    if length > (adjacent + 1) * chunk_length:  # else no bucket has so many tokens that some are out of reach
+    reach = (adjacent + 1) * chunk_length  # in a bucket of no more tokens, none is out of reach
+    if length > reach and may_be_any(found.view(torch.uint8).sum(dim=3, dtype=torch.int32) > reach):
         numbers = found.cumsum(dim=3, dtype=torch.int32)  # counted from 1 within the bucket
         chunk = (numbers[..., -1:] - 1).div(chunk_length, rounding_mode="floor")
         found = found & (numbers > (chunk - adjacent) * chunk_length)
-    bias = found.sum(dim=2, dtype=query.dtype).log()  # of a key that no hash finds, minus infinity
+    counts = found.view(torch.uint8).sum(dim=2, dtype=torch.int32)
+    # Of a key that no hash finds, minus infinity, whose logarithm takes long; so there is one for each count.
+    logarithms = torch.arange(found.shape[2] + 1, dtype=query.dtype, device=query.device).log()
+    bias = logarithms.index_select(0, counts.flatten()).view(counts.shape)
     if is_own is None:
         bias[:, :, -1].fill_(SELF_SCORE)  # itself only for want of others
     else:
