@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from ...configuration.choices import Choices
 from ...configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from ...configuration.lazy_choices import LazyChoices, later
 from ..checks.batching import BatchingGenerationMixin
 from ..checks.generation import CHECKED, MendedGeneration
 from ..losses import shift_right
@@ -16,11 +16,10 @@ from ..masks.masks import make_position_ids, make_ready_masks
 from ..modeling_trine_seq2seq import TrineSeq2SeqModel, TrineSeq2SeqPreTrainedModel
 from ..outputs import TrineSeq2SeqLMOutput, TrineSeq2SeqModelOutput
 from .base import Head, Kept, Output, Prediction, Target, make_forward
-from .pointer import PointerHead
 from .token_head import TokenHead, select_positions
 
 
-POINTERS = Choices("has_pointer", {True: PointerHead})
+POINTERS = LazyChoices("has_pointer", {True: later(".pointer", "PointerHead")}, package=__package__)
 PREDICTED = ("last_hidden_state", "past_key_values")  # what the heads make their predictions of
 
 
