@@ -47,7 +47,7 @@ class DemoArguments(PretrainArguments):
         default_factory=list, metadata={"help": "Text in place of Python's documentation, as for trine pretrain."}
     )
     text: str = field(
-        default="The following", metadata={"help": "What the samples continue.", "aliases": ["--prompt"]}
+        default="If the argument is", metadata={"help": "What the samples continue.", "aliases": ["--prompt"]}
     )
     sample_length: int = field(default=100, metadata={"help": "Tokens that a sample adds to the prompt."})
 
