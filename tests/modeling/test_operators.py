@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from support import bundles
-from support.plugins import tables_restored
+from support.plugins import CACHE_LAYERS, tables_restored
 
 from trine.configuration.bundle import files_of
 from trine.modeling.kernels.blocks import sparse
@@ -31,7 +31,7 @@ def copies(tmp_path, monkeypatch) -> Iterator[list[str]]:
         for shape in ("everything", "recurrent"):
             for file, text in files_of(bundles.CONFIGS[shape]()).items():
                 (tmp_path / name / file).write_text(text)
-    with tables_restored():
+    with tables_restored(CACHE_LAYERS):
         yield names
 
 

@@ -14,7 +14,7 @@ import numpy
 import pytest
 import torch
 from packaging.version import Version
-from support.plugins import tables_restored
+from support.plugins import CACHE_LAYERS, tables_restored
 from support.simplicial_reference import simplicial_reference, trilinear_logits
 
 from trine import TrineConfig
@@ -225,7 +225,7 @@ def import_copy(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(tmp_path)
         return importlib.import_module(f"{package}.modeling_trine")
 
-    with tables_restored():
+    with tables_restored(CACHE_LAYERS):
         yield load
 
 

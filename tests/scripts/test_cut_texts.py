@@ -84,6 +84,7 @@ def test_instructions(tmp_path, capsys):
         prompt_template="{prompt}",
         prompt_field="prompt",
         completion_field="completion",
+        prefix_lm=False,
     )
     with pytest.warns(UserWarning, match="1 records cannot be used"):
         *_, metrics = finetune_lora.read_data(arguments, tokenizer, 0)

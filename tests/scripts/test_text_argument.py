@@ -57,7 +57,8 @@ def test_each_command_reads_it(monkeypatch, capsys):
         translate.read_sources(filled)  # it has been read
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
     monkeypatch.setattr(inspect_model, "load", lambda arguments: (None, None))
-    monkeypatch.setattr(inspect_model, "look", lambda model, tokenizer, arguments: stop(arguments.text))
+    monkeypatch.setattr(inspect_model, "load_second", lambda model, source: None)
+    monkeypatch.setattr(inspect_model, "look", lambda model, tokenizer, arguments, second: stop(arguments.text))
     with pytest.raises(Stop):
         inspect_model.main(["--model", "m", "--output_dir", "."])
     assert read == [("one\ntwo",)]

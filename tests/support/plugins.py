@@ -51,8 +51,8 @@ class SigmoidAttention(PairwiseAttention):
         return weights if visible is None else weights * visible
 '''
 HELPER = '"""A function."""\n\nimport torch\n\n\ndef positive(x):\n    return torch.sigmoid(x)\n'
-CACHE_LAYERS = (DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING)
-TABLES = (*KIND_TABLES.values(), ATTENTIONS, POSITIONS, FEED_FORWARDS, ROUTERS, KIND_RULES, *CACHE_LAYERS)
+TABLES = (*KIND_TABLES.values(), ATTENTIONS, POSITIONS, FEED_FORWARDS, ROUTERS, KIND_RULES)
+CACHE_LAYERS = (DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING)  # a copy of the code puts its own there
 
 
 def write_sigmoid(folder: Path, module: str, name: str) -> Path:
@@ -64,14 +64,14 @@ def write_sigmoid(folder: Path, module: str, name: str) -> Path:
 
 
 @contextmanager
-def tables_restored():
+def tables_restored(tables=TABLES):
     """Takes out again what is registered inside, and forgets the modules that did so."""
-    before = [dict.copy(table) for table in TABLES]
+    before = [dict.copy(table) for table in tables]
     plugins, modules = list(plugin_rows.PLUGINS), set(sys.modules)
     try:
         yield
     finally:
-        for table, rows in zip(TABLES, before, strict=True):
+        for table, rows in zip(tables, before, strict=True):
             table.clear()
             dict.update(table, rows)
         plugin_rows.PLUGINS[:] = plugins

@@ -178,7 +178,7 @@ def batches(ids: Sequence[Tensor], batch_tokens: int) -> Iterator[list[Tensor]]:
 
 
 def fingerprint(encoder: TrineModel) -> list[str]:
-    """What is equal for two encoders if they compute equal states: their config, and their weights and buffers."""
+    """The config of an encoder, and the names and a hash of its weights and buffers."""
     fields = {name: value for name, value in encoder.config.to_dict().items() if name not in UNREAD}
     weights = sorted(encoder.state_dict().items())
     return [repr(sorted(fields.items())), repr([name for name, _ in weights]), digest([each for _, each in weights])]
