@@ -4,13 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.training_args import OptimizerNames
 
-from trine.configuration.patterns import check_choice
 from trine.scripts.arguments.recipe_yaml import load_yaml
-from trine.scripts.arguments.trainer import UsualTraining, trainer_default
+from trine.scripts.arguments.trainer import MuonTraining, trainer_default
 from trine.training.objectives.pretraining import ObjectiveOptions
-from trine.training.run.muon import MUON
 
 
 @dataclass
@@ -52,7 +49,7 @@ class PretrainArguments(ObjectiveOptions):
 
 
 @dataclass
-class PretrainTrainingArguments(UsualTraining, TrainingArguments):
+class PretrainTrainingArguments(MuonTraining, TrainingArguments):
     """The trainer's arguments with the usual values for pretraining a small decoder."""
 
     _argument_group_name = "training (transformers.TrainingArguments)"
@@ -60,26 +57,10 @@ class PretrainTrainingArguments(UsualTraining, TrainingArguments):
     output_dir: str = trainer_default("output_dir", "outputs/pretrain")
     num_train_epochs: float = trainer_default("num_train_epochs", 1.0)
     learning_rate: float = trainer_default("learning_rate", 1e-3)
-    optim: str = field(
-        default=TrainingArguments.optim,
-        metadata={
-            "help": "The optimizer. 'muon' moves matrices along orthogonal ones and all else as AdamW does, with one "
-            "learning rate for both; the others are transformers' `OptimizerNames`."
-        },
-    )
     weight_decay: float = trainer_default("weight_decay", 0.1)
     adam_beta2: float = trainer_default("adam_beta2", 0.95)
     remove_unused_columns: bool = trainer_default("remove_unused_columns", False)
     include_num_input_tokens_seen: str = trainer_default("include_num_input_tokens_seen", "non_padding")
-
-    def __post_init__(self):
-        wanted = self.optim
-        check_choice("optim", wanted, [MUON, *(name.value for name in OptimizerNames)])
-        if wanted == MUON:
-            self.optim = TrainingArguments.optim  # transformers checks the name, and does not know this one
-        super().__post_init__()
-        if wanted == MUON:
-            self.optim = MUON
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:

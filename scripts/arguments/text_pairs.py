@@ -7,7 +7,7 @@ from transformers import Seq2SeqTrainingArguments
 from trine.generation.translation.metrics import check_metrics
 from trine.generation.translation.post_processing import check_language
 from trine.scripts.arguments.parsing import RECORDS_HELP, unknown_name
-from trine.scripts.arguments.trainer import UsualTraining, trainer_default
+from trine.scripts.arguments.trainer import MuonTraining, trainer_default
 from trine.training.run.trainers import SCHEDULES
 
 
@@ -49,9 +49,22 @@ class PairArguments:
             "converted or lifted one, too. By default the model is new."
         },
     )
+    encoder: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of one of Trine's encoders that a new model reads with, its weights and its "
+            "tokenizer; the decoder is of the preset, and begins with random weights."
+        },
+    )
+    encoder_layers: int | None = field(
+        default=None, metadata={"help": "Layers of this encoder that are kept, the first ones. Default: all."}
+    )
     tokenizer: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub id of a tokenizer. By default the model's, or one is trained on both texts."},
+        metadata={
+            "help": "Folder or Hub id of a tokenizer. By default that of the model or encoder, or one is "
+            "trained on both texts."
+        },
     )
     vocab_size: int = field(default=8192, metadata={"help": "Number of tokens of the tokenizer that is trained."})
     target_tokenizer: str | None = field(
@@ -128,6 +141,10 @@ class PairArguments:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
         if self.model is not None and self.preset is not None:
             raise ValueError(f"preset='{self.preset}' is the size of a new model: leave it out with --model.")
+        if self.model is not None and self.encoder is not None:
+            raise ValueError(f"encoder='{self.encoder}' is read with by a new model: leave it out with --model.")
+        if self.encoder_layers is not None and self.encoder is None:
+            raise ValueError(f"encoder_layers={self.encoder_layers} are those of an --encoder, which is not given.")
         if self.target_tokenizer is not None and self.target_vocab_size is not None:
             raise ValueError(
                 f"target_tokenizer='{self.target_tokenizer}' and target_vocab_size={self.target_vocab_size}: give one."
@@ -145,7 +162,7 @@ class PairArguments:
 
 
 @dataclass
-class PairTrainingArguments(UsualTraining, Seq2SeqTrainingArguments):
+class PairTrainingArguments(MuonTraining, Seq2SeqTrainingArguments):
     """The trainer's arguments with the usual values for a small encoder-decoder."""
 
     _argument_group_name = "training (transformers.Seq2SeqTrainingArguments)"

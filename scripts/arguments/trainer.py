@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
+from trine.configuration.patterns import check_choice
 from trine.scripts.arguments.training_checks import check_numbers, check_trackers, keep_apart
+from trine.training.run.muon import MUON
 from trine.training.run.precision import PRECISIONS, check_half_precision, settle_precision
 
 
@@ -57,3 +60,25 @@ class UsualTraining:
         keep_apart(training)
         if chosen and training.should_log:  # one process of each machine
             print(chosen)
+
+
+@dataclass
+class MuonTraining(UsualTraining):
+    """The usual training of commands that know the optimizer Muon, whose trainers take that of `choose_optimizer`."""
+
+    optim: str = field(
+        default=TrainingArguments.optim,
+        metadata={
+            "help": "The optimizer. 'muon' moves matrices along orthogonal ones and all else as AdamW does, with one "
+            "learning rate for both; the others are transformers' `OptimizerNames`."
+        },
+    )
+
+    def __post_init__(self):
+        wanted = self.optim
+        check_choice("optim", wanted, [MUON, *(name.value for name in OptimizerNames)])
+        if wanted == MUON:
+            self.optim = TrainingArguments.optim  # transformers checks the name, and does not know this one
+        super().__post_init__()
+        if wanted == MUON:
+            self.optim = MUON

@@ -6,6 +6,7 @@ from typing import Any
 from trine.scripts.arguments.lora import remove_adapter
 from trine.scripts.jobs.pair_models import Tokenizers
 from trine.tokenization.loading import TARGET_TOKENIZER
+from trine.training.run.muon import choose_optimizer
 from trine.training.run.trainers import ScheduledSamplingTrainer
 
 
@@ -20,6 +21,7 @@ class PairTrainer(ScheduledSamplingTrainer):
         self.tokenizers = tokenizers
         # transformers gives the model the special tokens of a trainer's tokenizer, and here those of the target count.
         super().__init__(*args, processing_class=None if tokenizers.are_two else tokenizers.source, **kwargs)
+        self.optimizer_cls_and_kwargs = choose_optimizer(self.args)  # transformers' Seq2SeqTrainer takes none
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves as transformers' trainer does, and both tokenizers where there are two."""

@@ -17,7 +17,7 @@ from trine.scripts.arguments.lora import ADAPTER, OptionalLoraArguments, count_p
 from trine.scripts.arguments.text_pairs import PairArguments, PairTrainingArguments
 from trine.scripts.jobs.cut_texts import encode_cut, say_cut
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, save, train, write_report
-from trine.scripts.jobs.pair_models import Tokenizers, find_config, make_model, make_tokenizers
+from trine.scripts.jobs.pair_models import Tokenizers, check_encoder, find_config, make_model, make_tokenizers
 from trine.scripts.jobs.pair_trainer import PairTrainer, save_merged
 from trine.tokenization.records import BadRecords, read_examples
 from trine.tokenization.text_ends import encode_targets
@@ -25,6 +25,8 @@ from trine.training.data.encoder_states import EncodedSourcesCollator, encode_so
 from trine.training.objectives.masked_targets import MaskedTargetCollator
 from trine.training.run.callbacks import RandomFeatureCallback
 from trine.training.run.freezing import PartialTraining
+from trine.training.run.muon import check_whole
+from trine.training.run.parallelism import Parallelism
 from trine.training.run.trainers import keep_use_cache
 
 
@@ -111,8 +113,11 @@ def prepare(
             "save_steps that eval_steps divide."
         )
     checkpoint = begin(training)
+    check_whole(training, Parallelism())
     if arguments.model is not None:
         find_config(arguments.model)  # what is wrong should not wait for the data
+    if arguments.encoder is not None:
+        check_encoder(arguments.encoder)
     bad = BadRecords(arguments.skip_bad_records)
     pairs, others = (read_pairs(files, arguments, bad) for files in (arguments.files, arguments.validation_files))
     bad.check()
