@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+from sentence_transformers.util import semantic_search
 
 
 DEPTH = 10  # the documents that are looked at
@@ -50,13 +52,19 @@ class Retrieval:
             write_csv=False,
         )
 
-    def score(self, model: SentenceTransformer, batch_size: int = 64, truncate_dim: int | None = None) -> float:
-        """nDCG@10 of a model's embeddings, from 0 to 1; `truncate_dim` as for `evaluator`."""
-        evaluator = self.evaluator(batch_size, truncate_dim)
-        return float(evaluator(model)[str(evaluator.primary_metric)])
+    def score(
+        self, model: SentenceTransformer, batch_size: int = 64, truncate_dim: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Scores of a model's embeddings as of `measure`; `truncate_dim` as for `evaluator`."""
+        options: Any = {"batch_size": batch_size, "truncate_dim": truncate_dim, "convert_to_tensor": True}
+        queries: Any = model.encode_query([*self.queries.values()], **options)
+        corpus: Any = model.encode_document([*self.corpus.values()], **options)
+        found = semantic_search(queries, corpus, top_k=DEPTH, score_function=model.similarity)
+        ids = [*self.corpus]
+        return self.measure([[ids[int(hit["corpus_id"])] for hit in hits] for hits in found])
 
-    def score_bm25(self) -> float:
-        """nDCG@10 of BM25 (Lucene's, k1 = 1.5, b = 0.75) over lower-case words of two letters and more.
+    def score_bm25(self) -> dict[str, np.ndarray]:
+        """Scores as of `measure` of BM25 (Lucene's, k1 = 1.5, b = 0.75) over lower-case words of two letters and more.
 
         A document without a word of the query is not found.
 
@@ -72,8 +80,27 @@ class Retrieval:
         index = bm25s.BM25()
         index.index(tokenize(self.corpus), show_progress=False)
         found, scores = index.retrieve(tokenize(self.queries), k=min(DEPTH, len(ids)), show_progress=False)
-        hits: list[Any] = [
-            [{"corpus_id": ids[place], "score": float(score)} for place, score in zip(*row, strict=True) if score > 0]
-            for row in zip(found, scores, strict=True)
-        ]
-        return float(self.evaluator().compute_metrics(hits)["ndcg@k"][DEPTH])
+        return self.measure(
+            [
+                [ids[place] for place, score in zip(*row, strict=True) if score > 0]
+                for row in zip(found, scores, strict=True)
+            ]
+        )
+
+    def measure(self, found: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
+        """Two scores of each query (Q,), from 0 to 1.
+
+        `ndcg@10` is the sum of 1 / log2(1 + rank) over the relevant documents among the first ten, divided by the
+        largest that it could be; `accuracy@1` is 1 where the first document is relevant.
+
+        Args:
+            found: For each query the ids of documents, the best first.
+        """
+        gains = 1 / np.log2(np.arange(2, DEPTH + 2))
+        ndcg, first = [], []
+        for query, ids in zip(self.queries, found, strict=True):
+            relevant = self.relevant[query]
+            hits = np.array([id_ in relevant for id_ in ids[:DEPTH]])
+            ndcg.append(gains[: len(hits)] @ hits / gains[: len(relevant)].sum())
+            first.append(float(hits[:1].any()))
+        return {"ndcg@10": np.array(ndcg), "accuracy@1": np.array(first)}

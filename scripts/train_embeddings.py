@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
@@ -34,6 +35,7 @@ from trine.scripts.jobs.cut_texts import encode_cut, say_cut
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
 from trine.tokenization.records import BadRecords, read_examples
+from trine.training.measures.intervals import bootstrap_interval
 from trine.training.new_heads import without_load_report
 from trine.training.run.callbacks import RandomFeatureCallback
 from trine.training.run.freezing import PartialTraining, PartialTrainingMixin
@@ -231,14 +233,13 @@ def finish(
     lora: OptionalLoraArguments,
     task: Task,
     trainer: SentenceTransformerTrainer,
-    scores: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     """Save, draw, and print the scores beside each other."""
-    metrics = {"ndcg@10": scores, **task.metrics, **figures_of(trainer)}
+    metrics = {**summarize(scores), **task.metrics, **figures_of(trainer)}
     folder = save(trainer, Path(str(trainer.args.output_dir)) / ADAPTER if lora.merge else None)
     if folder is None:
         return
-    write_report(trainer, folder, metrics, unit="nats per pair")
     if lora.merge:
         transformer: Any = task.model[0]
         base = AutoModel.from_pretrained(
@@ -247,9 +248,41 @@ def finish(
         transformer.model = PeftModel.from_pretrained(base, str(folder / ADAPTER)).merge_and_unload()
         remove_adapter(folder)
         task.model.save_pretrained(str(folder))
+    write_report(trainer, folder, metrics, unit="nats per pair")
     print(f"\n{metrics['trained_parameters']:,} weights trained, {metrics['trained_share']:.2%} of the model's.")
-    print(f"nDCG@10 over {metrics['validation_pairs']:,} held-out pairs:")
-    print("\n".join(f"{name:>14}  {score:.4f}" for name, score in scores.items()))
+    print(describe(metrics))
+
+
+def summarize(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """The means of all queries and, by the bootstrap, their intervals, for each row and measure.
+
+    Args:
+        values: For each row, for each measure what each query has. One more row is made of what it has after training
+            above what it has by BM25.
+    """
+    if "bm25" in values:
+        above = {name: each - values["bm25"][name] for name, each in values["after"].items()}
+        values = {**values, "after - bm25": above}
+    return {
+        "scores": {
+            row: {name: float(each.mean()) for name, each in row_values.items()} for row, row_values in values.items()
+        },
+        "intervals": {
+            row: {name: bootstrap_interval(each) for name, each in row_values.items()}
+            for row, row_values in values.items()
+        },
+    }
+
+
+def describe(metrics: Mapping[str, Any]) -> str:
+    """The scores as a table, with their intervals."""
+    lines = [f"{metrics['validation_pairs']:,} held-out pairs, with intervals of 95 %:"]
+    lines.append(" " * 14 + "".join(f"{name:>28}" for name in metrics["scores"]["after"]))
+    for row, scores in metrics["scores"].items():
+        ends = metrics["intervals"][row]
+        cells = [f"{score:.4f} ({ends[name][0]:.4f} to {ends[name][1]:.4f})" for name, score in scores.items()]
+        lines.append(f"{row:>14}" + "".join(f"{cell:>28}" for cell in cells))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .finetuning import FinetuneTrainer, hold_out, load_config_and_tokenizer, load_model
     from .measures.baselines import BigramCounts, NgramLosses, ngram_losses
     from .measures.classification import class_metrics, confusion_matrix, f1_scores, label_set_metrics, value_metrics
+    from .measures.intervals import bootstrap_interval
     from .objectives.instructions import encode_completion, encode_conversation
     from .objectives.labels import LabelSet, OneClass, Value, find_problem
     from .objectives.masked_targets import MaskedTargetCollator
@@ -85,6 +86,7 @@ __all__ = [
     "WordEncoder",
     "active_parameters",
     "bfloat16_instructions",
+    "bootstrap_interval",
     "check_half_precision",
     "choose_precision",
     "class_metrics",

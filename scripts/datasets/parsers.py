@@ -14,6 +14,11 @@ Record = Mapping[str, object]
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
 _PLACEHOLDER = re.compile(r"%[\w(]|[{}$\\@=<>|]|\(\)|--|/|_")  # and code, paths and addresses
 _SENTENCE_ENDS = frozenset("。！？")
+# Sections that say what a package is about, not how it is made ("perl", "libs", "doc").
+TOPICS = (
+    *("admin", "net", "science", "games", "x11", "text", "sound"),
+    *("graphics", "fonts", "web", "math", "mail", "database", "electronics"),
+)
 _ENTITIES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}  # tags of the People's Daily corpus
 
 
@@ -57,6 +62,13 @@ def parse_descriptions(packages: Iterable[str], translations: Iterable[str]) -> 
         section = stanza.get("Section", "").rpartition("/")[2]
         record = {"package": stanza["Package"], "source": source, "section": section, "short": short, "long": long}
         yield re.sub(r"[\d.\-+]+$", "", source) or source, record
+
+
+def select_topics(rows: Iterable[tuple[str, Record]]) -> Iterator[tuple[str, Record]]:
+    """The one-line summaries of `parse_descriptions` whose section is one of `TOPICS`, with it as label."""
+    for group, row in rows:
+        if row["section"] in TOPICS:
+            yield group, {"text": row["short"], "label": row["section"]}
 
 
 def parse_gettext(data: bytes) -> Iterator[tuple[str, str]]:

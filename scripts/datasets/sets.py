@@ -13,6 +13,7 @@ from trine.scripts.datasets.parsers import (
     parse_reviews,
     parse_tagged_news,
     select_pairs,
+    select_topics,
 )
 
 
@@ -41,6 +42,10 @@ def _build_descriptions(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
         for kind in ("Packages", "Translations")
     }
     return parse_descriptions(texts["Packages"], texts["Translations"])
+
+
+def _build_topics(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    return select_topics(_build_descriptions(paths))
 
 
 def _build_pairs(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
@@ -97,6 +102,15 @@ DATA_SETS = {
         },
         minimum=40_000,
         build=_build_descriptions,
+    ),
+    "package-sections": DataSet(
+        summary="One-line summaries of Debian packages in English, with which of 14 subjects each is of.",
+        packages={"Debian's package lists": "apt"},
+        download="16 MB",
+        licence="As that of package-descriptions.",
+        fields={"text": "one line", "label": "subject, such as 'games'"},
+        minimum=8_000,
+        build=_build_topics,
     ),
     "zh-en": DataSet(
         summary="English sentences of 3 to 30 words in Chinese too, from office help and a game (coarse in places).",

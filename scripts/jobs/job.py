@@ -15,6 +15,7 @@ from transformers import Trainer, TrainingArguments
 from trine.configuration.plugin_copies import check_apart
 from trine.scripts.arguments.parsing import INPUT_ERRORS
 from trine.scripts.jobs.memory import keep_freed_memory
+from trine.scripts.reports.card import write_scores
 from trine.scripts.reports.plots import draw_losses
 from trine.training.run.callbacks import InterruptCallback, SpokenEarlyStopping
 from trine.training.run.resuming import check_writable, find_checkpoint
@@ -97,7 +98,9 @@ def write_report(
     baselines: Mapping[str, float] | None = None,
     unit: str = "nats per token",
 ) -> None:
-    """Writes metrics.json, and the picture of the loss in that unit beside those of the baselines."""
+    """Writes metrics.json, the picture of the loss in that unit beside the baselines, and the scores in the card."""
     text = json.dumps(metrics, indent=2, ensure_ascii=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     draw_losses(trainer.state.log_history, {**(baselines or {})}, folder / "loss.png", unit=unit)
+    if "scores" in metrics:
+        write_scores(folder / "README.md", metrics["scores"])

@@ -31,6 +31,7 @@ from trine import (
     TrineSeq2SeqConfig,
 )
 from trine.modeling.checks.ids import IGNORE_INDEX
+from trine.scripts.datasets.parsers import TOPICS
 from trine.scripts.studies.study import Study, run_study
 from trine.tokenization.text_files import Piece
 from trine.tokenization.unigram import train_unigram
@@ -118,10 +119,7 @@ class Pretraining:
         "segment follows."
     )
     models = ("pretrained", "random")
-    sections = (
-        *("admin", "net", "science", "games", "x11", "text", "sound"),
-        *("graphics", "fonts", "web", "math", "mail", "database", "electronics"),
-    )
+    sections = TOPICS
     longest = 64  # tokens of a pair
     labelled_rows = 300
 

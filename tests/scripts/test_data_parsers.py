@@ -14,6 +14,7 @@ from trine.scripts.datasets.parsers import (
     parse_stanzas,
     parse_tagged_news,
     select_pairs,
+    select_topics,
 )
 
 
@@ -34,6 +35,14 @@ def test_descriptions():
     }
     assert [record["long"] for _, record in rows[1:]] == ["Another text.", "A text of columns."]
     assert rows[2][1]["source"] == "beta"
+
+
+def test_topics():
+    rows = [("g", {"section": section, "short": section.upper(), "long": "x"}) for section in ("games", "perl", "web")]
+    assert list(select_topics(rows)) == [
+        ("g", {"text": "GAMES", "label": "games"}),
+        ("g", {"text": "WEB", "label": "web"}),
+    ]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -78,7 +78,7 @@ def weights_of(folder, output):
 def test_what_a_run_leaves(folder):
     output, metrics = folder / "straight", metrics_of(folder, "straight")
     assert (output / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert set(metrics["ndcg@10"]) == {"bm25", "before", "after", "after_32", "after_16", "after_8"}
+    assert set(metrics["scores"]) == {"bm25", "before", "after", "after_32", "after_16", "after_8", "after - bm25"}
     assert (metrics["steps"], metrics["training_pairs"], metrics["validation_pairs"]) == (4, 29, 7)
     model = SentenceTransformer(str(output))
     words = ["--model", "m", "--files", str(folder / "pairs.jsonl"), "--validation_fraction", "0.2"]
@@ -86,8 +86,16 @@ def test_what_a_run_leaves(folder):
     (arguments,) = parse_arguments([EmbeddingArguments], words, command="test", description=None)
     retrieval = Retrieval.from_pairs(train_embeddings.read_pairs(arguments, seed=42)[1])
     for size, name in ((None, "after"), (8, "after_8")):
-        assert retrieval.score(model, truncate_dim=size) == pytest.approx(metrics["ndcg@10"][name])
-    assert retrieval.score(SentenceTransformer(str(folder / "encoder"))) == pytest.approx(metrics["ndcg@10"]["before"])
+        evaluator = retrieval.evaluator(truncate_dim=size)
+        found = {key.removeprefix("cosine_"): value for key, value in evaluator(model).items()}
+        assert metrics["scores"][name] == pytest.approx({key: found[key] for key in ("ndcg@10", "accuracy@1")})
+    before = retrieval.score(SentenceTransformer(str(folder / "encoder")))
+    assert before["ndcg@10"].mean() == pytest.approx(metrics["scores"]["before"]["ndcg@10"])
+    above = metrics["scores"]["after"]["ndcg@10"] - metrics["scores"]["bm25"]["ndcg@10"]
+    low, high = metrics["intervals"]["after - bm25"]["ndcg@10"]
+    assert metrics["scores"]["after - bm25"]["ndcg@10"] == pytest.approx(above) and low <= above <= high
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert f"| after | {metrics['scores']['after']['ndcg@10']:.4f} | " in card.split("## Scores")[1]
     assert model[1].pooling_mode == "mean" and model.max_seq_length == 32
     assert model.encode(["red house", "a lamp"]).shape == (2, 32)
     trained, base = model[0].model.state_dict(), AutoModel.from_pretrained(folder / "encoder").state_dict()
@@ -138,7 +146,7 @@ def test_the_cached_loss_trains_the_same_model(folder):
     first, second = weights_of(folder, "plain"), weights_of(folder, "cached")
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-3)
-    assert metrics_of(folder, "plain")["ndcg@10"].keys() == {"before", "after"}
+    assert metrics_of(folder, "plain")["scores"].keys() == {"before", "after"}
 
 
 def test_resume_is_exact(folder, capsys):
@@ -149,9 +157,9 @@ def test_resume_is_exact(folder, capsys):
     first, second = weights_of(folder, "stopped"), weights_of(folder, "whole")
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=0)
-    assert re.search(
-        r"nDCG@10 over 7 held-out pairs:\n +before  [01]\.\d{4}\n +after  [01]\.\d{4}\n", capsys.readouterr().out
-    )
+    number = r"[01]\.\d{4}"
+    row = rf" +after +{number} \({number} to {number}\) "
+    assert re.search(r"7 held-out pairs, .*\n +ndcg@10 +accuracy@1\n +before  .*\n" + row, capsys.readouterr().out)
 
 
 def test_a_decoder_with_adapters_and_negatives(folder):
@@ -185,8 +193,8 @@ def test_a_trained_model_is_trained_further_with_its_own_pooling(folder):
     assert run(folder, "encoder", "cls", "--pooling", "cls", "--bm25", "false") == 0
     assert run(folder, "cls", "further", "--bm25", "false") == 0
     assert SentenceTransformer(str(folder / "further"))[1].pooling_mode == "cls"
-    before, after = metrics_of(folder, "further")["ndcg@10"]["before"], metrics_of(folder, "cls")["ndcg@10"]["after"]
-    assert before == pytest.approx(after)
+    further, first = metrics_of(folder, "further")["scores"], metrics_of(folder, "cls")["scores"]
+    assert further["before"] == pytest.approx(first["after"])
 
 
 def test_scores_by_hand(monkeypatch):
@@ -210,9 +218,10 @@ def test_scores_by_hand(monkeypatch):
         encode_query = encode_document = encode
 
     model = Compass(modules=[torch.nn.Identity()])
-    second, third = 1 / math.log2(3), 1 / math.log2(4)
+    second = 1 / math.log2(3)
     expected = [1, (second + 1 / math.log2(5)) / (1 + second), second]  # red: its texts are second and fourth
-    assert third and retrieval.score(model) == pytest.approx(sum(expected) / 3)
+    found = retrieval.score(model)
+    assert found["ndcg@10"] == pytest.approx(expected) and [*found["accuracy@1"]] == [1, 0, 0]
 
 
 def test_bm25_by_hand():
@@ -237,7 +246,9 @@ def test_bm25_by_hand():
         rank = sum(value > right for value in scores)
         expected.append(1 / math.log2(rank + 2) if right else 0.0)
     assert 0.0 in expected and 1.0 in expected and len(set(expected)) == 3
-    assert retrieval.score_bm25() == pytest.approx(sum(expected) / 4)
+    found = retrieval.score_bm25()
+    assert found["ndcg@10"] == pytest.approx(expected)
+    assert [*found["accuracy@1"]] == [float(value == 1) for value in expected]
 
 
 def test_a_text_that_is_held_out_is_in_no_training_pair(folder, tmp_path):
