@@ -38,6 +38,7 @@ CALLS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
             ("hidden_states", "visibility"),
             ("position_embeddings", "position_bias", "past_key_values", "position_ids"),
         ),
+        "position_bias": (("query_positions", "key_positions"), ()),
         "scores": (("query", "key"), ()),
         "weights": (("scores", "visible"), ()),
         "mix": (("query", "key", "value", "visible"), ("position_bias",)),

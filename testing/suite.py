@@ -115,7 +115,8 @@ CHECKS = (
         "static cache",
         check_static_cache,
         "Keys of a static cache have empty places at the end, which `visible` hides, for a single query too: apply it "
-        "whenever it is not None.",
+        "whenever it is not None. So the last key is not the last query's: what depends on distances belongs into "
+        "`position_bias`. Its `get_seq_length` is a tensor that `update` changes: add to it before.",
     ),
     Check(
         "attributes",

@@ -8,13 +8,15 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from ...configuration.configuration_trine import TrineConfig
 from ..caches.pairwise import PairwiseCacheLayer, StaticPairwiseCacheLayer
 from ..masks.visibility import EVERYTHING, Visibility
+from ..positions.biased import relative_indices
 from .softmax import SoftmaxAttention, attend_separately
 
 
 class PairwiseAttention(SoftmaxAttention):
-    """Softmax attention whose scores, weights or mixing a subclass replaces.
+    """Softmax attention whose scores, bias, weights or mixing a subclass replaces.
 
     It keeps everything else: projections, grouped heads, query-key norm, rotary positions, biases of positions,
     dropout, padding, packed texts, and caches of all tokens, dynamic and static.
@@ -29,6 +31,20 @@ class PairwiseAttention(SoftmaxAttention):
     """
 
     cache_layer_classes = (PairwiseCacheLayer, StaticPairwiseCacheLayer)
+
+    def __init__(self, config: TrineConfig, layer_idx: int):
+        super().__init__(config, layer_idx)
+        self.has_position_bias = type(self).position_bias is not PairwiseAttention.position_bias
+
+    def position_bias(self, query_positions: torch.Tensor, key_positions: torch.Tensor) -> torch.Tensor:
+        """A bias (1, H, Q, K) on the scores by position, of this layer alone. By default there is none.
+
+        Args:
+            query_positions: Indices (Q,) of the queries.
+            key_positions: Those of the keys, (K,). Only distances mean something: both may begin anywhere, as padding
+                counts, and a static cache has places for keys to come.
+        """
+        raise NotImplementedError
 
     def scores(self, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         """Scores (B, H, Q, K) of queries (B, H, Q, D) and keys (B, H, K, D). By default their scaled product."""
@@ -62,7 +78,7 @@ class PairwiseAttention(SoftmaxAttention):
             query: (B, H, Q, D), rotated if positions rotate.
             key: (B, H, K, D), likewise; each key-value head stands beside each of its query heads. So does `value`.
             visible: (B, 1, Q, K), or None where every query sees every key.
-            position_bias: (B or 1, H, Q, K), to be added to the scores.
+            position_bias: (B or 1, H, Q, K), to be added to the scores: that of the positions, and the layer's own.
         """
         scores = self.scores(query, key)
         weights = self.weights(scores if position_bias is None else scores + position_bias, visible)
@@ -81,6 +97,10 @@ class PairwiseAttention(SoftmaxAttention):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Mixes the tokens of `hidden_states` (B, Q, hidden); returns the same shape, and weights if there are any."""
         query, key, value = self.project(hidden_states, position_embeddings)
+        if self.has_position_bias:
+            length = max(visibility.lengths or [query.shape[2]])  # of texts in one row, the longest serves all
+            own = self.position_bias(*relative_indices(length, query.device, past_key_values, self.layer_idx))
+            position_bias = own if position_bias is None else position_bias + own
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         attend = attend_by_mix

@@ -54,11 +54,10 @@ class Tempered(PairwiseAttention):
 class Near(PairwiseAttention):
     """Sees itself and the tokens just before it, of those that are visible."""
 
-    def weights(self, scores, visible):
-        queries, keys = torch.arange(scores.shape[-2]), torch.arange(scores.shape[-1])
-        distance = (queries + scores.shape[-1] - scores.shape[-2])[:, None] - keys
-        near = (distance < self.config.near_window)[None, None]
-        return super().weights(scores, near if visible is None else near & visible)
+    def position_bias(self, query_positions, key_positions):
+        far = query_positions[:, None] - key_positions >= self.config.near_window
+        dtype = self.q_proj.weight.dtype
+        return torch.zeros(far.shape, dtype=dtype).masked_fill(far, torch.finfo(dtype).min)[None, None]
 
 
 class Doubled(nn.Module):

@@ -7,8 +7,9 @@ import torch
 from support.plugins import tables_restored, write_sigmoid
 from torch import nn
 
-from trine import PairwiseAttention, register_attention, register_feed_forward
+from trine import PairwiseAttention, register_attention, register_feed_forward, register_router
 from trine.configuration.kinds import KIND_TABLES
+from trine.modeling.feed_forward.routers import ROUTERS
 from trine.testing import CHECKS, check_mechanism
 from trine.testing.subjects import Subject, find_subjects
 
@@ -94,6 +95,23 @@ class Doubled(nn.Module):
 
     def forward(self, hidden_states):
         return self.proj(hidden_states)
+
+
+class Noisy(ROUTERS["softmax"]):
+    def __init__(self, config):
+        super().__init__(config)
+        self.noise = nn.Linear(config.hidden_size, config.num_experts)
+
+    def logits(self, hidden_states):
+        logits = super().logits(hidden_states)
+        return logits + torch.randn_like(logits) * self.noise(hidden_states) if self.training else logits
+
+
+def test_a_weight_that_only_training_reads_has_its_gradient_there():
+    """The noise of Shazeer et al. 2017; see `unused` of the broken mechanisms for one that nothing reads."""
+    register_router("noisy", Noisy, shareable=False)
+    (row,) = check_mechanism(Noisy, only=["gradients"])
+    assert row.passed, row
 
 
 def test_what_stays_behind_is_not_checked_for_sharing():
