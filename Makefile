@@ -3,7 +3,8 @@
 PYTHON ?= python3
 WORKERS ?= auto
 BIN := .venv/bin
-PIP = $(@D)/bin/python -m pip --disable-pip-version-check
+# Modules are compiled when they are first imported, which few are: all of them would take a minute.
+INSTALL = $(@D)/bin/python -m pip --disable-pip-version-check install --no-compile
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 # Each worker computes on one thread: small models are many times slower when threads compete for the cores.
@@ -92,11 +93,11 @@ clean:  ## remove the virtual environment, caches, and everything built
 define install
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Trine needs Python 3.11 or newer.")'
 @test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-@if nvidia-smi > /dev/null 2>&1 || [ "$$(uname)" = Darwin ]; then $(PIP) install '$(TORCH)'; \
-else $(PIP) install --quiet '$(TORCH)+cpu' 2> /dev/null \
-	|| $(PIP) install '$(TORCH)+cpu' --extra-index-url $(TORCH_CPU_INDEX) \
-	|| $(PIP) install '$(TORCH)'; fi
-$(PIP) install --constraint constraints.txt --editable '.[$*]'
+@if nvidia-smi > /dev/null 2>&1 || [ "$$(uname)" = Darwin ]; then $(INSTALL) '$(TORCH)'; \
+else $(INSTALL) --quiet '$(TORCH)+cpu' 2> /dev/null \
+	|| $(INSTALL) '$(TORCH)+cpu' --extra-index-url $(TORCH_CPU_INDEX) \
+	|| $(INSTALL) '$(TORCH)'; fi
+$(INSTALL) --constraint constraints.txt --editable '.[$*]'
 endef
 
 .venv/%.stamp: pyproject.toml constraints.txt
@@ -107,5 +108,5 @@ endef
 # transformers does, so it comes without what it says it needs.
 .venv-consumers/%.stamp: pyproject.toml constraints.txt
 	$(install)
-	$(PIP) install --constraint constraints.txt --no-deps langchain-huggingface
+	$(INSTALL) --constraint constraints.txt --no-deps langchain-huggingface
 	@touch $@

@@ -131,8 +131,7 @@ ENCODER = (
     *(*CLASSIFIERS, TrineForMultipleChoice),
 )
 RECURRENT = (TrineRecurrentModel, TrineRecurrentForConditionalGeneration)
-WITH_SPANS = ("T5Like", "SparseStacks")
-SEQ2SEQ = (TrineSeq2SeqModel, TrineForConditionalGeneration, TrineSeq2SeqForSequenceClassification)
+SEQ2SEQ = (TrineSeq2SeqModel, TrineForConditionalGeneration)
 
 LLAMA = (LlamaForSequenceClassification, LlamaForTokenClassification, LlamaForQuestionAnswering)
 MIXTRAL = (MixtralForSequenceClassification, MixtralForTokenClassification, MixtralForQuestionAnswering)
@@ -311,15 +310,17 @@ def decoder(name: str, fields: dict[str, Any], peer: str) -> Case:
 
 
 def encoder(name: str, fields: dict[str, Any], peers: tuple[str, ...]) -> Case:
-    """An encoder. One dense and the sparse case have all heads, the others those that differ with the trunk."""
-    classes = ENCODER if name in ("BertLike", "SparseEncoder") else (TrineModel, TrineForMaskedLM, CLASSIFIERS[0])
+    """An encoder. One dense and the sparse case have all heads, those that pool otherwise a classifier, too."""
+    heads = CLASSIFIERS[:1] if "classifier_pooling" in fields else ()
+    classes = ENCODER if name in ("BertLike", "SparseEncoder") else (TrineModel, TrineForMaskedLM, *heads)
     fields = fields | {"is_causal": False}
     return Case(name, "encoder", TrineConfig, classes, fields, peers, SPREAD.get(name, ()))
 
 
 def seq2seq(name: str, shared: dict, encoder: dict, decoder: dict, peers: tuple[str, ...]) -> Case:
-    """An encoder-decoder. One dense and the sparse case have the head that finds spans, too."""
-    classes = (*SEQ2SEQ, TrineSeq2SeqForQuestionAnswering) if name in WITH_SPANS else SEQ2SEQ
+    """An encoder-decoder. One dense and the sparse case classify texts and find spans, too."""
+    heads = (TrineSeq2SeqForSequenceClassification, TrineSeq2SeqForQuestionAnswering)
+    classes = (*SEQ2SEQ, *heads) if name in ("T5Like", "SparseStacks") else SEQ2SEQ
     fields = shared | {"encoder": TRINE | encoder, "decoder": TRINE | decoder}
     return Case(name, "encoder-decoder", TrineSeq2SeqConfig, classes, fields, peers)
 

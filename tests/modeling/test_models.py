@@ -172,13 +172,13 @@ def test_reentrant_checkpointing_of_router_losses_warns(caplog):
     assert "use_reentrant" in caplog.text
 
 
-# One layer where all are alike: a break would be in the first.
+# One layer where all are alike: a break would be in the first. Every kind of a part, with padding, is compiled by
+# `tests/testing/test_suite.py`; here is what it has not: other attention functions, layouts and backends, and no mask.
 ONE_LAYER = {"num_hidden_layers": 1, "attention_types": "full"}
-SHORT = dict.fromkeys(("position_relative", "gpt2", "post_norm", "sparse"), ONE_LAYER)
-COMPILED = ["position_rope", "position_relative", "gpt2", "post_norm", "sparse", "sigmoid", "encoder"]
+SHORT = dict.fromkeys(("gpt2", "post_norm", "sparse"), ONE_LAYER)
+MASKED = [("position_rope", "eager", True), *((name, "sdpa", True) for name in ("gpt2", "post_norm", "encoder"))]
 # Without a mask only the table of what is seen is another one, for decoders and for encoders: `sdpa` has none.
 UNMASKED = [("position_rope", "sdpa", False), ("encoder", "sdpa", False)]
-MASKED = [("position_rope", "eager", True), *((name, "sdpa", True) for name in COMPILED)]
 
 
 @pytest.mark.parametrize(("name", "attn", "masked"), [*MASKED, *UNMASKED])
@@ -194,7 +194,7 @@ def test_the_forward_pass_compiles_without_a_break(name, attn, masked):
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["position_rope", "position_relative", "gpt2", "sparse", "sigmoid"])
+@pytest.mark.parametrize("name", ["gpt2", "sparse"])
 def test_a_training_step_compiles_without_a_break(name):
     ids = random_ids(2, 11)
     expected = loss_gradients(model_for(name, attn="sdpa", **SHORT.get(name, {})).train(), ids)
