@@ -3,6 +3,7 @@
 import json
 import re
 import string
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,9 @@ BATCH = 1000  # texts that are encoded at a time
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")  # the others repeat the vocabulary
 
 
-def find_kept(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], also: Iterable[int] = ()) -> list[int]:
+def find_kept(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], also: Iterable[int] = ()
+) -> tuple[list[int], list["array[int]"]]:
     """The ids, in order, of the tokens that a smaller tokenizer needs to cut these texts as before.
 
     They are the tokens of the texts and what these are made of, all added and special tokens, those of bytes, and
@@ -25,23 +28,29 @@ def find_kept(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], also: It
     Args:
         also: Ids that stay in any case.
 
+    Returns:
+        The ids that stay, and those of each text.
+
     Raises:
         ValueError: The tokenizer is none of the library tokenizers, or of a kind that is not in `NEEDED`.
     """
     model = read_model(tokenizer)
     pieces = pieces_of(model)
-    used = {token for rows in encode_all(tokenizer, texts) for row in rows for token in row}
+    rows = [*encode_all(tokenizer, texts)]
+    used = {token for row in rows for token in row}
     found = {*used, *also, *tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     marks, characters = [*find_marks(model)], spelling(tokenizer)
     found |= {token for piece, token in pieces.items() if spells(strip(piece, marks), characters)}
-    return sorted(found | {*NEEDED[model["type"]](model, pieces, used, tokenizer, texts)})
+    found |= NEEDED[model["type"]](model, pieces, used, tokenizer, zip(texts, rows, strict=True))
+    return sorted(found), rows
 
 
-def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[list[list[int]]]:
-    """The ids of all texts, in batches."""
+def encode_all(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator["array[int]"]:
+    """The ids of each text."""
     for start in range(0, len(texts), BATCH):
-        rows: Any = tokenizer(list(texts[start : start + BATCH]), verbose=False)["input_ids"]
-        yield rows
+        batch = list(texts[start : start + BATCH])
+        rows: Any = tokenizer(batch, verbose=False)["input_ids"]
+        yield from (array("q", row) for row in rows)
 
 
 def read_model(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -96,13 +105,15 @@ def needed_by_unigram(model: Any, pieces: Mapping[str, int], *others: Any) -> se
 
 
 def needed_by_wordpiece(
-    model: Any, pieces: Mapping[str, int], used: set[int], tokenizer: Any, texts: Sequence[str]
+    model: Any, pieces: Mapping[str, int], used: set[int], tokenizer: Any, encoded: Iterable[tuple[str, Sequence[int]]]
 ) -> set[int]:
     """The beginnings of words that end unknown: without them, a word may be cut otherwise and become known."""
     unknown, backend, found = pieces.get(model["unk_token"]), tokenizer.backend_tokenizer, set()
     if unknown not in used:
         return found
-    for text in texts:
+    for text, row in encoded:
+        if unknown not in row:
+            continue
         text = backend.normalizer.normalize_str(text) if backend.normalizer else text
         words = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer else [(text, None)]
         for word, _ in words:
@@ -157,7 +168,8 @@ def derive(piece: str, ranks: Mapping[tuple[str, str], int], prefix: str, suffix
     return seen
 
 
-# What a kind of tokenizer needs besides the pieces of the texts.
+# What a kind of tokenizer needs besides the pieces of the texts: a function of its model, all pieces, the used ones,
+# the tokenizer, and the texts with their ids.
 NEEDED: dict[str, Callable[..., set[int]]] = {
     "BPE": needed_by_bpe,
     "Unigram": needed_by_unigram,

@@ -1,5 +1,6 @@
 """A vocabulary without the tokens that some texts do not need."""
 
+from array import array
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ...modeling.modeling_trine import TrineModel
 from ...tokenization.loading import TARGET_TOKENIZER
-from ...tokenization.text_files import iterate_text_files
+from ...tokenization.record_files import ending_of
+from ...tokenization.text_files import PLAIN, find_text_sources, iterate_text_files
 from ..companions import TOKENIZER_FILES, copy_companions, has_tokenizer
 from ..equivalence import compare_outputs, random_inputs
 from ..pieces import encode_all, find_kept, shrink
@@ -62,9 +64,9 @@ class SmallerVocabularyLift(Lift):
         """
         tokenizer, texts = self.load_tokenizer(), self.read_texts()
         check_vocabulary(model, tokenizer)
-        self.kept = find_kept(tokenizer, texts, special_ids(model))
+        self.kept, rows = find_kept(tokenizer, texts, special_ids(model))
         self.smaller = shrink(tokenizer, self.kept)
-        check_cuts(tokenizer, self.smaller, self.kept, texts)
+        check_cuts(self.smaller, self.kept, texts, rows)
         config = deepcopy(model.config)
         for part in (config, *stacks_of(config)):
             part.vocab_size = len(self.kept)
@@ -82,11 +84,14 @@ class SmallerVocabularyLift(Lift):
         return AutoTokenizer.from_pretrained(self.tokenizer) if isinstance(self.tokenizer, str) else self.tokenizer
 
     def read_texts(self) -> list[str]:
-        """All texts; those of plain files also line by line, as they may be read so."""
-        names = self.text_fields if self.files else []
-        found = [text for name in names for text in iterate_text_files(self.files, name)]
-        lines = {line for text in found for line in text.splitlines()}
-        texts = [text for text in [*self.texts, *found, *sorted(lines)] if text.strip()]
+        """All texts, each once; those of plain files also line by line, as they may be read so."""
+        found = dict.fromkeys(self.texts)
+        for source in find_text_sources(self.files) if self.files else []:
+            is_plain = isinstance(source, Path) and ending_of(source) in PLAIN
+            for name in self.text_fields[:1] if is_plain else self.text_fields:
+                for text in iterate_text_files([source], name):
+                    found |= dict.fromkeys([text, *(text.splitlines() if is_plain else ())])
+        texts = [text for text in found if text.strip()]
         if not texts:
             raise ValueError(f"files={self.files} have no text whose tokens could be kept.")
         return texts
@@ -195,14 +200,13 @@ def check_vocabulary(model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def check_cuts(before: Any, after: Any, kept: Sequence[int], texts: Sequence[str]) -> None:
-    """Raises a `ValueError` that names a text which the smaller tokenizer cuts otherwise."""
-    batches = zip(encode_all(before, texts), encode_all(after, texts), strict=True)
-    rows = ((old, new) for pair in batches for old, new in zip(*pair, strict=True))
-    for text, (old, new) in zip(texts, rows, strict=True):
-        if old != [kept[token] for token in new]:
+def check_cuts(smaller: Any, kept: Sequence[int], texts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
+    """Raises a `ValueError` that names a text which the smaller tokenizer cuts otherwise than into these old ids."""
+    old_ids = array("q", kept)
+    for text, old, new in zip(texts, rows, encode_all(smaller, texts), strict=True):
+        if old != array("q", map(old_ids.__getitem__, new)):
             raise ValueError(
-                f"{type(after).__name__} cuts the text {text[:60]!r} otherwise with the kept tokens: this tokenizer "
+                f"{type(smaller).__name__} cuts the text {text[:60]!r} otherwise with the kept tokens: this tokenizer "
                 "cannot be made smaller so."
             )
 

@@ -23,7 +23,7 @@ from trine import (
     train_unigram,
     train_wordpiece,
 )
-from trine.conversion import smaller_vocabulary
+from trine.conversion import pieces, smaller_vocabulary
 from trine.conversion.lifts.smaller_vocabulary import SmallerVocabularyLift, check_cuts
 from trine.conversion.pieces import NEEDED, derive, find_kept, shrink
 from trine.scripts import lift as command
@@ -103,7 +103,8 @@ def tokenizer(request):
 
 
 def test_texts_are_cut_as_before_and_others_can_be_spelled(tokenizer):
-    kept = find_kept(tokenizer, TEXTS)
+    kept, rows = find_kept(tokenizer, TEXTS)
+    assert [list(row) for row in rows] == tokenizer(TEXTS)["input_ids"]
     smaller = shrink(tokenizer, kept)
     assert len(smaller) == len(kept) < len(tokenizer)
     for text in TEXTS:
@@ -123,7 +124,7 @@ def test_texts_are_cut_as_before_and_others_can_be_spelled(tokenizer):
 
 
 def test_it_survives_saving(tokenizer, tmp_path):
-    smaller = shrink(tokenizer, find_kept(tokenizer, TEXTS))
+    smaller = shrink(tokenizer, find_kept(tokenizer, TEXTS)[0])
     smaller.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert [loaded(text)["input_ids"] for text in TEXTS] == [smaller(text)["input_ids"] for text in TEXTS]
@@ -137,9 +138,25 @@ def test_an_unknown_word_stays_unknown():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]")
     texts = ["abd x", "a"]
     assert tokenizer(texts[0])["input_ids"] == [0, vocabulary["x"]]
-    kept = find_kept(tokenizer, texts, also=[vocabulary["##bd"]])
+    kept, _ = find_kept(tokenizer, texts, also=[vocabulary["##bd"]])
     assert vocabulary["ab"] in kept
     assert [kept[token] for token in shrink(tokenizer, kept)(texts[0])["input_ids"]] == [0, vocabulary["x"]]
+
+
+def test_only_texts_with_unknown_words_are_looked_at_twice(monkeypatch):
+    looked: list[str] = []
+    monkeypatch.setattr(pieces, "beginnings", lambda word, *_: looked.append(word) or set())
+    find_kept(TOKENIZERS["wordpiece"](), ["the cat", "a \u4e00 mat"])
+    assert looked == ["a", "\u4e00", "mat"]
+
+
+def test_lines_are_those_of_plain_files_and_texts_come_once(tmp_path):
+    (tmp_path / "plain.txt").write_text("one\ntwo\n", encoding="utf-8")
+    records = [{"a": "three\nfour", "b": "five"}, {"a": "five", "b": "one"}]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    files = [str(tmp_path / name) for name in ("plain.txt", "r.jsonl")]
+    made = SmallerVocabularyLift(files=files, text_fields=["a", "b"], texts=["two", " "])
+    assert made.read_texts() == ["two", "one\ntwo\n", "one", "three\nfour", "five"]
 
 
 def test_the_way_of_merges_to_a_piece():
@@ -279,8 +296,8 @@ def read_two_tokenizers(folder):
 
 def cut_otherwise():
     tokenizer = TOKENIZERS["wordpiece"]()
-    kept = find_kept(tokenizer, TEXTS)
-    check_cuts(tokenizer, shrink(tokenizer, kept[:-1]), kept, TEXTS)
+    kept, rows = find_kept(tokenizer, TEXTS)
+    check_cuts(shrink(tokenizer, kept[:-1]), kept, TEXTS, rows)
 
 
 def of_another_kind(monkeypatch):
