@@ -59,6 +59,13 @@ class EncoderDecoderLift(Lift):
         default=None,
         metadata={"help": "Whether both stacks have one table of tokens. Default: yes, if their tables are equal."},
     )
+    tie_word_embeddings: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether the head is the decoder's table of tokens. False gives it weights of its own, at first "
+            "equal, which learn where the table is frozen. Default: yes, or as a given decoder has it."
+        },
+    )
     cross_attention: str | None = field(
         default=None,
         metadata={
@@ -103,6 +110,8 @@ class EncoderDecoderLift(Lift):
         copy_tensors(decoder, lifted.model.decoder)
         if isinstance(given, TrineForCausalLM) and not given.config.tie_word_embeddings:
             copy_tensors(given.lm_head, lifted.lm_head)
+        elif not config.tie_word_embeddings:
+            copy_tensors(decoder.embed_tokens, lifted.lm_head)
         begin_decoder(encoder, lifted.model.decoder, beginning, is_own=given is None)
         return lifted
 
@@ -152,7 +161,7 @@ class EncoderDecoderLift(Lift):
             **self.special_ids(),
             decoder_start_token_id=self.decoder_start_token_id,
             share_embeddings=self.shares(encoder, decoder),
-            tie_word_embeddings=given is None or given.config.tie_word_embeddings,
+            tie_word_embeddings=self.ties(given),
         )
         for name in SPECIAL_TOKENS:  # of the decoder, too, where transformers looks for those of a text
             if getattr(config.decoder, name) is None:
@@ -188,6 +197,16 @@ class EncoderDecoderLift(Lift):
                 f"than the encoder, {tuple(tables[0].shape)}: as one they would change its logits. Leave it out."
             )
         return are_equal if self.share_embeddings is None else self.share_embeddings
+
+    def ties(self, given: PreTrainedModel | None) -> bool:
+        """Whether head and table are one; a `ValueError` if that would change a given decoder's head."""
+        are_one = given is None or given.config.tie_word_embeddings
+        if self.tie_word_embeddings and not are_one:
+            raise ValueError(
+                "tie_word_embeddings=True, but the given decoder has a head of its own, whose logits would change. "
+                "Leave it out."
+            )
+        return are_one if self.tie_word_embeddings is None else self.tie_word_embeddings
 
     def read_companions(self, folder: Path) -> None:
         """Takes the tokenizer of what is written from the decoder's folder, or the source's."""

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
 from trine.scripts.arguments.lora import remove_adapter
 from trine.scripts.jobs.pair_models import Tokenizers
 from trine.tokenization.loading import TARGET_TOKENIZER
@@ -22,6 +24,20 @@ class PairTrainer(ScheduledSamplingTrainer):
         # transformers gives the model the special tokens of a trainer's tokenizer, and here those of the target count.
         super().__init__(*args, processing_class=None if tokenizers.are_two else tokenizers.source, **kwargs)
         self.optimizer_cls_and_kwargs = choose_optimizer(self.args)  # transformers' Seq2SeqTrainer takes none
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """As of transformers' trainer, but `group_by_length` counts the tokens of the target, then of the source.
+
+        The decoder and its head pay for padding of targets.
+        """
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        sizes = [(len(row["labels"]), len(row["input_ids"])) for row in rows]
+        longest = 1 + max(source for _, source in sizes)
+        lengths = [target * longest + source for target, source in sizes]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(batch, lengths=lengths)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves as transformers' trainer does, and both tokenizers where there are two."""

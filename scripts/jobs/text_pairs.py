@@ -27,6 +27,7 @@ from trine.training.run.callbacks import RandomFeatureCallback
 from trine.training.run.freezing import PartialTraining
 from trine.training.run.muon import check_whole
 from trine.training.run.parallelism import Parallelism
+from trine.training.run.precision import half_precision
 from trine.training.run.trainers import keep_use_cache
 
 
@@ -82,7 +83,8 @@ def train_on_pairs(
     data: list[Any] = [examples, validation]
     if arguments.cache_encoder:
         with bad_input_ends():
-            data = [encode_sources(task.model, rows, arguments.cache_dir) for rows in data]
+            half = half_precision(training)
+            data = [encode_sources(task.model, rows, arguments.cache_dir, compute_dtype=half) for rows in data]
         task.collator = EncodedSourcesCollator(task.collator, task.model.dtype)
     trainer = PairTrainer(
         task.model,
@@ -128,6 +130,8 @@ def prepare(
     train_pairs, validation_pairs = (
         [tag_pair(pair, tokenizers.source) for pair in part] for part in (train_pairs, validation_pairs)
     )
+    if arguments.cache_encoder:
+        train_pairs = leave_unread_out(train_pairs, training)
     set_seed(training.seed)
     model = make_model(arguments, tokenizers)
     if lora.lora:
@@ -179,6 +183,15 @@ def split_pairs(
         beside = "the validation_files" if others else f"validation_pairs={held_out}"
         raise ValueError(f"{len(pairs)} pairs leave none to train on beside {beside}.")
     return train_pairs, validation
+
+
+def leave_unread_out(pairs: list[Pair], training: PairTrainingArguments) -> list[Pair]:
+    """As many of the shuffled pairs as the steps will read, so that no others are encoded."""
+    size = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    count = training.max_steps * size if training.max_steps > 0 else len(pairs)
+    if count < len(pairs):
+        print(f"{training.max_steps:,} steps read {count:,} of {len(pairs):,} pairs; the others are left out.")
+    return pairs[:count]
 
 
 def tag_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Pair:

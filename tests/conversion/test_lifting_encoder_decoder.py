@@ -124,6 +124,18 @@ def test_both_stacks_share_a_table_unless_their_tables_differ():
     assert tables[0] is not tables[1] and torch.equal(*tables)
 
 
+def test_a_head_of_its_own_begins_as_the_table():
+    model, ids = encoder(), random_ids(2, 9)
+    tied, own = (lift(model, "encoder_decoder", tie_word_embeddings=tie, **MORE) for tie in (None, False))
+    assert own.lm_head.weight is not own.model.decoder.embed_tokens.weight
+    assert own.model.decoder.embed_tokens.weight is own.model.encoder.embed_tokens.weight
+    inputs = {"input_ids": ids, "decoder_input_ids": ids}
+    assert torch.equal(own(**inputs).logits, tied(**inputs).logits)
+    decoder = TrineForCausalLM(deepcopy(tiny_model().config)).double()
+    lifted = lift(model, "encoder_decoder", decoder=decoder, tie_word_embeddings=False, **MORE)
+    assert largest_change(decoder, lifted) == 0.0 and not lifted.config.tie_word_embeddings
+
+
 def test_ids_are_those_of_the_tokenizer_where_they_are_not_given():
     tokenizer = train_wordpiece(["some words"], vocab_size=120, show_progress=False)
     lifted = lift(encoder(vocab_size=120), "encoder_decoder", tokenizer=tokenizer, bos_token_id=7)

@@ -316,6 +316,12 @@ ERRORS = {
         {"decoder": tiny_model(), "share_embeddings": True, **MORE},
         "share_embeddings=True, but the given decoder has another table of tokens, (61, 32), than the encoder, (61, ",
     ),
+    "another head": (
+        encoder,
+        "encoder_decoder",
+        {"decoder": tiny_model(tie_word_embeddings=False), "tie_word_embeddings": True, **MORE},
+        "tie_word_embeddings=True, but the given decoder has a head of its own, whose logits would change. Leave it",
+    ),
     "post-norm decoder": (
         encoder,
         "encoder_decoder",

@@ -10,11 +10,20 @@ import torch
 from safetensors.torch import load_file
 from support.encoders import encoder
 from support.tiny import tiny_model
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from trine import TrineForMaskedLM, train_byte_level_bpe, train_wordpiece
 from trine.generation import Translator
 from trine.scripts import finetune_classifier, lift, pretrain, train_summarizer
+from trine.scripts.jobs import text_pairs
+from trine.training import encode_sources
 
 
 NUMBERS = ["one", "two", "three", "four", "five", "six"]
@@ -71,6 +80,7 @@ def test_a_lifted_model_is_trained_with_a_frozen_encoder(folder, tmp_path, capsy
 
 def test_states_of_a_frozen_encoder_are_kept(folder, tmp_path, capsys):
     words = ["--model", str(folder / "lifted"), "--freeze", "encoder", "--scheduled_sampling", "linear"]
+    words += ["--per_device_train_batch_size", "8"]
     kept = ["--cache_encoder", "true", "--cache_dir", str(tmp_path / "states")]
     assert run_pairs(folder, tmp_path / "usual", *words) == 0
     assert run_pairs(folder, tmp_path / "kept", *words, *kept) == 0
@@ -86,6 +96,41 @@ def test_states_of_a_frozen_encoder_are_kept(folder, tmp_path, capsys):
     assert all(torch.equal(again[name], tensor) for name, tensor in after.items())
     with pytest.raises(SystemExit, match="The encoder is trained: .* Freeze all of it"):
         run_pairs(folder, tmp_path / "trained", "--model", str(folder / "lifted"), *kept)
+
+
+def test_states_are_computed_of_what_is_read_in_the_precision_of_training(folder, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def spy(*args, **options):
+        calls.append(options)
+        return encode_sources(*args, **options)
+
+    monkeypatch.setattr(text_pairs, "encode_sources", spy)
+    words = ["--model", str(folder / "lifted"), "--freeze", "encoder", "--max_steps", "3", "--precision", "bf16"]
+    words += ["--cache_encoder", "true", "--cache_dir", str(tmp_path / "states"), "--gradient_accumulation_steps", "2"]
+    assert run_pairs(folder, tmp_path / "model", *words) == 0
+    assert [options["compute_dtype"] for options in calls] == [torch.bfloat16] * 2
+    assert "3 steps read 24 of 32 pairs; the others are left out." in capsys.readouterr().out
+    assert json.loads((tmp_path / "model" / "metrics.json").read_text())["training_pairs"] == 24
+
+
+def test_batches_of_like_lengths(folder, tmp_path, monkeypatch):
+    """Targets, then sources, are of nearly one length in a batch."""
+    seen = []
+    collate = DataCollatorForSeq2Seq.__call__
+
+    def spy(self, rows, *args, **kwargs):
+        seen.append([len(row["labels"]) for row in rows])
+        return collate(self, rows, *args, **kwargs)
+
+    monkeypatch.setattr(DataCollatorForSeq2Seq, "__call__", spy)
+    records = [{"long": "one " * (1 + i % 5), "short": "two " * (1 + i % 12)} for i in range(256)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    words = ["--model", str(folder / "lifted"), "--train_sampling_strategy", "group_by_length", "--max_steps", "8"]
+    words += ["--files", str(tmp_path / "r.jsonl"), "--validation_files", str(folder / "pairs.jsonl")]
+    assert run_pairs(folder, tmp_path / "model", *words, "--eval_strategy", "no") == 0
+    spreads = [max(batch) - min(batch) for batch in seen[:8]]  # of 12 lengths; 7 in a batch of any
+    assert sum(spreads) / len(spreads) < 2
 
 
 def test_it_begins_with_the_weights_and_settings_of_the_checkpoint(folder, tmp_path):

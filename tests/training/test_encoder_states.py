@@ -100,6 +100,18 @@ def test_states_are_found_again(tmp_path, monkeypatch):
     assert len(encode_sources(model, borders, tmp_path)) == 5 and len(calls) == 4
 
 
+def test_states_in_half_precision_are_those_of_autocast(tmp_path):
+    model, encoder = make_model()
+    rows = make_rows()
+    plain = encode_sources(model, rows, tmp_path, dtype=torch.float32)
+    half = encode_sources(model, rows, tmp_path, dtype=torch.float32, compute_dtype=torch.bfloat16)
+    assert not torch.equal(half.states, plain.states)
+    torch.testing.assert_close(half.states, plain.states, rtol=0, atol=0.1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        alone = [encoder.eval()(torch.tensor([row["input_ids"]])).last_hidden_state[0].float() for row in rows]
+    torch.testing.assert_close(half.states, torch.cat(alone), rtol=0, atol=0.02)
+
+
 def test_a_killed_run_leaves_no_half(tmp_path, monkeypatch):
     model, encoder = make_model()
     monkeypatch.setattr(encoder, "forward", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))

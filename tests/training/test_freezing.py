@@ -206,3 +206,36 @@ def test_every_error_is_tested():
 def test_an_encoder_decoder_lists_its_parts():
     with pytest.raises(ValueError, match=re.escape("'encoder.layers.0-1', 'head']")):
         find_parts(tiny_translator(), ["encodr"])
+
+
+def modes_in_training(trainer):
+    """Which modules are in training mode in the last forward pass of training."""
+    modes: list[dict[str, bool]] = []
+    model = trainer.model
+    model.register_forward_pre_hook(lambda *_: modes.append({name: m.training for name, m in model.named_modules()}))
+    trainer.train()
+    return modes[-1]
+
+
+def test_frozen_parts_are_in_evaluation(tmp_path):
+    """No dropout and no count of experts in what does not learn; the rest, and what is unfrozen later, has both."""
+    options = {"freeze": ["encoder", "decoder.layers.0"]}
+    modes = modes_in_training(trainer_of(tiny_translator(), tmp_path, **options))
+    for name, is_training in modes.items():
+        rests = name.startswith(("model.encoder", "model.decoder.layers.0", "model.decoder.embed_tokens", "lm_head"))
+        assert is_training != rests, name
+    modes = modes_in_training(trainer_of(tiny_model(), tmp_path, freeze=["layers.0"], unfreeze_every=1))
+    assert {name for name, is_training in modes.items() if not is_training} == {
+        name for name in modes if name.startswith("model.layers.0")
+    }
+
+
+def test_frozen_dropout_draws_nothing(tmp_path):
+    """The loss with a frozen encoder that has dropout is that of its states in evaluation."""
+    model, ids = tiny_translator(), random_ids(2, 9)
+    for part in model.get_encoder().modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.5
+    trainer, inputs = trainer_of(model, tmp_path, freeze=["encoder"]), {"input_ids": ids, "labels": ids}
+    found = [trainer.compute_loss(model.train(), inputs).item() for _ in range(2)]
+    assert found[0] == found[1] == pytest.approx(model.eval()(**inputs).loss.item(), rel=1e-12)

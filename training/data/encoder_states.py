@@ -84,6 +84,7 @@ def encode_sources(
     cache_dir: str | Path | None = None,
     *,
     dtype: torch.dtype = torch.float16,
+    compute_dtype: torch.dtype | None = None,
     batch_tokens: int = 4096,
     show_progress: bool = True,
 ) -> EncodedSources:
@@ -98,6 +99,7 @@ def encode_sources(
         cache_dir: Where the states are kept: 2 * H bytes a token for a type of 16 bits. Default: a folder of Trine's
             in the cache of Hugging Face. Another encoder or other sources have other files.
         dtype: Type that is kept.
+        compute_dtype: Half precision of matrix products, by autocast, as in training with it. Default: the model's.
         batch_tokens: Tokens that are encoded at a time, at least one source.
         show_progress: Whether a progress bar is shown.
 
@@ -118,7 +120,7 @@ def encode_sources(
         )
         start = 0
         with tqdm(total=count, desc="Encoding", unit="token", unit_scale=True, disable=not show_progress) as progress:
-            for encoded in encode_in_batches(encoder, ids, batch_tokens):
+            for encoded in encode_in_batches(encoder, ids, batch_tokens, compute_dtype):
                 kept = states[start : start + len(encoded)].copy_(encoded)
                 if not kept.isfinite().all():
                     raise ValueError(
@@ -129,6 +131,7 @@ def encode_sources(
 
     lengths = torch.tensor([len(source) for source in ids])
     key = {"encoder": fingerprint(encoder), "sources": digest([lengths, *ids]), "dtype": str(dtype)}
+    key |= {} if compute_dtype is None else {"compute_dtype": str(compute_dtype)}
     folder = find_or_make(Path(cache_dir or DEFAULT_CACHE), key, make)
     kept = torch.from_file(str(folder / "states"), size=count * width, dtype=dtype)
     return EncodedSources(rows, kept.view(count, width))
@@ -152,15 +155,19 @@ def frozen_encoder(model: Any) -> TrineModel:
 
 
 @torch.no_grad()
-def encode_in_batches(encoder: TrineModel, ids: Sequence[Tensor], batch_tokens: int) -> Iterator[Tensor]:
+def encode_in_batches(
+    encoder: TrineModel, ids: Sequence[Tensor], batch_tokens: int, compute_dtype: torch.dtype | None
+) -> Iterator[Tensor]:
     """The states (tokens, H) of some sources after the others, in one row, of an encoder in evaluation."""
-    was_training = encoder.training
+    was_training, device = encoder.training, encoder.device
     encoder.eval()
     try:
         for batch in batches(ids, batch_tokens):
             places = torch.cat([torch.arange(len(source)) for source in batch])
-            inputs = {"input_ids": torch.cat(batch)[None], "position_ids": places[None]}
-            yield encoder(**{name: each.to(encoder.device) for name, each in inputs.items()}).last_hidden_state[0]
+            inputs = {"input_ids": torch.cat(batch)[None].to(device), "position_ids": places[None].to(device)}
+            with torch.autocast(device.type, compute_dtype, enabled=compute_dtype is not None):
+                states = encoder(**inputs).last_hidden_state[0]
+            yield states
     finally:
         encoder.train(was_training)
 

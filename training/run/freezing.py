@@ -179,8 +179,25 @@ class PartialTraining:
         return line
 
 
+def frozen_modules(model: nn.Module, chosen: Sequence[str]) -> list[nn.Module]:
+    """The largest modules all of whose tensors are in the chosen parts, as of `find_parts`."""
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    frozen, found, waiting = {id(tensors[name]) for name in find_parts(model, chosen)}, [], [model]
+    while waiting:
+        module = waiting.pop()
+        own = {id(tensor) for tensor in module.parameters()}
+        if own and own <= frozen:
+            found.append(module)
+        else:
+            waiting += module.children()
+    return found
+
+
 class PartialTrainingMixin:
     """Base of trainers with rates for layers and unfreezing: name it before a trainer among the bases of a class.
+
+    Modules that `partial.freeze` freezes stay in evaluation mode: no dropout, no counts of experts, no new random
+    features, so that their function stays as it is, as that of states that are computed once.
 
     Args:
         partial: What is trained and how; its `apply` has frozen parts of the model. None trains it as it is.
@@ -192,6 +209,14 @@ class PartialTrainingMixin:
         if self.partial.unfreeze_every:
             callback = GradualUnfreezing(self.partial.unfreeze_every)
             self.add_callback(callback)  # pyright: ignore[reportAttributeAccessIssue] the trainer's
+        model: Any = self.model  # pyright: ignore[reportAttributeAccessIssue] likewise
+        self._resting = frozen_modules(model, self.partial.freeze)
+
+    def compute_loss(self, model: Any, *args, **kwargs) -> Any:
+        """The trainer's loss, with frozen modules in evaluation mode."""
+        for module in self._resting:
+            module.eval()
+        return super().compute_loss(model, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] likewise
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The trainer's optimizer, with a group for each rate."""

@@ -78,6 +78,11 @@ def settle_precision(training: Any) -> str | None:
     return sentence if training.bf16 else None
 
 
+def half_precision(training: Any) -> torch.dtype | None:
+    """The type that training computes matrix products in, if it is not the weights'."""
+    return torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
+
+
 def check_half_precision(training: TrainingArguments) -> None:
     """Raises a ValueError for float16 on a CPU, where the trainer computes in float32 without a word."""
     if training.fp16 and training.device.type == "cpu":
