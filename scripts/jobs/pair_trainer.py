@@ -32,7 +32,7 @@ class PairTrainer(ScheduledSamplingTrainer):
         """
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        rows = self.train_dataset if train_dataset is None else train_dataset
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
         sizes = [(len(row["labels"]), len(row["input_ids"])) for row in rows]
         longest = 1 + max(source for _, source in sizes)
         lengths = [target * longest + source for target, source in sizes]

@@ -29,12 +29,7 @@ def on_two_devices():
 LLAMA = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 # Model, lift, its options, and the message.
 ERRORS = {
-    "kind": (
-        tiny_model,
-        "simplical",
-        {},
-        "kind='simplical' is not one of ['simplicial', 'sliding', 'sparse', 'deeper', ",
-    ),
+    "kind": (tiny_model, "simplical", {}, "kind='simplical' is not one of ['simplicial', 'sliding', 'sparse', "),
     "option": (
         tiny_model,
         "sliding",
@@ -48,12 +43,7 @@ ERRORS = {
         "The lift 'sliding' has no option 'num_experts', but ['stack', 'layers', 'sliding_window']. 'num_experts' is "
         "one of ['sparse'].",
     ),
-    "class": (
-        lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
-        "sliding",
-        {},
-        "model is a LlamaForCausalLM, but must be ",
-    ),
+    "class": (lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)), "sliding", {}, "model is a LlamaForCausalLM, but must"),
     "recurrent": (
         lambda: tiny_translator("recurrent"),
         "sliding",

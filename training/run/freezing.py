@@ -212,11 +212,11 @@ class PartialTrainingMixin:
         model: Any = self.model  # pyright: ignore[reportAttributeAccessIssue] likewise
         self._resting = frozen_modules(model, self.partial.freeze)
 
-    def compute_loss(self, model: Any, *args, **kwargs) -> Any:
+    def compute_loss(self, model, inputs, *args, **kwargs):
         """The trainer's loss, with frozen modules in evaluation mode."""
         for module in self._resting:
             module.eval()
-        return super().compute_loss(model, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] likewise
+        return super().compute_loss(model, inputs, *args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The trainer's optimizer, with a group for each rate."""
