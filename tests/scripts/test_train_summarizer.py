@@ -7,7 +7,6 @@ import pytest
 
 from trine.generation.translation.translator import Translator
 from trine.scripts import train_summarizer, train_translation
-from trine.scripts.jobs.job import with_figures
 
 
 NUMBERS = ["one", "two", "three", "four", "five", "six"]
@@ -42,9 +41,6 @@ def test_scores_beside_the_first_words(folder, tmp_path, capsys):
     assert set(metrics["scores"]) == {"model", "first 4 words"}
     # "a and then b," has both of the summary's words among its 4: P = 1/2, R = 1.
     assert metrics["scores"]["first 4 words"]["ROUGE-1"] == pytest.approx(100 * 2 / 3)
-    card = (tmp_path / "README.md").read_text()
-    assert "| held-out texts | ROUGE-1 | ROUGE-2 | ROUGE-L |" in card and "| training_pairs | 26 |" in card
-    assert re.search(r"\| first 4 words \| 66\.67 \|.*\n\n## Limits", card)
     printed = capsys.readouterr().out
     assert "8 validation pairs, greedy:" in printed and re.search(r"first 4 words +66\.67", printed)
     translator = Translator.from_pretrained(tmp_path, device="cpu")
@@ -112,13 +108,3 @@ def test_nothing_is_left_to_train_on(folder, tmp_path):
     words = ["--validation_files", str(folder / "train.jsonl")]
     with pytest.raises(SystemExit, match="30 pairs leave none to train on beside the validation_files."):
         run(folder, tmp_path, *words)
-
-
-def test_figures_in_a_card_take_the_place_of_older_ones():
-    card = "# A model\n\n## Limits\n\n* Few.\n"
-    first = with_figures(card, {"steps": 1200, "name": "no number"})
-    table = "## Figures of training\n\n| figure | value |\n|---|---|\n| steps | 1,200 |\n"
-    assert first == f"# A model\n\n{table}\n## Limits\n\n* Few.\n"
-    assert with_figures(with_figures(card, {"loss": 0.5}), {"steps": 1200}) == first
-    alone = with_figures("# Another card\n", {"steps": 1200})
-    assert with_figures(alone, {"steps": 1200}) == alone == f"# Another card\n\n{table}"
