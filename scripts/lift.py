@@ -125,7 +125,7 @@ def describe_change(model: Any, lifted: Any, made: Any, sample: Sample) -> Itera
     """Lines that tell how much outputs change, up to the length at which they should not, and beyond it."""
     yield from made.describe(model, lifted)
     if not made.keeps_function:
-        yield "The function changes, for all texts of more than one token: the model is to be trained on."
+        yield "The function changes: the model is to be trained on."
         return
     model = made.keeps(model)
     exact, most = exact_length(model, lifted, made), longest(model, lifted, made)

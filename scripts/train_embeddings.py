@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from peft import PeftModel
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
@@ -32,13 +32,15 @@ from trine.scripts.arguments.lora import ADAPTER, OptionalLoraArguments, count_p
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.jobs.cut_texts import encode_cut, say_cut
+from trine.scripts.jobs.embedding_trainer import EmbeddingTrainer
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
 from trine.tokenization.records import BadRecords, read_examples
 from trine.training.measures.intervals import bootstrap_interval
 from trine.training.new_heads import without_load_report
+from trine.training.objectives.views import VIEWS
 from trine.training.run.callbacks import RandomFeatureCallback
-from trine.training.run.freezing import PartialTraining, PartialTrainingMixin
+from trine.training.run.freezing import PartialTraining
 
 
 Pair = tuple[str, ...]  # anchor, positive and, if there are any, negative
@@ -52,13 +54,10 @@ class Task:
 
     model: SentenceTransformer
     train_pairs: list[Pair]
+    groups: list[str]  # of the training pairs; empty where they have none
     validation_pairs: list[Pair]
     checkpoint: str | None
     metrics: dict[str, Any]
-
-
-class EmbeddingTrainer(PartialTrainingMixin, SentenceTransformerTrainer):
-    """The trainer of sentence-transformers with rates for layers and unfreezing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Random features belong to the base, which adapters leave as it is.
         callbacks=[] if lora.lora else [RandomFeatureCallback()],
         partial=partial,
+        groups=task.groups,
+        together=arguments.group_size,
     )
     if not train(trainer, task.checkpoint, arguments.early_stopping_patience):
         return INTERRUPTED
@@ -107,9 +108,11 @@ def prepare(
     if arguments.bm25 and find_spec("bm25s") is None:
         raise ValueError("bm25=True needs bm25s: pip install 'trine[embeddings]', or choose --bm25 false.")
     checkpoint = begin(training)
-    train_pairs, validation_pairs, metrics = read_pairs(arguments, training.seed)
+    train_pairs, groups, validation_pairs, metrics = read_pairs(arguments, training.seed)
     set_seed(training.seed)
     model = load_model(arguments, "cpu" if training.use_cpu else None)
+    if arguments.text_field is not None and arguments.views == "dropout":
+        check_dropout(arguments.model, model.transformers_model.config)
     size = int(model.get_embedding_dimension() or 0)
     if any(not 0 < each <= size for each in arguments.matryoshka_dims):
         raise ValueError(f"matryoshka_dims={arguments.matryoshka_dims} are not all from 1 to the model's {size}.")
@@ -118,38 +121,50 @@ def prepare(
         backbone: Any = model.transformers_model
         model.add_adapter(lora.make_config(backbone, task_type="FEATURE_EXTRACTION"))
     partial.apply(model, processes=training.world_size)
-    return Task(model, train_pairs, validation_pairs, checkpoint, {**metrics, **count_parameters(model)})
+    return Task(model, train_pairs, groups, validation_pairs, checkpoint, {**metrics, **count_parameters(model)})
 
 
-def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], list[Pair], dict[str, int]]:
-    """Pairs to train on and to validate with, and their numbers. No text that is held out is in a training pair."""
+def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], list[str], list[Pair], dict[str, int]]:
+    """Pairs to train on, their groups, pairs to validate with, and numbers.
+
+    No text that is held out is in a training pair.
+    """
     names = [arguments.anchor_field, arguments.positive_field]
     if arguments.negative_field is not None:
         names.append(arguments.negative_field)
-
-    def read(record: Mapping[str, Any]) -> Pair:
-        pair = tuple(record[name] for name in names)
-        if not all(text.strip() for text in pair):
-            raise ValueError(f"one of {names} is empty")
-        return pair
-
     bad = BadRecords(arguments.skip_bad_records)
-    types = dict.fromkeys(names, str)
-    pairs = read_examples(arguments.files, types, read, bad)
-    validation_pairs = (
-        read_examples(arguments.validation_files, types, read, bad) if arguments.validation_files else []
-    )
+    train_names = names if arguments.text_field is None else [arguments.text_field]
+    grouping = [] if arguments.group_field is None else [arguments.group_field]
+    rows = read_texts(arguments.files, [*train_names, *grouping], bad)
+    validation_pairs = read_texts(arguments.validation_files, names, bad) if arguments.validation_files else []
     bad.check()
+    width = len(train_names)
     if not arguments.validation_files:
-        random.Random(seed).shuffle(pairs)
-        number = max(1, round(arguments.validation_fraction * len(pairs)))
-        validation_pairs, pairs = pairs[:number], pairs[number:]
+        random.Random(seed).shuffle(rows)
+        number = max(1, round(arguments.validation_fraction * len(rows)))
+        validation_pairs, rows = [row[:width] for row in rows[:number]], rows[number:]
     hidden = {text for pair in validation_pairs for text in pair[:2]}
-    train_pairs = [pair for pair in pairs if not hidden & set(pair[:2])]
+    rows = [row for row in rows if not hidden & {*row[: min(width, 2)]}]
+    train_pairs, groups = [row[:width] for row in rows], [row[width] for row in rows if grouping]
+    if arguments.text_field is not None:
+        look, generator = VIEWS[arguments.views], random.Random(seed)
+        train_pairs = [look(text, generator) for (text,) in train_pairs]
     counts = {"training_pairs": len(train_pairs), "validation_pairs": len(validation_pairs)}
     if not all(counts.values()):
         raise ValueError(f"files={arguments.files} leave too little: {counts}.")
-    return train_pairs, validation_pairs, {**counts, "bad_records": bad.count}
+    return train_pairs, groups, validation_pairs, {**counts, "bad_records": bad.count}
+
+
+def read_texts(files: Sequence[str], names: Sequence[str], bad: BadRecords) -> list[Pair]:
+    """The texts of these fields of each record; faults of other records are added to `bad`."""
+
+    def read(record: Mapping[str, Any]) -> Pair:
+        texts = tuple(record[name] for name in names)
+        if not all(text.strip() for text in texts):
+            raise ValueError(f"one of {[*names]} is empty")
+        return texts
+
+    return read_examples(files, dict.fromkeys(names, str), read, bad)
 
 
 def count_cut(model: SentenceTransformer, pairs: Sequence[Pair], max_length: int) -> int:
@@ -214,6 +229,16 @@ def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
         )
 
 
+def check_dropout(name: str, config: PreTrainedConfig) -> None:
+    """Raises a ValueError for a model without dropout, to which a text is the same twice."""
+    rates = {key: value for key, value in config.to_dict().items() if "dropout" in key and "classifier" not in key}
+    if not any(isinstance(rate, float) and rate > 0 for rate in rates.values()):
+        raise ValueError(
+            f"views='dropout' needs dropout, and model='{name}' has {rates}: both views of a text would be equal. "
+            "Choose views='crops', or raise a rate in its config.json."
+        )
+
+
 def make_loss(arguments: EmbeddingArguments, model: SentenceTransformer) -> nn.Module:
     """The loss that the arguments name."""
     loss_class, names = LOSSES[arguments.loss]
@@ -232,7 +257,7 @@ def finish(
     arguments: EmbeddingArguments,
     lora: OptionalLoraArguments,
     task: Task,
-    trainer: SentenceTransformerTrainer,
+    trainer: EmbeddingTrainer,
     scores: Mapping[str, Mapping[str, np.ndarray]],
 ) -> None:
     """Save, draw, and print the scores beside each other."""

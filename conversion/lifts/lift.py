@@ -15,8 +15,8 @@ def lift(model: Any, kind: str, **options) -> Any:
     Args:
         model: Any Trine model but a recurrent one. It stays as it is.
         kind: `simplicial` (dot-product attention becomes 2-simplicial), `sliding` (full attention gets a window),
-            `sparse` (dense feed-forwards become experts), `deeper` (more layers), `longer` (more positions),
-            `encoder` (a decoder reads both ways, which changes its function), `encoder_decoder` (an encoder gets a
+            `sparse` (dense feed-forwards become experts), `deeper` (more layers), `shallower` (fewer), `longer` (more
+            positions), `encoder` (a decoder reads both ways: another function), `encoder_decoder` (an encoder gets a
             decoder), `smaller_vocabulary` (tokens that texts lack go), `full`, or a registered kind that says what it
             `equals`.
         options: Those of the lift, most of them named as the config's fields: see `trine lift --to KIND --help`.

@@ -8,6 +8,7 @@ from .encoder import EncoderLift
 from .encoder_decoder import EncoderDecoderLift
 from .kinds import KindLift, kind_lifts
 from .longer import LongerLift
+from .shallower import ShallowerLift
 from .simplicial import SimplicialLift
 from .sliding import SlidingLift
 from .smaller_vocabulary import SmallerVocabularyLift
@@ -17,7 +18,7 @@ from .sparse import SparseLift
 OWN: dict[str, type[Lift]] = {
     lift.kind: lift
     for lift in (
-        *(SimplicialLift, SlidingLift, SparseLift, DeeperLift, LongerLift, EncoderLift),
+        *(SimplicialLift, SlidingLift, SparseLift, DeeperLift, ShallowerLift, LongerLift, EncoderLift),
         *(EncoderDecoderLift, SmallerVocabularyLift),
     )
 }

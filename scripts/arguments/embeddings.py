@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from trine.configuration.patterns import check_choice
 from trine.scripts.arguments.finetuning import FinetuneArguments
 from trine.scripts.arguments.trainer import UsualTraining, trainer_default
+from trine.training.objectives.views import VIEWS
 
 
 # The losses by name, and which of the arguments they take.
@@ -31,6 +32,29 @@ class EmbeddingArguments(FinetuneArguments):
     negative_field: str | None = field(
         default=None, metadata={"help": "Name of a text that is not to be found, if there is one in each record."}
     )
+    text_field: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a text that is to find itself, where 'files' hold texts without pairs. The pairs of "
+            "'validation_files' are what is scored."
+        },
+    )
+    views: str = field(
+        default="crops",
+        metadata={
+            "help": "How a text of text_field is read twice: 'crops', as two spans of its words (Contriever); "
+            "'dropout', whole under two masks of dropout (SimCSE)."
+        },
+    )
+    group_field: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a text that says which records are alike, such as those of one project: up to "
+            "'group_size' of them come into one batch, where they are hard to tell apart. It takes the place of "
+            "'batch_sampler', and no text is twice in a batch."
+        },
+    )
+    group_size: int = field(default=4, metadata={"help": "Records of one group in a batch, at most."})
     pooling: str | None = field(
         default=None,
         metadata={
@@ -61,10 +85,22 @@ class EmbeddingArguments(FinetuneArguments):
         check_choice("loss", self.loss, LOSSES)
         if self.pooling is not None:
             check_choice("pooling", self.pooling, Pooling.POOLING_MODES)
+        check_choice("views", self.views, VIEWS)
+        if self.text_field is not None and not self.validation_files:
+            raise ValueError(
+                f"text_field='{self.text_field}' needs validation_files with pairs: a text alone does not say what it "
+                "should find."
+            )
+        if self.text_field is not None and self.negative_field is not None:
+            raise ValueError(
+                f"negative_field='{self.negative_field}' belongs to pairs; with text_field='{self.text_field}' the "
+                "other texts of a batch are what is not to be found."
+            )
         if self.scale <= 0:
             raise ValueError(f"scale={self.scale} must be above 0.")
-        if self.mini_batch_size < 1:
-            raise ValueError(f"mini_batch_size={self.mini_batch_size} must be at least 1.")
+        for name, least in (("mini_batch_size", 1), ("group_size", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
 
 
 @dataclass

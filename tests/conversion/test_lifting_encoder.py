@@ -172,7 +172,7 @@ def test_the_command_says_what_it_did(lifted_folder, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         f"The tokenizer had no mask token: '<mask>' is added, with id {size - 1}.",
         f"{source} -> {target}",
-        "The function changes, for all texts of more than one token: the model is to be trained on.",
+        "The function changes: the model is to be trained on.",
     ]
     tiny_model(dtype=torch.float32).save_pretrained(tmp_path / "words apart")
     command.main([str(tmp_path / "words apart"), str(tmp_path / "bare"), "--to", "encoder", "--bare"])

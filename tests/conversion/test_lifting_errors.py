@@ -208,6 +208,13 @@ ERRORS = {
         {"num_hidden_layers": 2},
         "num_hidden_layers=2 must be above 2, the layers there are.",
     ),
+    "none kept": (tiny_model, "shallower", {}, "layers=None names no layer to keep, of 0 to 1."),
+    "not there": (
+        tiny_model,
+        "shallower",
+        {"layers": [0, 2]},
+        "layers[1]=2 is no layer of the model, which has 0 to 1",
+    ),
     "no length": (
         tiny_model,
         "longer",

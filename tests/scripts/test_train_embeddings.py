@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from support.tiny import SIZES
-from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel, GPT2Config
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertForMaskedLM, BertModel, GPT2Config
 
 from trine import (
     TrineConfig,
@@ -84,7 +84,7 @@ def test_what_a_run_leaves(folder):
     words = ["--model", "m", "--files", str(folder / "pairs.jsonl"), "--validation_fraction", "0.2"]
     words += ["--anchor_field", "ask", "--positive_field", "text"]
     (arguments,) = parse_arguments([EmbeddingArguments], words, command="test", description=None)
-    retrieval = Retrieval.from_pairs(train_embeddings.read_pairs(arguments, seed=42)[1])
+    retrieval = Retrieval.from_pairs(train_embeddings.read_pairs(arguments, seed=42)[2])
     for size, name in ((None, "after"), (8, "after_8")):
         evaluator = retrieval.evaluator(truncate_dim=size)
         found = {key.removeprefix("cosine_"): value for key, value in evaluator(model).items()}
@@ -255,10 +255,34 @@ def test_a_text_that_is_held_out_is_in_no_training_pair(folder, tmp_path):
     write(tmp_path / "pairs.jsonl", [{"anchor": str(n % 10), "positive": str(100 + n % 7)} for n in range(140)])
     words = ["--model", "m", "--files", str(tmp_path / "pairs.jsonl"), "--validation_fraction", "0.02"]
     (arguments,) = parse_arguments([EmbeddingArguments], words, command="test", description=None)
-    train, validation, counts = train_embeddings.read_pairs(arguments, seed=0)
+    train, groups, validation, counts = train_embeddings.read_pairs(arguments, seed=0)
+    assert not groups
     hidden = {text for pair in validation for text in pair}
     assert len(validation) == counts["validation_pairs"] == 3 and counts["training_pairs"] == len(train) > 0
     assert not hidden & {text for pair in train for text in pair}
+
+
+def test_texts_without_pairs_find_themselves(folder, tmp_path):
+    write(tmp_path / "texts.jsonl", [{"body": f"the {a} {b} is near the old {b}"} for a in NAMES for b in THINGS])
+    write(tmp_path / "held.jsonl", [{"ask": "red house", "text": "the red house is near the old house"}])
+    words = ["--files", str(tmp_path / "texts.jsonl"), "--validation_files", str(tmp_path / "held.jsonl")]
+    words += ["--text_field", "body", "--bm25", "false", "--max_steps", "2"]
+    with pytest.raises(SystemExit, match="views='dropout' needs dropout, and model=.* has {'attention_dropout': 0.0"):
+        run(folder, "encoder", "unused", *words, "--views", "dropout", "--output_dir", str(tmp_path / "no"))
+    model = AutoModel.from_pretrained(folder / "encoder", hidden_dropout=0.1)
+    for part in (model, AutoTokenizer.from_pretrained(folder / "encoder")):
+        part.save_pretrained(tmp_path / "with_dropout")
+    found = {}
+    for views in ("crops", "dropout"):
+        assert run(tmp_path, "with_dropout", views, *words, "--views", views) == 0
+        found[views] = weights_of(tmp_path, views)["layers.0.self_attn.q_proj.weight"]
+        assert metrics_of(tmp_path, views)["training_pairs"] == 35  # the text that is held out is not trained on
+    assert not torch.equal(found["crops"], found["dropout"])
+
+
+def test_groups_come_into_batches_together(folder):
+    assert run(folder, "encoder", "grouped", "--group_field", "not", "--group_size", "3", "--bm25", "false") == 0
+    assert metrics_of(folder, "grouped")["training_pairs"] == 29
 
 
 def test_decoders_are_told_from_encoders():
@@ -307,8 +331,12 @@ def test_without_bm25s(folder, tmp_path, monkeypatch):
         (["--loss", "triplet"], f"loss='triplet' is not one of {list(LOSSES)}"),
         (["--pooling", "last"], "pooling='last' is not one of"),
         (["--merge"], "merge=True has nothing to merge without lora=True."),
+        (["--views", "halves"], "views='halves' is not one of ['dropout', 'crops']"),
+        (["--text_field", "text"], "text_field='text' needs validation_files with pairs"),
+        (["--text_field", "t", "--validation_files", "v", "--negative_field", "n"], "negative_field='n' belongs to"),
         (["--scale", "0"], "scale=0.0 must be above 0."),
         (["--mini_batch_size", "0"], "mini_batch_size=0 must be at least 1."),
+        (["--group_size", "1"], "group_size=1 must be at least 2."),
     ],
 )
 def test_values_are_checked_before_anything_is_read(folder, capsys, argv, message):

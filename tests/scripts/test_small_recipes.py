@@ -1,0 +1,31 @@
+"""Recipes from published weights: each is read by its command, and says in its first lines how it is run."""
+
+import shlex
+
+import pytest
+
+from trine.scripts import finetune_classifier, finetune_tagger, train_embeddings
+from trine.scripts.arguments.parsing import RECIPES
+
+
+COMMANDS = {
+    "embed-descriptions": ("train-embeddings", train_embeddings),
+    "embed-zh-en": ("train-embeddings", train_embeddings),
+    "classify-sections": ("finetune-classifier", finetune_classifier),
+    "tag-zh-entities": ("finetune-tagger", finetune_tagger),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_of_its_first_lines_reads_it(name, tmp_path, monkeypatch):
+    command, module = COMMANDS[name]
+    comment = " ".join(
+        line.lstrip("# ")
+        for line in (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    )
+    typed = next(text for text in comment.split("`") if text.startswith(f"trine {command} "))
+    monkeypatch.chdir(tmp_path)
+    argv = shlex.split(typed)[2:]
+    assert argv[:2] == ["--recipe", name]
+    with pytest.raises(SystemExit, match=r"data/[a-z-]+/train.jsonl' does not exist"):
+        module.main([*argv, "--use_cpu"])
