@@ -111,14 +111,14 @@ def prepare(
     train_pairs, groups, validation_pairs, metrics = read_pairs(arguments, training.seed)
     set_seed(training.seed)
     model = load_model(arguments, "cpu" if training.use_cpu else None)
+    backbone: Any = model.transformers_model
     if arguments.text_field is not None and arguments.views == "dropout":
-        check_dropout(arguments.model, model.transformers_model.config)
+        check_dropout(arguments.model, backbone.config)
     size = int(model.get_embedding_dimension() or 0)
     if any(not 0 < each <= size for each in arguments.matryoshka_dims):
         raise ValueError(f"matryoshka_dims={arguments.matryoshka_dims} are not all from 1 to the model's {size}.")
     metrics["truncated_pairs"] = count_cut(model, [*train_pairs, *validation_pairs], arguments.max_length)
     if lora.lora:
-        backbone: Any = model.transformers_model
         model.add_adapter(lora.make_config(backbone, task_type="FEATURE_EXTRACTION"))
     partial.apply(model, processes=training.world_size)
     return Task(model, train_pairs, groups, validation_pairs, checkpoint, {**metrics, **count_parameters(model)})

@@ -33,7 +33,8 @@ class GroupedBatchSampler(DefaultBatchSampler):
         if self.generator is not None and self.seed is not None:
             self.generator.manual_seed(self.seed + self.epoch)
         members: dict[str, list[int]] = {}
-        for index in torch.randperm(len(self.groups), generator=self.generator).tolist():
+        shuffled: list[int] = torch.randperm(len(self.groups), generator=self.generator).tolist()
+        for index in shuffled:
             members.setdefault(self.groups[index], []).append(index)
         starts = [(rows, start) for rows in members.values() for start in range(0, len(rows), self.together)]
         order = torch.randperm(len(starts), generator=self.generator).tolist()
