@@ -1,5 +1,7 @@
 """A stack that keeps some of its layers, beside the states that the whole one has on its way."""
 
+import re
+
 import pytest
 import torch
 from support.tiny import GPT2, random_ids, tiny_model
@@ -45,3 +47,15 @@ def test_it_trains_on():
     lifted = lift(tiny_model(TrineForMaskedLM, **POST_NORM), "shallower", layers=[0, 1])
     lifted(random_ids(2, 9), labels=random_ids(2, 9)).loss.backward()
     assert all(weight.grad is not None for name, weight in lifted.named_parameters() if "layers" in name)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (None, "layers=None names no layer to keep, of 0 to 1."),
+        ([0, 2], "layers[1]=2 is no layer of the model, which has 0 to 1."),
+    ],
+)
+def test_errors(layers, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        lift(tiny_model(), "shallower", layers=layers)
