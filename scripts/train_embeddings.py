@@ -302,11 +302,11 @@ def summarize(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
 def describe(metrics: Mapping[str, Any]) -> str:
     """The scores as a table, with their intervals."""
     lines = [f"{metrics['validation_pairs']:,} held-out pairs, with intervals of 95 %:"]
-    lines.append(" " * 14 + "".join(f"{name:>28}" for name in metrics["scores"]["after"]))
+    lines.append(" " * 14 + "".join(f"{name:>30}" for name in metrics["scores"]["after"]))
     for row, scores in metrics["scores"].items():
         ends = metrics["intervals"][row]
         cells = [f"{score:.4f} ({ends[name][0]:.4f} to {ends[name][1]:.4f})" for name, score in scores.items()]
-        lines.append(f"{row:>14}" + "".join(f"{cell:>28}" for cell in cells))
+        lines.append(f"{row:>14}" + "".join(f"{cell:>30}" for cell in cells))
     return "\n".join(lines)
 
 
