@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from trine.scripts import finetune_classifier, finetune_tagger, train_embeddings
+from trine.scripts import finetune_classifier, train_embeddings
 from trine.scripts.arguments.parsing import RECIPES
 
 
@@ -12,7 +12,6 @@ COMMANDS = {
     "embed-descriptions": ("train-embeddings", train_embeddings),
     "embed-zh-en": ("train-embeddings", train_embeddings),
     "classify-sections": ("finetune-classifier", finetune_classifier),
-    "tag-zh-entities": ("finetune-tagger", finetune_tagger),
 }
 
 
