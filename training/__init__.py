@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from .data.token_store import TokenStore, read_tokens, write_tokens
     from .data.word_cache import TokenEncoder
     from .finetuning import FinetuneTrainer, hold_out, load_config_and_tokenizer, load_model
-    from .measures.baselines import BigramCounts, NgramLosses, ngram_losses
+    from .measures.baselines import NgramLosses, NgramModel, ngram_losses
     from .measures.classification import class_metrics, confusion_matrix, f1_scores, label_set_metrics, value_metrics
     from .measures.intervals import bootstrap_interval
+    from .measures.perplexity import TextLosses, text_losses
     from .objectives.instructions import encode_completion, encode_conversation
     from .objectives.labels import LabelSet, OneClass, Value, find_problem
     from .objectives.masked_targets import MaskedTargetCollator
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OBJECTIVES",
-    "BigramCounts",
     "CausalObjective",
     "Corpus",
     "EncodedSources",
@@ -64,6 +64,7 @@ __all__ = [
     "MuonFactory",
     "NextSentenceObjective",
     "NgramLosses",
+    "NgramModel",
     "ObjectiveOptions",
     "OneClass",
     "PackedBlocks",
@@ -76,6 +77,7 @@ __all__ = [
     "SpanCorruptionCollator",
     "SpanCorruptionObjective",
     "SpokenEarlyStopping",
+    "TextLosses",
     "ThroughputCallback",
     "TokenEncoder",
     "TokenStore",
@@ -112,6 +114,7 @@ __all__ = [
     "sentence_pairs",
     "sentence_pieces",
     "split_sentences",
+    "text_losses",
     "train",
     "value_metrics",
     "write_tokens",

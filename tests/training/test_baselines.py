@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from trine.training.measures.baselines import BigramCounts, ngram_losses
+from trine.training.measures.baselines import NgramModel, ngram_losses
 
 
 V = 7
@@ -17,40 +17,56 @@ def tokens():
     return torch.randint(0, V - 1, (60,), generator=torch.Generator().manual_seed(0))  # token V - 1 never occurs
 
 
-def slow_bigram(tokens, previous, following, discount):
-    """Interpolated Kneser-Ney, one pair at a time."""
-    pairs = Counter(zip(tokens[:-1], tokens[1:], strict=True))
-    continuation = (len({a for a, b in pairs if b == following}) + 0.5) / (len(pairs) + 0.5 * V)
-    total = sum(count for (a, _), count in pairs.items() if a == previous)
-    if not total:
-        return continuation
-    types = len({b for a, b in pairs if a == previous})
-    return max(pairs[previous, following] - discount, 0) / total + discount * types / total * continuation
+def slow(stream, context, token, is_highest=True):
+    """Interpolated Kneser-Ney, one n-gram at a time: `token` after the tuple `context` in a list."""
+    length = len(context) + 1
+    grams = Counter(tuple(stream[place : place + length]) for place in range(len(stream) - length + 1))
+    if not is_highest:
+        longer = {tuple(stream[place : place + length + 1]) for place in range(len(stream) - length)}
+        grams = Counter(gram[1:] for gram in longer)
+    if not context:
+        return (grams[(token,)] + 0.5) / (sum(grams.values()) + 0.5 * V)
+    sizes = Counter(grams.values())
+    discount = sizes[1] / (sizes[1] + 2 * sizes[2])
+    after = [count for gram, count in grams.items() if gram[:-1] == context]
+    shorter = slow(stream, context[1:], token, is_highest=False)
+    if not after:
+        return shorter
+    own = max(grams[(*context, token)] - discount, 0) / sum(after)
+    return own + discount * len(after) / sum(after) * shorter
 
 
-@pytest.mark.parametrize("discount", [0.1, 0.75])
-def test_bigram_equals_loop_and_sums_to_one(tokens, discount):
-    counts = BigramCounts(tokens, V)
-    grid = torch.cartesian_prod(torch.arange(V), torch.arange(V))
-    fast = counts.bigram(grid[:, 0], grid[:, 1], discount)
-    slow = [slow_bigram(tokens.tolist(), a, b, discount) for a, b in grid.tolist()]
-    torch.testing.assert_close(fast, torch.tensor(slow, dtype=torch.float64), rtol=1e-12, atol=0)
-    torch.testing.assert_close(fast.view(V, V).sum(1), torch.ones(V, dtype=torch.float64))
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_probabilities_equal_the_loop_and_sum_to_one(tokens, order):
+    model = NgramModel(tokens, V, order)
+    seen = tokens[10 : 10 + order - 1].repeat(V, 1)
+    unseen = torch.tensor([V - 1, 0, V - 1])[-order + 1 :].repeat(V, 1) if order > 1 else seen
+    for context in (seen, unseen):
+        texts = torch.cat([context, torch.arange(V)[:, None]], dim=1)
+        found = model.probabilities(texts)
+        for row, text in zip(found.tolist(), texts.tolist(), strict=True):
+            for place, probability in enumerate(row):
+                short = slow_at(tokens.tolist(), order, text[:place], text[place])
+                assert probability == pytest.approx(short, rel=1e-12)
+        assert found[:, -1].sum().item() == pytest.approx(1.0, rel=1e-12)
 
 
-def test_unigram_equals_counting(tokens):
-    slow = [(tokens.tolist().count(token) + 0.5) / (len(tokens) + 0.5 * V) for token in range(V)]
-    torch.testing.assert_close(
-        BigramCounts(tokens, V).unigram(torch.arange(V)), torch.tensor(slow, dtype=torch.float64), rtol=1e-12, atol=0
-    )
+def slow_at(stream, order, before, token):
+    """At the beginning of a text, the model that is as short as what stands before."""
+    return slow(stream, tuple(before), token, is_highest=len(before) == order - 1)
+
+
+def test_an_order_below_one_is_refused(tokens):
+    with pytest.raises(ValueError, match="order=0 must be at least 1"):
+        NgramModel(tokens, V, 0)
 
 
 def test_losses_are_those_of_the_predicted_tokens(tokens):
     blocks = tokens[:24].view(4, 6)
     losses = ngram_losses(tokens, blocks, V)
     pairs = [(a, b) for row in blocks.tolist() for a, b in zip(row, row[1:], strict=False)]
-    slow = -sum(math.log(slow_bigram(tokens.tolist(), a, b, losses.discount)) for a, b in pairs) / len(pairs)
-    assert losses.bigram == pytest.approx(slow, rel=1e-12)
+    expected = -sum(math.log(slow(tokens.tolist(), (a,), b)) for a, b in pairs) / len(pairs)
+    assert losses.bigram == pytest.approx(expected, rel=1e-12)
     unigram = [(tokens.tolist().count(b) + 0.5) / (len(tokens) + 0.5 * V) for _, b in pairs]
     assert losses.unigram == pytest.approx(-sum(map(math.log, unigram)) / len(pairs), rel=1e-12)
 
@@ -70,16 +86,6 @@ def test_markov_chain_reaches_its_entropy_rate():
     assert losses.bigram == pytest.approx(rate, abs=0.03)
     assert losses.unigram == pytest.approx(entropy, abs=0.03)
     assert losses.unigram - losses.bigram > 0.1
-
-
-def test_discount_is_the_best_on_the_end_of_the_training_tokens(tokens):
-    part, rest = tokens[:54].tolist(), tokens[54:].tolist()
-
-    def loss(discount):
-        return -sum(math.log(slow_bigram(part, a, b, discount)) for a, b in zip(rest, rest[1:], strict=False))
-
-    chosen = ngram_losses(tokens, tokens.view(2, 30), V).discount
-    assert loss(chosen) == min(loss(value / 100) for value in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95))
 
 
 def test_errors():

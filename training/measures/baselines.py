@@ -1,4 +1,4 @@
-"""Baselines that only count: unigram and bigram models of the tokens, in nats per token.
+"""Baselines that only count: n-gram models of the tokens.
 
 A language model that does not beat the bigram has learned less than which token follows which.
 """
@@ -9,84 +9,108 @@ import torch
 from torch import Tensor
 
 
-DISCOUNTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-HELD_OUT = 0.1  # the last part of the training tokens, on which the discount is chosen
-
-
 @dataclass(frozen=True)
 class NgramLosses:
-    """Mean negative log-likelihoods in nats per token, and the discount that the bigram model uses."""
+    """Mean negative log-likelihoods in nats per token."""
 
     unigram: float
     bigram: float
-    discount: float
 
 
 def ngram_losses(train_tokens: Tensor, validation_blocks: Tensor, vocab_size: int) -> NgramLosses:
     """Fit both models on a stream of tokens (N,) and evaluate them on blocks (number of blocks, block length).
 
     The first token of each block is not scored: these are the predictions that a causal model makes of such blocks.
-    The discount of the bigram model is chosen on the end of the training tokens, then all of them are counted.
 
     Raises:
         ValueError: fewer than 20 training tokens, or a token outside the vocabulary.
     """
-    train_tokens, validation_blocks = train_tokens.long(), validation_blocks.long()
     if len(train_tokens) < 20:
         raise ValueError(f"train_tokens holds {len(train_tokens)} tokens; at least 20 are needed.")
     for name, tokens in (("train_tokens", train_tokens), ("validation_blocks", validation_blocks)):
         if tokens.min() < 0 or tokens.max() >= vocab_size:
             raise ValueError(f"{name} has the token {int(tokens.max())} outside vocab_size={vocab_size}.")
-    border = int(len(train_tokens) * (1 - HELD_OUT))
-    part, held_out = BigramCounts(train_tokens[:border], vocab_size), train_tokens[border:]
-    discount = min(DISCOUNTS, key=lambda value: _loss(part.bigram(held_out[:-1], held_out[1:], value)))
-    counts = BigramCounts(train_tokens, vocab_size)
-    previous, following = validation_blocks[:, :-1].flatten(), validation_blocks[:, 1:].flatten()
-    return NgramLosses(
-        unigram=_loss(counts.unigram(following)),
-        bigram=_loss(counts.bigram(previous, following, discount)),
-        discount=discount,
-    )
+    losses = [
+        -NgramModel(train_tokens, vocab_size, order).probabilities(validation_blocks)[:, 1:].log().mean().item()
+        for order in (1, 2)
+    ]
+    return NgramLosses(*losses)
 
 
-def _loss(probabilities: Tensor) -> float:
-    return -probabilities.log().mean().item()
+@dataclass(frozen=True)
+class _Level:
+    """The n-grams of one length that occur, as `number of the shorter one * vocab_size + token`, in order.
 
-
-class BigramCounts:
-    """The unigram and the bigram distribution of a stream of tokens.
-
-    The bigram model is interpolated Kneser-Ney smoothing: a discount is taken from the count of each seen pair and
-    given to a unigram distribution that counts in how many contexts a token occurs, not how often. Half a count is
-    added to every token, so that no probability is zero.
-
-    Source: Chen and Goodman 1999, An empirical study of smoothing techniques, section 2.7.
+    Args:
+        grams: These keys.
+        counts: How often each counts: at the model's own length how often it occurs, below in how many contexts.
+        totals: The sum of the counts after each shorter n-gram.
+        kinds: The number of tokens after each shorter n-gram.
+        discount: What is taken from each count.
     """
 
-    def __init__(self, tokens: Tensor, vocab_size: int):
-        self.vocab_size = vocab_size
-        self.pairs, pair_counts = torch.unique(tokens[:-1] * vocab_size + tokens[1:], return_counts=True)
-        self.pair_counts = pair_counts.double()
-        contexts = self.pairs // vocab_size
-        self.context_counts = torch.zeros(vocab_size).double().index_add_(0, contexts, self.pair_counts)
-        self.context_types = torch.bincount(contexts, minlength=vocab_size).double()
-        self._unigram = _smoothed(torch.bincount(tokens, minlength=vocab_size))
-        self._continuation = _smoothed(torch.bincount(self.pairs % vocab_size, minlength=vocab_size))
-
-    def unigram(self, tokens: Tensor) -> Tensor:
-        """Probabilities of tokens (...), in double precision."""
-        return self._unigram[tokens]
-
-    def bigram(self, previous: Tensor, following: Tensor, discount: float) -> Tensor:
-        """Probabilities of `following` (...) after `previous` (...); after unseen ones, of continuation."""
-        pairs = previous * self.vocab_size + following
-        index = torch.searchsorted(self.pairs, pairs).clamp(max=len(self.pairs) - 1)
-        counts = torch.where(self.pairs[index] == pairs, self.pair_counts[index], 0.0)
-        contexts = self.context_counts[previous]
-        weight = torch.where(contexts > 0, discount * self.context_types[previous] / contexts.clamp(min=1), 1.0)
-        return (counts - discount).clamp(min=0) / contexts.clamp(min=1) + weight * self._continuation[following]
+    grams: Tensor
+    counts: Tensor
+    totals: Tensor
+    kinds: Tensor
+    discount: float
 
 
-def _smoothed(counts: Tensor) -> Tensor:
-    counts = counts.double() + 0.5
-    return counts / counts.sum()
+class NgramModel:
+    """An n-gram model of a stream of tokens, smoothed by interpolated Kneser-Ney.
+
+    From each count a discount is taken, `n1 / (n1 + 2 * n2)` of the numbers that count once and twice. The model that
+    is one token shorter gets it, and counts in how many contexts an n-gram occurs, not how often.
+    Half a count is added to every single token, so that no probability is zero.
+
+    Source: Chen and Goodman 1999, An empirical study of smoothing techniques, sections 2.7 and 4.1.
+
+    Args:
+        tokens: The stream (N,).
+        vocab_size: Number of different tokens.
+        order: Length of the n-grams: 1 counts tokens alone, 5 looks four tokens back.
+    """
+
+    def __init__(self, tokens: Tensor, vocab_size: int, order: int):
+        if order < 1:
+            raise ValueError(f"order={order} must be at least 1.")
+        self.vocab_size, tokens = vocab_size, tokens.long()
+        numbers, counts, shorter = tokens, torch.bincount(tokens, minlength=vocab_size).double(), vocab_size
+        found: list[tuple[Tensor, Tensor, int]] = []
+        for length in range(2, order + 1):
+            keys = numbers[:-1] * vocab_size + tokens[length - 1 :]
+            grams, places, often = torch.unique(keys, return_inverse=True, return_counts=True)
+            ending = torch.empty_like(grams)
+            ending[places] = numbers[1:]  # the n-gram without its first token, whichever of its occurrences is last
+            contexts = torch.bincount(ending, minlength=len(counts)).double()
+            found = [*found[:-1], (found[-1][0], contexts, found[-1][2])] if found else found
+            self.base = contexts if length == 2 else self.base
+            found.append((grams, often.double(), shorter))
+            numbers, counts, shorter = places, often, len(grams)
+        self.base = (counts if order == 1 else self.base) + 0.5
+        self.base /= self.base.sum()
+        self.levels = [self._level(*each) for each in found]
+
+    def _level(self, grams: Tensor, counts: Tensor, shorter: int) -> _Level:
+        context = grams // self.vocab_size
+        totals, kinds = (
+            torch.zeros(shorter).double().index_add_(0, context, each) for each in (counts, counts.sign())
+        )
+        once, twice = ((counts == number).sum().item() for number in (1, 2))
+        return _Level(grams, counts, totals, kinds, once / (once + 2 * twice) if once else 0.5)
+
+    def probabilities(self, texts: Tensor) -> Tensor:
+        """Of each token of texts (number of texts, length), after those before it in its text, in double precision."""
+        texts = texts.long()
+        result, numbers = self.base[texts], texts
+        for length, level in enumerate(self.levels, start=2):
+            context, following = numbers[:, :-1], texts[:, length - 1 :]
+            keys = torch.where(context < 0, -1, context * self.vocab_size + following)
+            numbers = torch.searchsorted(level.grams, keys).clamp(max=len(level.grams) - 1)
+            numbers = torch.where(level.grams[numbers] == keys, numbers, -1)  # -1: it does not occur
+            counts = torch.where(numbers < 0, 0.0, level.counts[numbers])
+            total = torch.where(context < 0, 0.0, level.totals[context])
+            left = torch.where(total > 0, level.discount * level.kinds[context] / total.clamp(min=1), 1.0)
+            own = (counts - level.discount).clamp(min=0) / total.clamp(min=1)
+            result[:, length - 1 :] = own + left * result[:, length - 1 :]
+        return result
