@@ -80,7 +80,7 @@ def parse_manual(page: str) -> str:
 
 
 def _arguments(text: str) -> list[str]:
-    """What a macro is given: words, or texts in quotes."""
+    """The arguments of a macro: words, or texts in quotes."""
     return [quoted.replace('""', '"') or word for quoted, word in _ARGUMENT.findall(text)]
 
 

@@ -215,11 +215,18 @@ RECIPES = {
     "transformer-base": TRANSLATE,
 }
 # Those of commands that begin with a trained model.
+CLASSIFY = ClassifierArguments, ClassifierTrainingArguments
+TAG = TaggerArguments, TaggerTrainingArguments
+EMBED = EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments
 TUNING = {
-    "finetune-classifier": (ClassifierArguments, ClassifierTrainingArguments),
+    "classify-sections": CLASSIFY,
+    "embed-descriptions": EMBED,
+    "embed-zh-en": EMBED,
+    "finetune-classifier": CLASSIFY,
     "finetune-lora": (InstructionArguments, LoraArguments, InstructionTrainingArguments),
-    "finetune-tagger": (TaggerArguments, TaggerTrainingArguments),
-    "train-embeddings": (EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments),
+    "finetune-tagger": TAG,
+    "tag-zh-entities": TAG,
+    "train-embeddings": EMBED,
 }
 
 

@@ -42,7 +42,7 @@ class TextLosses:
 
 
 def first_token(tokenizer: Any) -> int:
-    """What stands before the first token of a text: what the tokenizer puts there, or what ended the text before.
+    """The token before a text: the one that the tokenizer puts there, or the one that ended the text before.
 
     Raises:
         ValueError: The tokenizer has neither.
