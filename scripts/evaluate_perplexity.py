@@ -95,7 +95,7 @@ def measure_model(name: str, texts: list[str], arguments: PerplexityArguments) -
 
     remote = {"trust_remote_code": arguments.trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(name, **remote)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **remote)
+    model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **remote)
     model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
     start = time.perf_counter()
     losses = text_losses(model, tokenizer, texts, arguments.batch_size, arguments.max_length)

@@ -15,6 +15,7 @@ from trine.scripts.arguments import parsing as arguments
 from trine.scripts.arguments.embeddings import EmbeddingArguments, EmbeddingTrainingArguments
 from trine.scripts.arguments.instructions import InstructionArguments, InstructionTrainingArguments
 from trine.scripts.arguments.lora import LoraArguments, OptionalLoraArguments
+from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
 from trine.scripts.arguments.text_pairs import PairArguments
 from trine.scripts.demo import DemoArguments
@@ -215,8 +216,8 @@ RECIPES = {
     "transformer-base": TRANSLATE,
 }
 # Those of commands that begin with a trained model.
-CLASSIFY = ClassifierArguments, ClassifierTrainingArguments
-TAG = TaggerArguments, TaggerTrainingArguments
+CLASSIFY = ClassifierArguments, PartialTrainingArguments, ClassifierTrainingArguments
+TAG = TaggerArguments, PartialTrainingArguments, TaggerTrainingArguments
 EMBED = EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments
 TUNING = {
     "classify-sections": CLASSIFY,

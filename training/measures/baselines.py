@@ -75,21 +75,21 @@ class NgramModel:
         if order < 1:
             raise ValueError(f"order={order} must be at least 1.")
         self.vocab_size, tokens = vocab_size, tokens.long()
-        numbers, counts, shorter = tokens, torch.bincount(tokens, minlength=vocab_size).double(), vocab_size
-        found: list[tuple[Tensor, Tensor, int]] = []
+        numbers, grams = tokens, []
+        # Of each length: how often an n-gram occurs, and where there are longer ones, in how many contexts.
+        counts = [torch.bincount(tokens, minlength=vocab_size).double()]
         for length in range(2, order + 1):
             keys = numbers[:-1] * vocab_size + tokens[length - 1 :]
-            grams, places, often = torch.unique(keys, return_inverse=True, return_counts=True)
-            ending = torch.empty_like(grams)
+            found, places, often = torch.unique(keys, return_inverse=True, return_counts=True)
+            ending = torch.empty_like(found)
             ending[places] = numbers[1:]  # the n-gram without its first token, whichever of its occurrences is last
-            contexts = torch.bincount(ending, minlength=len(counts)).double()
-            found = [*found[:-1], (found[-1][0], contexts, found[-1][2])] if found else found
-            self.base = contexts if length == 2 else self.base
-            found.append((grams, often.double(), shorter))
-            numbers, counts, shorter = places, often, len(grams)
-        self.base = (counts if order == 1 else self.base) + 0.5
-        self.base /= self.base.sum()
-        self.levels = [self._level(*each) for each in found]
+            counts[-1] = torch.bincount(ending, minlength=len(counts[-1])).double()
+            counts.append(often.double())
+            grams.append(found)
+            numbers = places
+        self.base = (counts[0] + 0.5) / (counts[0] + 0.5).sum()
+        sizes = [vocab_size, *map(len, grams)]
+        self.levels = [self._level(*each) for each in zip(grams, counts[1:], sizes, strict=False)]
 
     def _level(self, grams: Tensor, counts: Tensor, shorter: int) -> _Level:
         context = grams // self.vocab_size
