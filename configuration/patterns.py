@@ -9,8 +9,8 @@ from .choices import Choices, in_package
 
 MOST_LAYERS = 10_000
 REGISTER = (
-    " A mechanism of somebody's own needs its file first: trine.load_plugin(FILE), with commands --plugin FILE. A "
-    "checkpoint has that file beside its weights."
+    " A mechanism of somebody's own needs its file first: trine.load_plugin(FILE), with commands --plugin FILE. For "
+    "that beside a checkpoint's weights, if you trust it, FILE is the checkpoint."
 )
 # Of the fields that plugins add choices to.
 ADVICE = in_package(

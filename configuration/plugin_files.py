@@ -30,20 +30,30 @@ def load_plugin(source: str | Path) -> ModuleType:
     """Loads a file that registers mechanisms, one's own or one out of a checkpoint's folder.
 
     Args:
-        source: A `.py` file, or the name of a module that can be imported. A file is loaded once; what stands beside
-            it can be imported by it.
+        source: A `.py` file; the name of a module that can be imported; or a checkpoint whose code is trusted, as a
+            folder or by its name on the Hub: its files are loaded that register what its config names, unless that
+            is known. A file is loaded once; what stands beside it can be imported by it.
 
     Returns:
-        The module.
+        The module; of a checkpoint that of the last of its mechanisms.
 
     Raises:
         FileNotFoundError: There is no such file.
+        OSError: There is no such checkpoint.
         ImportError: There is no such module, or another one has the name of the file.
-        ValueError: The name of the file is none of a module, which checkpoints could import.
+        ValueError: The name of the file is none of a module, which checkpoints could import; or a checkpoint has no
+            mechanism of somebody's own.
         SyntaxError: The file cannot be read as Python.
     """
     if not str(source).endswith(".py"):
-        return import_module(str(source))
+        from .plugin_checkpoints import is_checkpoint, load_checkpoint_plugins  # which read this module
+
+        if not is_checkpoint(str(source)):
+            return import_module(str(source))
+        found = load_checkpoint_plugins(str(source))
+        if found is None:
+            raise ValueError(f"{source} has no mechanism of somebody's own: it needs no plugin.")
+        return found
     from .plugin_rows import PLUGINS  # which reads this module
 
     file, before = Path(source).resolve(), list(PLUGINS)

@@ -5,7 +5,7 @@ None of it goes with a checkpoint.
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from .kind_fields import KindField
 from .kind_rows import AboutAttention, AboutFeedForward, AboutPosition, AboutRouter, Kind
 from .kinds import KIND_TABLES
 from .patterns import check_choice, suggest
-from .plugin_files import check_imports, source_of
+from .plugin_files import PACKAGE, check_imports, source_of
 from .validation import KIND_RULES
 
 
@@ -30,7 +30,9 @@ class Plugin(NamedTuple):
 
 
 PLUGINS: list[Plugin] = []
-# How the mechanisms of each field are made and called, as arguments that have to fit.
+# How the mechanisms of each field are made and called, as arguments that have to fit. Methods but these few are called
+# by a base of the package that has them: without it, something else may have such a name.
+CALLED = ("__init__", "forward", "initialize")
 CALLS: dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "attention_types": {
         "__init__": (("config", "layer_idx"), ()),
@@ -114,18 +116,29 @@ def check_calls(field: str, mechanism: Any) -> None:
     if not isinstance(mechanism, type):
         raise ValueError(f"{mechanism!r} is no class: register the class, of which each layer makes its own.")
     calls: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {**CALLS[field], "initialize": ((), ())}
+    own = [base for base in mechanism.__mro__[1:] if base.__module__.partition(".")[0] == PACKAGE]
     for method, (positional, keywords) in calls.items():
         function = getattr(mechanism, method, None)
-        if function is None:
+        inherited = [vars(base)[method] for base in own if method in vars(base)]
+        told = [misfit(each, positional, keywords) for each in inherited]
+        if function is None or (method not in CALLED and not any(error is None for error in told)):
             continue
-        signature = inspect.signature(function)
-        try:
-            signature.bind(None, *positional, **dict.fromkeys(keywords))
-        except TypeError as error:
+        error = misfit(function, positional, keywords)
+        if error is not None:
             wanted = ", ".join(["self", *positional, *(f"{keyword}=..." for keyword in keywords)])
             raise ValueError(
-                f"{mechanism.__qualname__}.{method}{signature} cannot be called as ({wanted}): {error}."
-            ) from error
+                f"{mechanism.__qualname__}.{method}{inspect.signature(function)} cannot be called as ({wanted}): "
+                f"{error}."
+            )
+
+
+def misfit(function: Any, positional: Sequence[str], keywords: Sequence[str]) -> TypeError | None:
+    """Why a method cannot be called with such arguments, or None."""
+    try:
+        inspect.signature(function).bind(None, *positional, **dict.fromkeys(keywords))
+    except TypeError as error:
+        return error
+    return None
 
 
 def check_reading(mechanism: type, row: Any) -> None:

@@ -70,7 +70,7 @@ def load_plugins_of(arguments: Sequence[str]) -> None:
     """Loads what `--plugin` or a recipe names before the script, which may list all mechanisms. It tells of errors."""
     from trine.scripts.arguments.parsing import load_plugins, named_plugins
 
-    with contextlib.suppress(ValueError, ImportError, FileNotFoundError):
+    with contextlib.suppress(ValueError, ImportError, OSError):
         load_plugins(named_plugins(arguments))
 
 

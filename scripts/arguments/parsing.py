@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
 from trine.configuration.patterns import suggest
+from trine.configuration.plugin_checkpoints import load_checkpoint_plugins
 from trine.configuration.plugin_files import load_plugin
 from trine.scripts.arguments.optional_packages import NEEDS, require, require_for
 from trine.scripts.arguments.recipe_yaml import load_yaml
@@ -37,7 +38,9 @@ class RecipeArguments:
     )
     plugin: list[str] = field(
         default_factory=list,
-        metadata={"help": "Files (.py) or modules that register attention, positions, feed-forwards or routers."},
+        metadata={
+            "help": "Files (.py), modules or checkpoints that bring attention, positions, feed-forwards or routers."
+        },
     )
 
 
@@ -75,12 +78,18 @@ def parse_arguments(
         _, *filled, unknown = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
-    except (ValueError, ImportError, FileNotFoundError) as error:
+    except (ValueError, ImportError, OSError) as error:
         parser.error(str(error))
     if unknown:
         parser.error(unknown_name("argument", unknown[0], parser._option_string_actions))
     ask_once()
-    require_for(command, {name: value for part in filled for name, value in vars(part).items()})
+    given = {name: value for part in filled for name, value in vars(part).items()}
+    require_for(command, given)
+    if given.get("trust_remote_code"):
+        try:
+            load_trusted(given.get("model") or [])
+        except (ValueError, ImportError) as error:
+            parser.error(str(error))
     return tuple(filled)
 
 
@@ -96,6 +105,22 @@ def named_plugins(argv: Sequence[str]) -> list[str]:
     named = parser.parse_known_args(argv)[0]
     plugins = named.plugin or (read_recipe(named.recipe).get("plugin") if named.recipe else None) or []
     return [plugins] if isinstance(plugins, str) else list(plugins)
+
+
+def load_trusted(models: str | Sequence[str]) -> None:
+    """Loads what checkpoints register, whose code may run. What is no checkpoint the command tells of later.
+
+    Raises:
+        ValueError: A mechanism cannot be registered, or a file is no Python.
+        ImportError: A file has the name of a module that is loaded.
+    """
+    for model in [models] if isinstance(models, str) else models:
+        try:
+            load_checkpoint_plugins(model)
+        except SyntaxError as error:
+            raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        except OSError:
+            continue
 
 
 def load_plugins(sources: Iterable[str]) -> None:

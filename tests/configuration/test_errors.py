@@ -117,7 +117,8 @@ FIELDS = {
     "kind far from all": (
         {"mlp_layer_types": "moe"},
         "mlp_layer_types[0]='moe' is not one of ['dense', 'sparse']. A mechanism of somebody's own needs its file "
-        "first: trine.load_plugin(FILE), with commands --plugin FILE. A checkpoint has that file beside its weights.",
+        "first: trine.load_plugin(FILE), with commands --plugin FILE. For that beside a checkpoint's weights, if you "
+        "trust it, FILE is the checkpoint.",
     ),
     "pattern": (
         {"attention_types": "sliding x 3"},

@@ -379,3 +379,20 @@ def test_weights_of_own_attention_are_not_split():
     register_attention("plain", Plain, shareable=False)
     assert TrineConfig(**SIZES, attention_types="plain, full").base_model_tp_plan is None
     assert TrineConfig(**SIZES, attention_types="full").base_model_tp_plan
+
+
+def test_a_module_of_ones_own_may_call_its_methods_as_it_likes():
+    """`mix` and the like are names of the contract in subclasses of Trine's classes only."""
+
+    class Whole(nn.Module):
+        def __init__(self, config, layer_idx):
+            super().__init__()
+
+        def mix(self, states):
+            return states.cumsum(1)
+
+        def forward(self, hidden_states, visibility, **kwargs):
+            return self.mix(hidden_states), None
+
+    register_attention("whole", Whole, shareable=False)
+    make("whole")(torch.ones(1, 3, dtype=torch.long))

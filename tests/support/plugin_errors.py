@@ -1,5 +1,6 @@
 """Registrations that are refused, and plugins that cannot be loaded, each with its message."""
 
+import json
 from pathlib import Path
 
 from support.plugins import tables_restored
@@ -165,6 +166,11 @@ def other_messages(folder: Path) -> dict[str, tuple[str, str]]:
             for node, module in imports_of(path):
                 check_import(path, node, module)
 
+    def checkpoint(name: str, model_type: str) -> Path:
+        (folder / name).mkdir()
+        written(f"{name}/config.json", json.dumps({"model_type": model_type, "attention_types": ["absent"]}))
+        return folder / name
+
     def own_folder():
         load_plugin(
             written(
@@ -215,6 +221,14 @@ def other_messages(folder: Path) -> dict[str, tuple[str, str]]:
         "name of another": (
             lambda: load_plugin(written("torch.py", "")),
             f"{folder / 'torch.py'} cannot be loaded as 'torch': a module of that name is loaded. Rename it.",
+        ),
+        "no plugin": (
+            lambda: load_plugin(checkpoint("plain", "llama")),
+            f"{folder / 'plain'} has no mechanism of somebody's own: it needs no plugin.",
+        ),
+        "no code": (
+            lambda: load_plugin(checkpoint("bare", PACKAGE)),
+            f"{folder / 'bare'} names ['absent'], which no file beside its weights registers.",
         ),
         "own folder": (own_folder, f"{folder / 'saved_here.py'} would be overwritten by the copy for the checkpoint"),
         "foreign import": (
