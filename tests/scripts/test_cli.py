@@ -226,7 +226,6 @@ TUNING = {
     "finetune-classifier": CLASSIFY,
     "finetune-lora": (InstructionArguments, LoraArguments, InstructionTrainingArguments),
     "finetune-tagger": TAG,
-    "tag-zh-entities": TAG,
     "train-embeddings": EMBED,
 }
 
