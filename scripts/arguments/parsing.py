@@ -119,6 +119,8 @@ def load_trusted(models: str | Sequence[str]) -> None:
             load_checkpoint_plugins(model)
         except SyntaxError as error:
             raise ValueError(f"{error.filename}:{error.lineno}: {error.msg}") from error
+        except FileNotFoundError as error:  # of a mechanism
+            raise ValueError(str(error)) from error
         except OSError:
             continue
 

@@ -136,3 +136,6 @@ def test_a_command_leaves_it_to_others_to_say_that_there_is_no_checkpoint(saved,
     (saved[0] / "brought_sigmoid.py").write_text("x = = 1\n")
     with pytest.raises(ValueError, match=r"brought_sigmoid.py:1: invalid syntax"):
         load_trusted([str(saved[0])])
+    (saved[0] / "brought_sigmoid.py").unlink()
+    with pytest.raises(ValueError, match=r"brought_sigmoid.py is not a file"):
+        load_trusted([str(saved[0])])
