@@ -3,6 +3,7 @@
 What a test does to the logger of transformers ends with it.
 """
 
+import gc
 import os
 
 
@@ -27,6 +28,19 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.pluginmanager.register(Marker(config.option.measure_tiers), "trine-tiers")
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of later collections of garbage what is there for good: thousands of tests, and libraries.
+
+    Trainer collects after each training, which would take half a second.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # libraries look at the end whether anything of theirs is left
 
 
 @pytest.fixture(autouse=True)

@@ -165,13 +165,20 @@ PEERS = {
 # Every attention kind, position, norm placement, feed-forward and router occurs at least once.
 DENSE_DECODERS = {
     "Full": {},
-    "Sliding": {**PLAIN, "attention_types": ["sliding"] * 2, "position_type": "learned"},
+    "Sliding": {
+        **PLAIN,
+        "attention_types": ["sliding"] * 2,
+        "position_type": "learned",
+        "tie_word_embeddings": False,
+        "initializer": "kaiming",
+    },
     "Chunked": {
         "attention_types": ["chunked"] * 2,
         "position_type": "sinusoidal",
         "norm_type": "layernorm",
         "norm_position": "post",
         "scale_embedding": True,
+        "head_dim": 16,
     },
     "Mixed": {"attention_types": ["sliding", "full"], "position_type": "relative", "initializer": "xavier"},
     "MultiQuery": {
@@ -180,12 +187,6 @@ DENSE_DECODERS = {
         "qk_norm": True,
         "attention_bias": True,
         "norm_position": "post",
-    },
-    "Untied": {
-        "attention_types": ["chunked", "full"],
-        "tie_word_embeddings": False,
-        "head_dim": 16,
-        "initializer": "kaiming",
     },
     "Simplicial": {"attention_types": ["simplicial", "full"], "qk_norm": True},
     "Linear": {"attention_types": ["linear", "full"], "linear_feature_map": "softmax"},

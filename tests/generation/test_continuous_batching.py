@@ -16,7 +16,6 @@ CASES = {
     "mixed": {"num_hidden_layers": 3, "attention_types": "sliding, full, sliding", "sliding_window": 6},
     "learned": {"position_type": "learned"},
     "sinusoidal, post-norm": {"position_type": "sinusoidal", "norm_position": "post"},
-    "no positions": {"position_type": "none"},
     "experts": SPARSE,
 }
 # One token, around a page and the windows, and more than a batch holds: that prompt is read in parts.

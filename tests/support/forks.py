@@ -5,6 +5,7 @@ read while they are imported are those of the first call, but for HF_MODULES_CAC
 start of a process is what is tested, take `subprocess`.
 """
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -72,6 +73,7 @@ def _run(program: list[str], folder: str, env: dict[str, str], logs: list[str]) 
     for stream, log in zip((sys.stdout, sys.stderr), logs, strict=True):
         with open(log, "wb") as file:
             os.dup2(file.fileno(), stream.fileno())
+    gc.freeze()  # what was imported before the fork is there for good
     os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
