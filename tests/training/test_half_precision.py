@@ -144,7 +144,6 @@ TEXTS = [f"Line {n % 7}: the {word} is at number {n}.\n" * 3 for n in range(40) 
 SMALL = ["hidden_size=16", "num_hidden_layers=2", "num_attention_heads=2", "intermediate_size=16", "hidden_dropout=0"]
 SHAPES = {
     "causal": ["mlp_layer_types=dense, sparse", "num_experts=4", "num_key_value_heads=2"],
-    "masked": ["num_key_value_heads=2"],
     "span_corruption": ["max_position_embeddings=64"],
 }
 
