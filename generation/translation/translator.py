@@ -4,7 +4,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..coverage import CoverageBeamSearch
 from ..ensembles.model import Ensemble
 from ..mask_predict import MaskPredict
 from .post_processing import check_language, post_process
+from .respelling import folds_case, respell
 
 
 _UNLIMITED = 1_000_000  # transformers' number for a tokenizer without a limit is larger
@@ -50,6 +51,8 @@ class Translator:
         target_tokenizer: That of what it writes, if its vocabulary is not that of what it reads. Default: the same.
         language: Language that is written, for the rules of `post_processing`; None for white space alone.
         max_length: Most tokens of a text, read or written. Default: the least of what tokenizer and model allow.
+        respell: Whether words that the source has are spelled as there (`respelling.respell`). Default: yes, if the
+            model copies by a pointer, and its tokenizer folds case.
 
     Raises:
         ValueError: The model is no encoder-decoder, or needs a second tokenizer; there are no rules for the language;
@@ -64,6 +67,7 @@ class Translator:
         target_tokenizer: PreTrainedTokenizerBase | None = None,
         language: str | None = None,
         max_length: int | None = None,
+        respell: bool | None = None,
     ):
         check_language(language)
         if not model.config.is_encoder_decoder:
@@ -72,6 +76,8 @@ class Translator:
             check_target_tokenizer(member.config, target_tokenizer)
         self.model, self.tokenizer, self.language = model, tokenizer, language
         self.target_tokenizer = target_tokenizer or tokenizer
+        copies = getattr(model.config, "pointer_size", None) is not None
+        self.respell = copies and folds_case(self.target_tokenizer) if respell is None else respell
         limits = _limits(model, tokenizer, self.target_tokenizer)
         self.max_length = min(limits.values(), default=_MOST_TOKENS) if max_length is None else max_length
         positions = limits.get("max_position_embeddings", _UNLIMITED)
@@ -165,6 +171,8 @@ class Translator:
                     chosen, self._write([sources[index] for index in chosen], alignments, options), strict=True
                 )
                 progress.update(len(chosen))
+        if self.respell:
+            found = {index: replace(item, text=respell(item.text, texts[index])) for index, item in found.items()}
         return [found[index] for index in range(len(sources))]
 
     def encode(

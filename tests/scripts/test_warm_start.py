@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from safetensors.torch import load_file
+from support import forks
 from support.encoders import encoder
 from support.tiny import tiny_model
 from transformers import (
@@ -112,6 +113,38 @@ def test_states_are_computed_of_what_is_read_in_the_precision_of_training(folder
     assert [options["compute_dtype"] for options in calls] == [torch.bfloat16] * 2
     assert "3 steps read 24 of 32 pairs; the others are left out." in capsys.readouterr().out
     assert json.loads((tmp_path / "model" / "metrics.json").read_text())["training_pairs"] == 24
+
+
+STRANGER = """
+import sys
+sys.modules["trine"] = None
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForSeq2SeqLM.from_pretrained(sys.argv[1], trust_remote_code=True).eval()
+inputs = tokenizer(sys.argv[2], return_tensors="pt")
+written = model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=6)
+print(tokenizer.decode(written[0], skip_special_tokens=True))
+"""
+
+
+def test_the_whole_chain_ends_with_a_model_for_a_process_without_the_package(folder, tmp_path, monkeypatch):
+    """A smaller vocabulary, a decoder with a head of its own, a pointer and cached states."""
+    words = ["--files", str(folder / "pairs.jsonl"), "--text_fields", "long", "short", "--to", "smaller_vocabulary"]
+    lift.main([str(folder / "encoder"), str(tmp_path / "small"), *words])
+    words = ["--to", "encoder_decoder", "--decoder_layers", "1", "--tie_word_embeddings", "false"]
+    lift.main([str(tmp_path / "small"), str(tmp_path / "start"), *words])
+    words = ["--model", str(tmp_path / "start"), "--freeze", "encoder", "--cache_encoder", "true"]
+    words += ["--cache_dir", str(tmp_path / "states"), "--config_overrides", "pointer_size=8"]
+    assert run_pairs(folder, tmp_path / "model", *words) == 0
+    before, after = weights_of(tmp_path / "start"), weights_of(tmp_path / "model")
+    assert not torch.equal(after["lm_head.weight"], before["lm_head.weight"])
+    table = "model.decoder.embed_tokens.weight"  # of both
+    assert torch.equal(after[table], before[table])
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    result = forks.run(["-c", STRANGER, str(tmp_path / "model"), "one and two"], tmp_path)
+    assert result.returncode == 0, result.stderr
+    translator = Translator.from_pretrained(tmp_path / "model", device="cpu")
+    assert result.stdout.strip() == translator("one and two", max_new_tokens=6)
 
 
 def test_batches_of_like_lengths(folder, tmp_path, monkeypatch):
