@@ -20,7 +20,10 @@ class SummarizerArguments(PairArguments):
     target_field: str = field(default="short", metadata={"help": "Name of its summary, which is written."})
     metrics: list[str] = field(
         default_factory=lambda: ["rouge"],
-        metadata={"help": "Scores of what is written in the end (greedy): bleu, chrf, meteor, rouge."},
+        metadata={
+            "help": "Scores of what is written in the end (greedy, or --generation_num_beams): bleu, chrf, meteor, "
+            "rouge."
+        },
     )
     lead_words: int = field(
         default=8, metadata={"help": "The first words of a text that are scored as its summary, beside the model's."}

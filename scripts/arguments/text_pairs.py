@@ -129,7 +129,8 @@ class PairArguments:
     metrics: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Scores of what is written in the end (greedy): bleu, chrf, meteor, rouge. None by default."
+            "help": "Scores of what is written in the end (greedy, or --generation_num_beams): bleu, chrf, meteor, "
+            "rouge. None by default."
         },
     )
     score_pairs: int = field(default=500, metadata={"help": "Held-out pairs that are scored."})

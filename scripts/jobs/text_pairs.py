@@ -259,12 +259,14 @@ def finish(
     if arguments.metrics:
         pairs = task.validation_pairs[: arguments.score_pairs]
         sources, targets = [pair.source for pair in pairs], [pair.target for pair in pairs]
+        beams = trainer.args.generation_num_beams or 1  # pyright: ignore[reportAttributeAccessIssue] of pairs
+        options |= {"num_beams": beams} if best else {}
         written = {"model": translator(sources, show_progress=not trainer.args.disable_tqdm, **options)}
         written |= {name: [baseline(source) for source in sources] for name, baseline in baselines.items()}
         metrics["scores"] = {
             name: score_texts(texts, targets, arguments.metrics, arguments.language) for name, texts in written.items()
         }
-        how = f"mask-predict in {arguments.iterations}" if arguments.objective == "masked" else "greedy"
+        how = f"mask-predict in {arguments.iterations}" if not best else f"{beams} beams" if beams > 1 else "greedy"
         print(f"\n{len(pairs):,} validation pairs, {how}:\n{describe_scores(metrics['scores'])}")
     write_report(trainer, folder, metrics)
     if lora.merge:

@@ -47,6 +47,18 @@ def test_scores_beside_the_first_words(folder, tmp_path, capsys):
     assert translator.max_length == 16  # the tokenizer knows how long texts were
 
 
+def test_beams_that_are_scored(folder, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def spy(self, texts, **options):
+        asked.append(options["num_beams"])
+        return ["one two"] * len(texts)
+
+    monkeypatch.setattr(Translator, "__call__", spy)
+    assert run(folder, tmp_path, "--validation_pairs", "4", "--generation_num_beams", "3") == 0
+    assert asked == [4, 3] and "4 validation pairs, 3 beams:" in capsys.readouterr().out
+
+
 def test_several_languages_by_tags(folder, tmp_path):
     records = [
         {"source": a, "target": b, "to": to} for a in NUMBERS for b, to in ((a.upper(), "up"), (a[::-1], "back"))
