@@ -228,6 +228,7 @@ TUNING = {
     "finetune-classifier": CLASSIFY,
     "finetune-lora": (InstructionArguments, LoraArguments, InstructionTrainingArguments),
     "finetune-tagger": TAG,
+    "summarize-descriptions": (SummarizerArguments, PartialTrainingArguments, SummarizerTrainingArguments),
     "train-embeddings": EMBED,
 }
 
@@ -252,6 +253,7 @@ def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
     filled = arguments.parse_arguments(TUNING[name], words, command="test", description=None)
     for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():
         (parsed,) = [getattr(part, key) for part in filled if hasattr(part, key)]
+        parsed = parse_overrides(parsed) if key == "config_overrides" else parsed
         assert parsed == (float(value) if isinstance(parsed, float) else value), key
 
 
