@@ -30,10 +30,11 @@ def pytest_configure(config):
     config.pluginmanager.register(Marker(config.option.measure_tiers), "trine-tiers")
 
 
-def pytest_collection_finish() -> None:
-    """Leave out of later collections of garbage what is there for good: thousands of tests, and libraries.
+@pytest.fixture(autouse=True, scope="module")
+def collected() -> None:
+    """Leave out of collections of garbage what is there for good: thousands of tests, and libraries.
 
-    Trainer collects after each training, which would take half a second.
+    Trainer collects after each training, which would take a second.
     """
     gc.collect()
     gc.freeze()
