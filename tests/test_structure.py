@@ -4,6 +4,7 @@ import ast
 import sys
 import tomllib
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,6 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def each(paths: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", paths, ids=name_of)
-
-
 def imports(source: str) -> list[tuple[int, str]]:
     """List every import as its number of leading dots and the name of the module, functions and all."""
     found = []
@@ -55,6 +52,11 @@ def imports(source: str) -> list[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             found.append((node.level, node.module or ""))
     return found
+
+
+@cache
+def imports_of(path: Path) -> list[tuple[int, str]]:
+    return imports(path.read_text(encoding="utf-8"))
 
 
 def tried(source: str) -> set[str]:
@@ -73,43 +75,45 @@ def target_of(path: Path, dots: int, module: str) -> Path:
     return path.parents[dots - 1].joinpath(*module.split(".")) if module else path.parents[dots - 1]
 
 
-@each(ROOM_FILES)
-def test_imports_follow_the_direction_between_rooms(path):
-    room = path.relative_to(ROOT).parts[0]
-    for dots, module in imports(path.read_text(encoding="utf-8")):
-        if dots:
-            other = target_of(path, dots, module).relative_to(ROOT).parts[0]
-            assert other in {room, "_lazy"} | ROOMS[room], f"{name_of(path)} imports from {other}/"
+def test_imports_follow_the_direction_between_rooms():
+    for path in ROOM_FILES:
+        room = path.relative_to(ROOT).parts[0]
+        for dots, module in imports_of(path):
+            if dots:
+                other = target_of(path, dots, module).relative_to(ROOT).parts[0]
+                assert other in {room, "_lazy"} | ROOMS[room], f"{name_of(path)} imports from {other}/"
 
 
-@each(LIBRARY_FILES)
-def test_the_package_imports_its_own_leaf_modules_relatively(path):
-    for dots, module in imports(path.read_text(encoding="utf-8")):
-        if dots:
-            leaf = target_of(path, dots, module).with_suffix(".py")
-            assert module and leaf.is_file(), f"{name_of(path)}: `{'.' * dots}{module}` is not a module with a file"
-        else:
-            assert module.split(".")[0] != "trine", f"{name_of(path)} imports {module} by its absolute name"
+def test_the_package_imports_its_own_leaf_modules_relatively():
+    for path in LIBRARY_FILES:
+        for dots, module in imports_of(path):
+            if dots:
+                leaf = target_of(path, dots, module).with_suffix(".py")
+                assert module and leaf.is_file(), (
+                    f"{name_of(path)}: `{'.' * dots}{module}` is not a module with a file"
+                )
+            else:
+                assert module.split(".")[0] != "trine", f"{name_of(path)} imports {module} by its absolute name"
 
 
-@each(SCRIPT_FILES + TEST_FILES)
-def test_scripts_and_tests_import_the_package_absolutely(path):
-    relative = [module for dots, module in imports(path.read_text(encoding="utf-8")) if dots]
-    assert not relative, f"{name_of(path)} imports {relative} relatively"
+def test_scripts_and_tests_import_the_package_absolutely():
+    for path in SCRIPT_FILES + TEST_FILES:
+        relative = [module for dots, module in imports_of(path) if dots]
+        assert not relative, f"{name_of(path)} imports {relative} relatively"
 
 
-@each([path for path in ROOM_FILES if path.relative_to(ROOT).parts[0] == "configuration"])
-def test_the_configuration_needs_no_torch(path):
-    assert not {"torch"} & {module.split(".")[0] for _, module in imports(path.read_text(encoding="utf-8"))}
+def test_the_configuration_needs_no_torch():
+    for path in (ROOT / "configuration").rglob("*.py"):
+        assert "torch" not in {module.split(".")[0] for _, module in imports_of(path)}, name_of(path)
 
 
-@each(LIBRARY_FILES)
-def test_optional_packages_are_imported_where_they_are_used(path):
+def test_optional_packages_are_imported_where_they_are_used():
     """In scripts, or in functions; code that goes to the Hub imports none at all (see above)."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
-            assert not OPTIONAL & {name.split(".")[0] for name in names}
+    for path in LIBRARY_FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+                assert not OPTIONAL & {name.split(".")[0] for name in names}, name_of(path)
 
 
 def test_every_folder_with_code_is_a_listed_package():
@@ -132,18 +136,18 @@ def test_what_commands_write_by_default_is_ignored():
     assert {"demo-output/", "outputs/", "runs/", "trainer_output/"} <= {*ignored}
 
 
-@each(LIBRARY_FILES + SCRIPT_FILES)
-def test_what_is_imported_is_in_a_listed_package(path):
-    for dots, module in imports(path.read_text(encoding="utf-8")):
-        if dots or module.startswith("trine."):
-            leaf = target_of(path, dots, module) if dots else ROOT.joinpath(*module.split(".")[1:])
-            folder = leaf.parent if leaf.with_suffix(".py").is_file() else leaf
-            assert ".".join(("trine", *folder.relative_to(ROOT).parts)) in PACKAGES, f"{name_of(path)}: {module}"
+def test_what_is_imported_is_in_a_listed_package():
+    for path in LIBRARY_FILES + SCRIPT_FILES:
+        for dots, module in imports_of(path):
+            if dots or module.startswith("trine."):
+                leaf = target_of(path, dots, module) if dots else ROOT.joinpath(*module.split(".")[1:])
+                folder = leaf.parent if leaf.with_suffix(".py").is_file() else leaf
+                assert ".".join(("trine", *folder.relative_to(ROOT).parts)) in PACKAGES, f"{name_of(path)}: {module}"
 
 
-@each(LIBRARY_FILES + SCRIPT_FILES + TEST_FILES)
-def test_files_stay_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+def test_files_stay_short():
+    for path in LIBRARY_FILES + SCRIPT_FILES + TEST_FILES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE, name_of(path)
 
 
 @pytest.mark.parametrize("config", bundles.CONFIGS.values(), ids=bundles.CONFIGS)

@@ -24,6 +24,7 @@ from unittest.mock import patch
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = ["torch", "transformers.dynamic_module_utils", "transformers.trainer"]
 HOME = tempfile.TemporaryDirectory()
+SECONDS: list[float] = []  # of one core, that each program took which was run to its end
 
 
 def start(program: Sequence[str], folder: Path, env: Mapping[str, str], logs: tuple[Path, Path]) -> BaseProcess:
@@ -64,6 +65,7 @@ def run_all(programs, folder: Path, environments, seconds: float = 400) -> list[
         finally:
             for process in processes:
                 process.kill()
+        SECONDS.extend(float(path.read_text()) for path in Path(place).glob("*.seconds"))
         texts = [[log.read_text(encoding="utf-8") if log.exists() else "" for log in pair] for pair in logs]
         return [CompletedProcess([], p.exitcode, *text) for p, text in zip(processes, texts, strict=True)]
 
@@ -83,14 +85,21 @@ def _run(program: list[str], folder: str, env: dict[str, str], logs: list[str]) 
     if "HF_MODULES_CACHE" in env:
         for name in ("utils", "utils.hub", "dynamic_module_utils"):
             vars(sys.modules[f"transformers.{name}"])["HF_MODULES_CACHE"] = env["HF_MODULES_CACHE"]
-    kind, *rest = program
+    begun = sum(os.times()[:4])
+    try:
+        _execute(*program)
+    finally:
+        Path(f"{logs[0]}.seconds").write_text(str(sum(os.times()[:4]) - begun))
+
+
+def _execute(kind: str, *rest: str) -> None:
     if kind == "-m":
-        sys.argv = rest
+        sys.argv = [*rest]
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif kind == "-c":
         sys.argv = ["-c", *rest[1:]]
         module = sys.modules["__main__"] = types.ModuleType("__main__")
         exec(compile(rest[0], "<string>", "exec"), vars(module))
     else:
-        sys.argv = program
+        sys.argv = [kind, *rest]
         runpy.run_path(kind, run_name="__main__")
