@@ -61,9 +61,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([PerplexityArguments], argv, command="evaluate-perplexity", description=__doc__)
     try:
         texts = read_texts(arguments.files, arguments.text_field, arguments)[: arguments.texts]
+        counted = read_ngram_texts(arguments)
+        if arguments.output:
+            open_output(Path(arguments.output))
         rows = [measure_model(name, texts, arguments) for name in arguments.models]
-        if arguments.ngram_files:
-            rows.append(measure_ngrams(texts, arguments))
+        if counted:
+            rows.append(measure_ngrams(texts, counted, arguments))
     except INPUT_ERRORS as error:
         sys.exit(f"trine evaluate-perplexity: {error}")
     data = "\n".join(texts).encode()
@@ -86,6 +89,18 @@ def read_texts(files: list[str], text_field: str, arguments: PerplexityArguments
     return texts
 
 
+def read_ngram_texts(arguments: PerplexityArguments) -> list[str]:
+    """The texts that n-grams are counted in, if any are named."""
+    field_name = arguments.ngram_field or arguments.text_field
+    return read_texts(arguments.ngram_files, field_name, arguments) if arguments.ngram_files else []
+
+
+def open_output(path: Path) -> None:
+    """Makes the file and its folder, before minutes go by. Raises an OSError where that cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("a").close()
+
+
 def measure_model(name: str, texts: list[str], arguments: PerplexityArguments) -> dict[str, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -103,7 +118,7 @@ def measure_model(name: str, texts: list[str], arguments: PerplexityArguments) -
     return row_of(name, losses) | {"parameters": model.num_parameters()}
 
 
-def measure_ngrams(texts: list[str], arguments: PerplexityArguments) -> dict[str, Any]:
+def measure_ngrams(texts: list[str], counted: list[str], arguments: PerplexityArguments) -> dict[str, Any]:
     import numpy as np
     import torch
     from transformers import AutoTokenizer
@@ -118,8 +133,7 @@ def measure_ngrams(texts: list[str], arguments: PerplexityArguments) -> dict[str
     def encode(texts: list[str]) -> list[list[int]]:
         return [[start, *ids] for ids in tokenizer(texts, add_special_tokens=False, verbose=False).input_ids]
 
-    training = read_texts(arguments.ngram_files, arguments.ngram_field or arguments.text_field, arguments)
-    stream = torch.from_numpy(np.concatenate([np.array(ids) for ids in encode(training)]))
+    stream = torch.from_numpy(np.concatenate([np.array(ids) for ids in encode(counted)]))
     model = NgramModel(stream, len(tokenizer), arguments.ngram_order)
     rows = [(row, text) for row, text in zip(encode(texts), texts, strict=True) if len(row) > 1]
     nats = [-model.probabilities(torch.tensor([row]))[0, 1:].log().sum().item() for row, _ in rows]

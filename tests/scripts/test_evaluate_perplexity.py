@@ -27,9 +27,9 @@ def place(tmp_path, monkeypatch):
 
 
 def test_the_table_and_the_file(place, tmp_path, capsys):
-    options = ["--models", "model", "--files", "test.jsonl", "--text_field", "long", "--output", "figures.json"]
+    options = ["--models", "model", "--files", "test.jsonl", "--text_field", "long", "--output", "made/figures.json"]
     evaluate_perplexity.main([*options, "--ngram_files", "test.jsonl", "--ngram_order", "3"])
-    rows = json.loads((tmp_path / "figures.json").read_text())
+    rows = json.loads((tmp_path / "made/figures.json").read_text())
     assert [row["name"] for row in rows] == [
         "model",
         "3-grams of the training text",
@@ -51,10 +51,17 @@ def test_the_table_and_the_file(place, tmp_path, capsys):
         (["--texts", "0"], "texts=0 must be at least 1"),
         (["--text_field", "long"], r"files=\['empty.jsonl'\] hold no text in the field 'long'"),
         (["--text_field", "other"], "'other'"),
+        (["--files", "test.jsonl", "--text_field", "long", "--output", "model"], "Is a directory: 'model'"),
+        (
+            ["--files", "test.jsonl", "--text_field", "long", "--ngram_files", "empty.jsonl", "--ngram_field", "no"],
+            "'no'",
+        ),
         (["--models", "absent", "--text_field", "long", "--files", "test.jsonl"], "offline mode"),
     ],
 )
-def test_bad_input_is_told(place, options, message, tmp_path, capsys):
+def test_bad_input_is_told_before_anything_is_measured(place, options, message, tmp_path, capsys, monkeypatch):
+    if "absent" not in options:
+        monkeypatch.setattr(evaluate_perplexity, "measure_model", lambda *_: pytest.fail("a model was measured"))
     (tmp_path / "empty.jsonl").write_text('{"long": ""}\n')
     with pytest.raises(SystemExit) as stopped:
         evaluate_perplexity.main(["--models", "model", "--files", "empty.jsonl", *options])
