@@ -56,8 +56,8 @@ def parse_arguments(
 
     In a recipe, a list of `key=value` texts may be written as a mapping.
     Exits with status 2 and a message on an unknown argument or a value of the wrong type, in either place, and on a
-    package that is not installed although the command, with these arguments, will import it. From then on an
-    unreachable Hub is asked once.
+    package that is not installed although the command, with these arguments, will import it, and on a checkpoint
+    that is no folder and can be no id of the Hub. From then on an unreachable Hub is asked once.
     """
     options = {
         "prog": f"trine {command}",
@@ -82,8 +82,11 @@ def parse_arguments(
         parser.error(str(error))
     if unknown:
         parser.error(unknown_name("argument", unknown[0], parser._option_string_actions))
-    ask_once()
     given = {name: value for part in filled for name, value in vars(part).items()}
+    try:
+        ask_once(given)
+    except ValueError as error:
+        parser.error(str(error))
     require_for(command, given)
     if given.get("trust_remote_code"):
         try:

@@ -1,23 +1,60 @@
 """Fails at once, with one message, where the Hub cannot be reached, in place of a minute of retries."""
 
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, set_client_factory
-from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils._validators import validate_repo_id
 
 
-def ask_once() -> None:
+# The arguments that name a folder or an id of the Hub.
+CHECKPOINTS = ("model", "models", "encoder", "tokenizer", "target_tokenizer")
+
+
+def ask_once(given: Mapping[str, Any]) -> None:
     """Turns the Hub's offline mode on at the first connection that fails, for the rest of this process.
 
     Files in the cache still load; for others, transformers and datasets raise the errors of that mode.
+
+    Args:
+        given: The arguments of the command.
+
+    Raises:
+        ValueError: An argument names a folder that is not there, and can be no id of the Hub.
     """
-    set_client_factory(make_client)
+    set_client_factory(partial(make_client, no_folders(given)))
 
 
-def make_client() -> Any:
-    """The ordinary client of huggingface_hub, which gives up after the first connection that cannot be made."""
+def no_folders(given: Mapping[str, Any]) -> list[str]:
+    """Of the arguments that name a folder or an id of the Hub, those that are no folder here. Raises as `ask_once`."""
+    absent = []
+    for name in CHECKPOINTS:
+        value = given.get(name) or []
+        for source in [value] if isinstance(value, str) else value:
+            if Path(source).exists():
+                continue
+            try:
+                validate_repo_id(source)
+            except HFValidationError as error:
+                raise ValueError(
+                    f"{name}={source!r}: there is no such folder, and an id of the Hub is NAME or OWNER/NAME."
+                ) from error
+            absent.append(source)
+    return absent
+
+
+def make_client(absent: Sequence[str] = ()) -> Any:
+    """The ordinary client of huggingface_hub, which gives up after the first connection that cannot be made.
+
+    Args:
+        absent: Names that are no folders here, of which the message tells.
+    """
+    folders = f", where there is no folder {' or '.join(map(repr, absent))}" if absent else ""
     client: Any = default_client_factory()
     library = sys.modules[type(client).__module__.partition(".")[0]]  # httpx, or a successor
     failures, send = (library.ConnectError, library.ConnectTimeout), client.send
@@ -29,7 +66,7 @@ def make_client() -> Any:
             place = f"{request.url.scheme}://{request.url.host}"
             if not constants.is_offline_mode():
                 print(
-                    f"{place} cannot be reached ({error}): only what is on this computer is used. "
+                    f"{place} cannot be reached ({error}): only what is on this computer is used{folders}. "
                     "With HF_HUB_OFFLINE=1 it is not asked.",
                     file=sys.stderr,
                 )

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from trine.scripts.jobs.hub_access import make_client
+from trine.scripts.train_translation import main as train_translation
 
 
 @pytest.fixture(scope="module")
@@ -39,4 +40,15 @@ def test_commands_do_not_retry(nowhere, tmp_path):
     done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert done.stderr.count("cannot be reached") == 1 and "HF_HUB_OFFLINE=1" in done.stderr
+    assert "where there is no folder 'nobody/nothing'" in done.stderr
     assert "Retrying" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("source", ["./nothing", "/no/such/folder", "a/b/c", "models/"])
+@pytest.mark.parametrize("option", ["model", "encoder", "tokenizer", "target_tokenizer"])
+def test_a_folder_that_is_not_there(option, source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = [f"--{option}", source, "--files", "pairs.jsonl", "--source_field", "a", "--target_field", "b"]
+    with pytest.raises(SystemExit, match="2"):
+        train_translation([*argv, "--output_dir", "out"])
+    assert f"{option}={source!r}: there is no such folder" in capsys.readouterr().err
