@@ -1,0 +1,264 @@
+"""Search by dense vectors and by words at once."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from .encoder_identity import check_same, identify
+from .fusion import Fused, Ranking, check_fusion, fuse
+from .stores.base import Store
+from .stores.embedded import EmbeddedStore
+from .stores.index_folder import damaged
+
+
+SETTINGS = ("dense_weight", "lexical_weight", "fusion", "candidates")  # that an index keeps
+
+
+class Hit(NamedTuple):
+    """A document that was found.
+
+    Args:
+        id: Its id.
+        text: Its text.
+        score: The sum of the two parts.
+        dense_part: What its vector adds: its normalised score times `dense_weight`.
+        lexical_part: What its words add.
+        dense: Cosine or dot product with the query; None where it is not among the candidates by vectors.
+        lexical: BM25; None where it is not among the candidates by words.
+    """
+
+    id: str
+    text: str
+    score: float
+    dense_part: float
+    lexical_part: float
+    dense: float | None
+    lexical: float | None
+
+
+class Changes(NamedTuple):
+    """Numbers of documents."""
+
+    added: int
+    replaced: int
+    unchanged: int
+
+
+class HybridSearch:
+    """Finds documents by the vectors of a `SentenceTransformer` and by BM25, and adds both scores, normalised.
+
+    The candidates are the best of each of the two rankings. A document that only one ranking lists gets the lowest
+    score of the other. Where no word of a query is known, vectors alone decide.
+
+    Args:
+        model: Compares texts by cosine or dot product.
+        documents: Texts by their ids, to begin with.
+        dense_weight: Weight of the vectors' scores; 0 leaves vectors out.
+        lexical_weight: Weight of the words' scores; 0 leaves words out.
+        fusion: How scores of two kinds are made comparable: `min-max` to the range from 0 to 1; `z-score` by mean and
+            standard deviation; `rrf` by ranks (Cormack et al. 2009). Raw scores are not: BM25 has no limit.
+        candidates: Length of each ranking; None for all documents, which an approximate store cannot rank.
+        store: Where the documents lie, by default in memory.
+        batch_size: Texts that are encoded at a time.
+
+    Raises:
+        ValueError: Weights, fusion or candidates that cannot be used, or a store with vectors of another model.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        documents: Mapping[str, str] | None = None,
+        *,
+        dense_weight: float = 0.7,
+        lexical_weight: float = 0.3,
+        fusion: str = "min-max",
+        candidates: int | None = 100,
+        store: Store | None = None,
+        batch_size: int = 32,
+    ):
+        check_fusion(fusion, dense_weight, lexical_weight)
+        if candidates is not None:
+            check_count("candidates", candidates)
+        self.model, self.store = model, EmbeddedStore() if store is None else store
+        self.dense_weight, self.lexical_weight, self.fusion = dense_weight, lexical_weight, fusion
+        self.candidates, self.batch_size = candidates, batch_size
+        encoder = identify(model)
+        if self.store.encoder is None:
+            self.store.set_encoder(encoder)
+        check_same(encoder, self.store.encoder or encoder)
+        if documents:
+            self.add(documents)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def add(self, documents: Mapping[str, str], show_progress: bool = False) -> None:
+        """Adds documents.
+
+        Args:
+            documents: Texts by their ids.
+            show_progress: Whether a bar shows how many are encoded.
+
+        Raises:
+            ValueError: An id is there already, a text is empty, or the model gives numbers that are not finite.
+            TypeError: Ids or texts are no texts.
+        """
+        check_documents(documents)
+        if there := [*self.store.texts([*documents])]:
+            raise ValueError(f"documents has ids that are there already: {there[:5]}. `update` replaces their texts.")
+        if documents:
+            self.store.put(documents, self._encode_documents(documents, show_progress))
+
+    def update(self, documents: Mapping[str, str], show_progress: bool = False) -> Changes:
+        """Adds documents, and replaces those whose ids are there with another text; only these are encoded.
+
+        Arguments and errors are those of `add`, but that ids may be there.
+        """
+        check_documents(documents)
+        there = self.store.texts([*documents])
+        changed = {id_: text for id_, text in documents.items() if there.get(id_) != text}
+        if changed:
+            self.store.put(changed, self._encode_documents(changed, show_progress))
+        replaced = len(there.keys() & changed.keys())
+        return Changes(len(changed) - replaced, replaced, len(documents) - len(changed))
+
+    def remove(self, ids: Iterable[str]) -> None:
+        """Removes documents.
+
+        Raises:
+            KeyError: One is not there. Nothing is removed.
+        """
+        if isinstance(ids, str):
+            raise TypeError(f"ids={ids!r} is one text; pass a list.")
+        ids = [*dict.fromkeys(ids)]
+        there = self.store.texts(ids)
+        if missing := [id_ for id_ in ids if id_ not in there]:
+            raise KeyError(f"ids={missing[:5]} are not among the documents.")
+        self.store.remove(ids)
+
+    def search(self, query: str, k: int = 10) -> list[Hit]:
+        """Finds the best documents for a query, the best first.
+
+        Args:
+            query: A text.
+            k: How many documents; all, where there are fewer.
+
+        Raises:
+            ValueError: The query is empty, or k is not a number of at least 1.
+        """
+        return self.search_all([query], k)[0]
+
+    def search_all(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+        """As `search`, for several queries, which are encoded together."""
+        check_count("k", k)
+        check_fusion(self.fusion, self.dense_weight, self.lexical_weight)
+        if isinstance(queries, str):
+            raise TypeError(f"queries={queries!r} is one text; pass a list, or call `search`.")
+        for query in queries:
+            check_text("query", query)
+        if not queries or not len(self):
+            return [[] for _ in queries]
+        fused = [
+            fuse(*pair, self.dense_weight, self.lexical_weight, self.fusion, k) for pair in self._rank(queries, k)
+        ]
+        texts = self.store.texts([*dict.fromkeys(each.id for row in fused for each in row)])
+        return [[as_hit(each, texts[each.id]) for each in row if each.id in texts] for row in fused]
+
+    def _rank(self, queries: Sequence[str], k: int) -> Iterable[tuple[Ranking, Ranking]]:
+        """Both rankings for each query; those of weight 0 are empty."""
+        if self.candidates is None and not self.store.exact:
+            raise ValueError("candidates=None ranks all documents, and the store is approximate. Give a number.")
+        depth = len(self) if self.candidates is None else min(len(self), max(self.candidates, k))
+        dense = lexical = [Ranking()] * len(queries)
+        if self.dense_weight:
+            dense = self.store.nearest(self._encode(self.model.encode_query, queries), depth)
+        if self.lexical_weight:
+            lexical = self.store.matching(queries, depth)
+        return zip(dense, lexical, strict=True)
+
+    def _encode_documents(self, documents: Mapping[str, str], show_progress: bool) -> np.ndarray:
+        vectors = self._encode(self.model.encode_document, [*documents.values()], show_progress)
+        bad = [id_ for id_, row in zip(documents, vectors, strict=True) if not np.isfinite(row).all()]
+        if bad:
+            raise ValueError(f"The model gives vectors that are not finite for {len(bad)} documents: {bad[:5]}.")
+        return vectors
+
+    def _encode(self, encode: Any, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
+        vectors = encode(
+            [*texts],
+            batch_size=self.batch_size,
+            show_progress_bar=show_progress,
+            convert_to_numpy=True,
+            normalize_embeddings=self.model.similarity_fn_name == "cosine",
+        )
+        return np.ascontiguousarray(vectors, dtype=np.float32)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes documents, vectors, BM25 and settings to a folder; a kill leaves the old index or the new one.
+
+        Raises:
+            ValueError: Another process has saved there since this index was loaded or saved, or the store is a
+                database, which keeps all by itself.
+            OSError: The folder cannot be written. It is as it was.
+        """
+        if not isinstance(self.store, EmbeddedStore):
+            raise ValueError(f"save: store={type(self.store).__name__} keeps its documents by itself.")
+        self.store.save(folder, {name: getattr(self, name) for name in SETTINGS})
+
+    @classmethod
+    def load(cls, folder: str | Path, model: SentenceTransformer, *, batch_size: int = 32) -> "HybridSearch":
+        """Reads what `save` wrote.
+
+        Args:
+            folder: Where.
+            model: The model that made it.
+            batch_size: Texts that are encoded at a time.
+
+        Raises:
+            FileNotFoundError: There is no index.
+            ValueError: It is damaged, or made by another model.
+            ImportError: It has a graph, and faiss is not installed.
+        """
+        store, settings = EmbeddedStore.load(folder)
+        if missing := [name for name in SETTINGS if name not in settings]:
+            raise damaged(Path(folder), f"its settings lack {missing}")
+        options = {name: settings[name] for name in SETTINGS}
+        return cls(model, store=store, batch_size=batch_size, **options)
+
+
+def as_hit(fused: Fused, text: str) -> Hit:
+    """Puts a fused score and its text together."""
+    return Hit(
+        fused.id, text, fused.score, fused.dense_part, fused.lexical_part, dense=fused.dense, lexical=fused.lexical
+    )
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises a ValueError unless a value is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
+
+
+def check_text(name: str, value: Any) -> None:
+    """Raises a TypeError for what is no text, and a ValueError for one that is empty or has half a character."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}, not a text.")
+    if not value.strip():
+        raise ValueError(f"{name}={value!r} is an empty text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name}={value!r} holds one half of a character, which is no text.") from error
+
+
+def check_documents(documents: Any) -> None:
+    """Raises a TypeError or ValueError that names the first document that cannot be used."""
+    if not isinstance(documents, Mapping):
+        raise TypeError(f"documents is a {type(documents).__name__}; pass a mapping from ids to texts.")
+    for id_, text in documents.items():
+        check_text("id", id_)
+        check_text(f"documents[{id_!r}]", text)

@@ -1,0 +1,57 @@
+"""The interface of a store of documents, which finds them by vectors and by words."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..fusion import Ranking
+
+
+class Store(ABC):
+    """Holds documents with a vector each. `HybridSearch` encodes, checks its input and fuses.
+
+    `encoder` is what `retrieval.encoder_identity.identify` says of the model whose vectors it holds, or None before
+    the first.
+    """
+
+    encoder: dict[str, Any] | None = None
+
+    @property
+    @abstractmethod
+    def exact(self) -> bool:
+        """Whether `nearest` compares all vectors; otherwise it may miss some."""
+
+    @abstractmethod
+    def set_encoder(self, encoder: Mapping[str, Any]) -> None:
+        """Keeps what is known of the model, before the first document."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of documents."""
+
+    @abstractmethod
+    def texts(self, ids: Sequence[str]) -> dict[str, str]:
+        """The texts of those of these documents that are there, by their ids."""
+
+    @abstractmethod
+    def put(self, documents: Mapping[str, str], vectors: np.ndarray) -> None:
+        """Adds documents, by their ids, and takes the place of those that are there already.
+
+        Args:
+            documents: Texts by their ids.
+            vectors: One for each document (N, size), float32; normalised if the model compares by cosine.
+        """
+
+    @abstractmethod
+    def remove(self, ids: Sequence[str]) -> None:
+        """Removes documents that are there."""
+
+    @abstractmethod
+    def nearest(self, vectors: np.ndarray, depth: int) -> list[Ranking]:
+        """For each query (Q, size) the documents with the largest dot products, at most `depth`."""
+
+    @abstractmethod
+    def matching(self, queries: Sequence[str], depth: int) -> list[Ranking]:
+        """For each query the documents that its words find, at most `depth`."""

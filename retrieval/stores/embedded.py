@@ -1,0 +1,228 @@
+"""Documents in memory, and in a folder: compared one by one, or above a size by a graph of neighbours."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from ..bm25 import BM25
+from ..fusion import Ranking
+from ..words import Words
+from .base import Store
+from .index_folder import Saved, damaged, reading_index, write_index
+
+
+EXACT_BELOW = 50_000  # documents; for one query all of them take some ten milliseconds
+NEIGHBOURS, BUILD_WIDTH, SEARCH_WIDTH = 32, 200, 256  # of the graph: links a document, and candidates that are kept
+BLOCK = 256  # queries that are compared with all documents at a time
+DOCUMENTS, ARRAYS, VOCABULARY, GRAPH = "documents.jsonl", "arrays.safetensors", "vocabulary.json", "graph.faiss"
+
+
+class EmbeddedStore(Store):
+    """A store in this process, which `save` writes to a folder.
+
+    Dense vectors are compared one by one (exact) below `EXACT_BELOW` documents. Above it faiss walks a graph (HNSW,
+    Malkov and Yashunin 2016, arXiv 1603.09320), which finds nearly all of the nearest ones. Words are scored by BM25.
+    Both are made anew, where they have to be, at the next search or saving: the graph after documents were removed or
+    replaced, BM25 after any change.
+
+    Args:
+        exact: True to compare all vectors at any size, False for the graph at any size.
+        chinese: As for `Words`.
+    """
+
+    def __init__(self, exact: bool | None = None, chinese: str = "bigrams"):
+        self.words = Words(chinese)
+        self.wanted_exact = exact
+        self.documents: dict[str, str] = {}
+        self._ids: list[str] | None = []
+        self._vectors = np.zeros((0, 0), np.float32)
+        self._bm25: BM25 | None = None
+        self._graph: Any = None
+        self._folder: tuple[Path, str] | None = None  # that it was loaded from or saved to, and its files then
+
+    @property
+    def exact(self) -> bool:
+        """Whether all vectors are compared."""
+        return len(self) < EXACT_BELOW if self.wanted_exact is None else self.wanted_exact
+
+    def set_encoder(self, encoder: Mapping[str, Any]) -> None:
+        """Keeps what is known of the model."""
+        self.encoder = dict(encoder)
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    @property
+    def ids(self) -> list[str]:
+        """The documents, in the order of their vectors."""
+        if self._ids is None:
+            self._ids = [*self.documents]
+        return self._ids
+
+    def texts(self, ids: Sequence[str]) -> dict[str, str]:
+        """The texts of those of these documents that are there."""
+        return {id_: self.documents[id_] for id_ in ids if id_ in self.documents}
+
+    def put(self, documents: Mapping[str, str], vectors: np.ndarray) -> None:
+        """Adds documents; those that take the place of others go to the end."""
+        self.remove([id_ for id_ in documents if id_ in self.documents])
+        if self._graph is not None:
+            self._graph.add(vectors)
+        self._vectors = np.concatenate([self._vectors, vectors]) if len(self) else np.ascontiguousarray(vectors)
+        self.documents.update(documents)
+        self._ids = self._bm25 = None
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Removes documents."""
+        if not ids:
+            return
+        gone = set(ids)
+        self._vectors = self._vectors[[id_ not in gone for id_ in self.ids]]
+        for id_ in ids:
+            del self.documents[id_]
+        self._ids = self._bm25 = self._graph = None
+
+    def nearest(self, vectors: np.ndarray, depth: int) -> list[Ranking]:
+        """The documents with the largest dot products."""
+        if not self.exact:
+            return [self._ranking(*row, depth) for row in zip(*self._walk(vectors, depth), strict=True)]
+        rankings = []
+        for start in range(0, len(vectors), BLOCK):
+            for scores in vectors[start : start + BLOCK] @ self._vectors.T:
+                places = best(scores, depth)
+                rankings.append(self._ranking(scores[places], places, depth))
+        return rankings
+
+    def _ranking(self, scores: np.ndarray, places: np.ndarray, depth: int) -> Ranking:
+        ids, floor = self.ids, float(scores[-1]) if len(scores) else 0.0
+        return Ranking([ids[place] for place in places.tolist()], scores, floor, depth)
+
+    def _walk(self, vectors: np.ndarray, depth: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Scores and places for each query, by the graph."""
+        parameters: Any = import_faiss().SearchParametersHNSW(efSearch=max(SEARCH_WIDTH, depth))
+        scores, places = self._get_graph().search(vectors, depth, params=parameters)
+        found = [row >= 0 for row in places]  # -1 where fewer are found
+        return [s[f] for s, f in zip(scores, found, strict=True)], [p[f] for p, f in zip(places, found, strict=True)]
+
+    def _get_graph(self) -> Any:
+        if self._graph is None:
+            faiss = import_faiss()
+            self._graph = faiss.IndexHNSWFlat(self._vectors.shape[1], NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+            self._graph.hnsw.efConstruction = BUILD_WIDTH
+            self._graph.add(self._vectors)
+        return self._graph
+
+    def matching(self, queries: Sequence[str], depth: int) -> list[Ranking]:
+        """The documents with the largest BM25 scores above 0."""
+        bm25, ids, rankings = self._get_bm25(), self.ids, []
+        for query in queries:
+            scores = bm25.scores(self.words(query))
+            places = best(scores, depth)
+            places = places[scores[places] > 0]
+            floor = float(scores[places[-1]]) if len(places) == depth < len(self) else 0.0
+            rankings.append(Ranking([ids[place] for place in places.tolist()], scores[places], floor, depth))
+        return rankings
+
+    def _get_bm25(self) -> BM25:
+        if self._bm25 is None:
+            self._bm25 = BM25.of(self.documents.values(), self.words)
+        return self._bm25
+
+    def save(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        """Writes all to a folder; errors and what a kill leaves are those of `write_index`."""
+        folder, bm25 = Path(folder), self._get_bm25()
+        arrays = {"vectors": self._vectors, **{f"bm25.{name}": array for name, array in bm25.arrays.items()}}
+        writers = {
+            DOCUMENTS: lambda path: write_documents(path, self.documents),
+            ARRAYS: lambda path: save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, path),
+            VOCABULARY: lambda path: path.write_text(json.dumps(bm25.vocabulary, ensure_ascii=False), "utf-8"),
+        }
+        if not self.exact:
+            writers[GRAPH] = lambda path: write_graph(path, self._get_graph())
+        own = {"encoder": self.encoder, "exact": self.wanted_exact, "chinese": self.words.chinese}
+        is_same = self._folder is not None and self._folder[0] == folder.resolve()
+        expected = self._folder[1] if self._folder is not None and is_same else None
+        self._folder = (folder.resolve(), write_index(folder, {**settings, **own}, writers, expected))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> tuple["EmbeddedStore", dict[str, Any]]:
+        """Reads a store, and the settings that were saved with it.
+
+        Raises:
+            FileNotFoundError: There is no index.
+            ValueError: It is damaged, or of another version.
+            ImportError: It has a graph, and faiss is not installed.
+        """
+        folder = Path(folder)
+        with reading_index(folder) as saved:
+            try:
+                store = cls._read(saved)
+            except (ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+                raise damaged(folder, f"{type(error).__name__}: {error}") from error
+        store._folder = (folder.resolve(), saved.files.name)
+        return store, saved.settings
+
+    @classmethod
+    def _read(cls, saved: Saved) -> "EmbeddedStore":
+        store = cls(saved.settings["exact"], saved.settings["chinese"])
+        store.encoder = saved.settings["encoder"]
+        store.documents = read_documents(saved.files / DOCUMENTS)
+        arrays = load_file(saved.files / ARRAYS)
+        store._vectors, store._ids = arrays["vectors"], None
+        if len(store._vectors) != len(store):
+            raise ValueError(f"{len(store._vectors)} vectors for {len(store)} documents")
+        vocabulary = json.loads((saved.files / VOCABULARY).read_text(encoding="utf-8"))
+        store._bm25 = BM25(vocabulary, {n: arrays[f"bm25.{n}"] for n in ("data", "indices", "indptr")}, len(store))
+        if not store.exact:
+            store._graph = read_graph(saved.files / GRAPH)
+        return store
+
+
+def best(scores: np.ndarray, count: int) -> np.ndarray:
+    """Places of the largest scores, the largest first, of equal ones the first."""
+    if count >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    least = np.partition(scores, -count)[-count]
+    places = np.flatnonzero(scores >= least)
+    return places[np.argsort(-scores[places], kind="stable")][:count]
+
+
+def write_documents(path: Path, documents: Mapping[str, str]) -> None:
+    """Writes a line of JSON for each document."""
+    with open(path, "w", encoding="utf-8") as file:
+        for id_, text in documents.items():
+            file.write(json.dumps({"id": id_, "text": text}, ensure_ascii=False) + "\n")
+
+
+def read_documents(path: Path) -> dict[str, str]:
+    """Reads what `write_documents` wrote."""
+    with open(path, encoding="utf-8") as file:
+        records = map(json.loads, file)
+        return {record["id"]: record["text"] for record in records}
+
+
+def write_graph(path: Path, graph: Any) -> None:
+    """Writes a graph of faiss."""
+    import_faiss().write_index(graph, str(path))
+
+
+def read_graph(path: Path) -> Any:
+    """Reads a graph of faiss."""
+    return import_faiss().read_index(str(path))
+
+
+def import_faiss() -> Any:
+    """The module. Raises an ImportError that says how to install it, or to do without."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            f"From {EXACT_BELOW:,} documents on the store needs faiss: pip install 'trine[retrieval]'. "
+            "EmbeddedStore(exact=True) compares all vectors without it."
+        ) from error
+    return faiss
