@@ -1,4 +1,4 @@
-"""Search by embeddings and words, and scores of it."""
+"""Search by embeddings and words, chunks of documents, and scores of it all."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,9 @@ from .._lazy import lazy_names
 
 
 if TYPE_CHECKING:
+    from .chunking import sentence_spans
     from .hybrid import Hit, HybridSearch
+    from .late_chunking import LateChunks, late_chunks
     from .scores import Retrieval
     from .stores.base import Store
     from .stores.embedded import EmbeddedStore
@@ -15,8 +17,11 @@ __all__ = [
     "EmbeddedStore",
     "Hit",
     "HybridSearch",
+    "LateChunks",
     "Retrieval",
     "Store",
+    "late_chunks",
+    "sentence_spans",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__)
