@@ -35,6 +35,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "inspect": ("matplotlib",),
     "pretrain": ("matplotlib",),
     "serve": ("fastapi", "openai", "uvicorn"),
+    "study parts": ("matplotlib",),
     "study recall": ("matplotlib",),
     "train-embeddings": ("datasets", "matplotlib"),
     "train-summarizer": ("matplotlib",),

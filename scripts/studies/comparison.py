@@ -69,23 +69,30 @@ class Comparison:
         of_four = count(name, width + 4) - count(name, width)  # multiples of four, for the matrix product's sake
         return self.head(self.config(name, width + 4 * round(missing / of_four)))
 
+    def steps_of(self, name: str) -> int:
+        """Steps of training of a model."""
+        return self.steps
+
     def run(self, name: str, seed: int) -> dict:
         """Trains and evaluates a model with one seed."""
+        steps = self.steps_of(name)
         set_seed(seed)
         model = self.build(name)
-        losses = train(model, self.batches(seed), steps=self.steps, learning_rate=self.learning_rate)
+        losses = train(model, self.batches(seed), steps=steps, learning_rate=self.learning_rate)
         with torch.no_grad():
             metrics = self.evaluate(model.eval()) | {"mean training loss": statistics.mean(losses)}
-        return {"parameters": model.num_parameters(), "steps": self.steps, "metrics": metrics}
+        return {"parameters": model.num_parameters(), "steps": steps, "metrics": metrics}
 
 
-def train(model: PreTrainedModel, batches: Iterator[Batch], *, steps: int, learning_rate: float) -> list[float]:
-    """Trains in place with Adam, warm-up and cosine decay, gradients clipped at 1; returns all losses.
+def train(
+    model: PreTrainedModel, batches: Iterator[Batch], *, steps: int, learning_rate: float, has_warmup: bool = True
+) -> list[float]:
+    """Trains in place with Adam, warm-up over a tenth and cosine decay, gradients clipped at 1; returns all losses.
 
     Where no batch comes twice, their mean tells how fast a model learns: each loss is of data it had not yet seen.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.98))
-    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), fused=True)
+    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 10) if has_warmup else 0, steps)
     losses = []
     for step in range(1, steps + 1):
         loss = model.train()(**next(batches)).loss

@@ -1,7 +1,9 @@
 """Compare dot-product with 2-simplicial attention, at equal parameters and tokens, over several seeds."""
 
 import random
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +13,7 @@ from transformers import PreTrainedModel
 
 from trine import TrineForCausalLM, TrineForSequenceClassification, TrineForTokenClassification
 from trine.modeling.checks.ids import IGNORE_INDEX
-from trine.scripts.studies.comparison import Batch, Comparison
+from trine.scripts.studies.comparison import MODELS, Batch, Comparison, train
 from trine.scripts.studies.shapes import read
 from trine.scripts.studies.simplicial_tasks import (
     COMPOSITION_VOCABULARY,
@@ -19,11 +21,15 @@ from trine.scripts.studies.simplicial_tasks import (
     MODULUS,
     SET_SIZE,
     composition,
+    gym_problems,
     match3,
-    word_problems,
 )
 from trine.scripts.studies.study import Study, run_study
 from trine.tokenization.byte_level_bpe import train_byte_level_bpe
+
+
+SLOWEST = "2-simplicial"
+EQUAL_TIME = ", equal time"  # ends the name of a model that trains for as long as the slowest one
 
 
 def windows(first: int, second: int | None = None) -> dict[str, int]:
@@ -118,34 +124,28 @@ def token_losses(model: PreTrainedModel, ids: torch.Tensor) -> tuple[torch.Tenso
     return losses, logits.argmax(-1) == targets
 
 
-class WordProblems(Comparison):
-    """Word problems in the manner of GSM8K."""
+class Problems(Comparison):
+    """Questions of reasoning-gym with their answers.
 
-    title = "Word problems in the manner of GSM8K"
-    description = (
-        "Questions made from the 100 templates of reasoning-gym's `gsm_symbolic`, each followed by the number that "
-        "answers it, in at most 96 subwords (numbers in digits). Language models of 2 layers, which see no problem "
-        "twice. On 1,000 other problems from the same templates, less the longer ones: the share whose answer greedy "
-        "search gets right, and the loss of the answer, in nats per token. 2-simplicial layers see all first keys and "
-        "the last 32 second keys.\n\n"
-        "A blog claims that 2-simplicial attention gains 12.8 % on GSM8K. The paper (Roy et al. 2025, arXiv "
-        "2507.02754, table 2) reports negative log-likelihoods, where lower is better, that change by +0.79 %, "
-        "-1.51 % and -2.27 % on GSM8K at 1, 2 and 3.5 billion active parameters, from one run each. The figures here "
-        "are those of models thousands of times smaller, trained for minutes on made-up problems; they can neither "
-        "confirm nor refute either."
-    )
+    Attributes:
+        task: Its name there.
+        longest: Tokens of a problem; longer ones are left out.
+        held_out: Other problems, for evaluation.
+        learns_questions: Whether the loss is also that of the questions.
+    """
+
     head = TrineForCausalLM
-    longest = 96  # tokens
-    sizes: dict[str, Any] = {**LANGUAGE_MODEL, "max_position_embeddings": longest, **windows(longest, 32)}
-    full_steps, batch_size, learning_rate = 800, 16, 3e-3
-    vocab_size, held_out = 1024, 1000
+    task: ClassVar[str]
+    longest: ClassVar[int]
+    vocab_size: ClassVar[int]
+    held_out, learns_questions = 1000, True
 
     def prepare(self, data: Path) -> None:
         """Draws and encodes problems to train on, and others to hold out."""
-        held_out = word_problems(self.held_out, seed=0)
+        held_out = gym_problems(self.task, self.held_out, seed=0)
         questions = {question for question, _ in held_out}
         # More than are seen, as long ones are left out: about one in five.
-        problems = word_problems(2 * self.steps * self.batch_size, seed=1, without=questions)
+        problems = gym_problems(self.task, 2 * self.steps * self.batch_size, seed=1, without=questions)
         texts = (question for question, _ in problems[:10_000])
         self.tokenizer = train_byte_level_bpe(texts, self.vocab_size, show_progress=False)
         self.sizes = {**self.sizes, "vocab_size": len(self.tokenizer)}
@@ -182,8 +182,9 @@ class WordProblems(Comparison):
                 cuts = list(range(0, len(pool), self.batch_size))
                 order.shuffle(cuts)
                 for start in cuts:
-                    ids, _ = self.collate(pool[start : start + self.batch_size])
-                    yield {"input_ids": ids.clamp(min=0), "labels": ids}
+                    ids, is_answer = self.collate(pool[start : start + self.batch_size])
+                    labels = ids if self.learns_questions else ids.where(is_answer, IGNORE_INDEX)
+                    yield {"input_ids": ids.clamp(min=0), "labels": labels}
 
     def evaluate(self, model: PreTrainedModel) -> dict[str, float]:
         """Accuracy of greedy search, and the loss of the answers.
@@ -199,6 +200,63 @@ class WordProblems(Comparison):
             total, count = total + float(losses[is_answer].sum()), count + int(is_answer.sum())
             right += int((is_likeliest | ~is_answer).all(dim=1).sum())
         return {"exact match": right / len(problems), "answer loss": total / count}
+
+
+class WordProblems(Problems):
+    """Word problems in the manner of GSM8K."""
+
+    title = "Word problems in the manner of GSM8K"
+    description = (
+        "Questions made from the 100 templates of reasoning-gym's `gsm_symbolic`, each followed by the number that "
+        "answers it, in at most 96 subwords (numbers in digits). Language models of 2 layers, which see no problem "
+        "twice. On 1,000 other problems from the same templates, less the longer ones: the share whose answer greedy "
+        "search gets right, and the loss of the answer, in nats per token. 2-simplicial layers see all first keys and "
+        "the last 32 second keys.\n\n"
+        "A blog claims that 2-simplicial attention gains 12.8 % on GSM8K. The paper (Roy et al. 2025, arXiv "
+        "2507.02754, table 2) reports negative log-likelihoods, where lower is better, that change by +0.79 %, "
+        "-1.51 % and -2.27 % on GSM8K at 1, 2 and 3.5 billion active parameters, from one run each. The figures here "
+        "are those of models thousands of times smaller, trained for minutes on made-up problems; they can neither "
+        "confirm nor refute either."
+    )
+    task, longest, vocab_size = "gsm_symbolic", 96, 1024
+    sizes: dict[str, Any] = {**LANGUAGE_MODEL, "max_position_embeddings": longest, **windows(longest, 32)}
+    full_steps, batch_size, learning_rate = 800, 16, 3e-3
+
+
+class ChainSums(Problems):
+    """Sums and differences, which also train for as long as the 2-simplicial model does."""
+
+    title = "Sums and differences"
+    description = (
+        "Problems of reasoning-gym's `chain_sum` such as `4-6+9=`: two to four digits, each a token, as are signs. "
+        "Language models of 2 layers that learn the answers only. On 1,000 other problems, of whose answers the most "
+        "frequent one is 5.5 % of all: the share that greedy search gets right, and the loss of the answer, in nats "
+        "per token. `equal time` trains on as many more batches as fit into the CPU time of the 2-simplicial model, "
+        "by the pace of both."
+    )
+    models = (*MODELS, *(f"{name}{EQUAL_TIME}" for name in MODELS if name != SLOWEST))
+    task, longest, vocab_size, learns_questions = "chain_sum", 16, 280, False
+    sizes: dict[str, Any] = {**SMALL, "position_type": "rope", **windows(longest)}
+    full_steps, batch_size, learning_rate = 400, 64, 3e-3
+
+    def build(self, name: str) -> PreTrainedModel:
+        """Builds a model, the same for either number of steps."""
+        return super().build(name.removesuffix(EQUAL_TIME))
+
+    def steps_of(self, name: str) -> int:
+        """As many steps as fit into the CPU time of the 2-simplicial model, where the name says so."""
+        if not name.endswith(EQUAL_TIME):
+            return self.steps
+        return round(self.steps * self.pace(SLOWEST) / self.pace(name))
+
+    @cache  # noqa: B019 an experiment lives as long as the process
+    def pace(self, name: str) -> float:
+        """CPU seconds of 8 training steps, after 2 to warm up."""
+        model, batches = self.build(name), self.batches(0)
+        train(model, batches, steps=2, learning_rate=self.learning_rate)
+        start = time.process_time()
+        train(model, batches, steps=8, learning_rate=self.learning_rate)
+        return time.process_time() - start
 
 
 class RealText(Comparison):
@@ -259,6 +317,7 @@ EXPERIMENTS: dict[str, Any] = {
     "match3": Match3,
     "composition": Composition,
     "word-problems": WordProblems,
+    "sums": ChainSums,
     "real-text": RealText,
 }
 

@@ -2,7 +2,7 @@
 
 # Shapes: B batch, N tokens.
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -43,22 +43,32 @@ def composition(size: int, generator: torch.Generator) -> dict[str, torch.Tensor
     return {"input_ids": torch.cat((*tokens, 2 * DOMAIN**2 + query), dim=1), "labels": labels}
 
 
-def word_problems(count: int, seed: int, without: Iterable[str] = ()) -> list[tuple[str, str]]:
-    """Different questions in the manner of GSM8K, none of which is in `without`, each with its answer.
+def gym_problems(task: str, count: int, seed: int, without: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Different questions of a task of reasoning-gym, none of which is in `without`, each with its answer.
 
-    They come from the 100 templates of reasoning-gym's `gsm_symbolic`, with other names and numbers each time; the
-    ending that all of them have is cut off.
-    Source: Mirzadeh et al. 2024, GSM-Symbolic, arXiv 2410.05229.
+    What all questions of the task have, such as how to write the answer, is cut off.
     """
     from reasoning_gym.factory import create_dataset
 
     # Some come again. Entries are made one by one, so four times as many cost no more time than are needed.
     seen, problems = set(without), []
-    for entry in create_dataset("gsm_symbolic", size=4 * count, seed=seed):
-        question = entry["question"].removesuffix(COMMON_ENDING)
+    options, cut = TASKS[task]
+    for entry in create_dataset(task, size=4 * count, seed=seed, **options):
+        question = cut(entry["question"])
         if question not in seen:
             seen.add(question)
             problems.append((question, entry["answer"]))
         if len(problems) == count:
             break
     return problems
+
+
+# The options of each task, and how its questions are cut.
+# `gsm_symbolic` has 100 templates with other names and numbers each time (Mirzadeh et al. 2024, arXiv 2410.05229).
+TASKS: dict[str, tuple[dict[str, int], Callable[[str], str]]] = {
+    "gsm_symbolic": ({}, lambda question: question.removesuffix(COMMON_ENDING)),
+    "chain_sum": (
+        {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1},
+        lambda question: question.rpartition(": ")[2].replace(" ", ""),
+    ),
+}

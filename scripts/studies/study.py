@@ -26,7 +26,8 @@ class Study:
         output_dir: Default folder of the finished runs.
         experiments: Classes by name. Each has a `title`, a `description` and the names of its `models`, is made from
             (folder of the data, folder for output, factor on the steps), and has `run(model, seed)`, which returns
-            "parameters", "steps", "metrics" and, where there are any, "samples".
+            "parameters", "steps", "metrics" and, where there are any, "samples". Its `conclude(runs)`, if it has one,
+            says what follows from the finished runs: sentences below the table.
         draw: Draws pictures of all finished runs into a folder, if there are any to draw.
     """
 
@@ -101,9 +102,9 @@ def run_study(study: Study, argv: Sequence[str] | None = None, *, description: s
                     print(f"{name}, {model}, seed {seed}: already in '{path}'")
                     continue
                 print(f"{name}, {model}, seed {seed}", flush=True)
-                start = time.perf_counter()
+                start = time.process_time()
                 run = {"experiment": name, "model": model, "seed": seed, **experiment.run(model, seed)}
-                run["seconds"] = time.perf_counter() - start
+                run["seconds"] = time.process_time() - start  # of the CPU: a busy machine tells nothing of a model
                 with path.open("ab", buffering=0) as file:  # at once, since other processes may write, too
                     file.write((json.dumps(run, ensure_ascii=False) + "\n").encode())
                 print(run["metrics"], flush=True)
@@ -140,6 +141,8 @@ def describe_runs(study: Study, runs: list[dict]) -> str:
                 f"| {seconds:.0f} |"
             )
         parts += [f"## {experiment.title}", experiment.description, "\n".join(rows)]
+        if hasattr(experiment, "conclude"):
+            parts.append(experiment.conclude(found))
         last = found[-1]
         if "samples" in last:
             parts.append(f"Samples of {last['model']}, seed {last['seed']}:")

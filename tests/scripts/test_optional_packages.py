@@ -23,6 +23,7 @@ REQUIRED |= {"jinja2", "numpy", "packaging", "tqdm", "trine", "yaml"}
 # What a function of a module can import that these commands never call, or import where it is there.
 NEVER = {
     "evaluate-translation": {"matplotlib"},
+    "study parts": {"datasets", "jieba", "pyarrow", "reasoning_gym"},
     "study shapes": {"datasets", "jieba", "matplotlib", "pyarrow"},
     "study simplicial": {"datasets", "jieba", "matplotlib", "pyarrow"},
     "translate": {"matplotlib"},

@@ -20,6 +20,7 @@ COMMANDS = {
     "finetune_lora": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
     "finetune_tagger": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
     "inspect_model": (["--model", "nowhere", "--text", "a"], "connect"),
+    "studies.parts": (["--data_dir", "nowhere"], "nowhere"),
     "studies.shapes": (["--data_dir", "nowhere"], "nowhere"),
     "studies.simplicial": (["--data_dir", "nowhere", "--experiments", "real-text"], "nowhere"),
 }

@@ -117,3 +117,10 @@ def test_bad_arguments_are_named(words, message, capsys):
 
 def test_the_spread_is_the_mean_and_the_extremes():
     assert spread([1.0, 2.0, 6.0]) == "3.000 (1.000 to 6.000)" and spread([float("nan")]) == "-"
+
+
+def test_what_follows_from_the_runs_stands_below_the_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(Counting, "conclude", lambda runs: f"{len(runs)} runs.", raising=False)
+    run(tmp_path, "--experiments", "counting", "--seeds", "2")
+    assert "seconds |" in (report := (tmp_path / "r" / "report.md").read_text())
+    assert "|\n\n4 runs.\n\nSamples of double" in report

@@ -6,15 +6,27 @@ import re
 import pytest
 import torch
 
-from trine.scripts.studies.simplicial import EXPERIMENTS, Generated, RealText, WordProblems, main, token_losses
+from trine.modeling.checks.ids import IGNORE_INDEX
+from trine.scripts.studies.simplicial import (
+    EQUAL_TIME,
+    EXPERIMENTS,
+    SLOWEST,
+    ChainSums,
+    Generated,
+    Problems,
+    RealText,
+    WordProblems,
+    main,
+    token_losses,
+)
 from trine.scripts.studies.simplicial_tasks import (
     COMMON_ENDING,
     DOMAIN,
     MODULUS,
     SET_SIZE,
     composition,
+    gym_problems,
     match3,
-    word_problems,
 )
 
 
@@ -27,7 +39,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     (folder / "package-descriptions").mkdir()
     with pytest.MonkeyPatch.context() as patch:  # judging is quick here
-        for experiment, held_out in ((Generated, 256), (WordProblems, 100), (RealText, 8)):
+        for experiment, held_out in ((Generated, 256), (Problems, 100), (RealText, 8)):
             patch.setattr(experiment, "held_out", held_out)
         yield write_descriptions(folder)
 
@@ -67,14 +79,49 @@ def test_composition_looks_up_two_listed_functions():
 
 
 def test_word_problems_are_new_and_have_numbers_for_answers():
-    held_out = word_problems(50, seed=0)
+    held_out = gym_problems("gsm_symbolic", 50, seed=0)
     questions = {question for question, _ in held_out}
-    problems = word_problems(200, seed=0, without=questions)
+    problems = gym_problems("gsm_symbolic", 200, seed=0, without=questions)
     assert (len(questions), len(held_out), len(problems)) == (50, 50, 200)
     assert len({question for question, _ in problems} - questions) == 200
-    assert held_out == word_problems(50, seed=0) != word_problems(50, seed=1)
+    assert held_out == gym_problems("gsm_symbolic", 50, seed=0) != gym_problems("gsm_symbolic", 50, seed=1)
     assert all(re.fullmatch(r"-?\d+(\.\d+)?", answer) for _, answer in problems)
     assert not any(COMMON_ENDING in question for question, _ in problems)
+
+
+def test_sums_are_right_and_their_most_frequent_answer_is_as_the_report_says():
+    problems = gym_problems("chain_sum", 1000, seed=0)
+    assert all(re.fullmatch(r"\d([+-]\d){1,3}=", question) for question, _ in problems)
+    assert all(eval(question[:-1]) == int(answer) for question, answer in problems)
+    answers = [answer for _, answer in problems]
+    assert f"{max(map(answers.count, answers)) / 10:.1f} % of all" in ChainSums.description
+
+
+def test_only_answers_are_learnt_of_sums_and_each_character_is_a_token(data):
+    experiment = ChainSums(data, data, 0.02)
+    batch = next(experiment.batches(0))
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        question, answer = ids[labels == IGNORE_INDEX], labels[labels != IGNORE_INDEX]
+        text = experiment.tokenizer.decode(answer[:-1])
+        assert len(text) == len(answer) - 1 and answer[-1] == experiment.tokenizer.eos_token_id
+        asked = experiment.tokenizer.decode(question[question > 0]).partition("=")[0]
+        assert eval(asked) == int(text)
+
+
+def test_equal_time_means_more_steps_by_the_pace(data, monkeypatch):
+    experiment = ChainSums(data, data, 0.1)
+    paces = {"dot product": 2.0, "hybrid": 5.0, SLOWEST: 8.0}
+    monkeypatch.setattr(experiment, "pace", lambda name: paces[name.removesuffix(EQUAL_TIME)])
+    steps = {name: experiment.steps_of(name) for name in experiment.models}
+    assert list(steps.values()) == [experiment.steps] * 3 + [4 * experiment.steps, round(1.6 * experiment.steps)]
+
+
+def test_the_pace_of_a_model_is_measured_once(data, monkeypatch):
+    experiment, trained = ChainSums(data, data, 0.02), []
+    monkeypatch.setattr(
+        "trine.scripts.studies.simplicial.train", lambda model, _, steps, **__: trained.append(steps) or [0.0] * steps
+    )
+    assert experiment.pace("hybrid") == experiment.pace("hybrid") > 0 and trained == [2, 8]
 
 
 @pytest.fixture(scope="module")
@@ -164,11 +211,12 @@ def test_models_have_equal_numbers_of_parameters_and_attention_of_their_name(nam
     sizes = [model.num_parameters() for model in models.values()]
     assert max(sizes) / min(sizes) < 1.02
     kinds = {name: model.config.attention_types for name, model in models.items()}
-    assert kinds == {
+    assert {name: layers for name, layers in kinds.items() if EQUAL_TIME not in name} == {
         "dot product": ["full", "full"],
         "2-simplicial": ["simplicial", "simplicial"],
         "hybrid": ["full", "simplicial"],
     }
+    assert all(kinds[name] == kinds[name.removesuffix(EQUAL_TIME)] for name in kinds)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -180,7 +228,7 @@ def test_every_experiment_runs_and_is_reported(name, data, tmp_path):
     assert [run["model"] for run in runs] == models
     report = (tmp_path / "report.md").read_text()
     assert report.startswith("# 2-simplicial attention\n") and EXPERIMENTS[name].title in report
-    assert re.findall(r"^\| ([\w -]+) \| [\d,]+ \| 1 \| \d+ \|", report, flags=re.MULTILINE) == models
+    assert re.findall(r"^\| ([\w, -]+) \| [\d,]+ \| 1 \| \d+ \|", report, flags=re.MULTILINE) == models
 
 
 def test_all_models_see_the_same_batches_and_seeds_differ(data):
