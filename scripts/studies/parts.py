@@ -50,7 +50,7 @@ class Parts(RealText):
 
     @classmethod
     def conclude(cls, runs: Sequence[dict]) -> str:
-        """What becomes of the claims."""
+        """The verdict on each claim."""
         return judge_all(cls.claims, runs)
 
 
