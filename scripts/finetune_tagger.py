@@ -36,7 +36,8 @@ from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, train
 from trine.tokenization.records import BadRecords, read_examples
 from trine.training.finetuning import FinetuneTrainer, hold_out
 from trine.training.measures.classification import class_metrics
-from trine.training.objectives.word_labels import label_pieces
+from trine.training.measures.intervals import bootstrap_interval
+from trine.training.objectives.word_labels import WordPieces
 
 
 class Tagged(NamedTuple):
@@ -54,6 +55,13 @@ class TaggerArguments(FinetuneArguments):
         default="tokens", metadata={"help": "Name of the list of words, or of characters, in a record."}
     )
     tags_field: str = field(default="tags", metadata={"help": "Name of the list of tags, one a word."})
+    delimiter: str | None = field(
+        default=None,
+        metadata={
+            "help": "What stands between the words in a text, such as '' for Chinese characters: they are tokenised "
+            "as that text, which is what a pipeline gets. By default each word is tokenised by itself."
+        },
+    )
     label_all_pieces: bool = field(
         default=False,
         metadata={"help": "Train on all pieces of a word, not on the first alone. Scored is always the first."},
@@ -76,6 +84,7 @@ class Task:
     tokenizer: PreTrainedTokenizerBase
     train_data: list[dict[str, Any]]
     validation_data: list[dict[str, Any]]
+    judged: "Judged"
     counts: dict[str, int]
     checkpoint: str | None
 
@@ -95,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         data_collator=DataCollatorForTokenClassification(task.tokenizer),
         processing_class=task.tokenizer,
         partial=partial,
-        compute_metrics=lambda result: measure(result.label_ids, result.predictions, task.names),
+        compute_metrics=lambda result: task.judged.measure(result.label_ids, result.predictions),
         preprocess_logits_for_metrics=most_likely,
     )
     if not train(trainer, task.checkpoint, arguments.early_stopping_patience):
@@ -135,12 +144,15 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
         raise ValueError(
             f"The tokenizer of model='{arguments.model}' cannot tell words from pieces: it is not 'fast'."
         )
-    label_all = (arguments.label_all_pieces, False)  # what is judged is the first piece
-    (train_data, cut), (validation_data, others_cut) = (
-        encode(part, names, tokenizer, arguments.max_length, every)
+    label_all = (arguments.label_all_pieces, False)  # what is judged is the piece that carries a word's tag
+    (train_data, _, cut), (validation_data, words, others_cut) = (
+        encode(part, names, tokenizer, arguments.max_length, every, arguments.delimiter)
         for part, every in zip(parts, label_all, strict=True)
     )
-    validation_data.sort(key=lambda example: len(example["input_ids"]))  # evaluation pads
+    order = sorted(range(len(words)), key=lambda row: len(validation_data[row]["input_ids"]))  # evaluation pads
+    validation_data = [validation_data[row] for row in order]
+    if arguments.delimiter is None:
+        say_blanks(words)
     set_seed(training.seed)
     return Task(
         names,
@@ -148,6 +160,7 @@ def prepare(arguments: TaggerArguments, training: TaggerTrainingArguments) -> Ta
         tokenizer,
         train_data,
         validation_data,
+        Judged([words[row] for row in order], [parts[1][row].tags for row in order], names),
         count_records(
             len(examples) + len(others), (train_data, validation_data), bad, cut + others_cut, arguments.max_length
         ),
@@ -179,17 +192,29 @@ def encode(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     label_all: bool,
-) -> tuple[list[dict[str, Any]], int]:
-    """The pieces of each record's words, at most `max_length`, with their labels; how many records were longer."""
+    delimiter: str | None = None,
+) -> tuple[list[dict[str, Any]], list[WordPieces], int]:
+    """The pieces of each record, at most `max_length`, with their labels; whose they are; how many are cut."""
     words = [words for words, _ in examples]
-    inputs, cut = encode_cut(tokenizer, words, max_length=max_length, is_split_into_words=True)
+    texts: list[Any] = words if delimiter is None else [delimiter.join(several) for several in words]
+    inputs, cut = encode_cut(tokenizer, texts, max_length=max_length, is_split_into_words=delimiter is None)
+    found = [WordPieces.find(inputs, row, several, tokenizer, delimiter) for row, several in enumerate(words)]
     index = {name: number for number, name in enumerate(names)}
     rows = [
-        {**{key: ids[row] for key, ids in inputs.items()}, "labels": labels}
-        for row, (_, tags) in enumerate(examples)
-        for labels in [label_pieces(inputs.word_ids(row), tags, index, label_all)]
+        {**{key: ids[row] for key, ids in inputs.items()}, "labels": pieces.labels(tags, index, label_all)}
+        for row, (pieces, (_, tags)) in enumerate(zip(found, examples, strict=True))
     ]
-    return rows, len(cut)
+    return rows, found, len(cut)
+
+
+def say_blanks(words: Sequence[WordPieces]) -> None:
+    """Prints a hint if more than half of the words begin with a piece that is a blank."""
+    blanks, count = sum(len(pieces.blanks) for pieces in words), sum(len(pieces.carriers) for pieces in words)
+    if blanks > count / 2:
+        print(
+            f"{blanks:,} of {count:,} words begin with a blank piece of their own, so that texts become twice as long "
+            "and unlike those that the model knows: if the words are characters, --delimiter '' reads them as text."
+        )
 
 
 def are_entities(names: Sequence[str]) -> bool:
@@ -202,26 +227,70 @@ def score_names(names: Sequence[str]) -> list[str]:
     return ["accuracy", *(["precision", "recall", "f1"] if are_entities(names) else ["macro_f1"])]
 
 
-def measure(labels: np.ndarray, predictions: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+class Judged:
+    """What is scored: the words of some records, but those that were cut off.
+
+    Args:
+        pieces: Which pieces of each record are of which words.
+        tags: The right tags of each record's words.
+        names: All tags, in the order of their indices.
+    """
+
+    def __init__(self, pieces: Sequence[WordPieces], tags: Sequence[Sequence[str]], names: Sequence[str]):
+        self.pieces, self.names = pieces, names
+        self.known = {name: number for number, name in enumerate(names)}
+        self.expected = [
+            [tag for tag, carrier in zip(right, each.carriers, strict=True) if carrier is not None]
+            for right, each in zip(tags, pieces, strict=True)
+        ]
+
+    def predicted(self, labels: np.ndarray, predictions: np.ndarray) -> list[list[str]]:
+        """The tags of each record's words by those of its pieces.
+
+        Args:
+            labels: Class indices (records, length); -100 where a piece carries no word's tag.
+            predictions: Class indices, likewise.
+        """
+        return [
+            [
+                tag
+                for tag in each.tags([self.names[int(label)] for label in row[right != IGNORE_INDEX]], self.known)
+                if tag
+            ]
+            for each, right, row in zip(self.pieces, labels, predictions, strict=True)
+        ]
+
+    def measure(self, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+        """Accuracy of words, and precision, recall and F1 of whole entities; without entities the mean F1 of tags."""
+        return measure(self.expected, self.predicted(labels, predictions), self.names)
+
+
+def measure(
+    expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], names: Sequence[str]
+) -> dict[str, float]:
     """Accuracy of words, and precision, recall and F1 of whole entities; without entities the mean F1 of the tags.
 
     Args:
-        labels: Class indices (records, length); what is -100 does not count.
-        predictions: Class indices, likewise.
+        expected: The right tags of each record's words.
+        predicted: Those found, likewise.
+        names: All tags.
     """
-    judged = labels != IGNORE_INDEX
-    scores = class_metrics(labels[judged], predictions[judged], len(names))
+    known = {name: number for number, name in enumerate(names)}
+    right, found = ([known[tag] for row in rows for tag in row] for rows in (expected, predicted))
+    scores = class_metrics(right, found, len(names))
     if not are_entities(names):
         return scores
-    from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+    hits, there, told = count_entities(expected, predicted).sum(0)
+    precision, recall, f1 = hits / max(told, 1), hits / max(there, 1), 2 * hits / max(there + told, 1)
+    return {"accuracy": scores["accuracy"], "precision": float(precision), "recall": float(recall), "f1": float(f1)}
 
-    expected, predicted = (
-        [[str(names[tag]) for tag in row[chosen]] for row, chosen in zip(rows, judged, strict=True)]
-        for rows in (labels, predictions)
-    )
-    options: Any = {"average": "micro", "zero_division": 0}
-    entities = np.array(precision_recall_fscore_support(expected, predicted, **options)[:3], dtype=float)
-    return {"accuracy": scores["accuracy"], **dict(zip(("precision", "recall", "f1"), entities.tolist(), strict=True))}
+
+def count_entities(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> np.ndarray:
+    """How many entities of each record are right, expected and predicted: (records, 3)."""
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    pairs = [[{*get_entities([*row])} for row in rows] for rows in zip(expected, predicted, strict=True)]
+    return np.array([[len(right & found), len(right), len(found)] for right, found in pairs])
 
 
 def most_likely(logits: Any, labels: Any) -> Any:
@@ -232,14 +301,30 @@ def most_likely(logits: Any, labels: Any) -> Any:
 def report(task: Task, trainer: FinetuneTrainer) -> None:
     """Scores the model and the most frequent tag, saves and draws."""
     result = trainer.predict(task.validation_data, metric_key_prefix="eval")  # pyright: ignore[reportArgumentType] a list is a dataset
-    labels: Any = result.label_ids
+    judged, labels = task.judged, np.asarray(result.label_ids)
     found = {key: (result.metrics or {})[f"eval_{key}"] for key in ("loss", *score_names(task.names))}
     counts = Counter(label for example in task.train_data for label in example["labels"] if label != IGNORE_INDEX)
-    answer = counts.most_common(1)[0][0]
-    constant = measure(labels, np.full_like(labels, answer), task.names)
-    scores = {"model": found, f"all {task.names[answer]}": constant}
-    words = {"validation_words": int((labels != IGNORE_INDEX).sum())}
-    finish(trainer, {"labels": task.names, "scores": scores, **task.counts, **words}, "nats per word")
+    answer = task.names[counts.most_common(1)[0][0]]
+    constant = measure(judged.expected, [[answer] * len(row) for row in judged.expected], task.names)
+    scores = {"model": found, f"all {answer}": constant}
+    most = judged.measure(labels, labels)
+    if most["accuracy"] < 1:  # pieces of several words with different tags
+        scores["pieces' limit"] = most
+    metrics: dict[str, Any] = {"labels": task.names, "scores": scores, **task.counts}
+    metrics["validation_words"] = sum(map(len, judged.expected))
+    if are_entities(task.names):
+        predicted = judged.predicted(labels, np.asarray(result.predictions))
+        metrics["f1_interval"] = f1_interval(count_entities(judged.expected, predicted))
+    finish(trainer, metrics, "nats per tag")
+    if "f1_interval" in metrics:
+        low, high = metrics["f1_interval"]
+        print(f"F1 {found['f1']:.3f}, 95 % interval {low:.3f} to {high:.3f} (bootstrap over records).")
+
+
+def f1_interval(counts: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of F1 by the bootstrap over records, from what `count_entities` returns."""
+    right, total = counts[:, 0], counts[:, 1:].sum(1)
+    return bootstrap_interval(2 * right / np.maximum(total, 1), weights=np.maximum(total, 1e-9))
 
 
 if __name__ == "__main__":

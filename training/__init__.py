@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .objectives.sentence_pairs import sentence_pairs
     from .objectives.span_corruption import SpanCorruptionCollator
     from .objectives.whole_words import WholeWordMaskingCollator, WordEncoder
-    from .objectives.word_labels import label_pieces
+    from .objectives.word_labels import WordPieces
     from .run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
     from .run.flops import active_parameters, flops_per_token
     from .run.freezing import GradualUnfreezing, PartialTrainer, PartialTraining
@@ -86,6 +86,7 @@ __all__ = [
     "Value",
     "WholeWordMaskingCollator",
     "WordEncoder",
+    "WordPieces",
     "active_parameters",
     "bfloat16_instructions",
     "bootstrap_interval",
@@ -101,7 +102,6 @@ __all__ = [
     "find_problem",
     "flops_per_token",
     "hold_out",
-    "label_pieces",
     "label_set_metrics",
     "list_checkpoints",
     "load_config_and_tokenizer",

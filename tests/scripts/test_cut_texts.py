@@ -41,7 +41,7 @@ def test_classifiers_and_taggers(tokenizer, capsys):
     rows, cut = finetune_classifier.encode(labelled, OneClass(["a", "b"]), tokenizer, 4)
     assert cut == 2
     tagged = [finetune_tagger.Tagged(text.split(), ["O"] * len(text.split())) for text in TEXTS]
-    assert finetune_tagger.encode(tagged, ["O"], tokenizer, 5, True)[1] == 1
+    assert finetune_tagger.encode(tagged, ["O"], tokenizer, 5, True)[2] == 1
     counts = finetuning.count_records(4, (rows[:3], rows[3:]), BadRecords(), cut, 4)
     assert counts["truncated_records"] == 2
     assert capsys.readouterr().out == "2 of 4 records are cut off after max_length=4 tokens.\n"

@@ -2,16 +2,18 @@
 
 import json
 import re
+from typing import Any
 
-import numpy as np
 import pytest
 import seqeval.metrics
+import seqeval.metrics.sequence_labeling
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from trine import TrineConfig, TrineForCausalLM, TrineForMaskedLM, train_byte_level_bpe, train_wordpiece
 from trine.scripts import finetune_tagger
-from trine.scripts.finetune_tagger import Tagged, encode, measure
+from trine.scripts.finetune_tagger import Tagged, count_entities, encode, f1_interval, measure, say_blanks
+from trine.training import WordPieces
 
 
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -123,22 +125,67 @@ def test_a_resumed_run_ends_as_one_that_was_not(folder, tmp_path):
 
 def test_scores_by_hand():
     names = ["B-X", "I-X", "O"]
-    labels = np.array([[-100, 0, 1, 2, -100], [0, -100, 2, 0, -100]])  # X of two words, O; X, O, X
-    predictions = np.array([[2, 0, 1, 2, 0], [0, 0, 2, 1, -100]])  # the last entity begins with I-X, which counts
-    assert measure(labels, predictions, names) == pytest.approx(
+    expected = [["B-X", "I-X", "O"], ["B-X", "O", "B-X"]]
+    predicted = [["B-X", "I-X", "O"], ["B-X", "O", "I-X"]]  # the last entity begins with I-X, which counts
+    assert measure(expected, predicted, names) == pytest.approx(
         {"accuracy": 5 / 6, "precision": 1, "recall": 1, "f1": 1}
     )
-    predictions[0, 2] = 2  # cuts the first entity short: two of three are right, of three
-    found = measure(labels, predictions, names)
+    predicted[0][1] = "O"  # cuts the first entity short: two of three are right, of three
+    found = measure(expected, predicted, names)
     assert found == pytest.approx({"accuracy": 4 / 6, "precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3})
-    nothing = measure(labels, np.full_like(labels, 2), names)
+    counts = count_entities(expected, predicted)
+    assert counts.tolist() == [[0, 1, 1], [2, 2, 2]]
+    assert f1_interval(counts) == (0, 1)  # of two records drawn anew both may be either
+    nothing = measure(expected, [["O"] * 3] * 2, names)
     assert nothing == pytest.approx({"accuracy": 2 / 6, "precision": 0, "recall": 0, "f1": 0})
+
+
+def spell(record):
+    """The characters of a record's text with tags; a blank within an entity is of it."""
+    tags = []
+    for word, tag in zip(record["tokens"], record["tags"], strict=True):
+        within = f"I-{tag[2:]}" if tag != "O" else tag
+        tags += [*([within if tag[0] == "I" else "O"] if tags else []), tag, *[within] * (len(word) - 1)]
+    return {"tokens": [*" ".join(record["tokens"])], "tags": tags}
+
+
+def test_characters_are_read_as_their_text(folder, tmp_path, capsys):
+    """The pipeline finds in the text what training was scored by."""
+    spelled = [spell(record) for record in LEARNED]
+    held_out = [spell(record) for record in HELD_OUT]
+    held_out[0]["tags"][:2] = ["O", "B-PER"]  # "anna" is one piece, which can only be a whole entity
+    words = ["--files", str(write(tmp_path / "train.jsonl", spelled)), "--delimiter", "", "--label_all_pieces"]
+    words += ["--validation_files", str(write(tmp_path / "test.jsonl", held_out))]
+    assert run(folder, tmp_path / "out", *words, "--max_steps", "25", "--learning_rate", "1e-2") == 0
+    find: Any = pipeline("token-classification", str(tmp_path / "out"), aggregation_strategy="simple")
+    assert {(each["entity_group"], each["word"]) for each in find("anna smith sees oslo")} == {
+        ("PER", "anna smith"),
+        ("LOC", "oslo"),
+    }
+    right = total = 0
+    for record in held_out:
+        found = {(each["entity_group"], each["start"], each["end"] - 1) for each in find("".join(record["tokens"]))}
+        expected = {*seqeval.metrics.sequence_labeling.get_entities(record["tags"])}
+        right, total = right + len(found & expected), total + len(found) + len(expected)
+    metrics = read_metrics(tmp_path / "out")
+    assert metrics["scores"]["model"]["f1"] == pytest.approx(2 * right / total) == 7 / 8
+    assert metrics["scores"]["pieces' limit"]["f1"] == 7 / 8
+    low, high = metrics["f1_interval"]
+    assert low < 7 / 8 < high == 1
+    assert f"F1 0.875, 95 % interval {low:.3f} to 1.000 (bootstrap over records)." in capsys.readouterr().out
+
+
+def test_blanks_of_characters_are_told(capsys):
+    say_blanks([WordPieces([], [1, 3, 5], {0, 2}), WordPieces([], [0], set())])
+    assert capsys.readouterr().out == ""
+    say_blanks([WordPieces([], [1, 3, 5], {0, 2, 4})])
+    assert capsys.readouterr().out.startswith("3 of 3 words begin with a blank piece of their own")
 
 
 def test_words_that_are_cut_off_have_no_label(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder / "encoder")
     example = Tagged(["anna"] * 9, ["B-PER"] * 9)
-    (encoded,), cut = encode([example], ["B-PER", "I-PER", "O"], tokenizer, 4, label_all=True)
+    (encoded,), _, cut = encode([example], ["B-PER", "I-PER", "O"], tokenizer, 4, label_all=True)
     assert cut == 1
     assert len(encoded["input_ids"]) == len(encoded["labels"]) == 4
     assert encoded["labels"][0] == encoded["labels"][-1] == -100
