@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -21,11 +20,13 @@ from transformers import (
     set_seed,
 )
 
+from trine.generation.translation.metrics import describe_scores
 from trine.scripts.arguments.chat_template import set_chat_template
 from trine.scripts.arguments.instructions import FORMATS, InstructionArguments, InstructionTrainingArguments
 from trine.scripts.arguments.lora import ADAPTER, LoraArguments, count_parameters, remove_adapter
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.partial_training import PartialTrainingArguments
+from trine.scripts.jobs.answers import answers_of, score_answers, write_answers
 from trine.scripts.jobs.cut_texts import say_cut
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     restore_use_cache()
     if not is_done:
         return INTERRUPTED
-    finish(task, trainer, before, arguments.samples, lora.merge)
+    finish(task, trainer, before, arguments, lora.merge)
     return 0
 
 
@@ -151,7 +152,7 @@ def read_data(
             raise ValueError(f"its first max_length={arguments.max_length} tokens hold nothing to learn")
         truncated += len(whole["input_ids"]) > arguments.max_length
         if arguments.prefix_lm:
-            example["prefix_length"] = answer_of(example)[0]  # pyright: ignore[reportArgumentType] a number
+            example["prefix_length"] = answers_of(example)[0][0]  # pyright: ignore[reportArgumentType] a number
         return example
 
     bad = BadRecords(arguments.skip_bad_records)
@@ -163,10 +164,9 @@ def read_data(
         random.Random(seed).shuffle(examples)
         number = max(1, round(arguments.validation_fraction * len(examples)))
         validation_data, examples = examples[:number], examples[number:]
-    prompts = {prompt_of(example) for example in validation_data}  # what is held out is not trained on either
-    train_data = [example for example in examples if prompt_of(example) not in prompts]
+    train_data = leave_held_out(examples, validation_data)  # what is held out is not trained on either
     if left_out := len(examples) - len(train_data):
-        print(f"{left_out:,} records are left out of training: their prompts are held out for validation.")
+        print(f"{left_out:,} records are left out of training: their questions are held out for validation.")
     counts = {"training_records": len(train_data), "validation_records": len(validation_data)}
     if not all(counts.values()):
         raise ValueError(f"files={arguments.files} leave too little: {counts}.")
@@ -193,21 +193,28 @@ def completion_reader(arguments: InstructionArguments, tokenizer: PreTrainedToke
 READERS: dict[str, Callable[..., Reader]] = dict(zip(FORMATS, (message_reader, completion_reader), strict=True))
 
 
-def prompt_of(example: Example) -> tuple[int, ...]:
-    """The tokens before the first with a label."""
-    return tuple(example["input_ids"][: answer_of(example)[0]])
+def leave_held_out(examples: Sequence[Example], held_out: Sequence[Example]) -> list[Example]:
+    """The examples that neither go on from a conversation that is held out nor are the beginning of one.
+
+    Conversations may begin alike, as with a greeting, if they differ before the last answer of each.
+    """
+    last = {prompts_of(example)[-1] for example in held_out}
+    each = {prompt for example in held_out for prompt in prompts_of(example)}
+    return [
+        example
+        for example in examples
+        if not last.intersection(prompts := prompts_of(example)) and prompts[-1] not in each
+    ]
 
 
-def answer_of(example: Example) -> tuple[int, int]:
-    """Begin and end of the first run of tokens with labels."""
-    labels = example["labels"]
-    first = next(place for place, label in enumerate(labels) if label >= 0)
-    return first, next((place for place in range(first, len(labels)) if labels[place] < 0), len(labels))
+def prompts_of(example: Example) -> list[tuple[int, ...]]:
+    """The tokens before each answer."""
+    return [tuple(example["input_ids"][:first]) for first, _ in answers_of(example)]
 
 
 def stop_at_ends(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> None:
     """Makes generation stop at the special token that ends the answers, such as the mark of a chat template."""
-    ends = Counter(example["input_ids"][answer_of(example)[1] - 1] for example in examples)
+    ends = Counter(example["input_ids"][answers_of(example)[0][1] - 1] for example in examples)
     end = ends.most_common(1)[0][0]
     known = model.generation_config.eos_token_id
     known = [known] if isinstance(known, int) else [*(known or [])]
@@ -221,19 +228,19 @@ def make_collator(task: Task, training: TrainingArguments) -> Callable[..., Any]
     return PaddingFreeCollator(padding) if takes_packed_rows(task.model, training) else padding
 
 
-def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: bool) -> None:
-    """Evaluates, saves, draws, and prints the loss beside that of the model before training."""
+def finish(task: Task, trainer: Trainer, before: float, arguments: InstructionArguments, merge: bool) -> None:
+    """Evaluates, saves, draws, answers, and prints the loss beside that of the model before training."""
     losses = {"before": before, "after": trainer.evaluate()["eval_loss"]}
     metrics = {"loss": losses, **task.metrics, **figures_of(trainer)}
     folder = save(trainer, Path(str(trainer.args.output_dir)) / ADAPTER if merge else None)
     if folder is None:
         return
-    write_report(trainer, folder, metrics, {"before": before})
-    print_samples(task.model.eval(), task.tokenizer, task.validation_data[:samples])
+    metrics |= answer(task, arguments)
     if merge:
         remove_adapter(folder)
         task.model.merge_and_unload().save_pretrained(folder)
         task.tokenizer.save_pretrained(folder)
+    write_report(trainer, folder, metrics, {"before": before})
     trained, share = metrics["trained_parameters"], metrics["trained_share"]
     print(f"\n{trained:,} weights trained, {share:.2%} of the model's {metrics['parameters']:,}.")
     print("Validation loss in nats per token: {before:.3f} before, {after:.3f} after.".format(**losses))
@@ -243,23 +250,24 @@ def finish(task: Task, trainer: Trainer, before: float, samples: int, merge: boo
         print(f"\n'{folder}' holds adapters alone, for PEFT; --merge makes a model of them that `trine serve` takes.")
 
 
-def print_samples(model: Any, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> None:
-    """Prints the model's answers, by greedy search, beside the first answer of each example."""
-    for example in examples:
-        first, last = answer_of(example)
-        ids, end = example["input_ids"], example["input_ids"][last - 1]
-        prompt = torch.tensor([ids[:first]], device=model.device)
-        tokens = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=64,
-            do_sample=False,
-            eos_token_id=end,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        answer = tokenizer.decode(tokens[0, first:], skip_special_tokens=True)
-        target = tokenizer.decode(ids[first:last], skip_special_tokens=True)
-        print(f"\n{tokenizer.decode(ids[:first])}\n  model:  {answer}\n  target: {target}")
+def answer(task: Task, arguments: InstructionArguments) -> dict[str, Any]:
+    """Prints the model's first answers, by greedy search; returns the scores of all of them for metrics.json."""
+    model, examples = task.model.eval(), task.validation_data
+    firsts = [asked_of(example)[0] for example in examples[: arguments.samples]]
+    for prompt, text, target, _ in write_answers(model, task.tokenizer, firsts):
+        print(f"\n{prompt}\n  model:  {text}\n  target: {target}")
+    if not arguments.metrics:
+        return {}
+    asked = [pair for example in examples[: arguments.score_records] for pair in asked_of(example)]
+    scores, intervals = score_answers(write_answers(model, task.tokenizer, asked), arguments.metrics)
+    print(f"\n{len(asked):,} held-out answers, greedy:\n{describe_scores({'model': scores})}")
+    return {"scores": {"model": scores}, "intervals": intervals, "scored_answers": len(asked)}
+
+
+def asked_of(example: Example) -> list[tuple[list[int], list[int]]]:
+    """The tokens before each answer, and those of the answer."""
+    ids = example["input_ids"]
+    return [(ids[:first], ids[first:last]) for first, last in answers_of(example)]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, TextStreamer, set_seed
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
@@ -28,6 +29,12 @@ class GenerateArguments:
 
     model: str = field(metadata={"help": "Folder or Hub id of a causal language model."})
     text: list[str] = text_field("One or more texts to continue.")
+    chat: bool = field(
+        default=False,
+        metadata={
+            "help": "Take each text as what a user says, written by the tokenizer's chat template; print the answers."
+        },
+    )
     max_new_tokens: int = field(default=200, metadata={"help": "Most tokens to add to a prompt."})
     preset: str | None = field(
         default=None,
@@ -118,7 +125,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"--- temperature {temperature:g} ---")
         set_seed(arguments.seed)
         try:
-            _print_samples(arguments, model, tokenizer, prompts, _generation_options(arguments, temperature))
+            options = {"chat": arguments.chat, **_generation_options(arguments, temperature)}
+            _print_samples(arguments, model, tokenizer, prompts, options)
         except (ImportError, ValueError) as error:
             sys.exit(f"trine generate: {error}")
         print()
@@ -134,29 +142,36 @@ def _print_samples(
     if arguments.constraints:
         print(*_continue_within(arguments, model, tokenizer, prompts, options), sep="\n---\n")
     elif arguments.stream and len(prompts) == 1 and arguments.num_beams == 1:
-        streamer = TextStreamer(tokenizer, skip_special_tokens=True)
+        streamer = TextStreamer(tokenizer, skip_prompt=arguments.chat, skip_special_tokens=True)
         continue_prompts(model, tokenizer, prompts, streamer=streamer, **options)
     else:
         print(*continue_prompts(model, tokenizer, prompts, **options), sep="\n---\n")
 
 
-def continue_prompts(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any) -> list[str]:
+def continue_prompts(
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], chat: bool = False, **options: Any
+) -> list[str]:
     """Continues each prompt by the model's `generate`, which gets `options`; returns texts without special tokens.
 
+    With `chat` a prompt is what a user says, and the answer alone is returned.
+
     Raises:
-        ValueError: a prompt is empty and the tokenizer has no BOS token.
+        ValueError: a prompt is empty and the tokenizer has no BOS token, or `chat` and it has no chat template, or one
+            that refuses the message.
     """
-    ids, _ = _generate(model, tokenizer, prompts, **options)
-    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+    ids, start = _generate(model, tokenizer, prompts, chat, **options)
+    return tokenizer.batch_decode(ids[:, start:] if chat else ids, skip_special_tokens=True)
 
 
 def _generate(
-    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], **options: Any
+    model: Any, tokenizer: PreTrainedTokenizerBase, prompts: list[str], chat: bool, **options: Any
 ) -> tuple[torch.Tensor, int]:
     """Token ids (prompts, length) of prompts and continuations, and the length of the prompts.
 
     Prompts are one batch, padded on the left. An empty one is begun with the BOS token.
     """
+    if chat:
+        prompts = [write_message(tokenizer, prompt) for prompt in prompts]
     if "" in prompts and tokenizer.bos_token is None:
         raise ValueError("A prompt is empty, and the tokenizer has no bos_token to begin with.")
     tokenizer.padding_side = "left"
@@ -165,11 +180,23 @@ def _generate(
     inputs = tokenizer(
         [prompt or str(tokenizer.bos_token) for prompt in prompts],
         padding=len(prompts) > 1,
+        add_special_tokens=not chat,  # a template has them itself
         return_token_type_ids=False,
         return_tensors="pt",
     ).to(model.device)
     ids = model.generate(**inputs, pad_token_id=tokenizer.pad_token_id, **options)
     return ids, inputs["input_ids"].shape[1]
+
+
+def write_message(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """What a user says as the chat template writes it, up to where the answer begins; see `continue_prompts`."""
+    if tokenizer.chat_template is None:
+        raise ValueError("The tokenizer has no chat template, which --chat needs.")
+    try:
+        messages = [{"role": "user", "content": text}]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise ValueError(f"The chat template refuses the message: {error}") from error
 
 
 def _continue_within(
@@ -195,7 +222,8 @@ def _continue_within(
                 f"trine generate: prompt {number} was cut off at max_new_tokens={arguments.max_new_tokens}.",
                 file=sys.stderr,
             )
-    return [prompt + constraint.text(row) for prompt, row in zip(prompts, ids[:, start:], strict=True)]
+    texts = [constraint.text(row) for row in ids[:, start:]]
+    return texts if arguments.chat else [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _generation_options(arguments: GenerateArguments, temperature: float) -> dict[str, Any]:

@@ -27,7 +27,25 @@ _CHATML = (
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
 )
 
-CHAT_TEMPLATES = {"chatml": ChatTemplate(_CHATML, ("<|im_start|>", "<|im_end|>"))}
+# Words in place of marks, for a vocabulary without them. Only the assistant's messages end with the token that ends
+# texts: pretraining has taught that nothing before it matters.
+_PLAIN = (
+    "{{- bos_token or '' -}}"
+    "{%- for message in messages -%}"
+    "{{ message['role'] | capitalize + ':\n' }}"
+    "{%- if message['role'] == 'assistant' -%}"
+    "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{{ '\n' }}"
+    "{%- else -%}"
+    "{{ message['content'] + '\n\n' }}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'Assistant:\n' }}{%- endif -%}"
+)
+
+CHAT_TEMPLATES = {
+    "chatml": ChatTemplate(_CHATML, ("<|im_start|>", "<|im_end|>")),
+    "plain": ChatTemplate(_PLAIN, ()),
+}
 
 
 def find_chat_template(chat_template: str) -> ChatTemplate:

@@ -34,4 +34,6 @@ def set_chat_template(tokenizer: PreTrainedTokenizerBase, choice: str) -> None:
                 "no eos_token either: train one with `trine train-tokenizer --chat_template`, or give a file."
             )
         text = text.replace(f"'{marks[-1]}'", "eos_token")
+    if "eos_token" in text and tokenizer.eos_token is None:
+        raise ValueError(f"chat_template='{choice}' ends a message with the eos_token, which the tokenizer lacks.")
     tokenizer.chat_template = text

@@ -8,6 +8,7 @@ from trine.configuration.patterns import check_choice
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE
 from trine.scripts.arguments.finetuning import FinetuneArguments
 from trine.scripts.arguments.trainer import UsualTraining, trainer_default
+from trine.scripts.jobs.answers import check_answer_metrics
 
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
@@ -46,6 +47,14 @@ class InstructionArguments(FinetuneArguments):
         default="float32", metadata={"help": f"Type of the loaded weights, one of {', '.join(DTYPES)}."}
     )
     samples: int = field(default=3, metadata={"help": "Held-out records that are answered and printed in the end."})
+    metrics: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Scores of all answers to held-out records (greedy): exact, how many of 100 are as the target; "
+            "ended, how many end by themselves; bleu, chrf, meteor, rouge. None by default."
+        },
+    )
+    score_records: int = field(default=500, metadata={"help": "Held-out records that are scored."})
 
     def __post_init__(self):
         super().__post_init__()
@@ -53,8 +62,10 @@ class InstructionArguments(FinetuneArguments):
         check_choice("dtype", self.dtype, DTYPES)
         if "{prompt}" not in self.prompt_template:
             raise ValueError(f"prompt_template={self.prompt_template!r} does not say where the {{prompt}} stands.")
-        if self.samples < 0:
-            raise ValueError(f"samples={self.samples} must be at least 0.")
+        for name, least in (("samples", 0), ("score_records", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+        check_answer_metrics(self.metrics)
 
 
 @dataclass

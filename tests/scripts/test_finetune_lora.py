@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
         )
         TrineForCausalLM(config).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    assert run(folder, "sparse", "straight", "--merge") == 0
+    assert run(folder, "sparse", "straight", "--merge", "--metrics", "exact", "ended", "chrf") == 0
     return folder
 
 
@@ -93,6 +93,8 @@ def test_what_a_run_leaves(folder):
     assert (metrics["steps"], metrics["training_records"], metrics["validation_records"]) == (4, 34, 2)
     assert metrics["loss"]["after"] < metrics["loss"]["before"]
     assert metrics["truncated_records"] == metrics["bad_records"] == 0
+    assert metrics["scored_answers"] == 2 and metrics["scores"]["model"].keys() == {"exact", "ended", "chrF"}
+    assert "## Scores" in (output / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_merged_checkpoint_and_plain_peft_give_the_logits_of_the_adapter(folder):
@@ -249,6 +251,8 @@ def test_a_tokenizer_without_a_template_is_refused_or_gets_one(folder, tmp_path)
         (["--rank", "0"], "rank=0 must be at least 1."),
         (["--dropout", "1"], "dropout=1.0 must be at least 0 and below 1."),
         (["--samples", "-1"], "samples=-1 must be at least 0."),
+        (["--score_records", "0"], "score_records=0 must be at least 1."),
+        (["--metrics", "rogue"], "metrics has 'rogue', which is not one of ['exact', 'ended', 'bleu',"),
         (["--label_smoothing_factor", "0.1"], "label_smoothing_factor=0.1 must be 0 for instruction tuning."),
     ],
 )

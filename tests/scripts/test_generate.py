@@ -1,9 +1,11 @@
 """`trine generate` with presets: what they set, what wins over them, and what is refused."""
 
+import re
+
 import pytest
 import torch
 from support.tiny import tiny_model
-from transformers import set_seed
+from transformers import AutoTokenizer, set_seed
 
 from trine import train_byte_level_bpe
 from trine.generation.presets import SAMPLING_PRESETS
@@ -69,3 +71,31 @@ def test_what_generate_refuses_is_no_traceback(folder, capsys):
     assert "preset='cod' is not one of ['code', " in capsys.readouterr().err
     with pytest.raises(SystemExit, match="trine generate: .*top_p"):
         generate.main(["--model", str(folder), "--text", "a", "--top_p", "1.5"])
+
+
+def test_a_chat_prints_the_answer_alone(tmp_path, capsys):
+    tokenizer = train_byte_level_bpe(TEXTS, vocab_size=300, show_progress=False, chat_template="plain")
+    model = tiny_model(vocab_size=len(tokenizer), dtype=torch.float32)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    words = ["--model", str(tmp_path), "--chat", "--temperature", "0", "--max_new_tokens", "5", "--text", "the cat"]
+    prompt = tokenizer(f"{tokenizer.bos_token}User:\nthe cat\n\nAssistant:\n", return_tensors="pt").input_ids
+    written = model.eval().generate(prompt, max_new_tokens=5, do_sample=False)[0, prompt.shape[1] :]
+    answer = tokenizer.decode(written, skip_special_tokens=True)
+    generate.main(words)
+    streamed = capsys.readouterr().out
+    generate.main([*words, "--no_stream"])
+    assert answer and streamed.strip() == capsys.readouterr().out.strip() == answer.strip()
+    generate.main([*words, "a mat", "--regex", "[ab]{3}"])
+    texts = capsys.readouterr().out.split("\n---\n")
+    assert len(texts) == 2 and all(re.fullmatch("[ab]{3}", text.strip()) for text in texts)
+
+
+def test_a_chat_needs_a_template_that_takes_the_message(folder, tmp_path):
+    words = ["--chat", "--text", "the cat"]
+    with pytest.raises(SystemExit, match="trine generate: The tokenizer has no chat template, which --chat needs"):
+        generate.main(["--model", str(folder), *words])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(ValueError, match="The chat template refuses the message: roles must alternate"):
+        generate.write_message(tokenizer, "the cat")

@@ -230,3 +230,5 @@ def test_a_chat_template_that_does_not_fit_is_refused(without_template):
     tokenizer.eos_token = None
     with pytest.raises(ValueError, match=r"ends a message with '<\|im_end\|>', which the tokenizer lacks"):
         set_chat_template(tokenizer, "chatml")
+    with pytest.raises(ValueError, match=r"'plain' ends a message with the eos_token, which the tokenizer lacks"):
+        set_chat_template(tokenizer, "plain")

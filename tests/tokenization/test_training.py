@@ -191,7 +191,7 @@ def test_training_shows_its_progress(kind, capfd):
         (
             {"chat_template": "chatlm"},
             ValueError,
-            r"chat_template='chatlm' is neither Jinja text nor one of \['chatml'\]\. Did you mean 'chatml'\?",
+            r"chat_template='chatlm' is neither Jinja text nor one of \['chatml', 'plain'\]\. Did you mean 'chatml'\?",
         ),
     ],
 )

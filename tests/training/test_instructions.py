@@ -61,6 +61,19 @@ def test_the_assistant_and_its_closing_marks_are_learned(tokenizer):
     assert learned(tokenizer, example) == ["two<|im_end|>", " three<|im_end|>"]
 
 
+def test_a_template_of_plain_words_needs_no_marks():
+    tokenizer = train_byte_level_bpe(TEXTS, 280, chat_template="plain", show_progress=False)
+    end = tokenizer.eos_token
+    example = encode_conversation(tokenizer, MESSAGES)
+    begin = f"{tokenizer.bos_token}System:\nbe short\n\nUser:\none and one?\n\nAssistant:\n"
+    assert tokenizer.decode(example["input_ids"]) == (f"{begin}two{end}\nUser:\nand one?\n\nAssistant:\n three{end}\n")
+    assert learned(tokenizer, example) == [f"two{end}", f" three{end}"]
+    prompt = tokenizer.apply_chat_template(MESSAGES[:2], add_generation_prompt=True)["input_ids"]
+    assert tokenizer.decode(prompt) == begin and example["input_ids"][: len(prompt)] == list(prompt)
+    tokenizer.bos_token = None
+    assert tokenizer.apply_chat_template(MESSAGES[:1], tokenize=False) == "System:\nbe short\n\n"
+
+
 def test_a_template_without_marks_gives_the_same_labels(tokenizer, unmarked):
     assert encode_conversation(unmarked, MESSAGES) == encode_conversation(tokenizer, MESSAGES)
     only_last = [*MESSAGES[:2], *MESSAGES[3:4], {"role": "assistant", "content": "one and one\n"}]
