@@ -1,6 +1,6 @@
 """Search by dense vectors and by words at once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -210,23 +210,43 @@ class HybridSearch:
         self.store.save(folder, {name: getattr(self, name) for name in SETTINGS})
 
     @classmethod
-    def load(cls, folder: str | Path, model: SentenceTransformer, *, batch_size: int = 32) -> "HybridSearch":
+    def load(
+        cls,
+        folder: str | Path,
+        model: SentenceTransformer | Callable[[str], SentenceTransformer],
+        *,
+        dense_weight: float | None = None,
+        lexical_weight: float | None = None,
+        fusion: str | None = None,
+        batch_size: int = 32,
+    ) -> "HybridSearch":
         """Reads what `save` wrote.
 
         Args:
             folder: Where.
-            model: The model that made it.
+            model: The model that made it, or what loads it by its name, such as the class `SentenceTransformer`.
+            dense_weight: In place of the one that was saved.
+            lexical_weight: In place of the one that was saved.
+            fusion: In place of the one that was saved.
             batch_size: Texts that are encoded at a time.
 
         Raises:
             FileNotFoundError: There is no index.
-            ValueError: It is damaged, or made by another model.
+            ValueError: It is damaged, made by another model, or does not name the one to load; or options that cannot
+                be used.
             ImportError: It has a graph, and faiss is not installed.
         """
         store, settings = EmbeddedStore.load(folder)
         if missing := [name for name in SETTINGS if name not in settings]:
             raise damaged(Path(folder), f"its settings lack {missing}")
-        options = {name: settings[name] for name in SETTINGS}
+        given = {"dense_weight": dense_weight, "lexical_weight": lexical_weight, "fusion": fusion}
+        options = {name: settings[name] for name in SETTINGS} | {n: v for n, v in given.items() if v is not None}
+        check_fusion(options["fusion"], options["dense_weight"], options["lexical_weight"])
+        if not isinstance(model, SentenceTransformer):
+            name = (store.encoder or {}).get("name")
+            if not name:
+                raise ValueError(f"index='{folder}' does not name the model that made it; pass that model.")
+            model = model(name)
         return cls(model, store=store, batch_size=batch_size, **options)
 
 

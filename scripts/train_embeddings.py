@@ -33,6 +33,7 @@ from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.jobs.cut_texts import encode_cut, say_cut
 from trine.scripts.jobs.embedding_trainer import EmbeddingTrainer
+from trine.scripts.jobs.encoders import check_weights
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
 from trine.tokenization.records import BadRecords, read_examples
@@ -209,24 +210,6 @@ def is_decoder(config: PreTrainedConfig) -> bool:
     if (is_causal := getattr(config, "is_causal", None)) is not None:
         return is_causal
     return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
-
-
-def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
-    """Raises a ValueError where the checkpoint lacks weights.
-
-    sentence-transformers would make them at random, with a log line.
-
-    A pooler may be missing: embeddings do not pass through it.
-    """
-    with without_load_report():
-        _, loading = AutoModel.from_pretrained(model.name_or_path, output_loading_info=True, device_map="meta", **code)
-    lacking = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-    lacking = sorted(key for key in lacking if not key.startswith("pooler."))
-    if lacking:
-        raise ValueError(
-            f"model='{name}' lacks {len(lacking)} of the weights of {type(model).__name__}, such as {lacking[:3]}, "
-            "which would be random. Do the names in the checkpoint begin with a prefix that the model does not know?"
-        )
 
 
 def check_dropout(name: str, config: PreTrainedConfig) -> None:

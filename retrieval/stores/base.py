@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 
 from ..fusion import Ranking
+from ..words import Words
 
 
 class Store(ABC):
     """Holds documents with a vector each. `HybridSearch` encodes, checks its input and fuses.
 
     `encoder` is what `retrieval.encoder_identity.identify` says of the model whose vectors it holds, or None before
-    the first.
+    the first; `words` splits texts and queries.
     """
 
     encoder: dict[str, Any] | None = None
+    words: Words = Words()
 
     @property
     @abstractmethod
@@ -30,6 +32,11 @@ class Store(ABC):
     @abstractmethod
     def __len__(self) -> int:
         """The number of documents."""
+
+    @property
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """The ids of all documents."""
 
     @abstractmethod
     def texts(self, ids: Sequence[str]) -> dict[str, str]:

@@ -9,9 +9,10 @@ from typing import Any
 
 # The extra that brings a module. tests/scripts/test_optional_packages.py compares this with pyproject.toml.
 EXTRAS = {
-    "bm25s": "embeddings",
+    "bm25s": "retrieval",
     "codecarbon": "energy",
     "datasets": "scripts",
+    "faiss": "retrieval",
     "fastapi": "serving",
     "jieba": "chinese",
     "matplotlib": "scripts",
@@ -32,6 +33,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "finetune-classifier": ("matplotlib",),
     "finetune-lora": ("matplotlib",),
     "finetune-tagger": ("matplotlib",),
+    "index": ("bm25s",),
     "inspect": ("matplotlib",),
     "pretrain": ("matplotlib",),
     "serve": ("fastapi", "openai", "uvicorn"),
@@ -63,7 +65,7 @@ IF_ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "bm25s": lambda values: values.get("bm25"),
     "codecarbon": lambda values: values.get("energy_country"),
     "datasets": lambda values: any(map(_is_data_set, _files(values))),
-    "jieba": lambda values: values.get("whole_words") == "jieba",
+    "jieba": lambda values: "jieba" in (values.get("whole_words"), values.get("chinese")),
     "pyarrow": lambda values: any(map(_has_parquet, _files(values))),
     "reasoning_gym": lambda values: "word-problems" in (values.get("experiments") or ()),
     "sacrebleu": lambda values: "translation" in (values.get("experiments") or ()),

@@ -30,7 +30,7 @@ NEVER = {
 }
 WHERE_THERE = {"triton", "local_attention", "performer_pytorch", "reformer_pytorch", "simplicial_attention"}
 # What is checked where it is known to be needed, with the name of the extra.
-CHECKED_ELSEWHERE = {"nltk", "rouge_score", "sacrebleu", "seqeval"}
+CHECKED_ELSEWHERE = {"faiss", "nltk", "rouge_score", "sacrebleu", "seqeval"}
 
 
 def imported(path: Path) -> set[str]:
@@ -65,7 +65,7 @@ def reachable(path: Path) -> frozenset[str]:
 
 
 def test_the_extras_bring_what_the_table_says():
-    packages = {"reasoning_gym": "reasoning-gym"}
+    packages = {"faiss": "faiss-cpu", "reasoning_gym": "reasoning-gym"}
     brought = {"fastapi": "transformers", "openai": "transformers", "uvicorn": "transformers", "pyarrow": "datasets"}
     for module, extra in EXTRAS.items():
         named = {re.split(r"[>=\[]", name)[0] for name in PROJECT["optional-dependencies"][extra]}
@@ -109,6 +109,7 @@ def test_help_needs_no_package(monkeypatch, capsys):
         ("datasets", {"files": ["a.jsonl", "hf:NAME"]}),
         ("datasets", {"validation_files": ["saved"]}),
         ("jieba", {"whole_words": "jieba"}),
+        ("jieba", {"chinese": "jieba"}),
         ("pyarrow", {"files": ["a.parquet"]}),
         ("pyarrow", {"files": ["folder"]}),
         ("pyarrow", {"sample_file": "a.parquet"}),
@@ -134,7 +135,7 @@ def test_what_arguments_ask_for_is_checked(module, values, tmp_path, monkeypatch
 
 def test_every_condition_is_tried_above():
     tried = {
-        mark.args[1][number][0] for mark in test_what_arguments_ask_for_is_checked.pytestmark for number in range(12)
+        mark.args[1][number][0] for mark in test_what_arguments_ask_for_is_checked.pytestmark for number in range(13)
     }
     assert tried == set(IF_ASKED)
 

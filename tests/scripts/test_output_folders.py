@@ -19,6 +19,7 @@ COMMANDS = {
     "finetune_classifier": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
     "finetune_lora": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
     "finetune_tagger": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
+    "index": (["--files", "nowhere.jsonl", "--model", "nowhere"], "nowhere"),
     "inspect_model": (["--model", "nowhere", "--text", "a"], "connect"),
     "studies.parts": (["--data_dir", "nowhere"], "nowhere"),
     "studies.shapes": (["--data_dir", "nowhere"], "nowhere"),

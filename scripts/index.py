@@ -1,0 +1,187 @@
+"""Make an index of documents for `trine search`, or bring one up to date: only what is new or changed is encoded."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from trine.configuration.atomic_saving import locked
+from trine.configuration.patterns import check_choice
+from trine.retrieval.hybrid import HybridSearch
+from trine.retrieval.stores.embedded import EmbeddedStore
+from trine.retrieval.stores.index_folder import INDEX
+from trine.retrieval.words import CHINESE
+from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
+from trine.scripts.cli import INTERRUPTED
+from trine.scripts.jobs.encoders import load_encoder
+from trine.tokenization.records import BadRecords, read_examples
+from trine.training.run.resuming import check_writable
+
+
+BLOCK = 2_000  # documents between two lines of progress
+
+
+@dataclass
+class IndexArguments:
+    """Options of `trine index`."""
+
+    files: list[str] = field(metadata={"help": RECORDS_HELP})
+    output_dir: str = field(metadata={"help": "Folder of the index; one that is there is brought up to date."})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a model of sentence-transformers, or of an encoder or decoder with its "
+            "tokenizer. By default that of the index that is there."
+        },
+    )
+    text_field: str = field(default="text", metadata={"help": "Name of the text in a record."})
+    id_field: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of what tells a record from the others, a text or a number. By default its place among all."
+        },
+    )
+    remove_missing: bool = field(
+        default=False, metadata={"help": "Remove documents of the index that are not in the files."}
+    )
+    chinese: str | None = field(
+        default=None,
+        metadata={
+            "help": f"How BM25 splits Chinese and Japanese, one of {', '.join(CHINESE)}. By default as the index that "
+            "is there, and bigrams in a new one."
+        },
+    )
+    batch_size: int = field(default=32, metadata={"help": "Texts that are encoded at a time."})
+    skip_bad_records: bool = field(
+        default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
+    )
+    device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
+    )
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
+        if self.chinese is not None:
+            check_choice("chinese", self.chinese, CHINESE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `trine index` with these arguments, by default the process's."""
+    (arguments,) = parse_arguments([IndexArguments], argv, command="index", description=__doc__)
+    folder = Path(arguments.output_dir)
+    try:
+        check_writable(folder)
+        documents = read_documents(arguments)
+        is_named = arguments.model is not None or not (folder / INDEX).exists()
+        model = load_model(arguments) if is_named else None
+        with one_at_a_time(folder):
+            search = open_or_begin(arguments, model)
+            whole = bring_up_to_date(search, documents, arguments.remove_missing)
+            search.save(folder)
+    except (*INPUT_ERRORS, ImportError) as error:
+        sys.exit(f"trine: {error}")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{len(search):,} documents in {folder}, {size / 1e6:,.1f} MB")
+    return 0 if whole else INTERRUPTED
+
+
+def read_documents(arguments: IndexArguments) -> dict[str, str]:
+    """Texts by their ids.
+
+    Raises:
+        OSError: Files that cannot be read.
+        ValueError: Records that cannot be used: an id that is there twice, an empty text or id.
+    """
+    fields: dict[str, Any] = {arguments.text_field: str}
+    if arguments.id_field is not None:
+        fields[arguments.id_field] = (str, int)
+    documents: dict[str, str] = {}
+
+    def read(record: Mapping[str, Any]) -> None:
+        id_ = str(len(documents) if arguments.id_field is None else record[arguments.id_field])
+        if not id_.strip() or not record[arguments.text_field].strip():
+            raise ValueError(f"the field '{arguments.text_field if id_.strip() else arguments.id_field}' is empty")
+        if id_ in documents:
+            raise ValueError(f"the field '{arguments.id_field}' holds {id_!r}, which an earlier record has")
+        documents[id_] = record[arguments.text_field]
+
+    bad = BadRecords(arguments.skip_bad_records)
+    read_examples(arguments.files, fields, read, bad)
+    bad.check()
+    if not documents:
+        raise ValueError(f"files={arguments.files} hold no documents.")
+    return documents
+
+
+def load_model(arguments: IndexArguments, name: str | None = None) -> SentenceTransformer:
+    """The model that is named, or else the one of this name."""
+    name = arguments.model or name
+    if name is None:
+        raise ValueError(f"model: output_dir='{arguments.output_dir}' holds no index yet, so name a model.")
+    return load_encoder(name, arguments.device, arguments.trust_remote_code)
+
+
+def open_or_begin(arguments: IndexArguments, model: SentenceTransformer | None) -> HybridSearch:
+    """The index that is there, or an empty one.
+
+    Args:
+        arguments: Where, and how.
+        model: The model, unless the index that is there names it.
+    """
+    folder = Path(arguments.output_dir)
+    if model is not None and not (folder / INDEX).exists():
+        store = EmbeddedStore(chinese=arguments.chinese or "bigrams")
+        return HybridSearch(model, store=store, batch_size=arguments.batch_size)
+    search = HybridSearch.load(folder, model or partial(load_model, arguments), batch_size=arguments.batch_size)
+    if arguments.chinese not in (None, search.store.words.chinese):
+        raise ValueError(
+            f"chinese={arguments.chinese!r} differs from chinese={search.store.words.chinese!r} of the index in "
+            f"'{folder}'. Leave the option out, or make a new index."
+        )
+    return search
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits until no other `trine index` works on this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / ".indexing"
+    file.touch()
+    with locked(file) as lock:
+        if not lock.take():
+            print(f"Another trine index works on '{folder}'; waiting.", file=sys.stderr)
+            lock.take(wait=True)
+        yield
+
+
+def bring_up_to_date(search: HybridSearch, documents: Mapping[str, str], remove_missing: bool) -> bool:
+    """Encodes what is new or changed, and tells how far it is; Ctrl-C ends it, and what is done is kept."""
+    items, changes, begun = [*documents.items()], [0, 0, 0], time.perf_counter()
+    whole = True
+    try:
+        for start in range(0, len(items), BLOCK):
+            changed = search.update(dict(items[start : start + BLOCK]))
+            changes = [total + new for total, new in zip(changes, changed, strict=True)]
+            done, rate = min(start + BLOCK, len(items)), (changes[0] + changes[1]) / (time.perf_counter() - begun)
+            if done < len(items):
+                print(f"{done:,} of {len(items):,} documents, {rate:,.0f} a second", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("Interrupted. What is encoded is saved; the same command goes on.", file=sys.stderr)
+        whole, remove_missing = False, False
+    gone = [id_ for id_ in search.store.ids if id_ not in documents] if remove_missing else []
+    search.remove(gone)
+    added, replaced, unchanged = changes
+    print(f"{added:,} added, {replaced:,} replaced, {unchanged:,} unchanged, {len(gone):,} removed", file=sys.stderr)
+    return whole
+
+
+if __name__ == "__main__":
+    sys.exit(main())

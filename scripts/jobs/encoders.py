@@ -1,0 +1,46 @@
+"""Loads models that embed texts, with all of their weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
+
+import trine  # noqa: F401 - registers the models of this package with the Auto classes
+from trine.training.new_heads import without_load_report
+
+
+def load_encoder(name: str, device: str | None = None, trust_remote_code: bool = False) -> SentenceTransformer:
+    """Loads a model of sentence-transformers, or an encoder or decoder with its tokenizer.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: The checkpoint lacks weights.
+    """
+    code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        with without_load_report():  # `check_weights` says what matters
+            model = SentenceTransformer(name, device=device, **code)
+    except OSError as error:
+        raise OSError(f"model='{name}' cannot be read: {error}") from error
+    if model.transformers_model is not None:
+        check_weights(name, model.transformers_model, code)
+    return model
+
+
+def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
+    """Raises a ValueError where the checkpoint lacks weights.
+
+    sentence-transformers would make them at random, with a log line.
+
+    A pooler may be missing: embeddings do not pass through it.
+    """
+    with without_load_report():
+        _, loading = AutoModel.from_pretrained(model.name_or_path, output_loading_info=True, device_map="meta", **code)
+    lacking = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    lacking = sorted(key for key in lacking if not key.startswith("pooler."))
+    if lacking:
+        raise ValueError(
+            f"model='{name}' lacks {len(lacking)} of the weights of {type(model).__name__}, such as {lacking[:3]}, "
+            "which would be random. Do the names in the checkpoint begin with a prefix that the model does not know?"
+        )

@@ -1,0 +1,147 @@
+"""Search an index of `trine index` by vectors and words."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from trine.retrieval.fusion import FUSIONS
+from trine.retrieval.hybrid import Hit, HybridSearch, check_count
+from trine.retrieval.words import Words
+from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.text import read_standard_input, text_field
+from trine.scripts.jobs.encoders import load_encoder
+
+
+SHOWN = 240  # characters of a text
+BOLD, PLAIN = "\033[1m", "\033[0m"  # of a terminal
+
+
+@dataclass
+class SearchArguments:
+    """Options of `trine search`."""
+
+    index: str = field(metadata={"help": "Folder that `trine index` wrote."})
+    text: list[str] = text_field("One or more queries, which may stand first, without the option's name.")
+    k: int = field(default=10, metadata={"help": "Documents for each query.", "aliases": ["-k"]})
+    model: str | None = field(
+        default=None, metadata={"help": "Where the model that made the index is now, if it was moved."}
+    )
+    dense_weight: float | None = field(default=None, metadata={"help": "Weight of vectors. By default the index's."})
+    lexical_weight: float | None = field(default=None, metadata={"help": "Weight of words. By default the index's."})
+    fusion: str | None = field(
+        default=None,
+        metadata={"help": f"How scores are made comparable, one of {', '.join(FUSIONS)}. By default the index's."},
+    )
+    explain: bool = field(
+        default=False, metadata={"help": "Show what vectors and words add to each score, and mark the words found."}
+    )
+    json: bool = field(default=False, metadata={"help": "Print a line of JSON for each query, with whole texts."})
+    device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
+    )
+
+    def __post_init__(self):
+        check_count("k", self.k)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `trine search` with these arguments, by default the process's."""
+    argv = queries_first(list(sys.argv[1:] if argv is None else argv))
+    (arguments,) = parse_arguments([SearchArguments], argv, command="search", description=__doc__)
+    queries = arguments.text or [read_standard_input("a query")]
+    try:
+        load = partial(load_encoder, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+        search = HybridSearch.load(
+            arguments.index,
+            load(arguments.model) if arguments.model else load,
+            dense_weight=arguments.dense_weight,
+            lexical_weight=arguments.lexical_weight,
+            fusion=arguments.fusion,
+        )
+        found = search.search_all(queries, arguments.k)
+    except (*INPUT_ERRORS, ImportError) as error:
+        sys.exit(f"trine: {error}")
+    words = search.store.words
+    for query, hits in zip(queries, found, strict=True):
+        if arguments.json:
+            print(json.dumps(as_record(query, hits, words, arguments.explain), ensure_ascii=False))
+        else:
+            print(as_text(query, hits, words, arguments.explain, len(queries) > 1))
+
+
+def queries_first(argv: list[str]) -> list[str]:
+    """Lets queries stand first, without the name of the option."""
+    count = next((place for place, word in enumerate(argv) if word.startswith("-")), len(argv))
+    return ["--text", *argv[:count], *argv[count:]] if count else argv
+
+
+def as_record(query: str, hits: Sequence[Hit], words: Words, explain: bool) -> dict[str, Any]:
+    """A record for JSON: a query and its hits."""
+    records = []
+    for hit in hits:
+        record: dict[str, Any] = {"id": hit.id, "score": hit.score, "text": hit.text}
+        if explain:
+            record |= {name: getattr(hit, name) for name in ("dense", "lexical", "dense_part", "lexical_part")}
+            record["words"] = words_found(query, hit.text, words)
+        records.append(record)
+    return {"query": query, "hits": records}
+
+
+def words_found(query: str, text: str, words: Words) -> list[str]:
+    """The words of a query that a text has, in the order of the query."""
+    there = {*words(text)}
+    return [word for word in dict.fromkeys(words(query)) if word in there]
+
+
+def as_text(query: str, hits: Sequence[Hit], words: Words, explain: bool, name_query: bool) -> str:
+    """Lines for a reader: the hits of a query."""
+    lines = [f"{query}:"] if name_query else []
+    for rank, hit in enumerate(hits, 1):
+        lines.append(f"{rank:>2}. {hit.id}  {hit.score:.4f}{explained(query, hit, words) if explain else ''}")
+        lines.append(f"    {marked(query, hit.text, words) if explain else cut(hit.text)}")
+    return "\n".join([*lines, ""] if hits else [*lines, "Nothing is found."])
+
+
+def explained(query: str, hit: Hit, words: Words) -> str:
+    """The sum that a score is."""
+    cosine = "not among the best" if hit.dense is None else f"{hit.dense:.4f}"
+    bm25 = "none" if hit.lexical is None else f"{hit.lexical:.4f} by {', '.join(words_found(query, hit.text, words))}"
+    return f" = {hit.dense_part:.4f} of vectors ({cosine}) + {hit.lexical_part:.4f} of words ({bm25})"
+
+
+def marked(query: str, text: str, words: Words) -> str:
+    """The part of a text around the first word of the query, with these words in bold, or between stars."""
+    wanted, begin, end = {*words(query)}, *((BOLD, PLAIN) if sys.stdout.isatty() else ("**", "**"))
+    spans = [(start, stop) for word, start, stop in words.spans(text) if word in wanted]
+    first = max(0, spans[0][0] - SHOWN // 4) if spans else 0
+    shown, last = "", first
+    for start, stop in joined(spans):
+        if start < first + SHOWN:
+            shown, last = shown + text[last:start] + begin + text[start:stop] + end, stop
+    rest = text[last : max(last, first + SHOWN)]
+    more = "…" if last + len(rest) < len(text) else ""
+    return " ".join(f"{'…' if first else ''}{shown}{rest}{more}".split())
+
+
+def joined(spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans without overlaps: those that touch are one."""
+    whole: list[tuple[int, int]] = []
+    for start, stop in spans:
+        if whole and start <= whole[-1][1]:
+            whole[-1] = (whole[-1][0], max(stop, whole[-1][1]))
+        else:
+            whole.append((start, stop))
+    return whole
+
+
+def cut(text: str) -> str:
+    """The first characters of a text, on one line."""
+    return " ".join(text[:SHOWN].split()) + ("…" if len(text) > SHOWN else "")
+
+
+if __name__ == "__main__":
+    main()

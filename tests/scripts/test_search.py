@@ -1,0 +1,194 @@
+"""`trine index` and `trine search`: what they print, what a second run encodes, and what they refuse."""
+
+import json
+
+import pytest
+from support.searches import DOCUMENTS, save_encoder
+
+from trine.configuration.atomic_saving import locked
+from trine.retrieval import HybridSearch
+from trine.scripts import index, search
+from trine.scripts.jobs.encoders import load_encoder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    save_encoder(folder / "encoder")
+    write(folder / "docs.jsonl", DOCUMENTS)
+    assert run(folder, "made", "--model", str(folder / "encoder")) == 0
+    return folder
+
+
+def write(path, documents):
+    lines = [json.dumps({"name": id_, "words": text}, ensure_ascii=False) + "\n" for id_, text in documents.items()]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def run(folder, output, *argv, files="docs.jsonl"):
+    words = ["--files", str(folder / files), "--output_dir", str(folder / output), "--device", "cpu"]
+    return index.main([*words, "--text_field", "words", "--id_field", "name", *argv])
+
+
+def find(capsys, *argv):
+    search.main([*argv, "--device", "cpu"])
+    return capsys.readouterr().out
+
+
+def hits_of(folder, query, k=10, **options):
+    encoder = load_encoder(str(folder / "encoder"), "cpu")
+    return HybridSearch.load(folder / "made", encoder, **options).search(query, k)
+
+
+def test_the_command_finds_what_the_class_finds(folder, capsys):
+    printed = find(capsys, "a red house", "--index", str(folder / "made"), "-k", "2")
+    lines = [line for hit in hits_of(folder, "a red house", 2) for line in (f"{hit.id}  {hit.score:.4f}", hit.text)]
+    assert [line.partition(". ")[2] or line.strip() for line in printed.splitlines() if line] == lines
+    options = ["--fusion", "rrf", "--dense_weight", "1", "--lexical_weight", "2", "--model", str(folder / "encoder")]
+    printed = find(capsys, "--text", "red", "river", "--index", str(folder / "made"), "--json", *options)
+    for query, line in zip(("red", "river"), printed.splitlines(), strict=True):
+        expected = hits_of(folder, query, fusion="rrf", dense_weight=1, lexical_weight=2)
+        found = json.loads(line)
+        assert found["query"] == query and [hit["id"] for hit in found["hits"]] == [hit.id for hit in expected]
+
+
+def test_an_explanation(folder, capsys):
+    (hit,) = hits_of(folder, "a red house", 1)
+    printed = find(capsys, "a red house", "--index", str(folder / "made"), "-k", "1", "--explain")
+    parts = f"{hit.dense_part:.4f} of vectors ({hit.dense:.4f}) + {hit.lexical_part:.4f} of words ({hit.lexical:.4f}"
+    assert f"{hit.score:.4f} = {parts} by red, house)" in printed
+    assert hit.text.replace("red", "**red**").replace("house", "**house**") in printed
+    printed = find(capsys, "zebra", "--index", str(folder / "made"), "--explain", "--json", "-k", "1")
+    (record,) = json.loads(printed)["hits"]
+    assert record["words"] == [] and record["lexical"] is None and record["score"] == record["dense_part"]
+    assert "Nothing is found." in find(
+        capsys, "zebra", "--index", str(folder / "made"), "--dense_weight", "0", "--lexical_weight", "1"
+    )
+
+
+def test_marks_of_chinese_and_long_texts():
+    words = search.Words()
+    assert search.marked("红房子", "河边有红房子。", words) == "河边有**红房子**。"
+    text = " ".join(["before"] * 100 + ["river"] + ["after"] * 100)
+    shown = search.marked("river", text, words)
+    assert shown.startswith("…") and "**river** after" in shown and shown.endswith("…") and len(shown) < 300
+    assert search.marked("none", "a text", words) == "a text" and len(search.cut("a" * 500)) == search.SHOWN + 1
+
+
+def test_only_what_is_new_is_encoded(folder, tmp_path, capsys):
+    (folder / "changed.jsonl").unlink(missing_ok=True)
+    items = [*DOCUMENTS.items()]
+    write(folder / "changed.jsonl", {**dict(items[:30]), items[0][0]: "a tent", "new": "一只黑鸟"})
+    assert run(folder, "updated", "--model", str(folder / "encoder")) == 0
+    capsys.readouterr()
+    assert run(folder, "updated", "--remove_missing", files="changed.jsonl") == 0
+    told = capsys.readouterr()
+    assert "1 added, 1 replaced, 29 unchanged, 6 removed" in told.err and "31 documents in" in told.out
+    assert "new" in find(capsys, "黑鸟", "--index", str(folder / "updated"), "-k", "1")
+
+
+def test_progress_and_interruption(folder, capsys, monkeypatch):
+    monkeypatch.setattr(index, "BLOCK", 10)
+    update, calls = HybridSearch.update, []
+
+    def interrupted(self, documents, *rest):
+        calls.append(len(documents))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return update(self, documents, *rest)
+
+    monkeypatch.setattr(HybridSearch, "update", interrupted)
+    assert run(folder, "halted", "--model", str(folder / "encoder")) == 130
+    told = capsys.readouterr()
+    assert "10 of 36 documents, " in told.err and "the same command goes on" in told.err
+    assert "20 documents in" in told.out
+    assert run(folder, "halted") == 0
+    told = capsys.readouterr()
+    assert "16 added, 0 replaced, 20 unchanged" in told.err and "36 documents in" in told.out
+
+
+def test_numbers_and_places_as_ids(folder, tmp_path):
+    (tmp_path / "docs.jsonl").write_text('{"text": "a red house", "n": 7}\n{"text": "a bird", "n": 8}\n')
+    words = ["--files", str(tmp_path / "docs.jsonl"), "--model", str(folder / "encoder"), "--device", "cpu"]
+    for options, ids in (([], ["0", "1"]), (["--id_field", "n"], ["7", "8"])):
+        output = tmp_path / str(len(options))
+        index.main([*words, "--output_dir", str(output), *options])
+        assert HybridSearch.load(output, load_encoder(str(folder / "encoder"), "cpu")).store.ids == ids
+
+
+def test_a_second_indexing_waits(folder, capsys, monkeypatch):
+    with locked(folder / "made" / ".indexing") as lock:
+        assert lock.take()
+
+        def stop(self, shared=False, wait=False):
+            return False if not wait else lock.close() or True
+
+        monkeypatch.setattr(type(lock), "take", stop)
+        with index.one_at_a_time(folder / "made"):
+            pass
+        lock.file = None
+    assert "Another trine index works on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("records", "options", "message"),
+    [
+        ({"a": "x"}, ["--model", "nowhere"], "model='nowhere' cannot be read"),
+        ({"a": "x"}, [], "output_dir='.*new' holds no index yet, so name a model"),
+        ({"a": " "}, [], "record 1: the field 'words' is empty"),
+        ({"": "x"}, [], "record 1: the field 'name' is empty"),
+        ({}, [], "hold no documents"),
+        ({"a": "x"}, ["--text_field", "other"], "the field 'other' is missing"),
+    ],
+)
+def test_what_indexing_refuses(folder, tmp_path, records, options, message):
+    write(folder / "bad.jsonl", records)
+    with pytest.raises(SystemExit, match=f"(?s)trine: .*{message}"):
+        run(folder, "new", *options, files="bad.jsonl")
+    assert not (folder / "new").exists()
+
+
+def test_an_id_that_two_records_have(folder):
+    (folder / "twice.jsonl").write_text((folder / "docs.jsonl").read_text() * 2)
+    message = r"(?s)36 records.*record 37: the field 'name' holds 'red-house', which an earlier record has"
+    with pytest.raises(SystemExit, match=message):
+        run(folder, "new", "--model", str(folder / "encoder"), files="twice.jsonl")
+
+
+def test_another_model_or_splitting(folder, tmp_path):
+    other = save_encoder(tmp_path / "other", seed=1)
+    with pytest.raises(SystemExit, match="The index was made by model="):
+        run(folder, "made", "--model", other)
+    with pytest.raises(SystemExit, match="The index was made by model="):
+        search.main(["red", "--index", str(folder / "made"), "--model", other])
+    with pytest.raises(SystemExit, match="chinese='jieba' differs from chinese='bigrams' of the index"):
+        run(folder, "made", "--chinese", "jieba")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["red", "--index", "nowhere"], "index='nowhere' is not a folder"),
+        (["red", "--fusion", "raw"], "fusion='raw' would add raw scores"),
+        (["red", "--dense_weight", "nan"], "dense_weight=nan must be a finite number"),
+        ([" "], "query=' ' is an empty text"),
+    ],
+)
+def test_what_searching_refuses(folder, options, message):
+    index_option = [] if "--index" in options else ["--index", str(folder / "made")]
+    with pytest.raises(SystemExit, match=f"trine: {message}"):
+        search.main([*options, *index_option])
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        (search, ["red", "--index", "i", "-k", "0"], "k=0 must be a whole number of at least 1"),
+        (index, ["--files", "f", "--output_dir", "o", "--batch_size", "0"], "batch_size=0 must be at least 1"),
+        (index, ["--files", "f", "--output_dir", "o", "--chinese", "words"], "chinese='words' is not one of"),
+    ],
+)
+def test_arguments_that_are_refused(command, options, message, capsys):
+    with pytest.raises(SystemExit):
+        command.main(options)
+    assert message in capsys.readouterr().err
