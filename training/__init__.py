@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .finetuning import FinetuneTrainer, hold_out, load_config_and_tokenizer, load_model
     from .measures.baselines import NgramLosses, NgramModel, ngram_losses
     from .measures.classification import class_metrics, confusion_matrix, f1_scores, label_set_metrics, value_metrics
-    from .measures.intervals import bootstrap_interval
+    from .measures.intervals import bootstrap_interval, resampled_interval
     from .measures.perplexity import TextLosses, text_losses
     from .objectives.instructions import encode_completion, encode_conversation
     from .objectives.labels import LabelSet, OneClass, Value, find_problem
@@ -111,6 +111,7 @@ __all__ = [
     "make_model",
     "ngram_losses",
     "read_tokens",
+    "resampled_interval",
     "sentence_pairs",
     "sentence_pieces",
     "split_sentences",

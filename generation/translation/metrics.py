@@ -2,13 +2,15 @@
 
 import io
 import os
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 _DEBIANS_WORDNET = "/usr/share/wordnet"  # of the package wordnet-base
@@ -17,19 +19,47 @@ _NO_STEMS = SimpleNamespace(stem=lambda word: word)
 _SCRIPTS_BY_CHARACTER = ("zh", "ja")  # languages that write no spaces between words
 
 
-def bleu(texts: Sequence[str], references: Sequence[str], language: str | None = None) -> dict[str, float]:
+@dataclass(frozen=True)
+class TextScores:
+    """A score of a whole test set, as a function of sums over its texts: so that it can be computed of any of them.
+
+    Attributes:
+        statistics: Of each text (N, K).
+        score: Of their sum (K,), or of a weighted one.
+    """
+
+    statistics: np.ndarray
+    score: Callable[[np.ndarray], float]
+
+    def total(self, counts: np.ndarray | None = None) -> float:
+        """The score of all texts, each as often as `counts` (N,) says; once by default."""
+        return self.score(self.statistics.sum(0) if counts is None else counts @ self.statistics)
+
+
+def mean_score(values: Sequence[float]) -> TextScores:
+    """The mean of a value of each text."""
+    return TextScores(np.array([(value, 1) for value in values]), lambda sums: float(sums[0] / sums[1]))
+
+
+def bleu(texts: Sequence[str], references: Sequence[str], language: str | None = None) -> dict[str, TextScores]:
     """BLEU of the whole, by sacrebleu, whose tokenizer for Chinese takes characters, else 13a."""
     from sacrebleu.metrics.bleu import BLEU
 
-    score = BLEU(tokenize=_tokenizer_name(language)).corpus_score(list(texts), [list(references)])
-    return {"BLEU": score.score}
+    return {"BLEU": _by_sacrebleu(BLEU(tokenize=_tokenizer_name(language)), texts, references)}
 
 
-def chrf(texts: Sequence[str], references: Sequence[str], language: str | None = None) -> dict[str, float]:
+def chrf(texts: Sequence[str], references: Sequence[str], language: str | None = None) -> dict[str, TextScores]:
     """chrF2 of the whole, by sacrebleu: F of character n-grams up to 6, where recall counts four times."""
     from sacrebleu.metrics.chrf import CHRF
 
-    return {"chrF": CHRF().corpus_score(list(texts), [list(references)]).score}
+    return {"chrF": _by_sacrebleu(CHRF(), texts, references)}
+
+
+def _by_sacrebleu(metric: Any, texts: Sequence[str], references: Sequence[str]) -> TextScores:
+    statistics = metric._extract_corpus_statistics(list(texts), [list(references)])
+    return TextScores(
+        np.array(statistics, dtype=float), lambda sums: metric._compute_score_from_stats(sums.tolist()).score
+    )
 
 
 def sentence_chrf(texts: Sequence[str], references: Sequence[str]) -> list[float]:
@@ -40,7 +70,7 @@ def sentence_chrf(texts: Sequence[str], references: Sequence[str]) -> list[float
     return [metric.sentence_score(text, [reference]).score for text, reference in zip(texts, references, strict=True)]
 
 
-def meteor(texts: Sequence[str], references: Sequence[str], language: str | None = None) -> dict[str, float]:
+def meteor(texts: Sequence[str], references: Sequence[str], language: str | None = None) -> dict[str, TextScores]:
     """The mean METEOR of the texts, by nltk; its name tells what words may match by.
 
     English words match as they are, by their stems (Porter) and by WordNet's synonyms: "METEOR". Where WordNet is not
@@ -59,13 +89,13 @@ def meteor(texts: Sequence[str], references: Sequence[str], language: str | None
     name = "METEOR (exact)" if stemmer is _NO_STEMS else "METEOR" if wordnet else "METEOR (exact, stem)"
     synonyms: Any = wordnet or _NO_SYNONYMS
     scores = [
-        meteor_score([tokenize(reference)], tokenize(text), stemmer=stemmer, wordnet=synonyms)
+        100 * meteor_score([tokenize(reference)], tokenize(text), stemmer=stemmer, wordnet=synonyms)
         for text, reference in zip(texts, references, strict=True)
     ]
-    return {name: 100 * statistics.fmean(scores)}
+    return {name: mean_score(scores)}
 
 
-def rouge(texts: Sequence[str], references: Sequence[str], language: str | None = None) -> dict[str, float]:
+def rouge(texts: Sequence[str], references: Sequence[str], language: str | None = None) -> dict[str, TextScores]:
     """The mean F of common words, pairs of words and longest common subsequences, by rouge-score, without stemming."""
     from rouge_score.rouge_scorer import RougeScorer
 
@@ -73,13 +103,24 @@ def rouge(texts: Sequence[str], references: Sequence[str], language: str | None 
     tokenizer = SimpleNamespace(tokenize=_tokenizer(language)) if language in _SCRIPTS_BY_CHARACTER else None
     scorer = RougeScorer(list(names), tokenizer=tokenizer)
     scores = [scorer.score(reference, text) for text, reference in zip(texts, references, strict=True)]
-    return {name: 100 * statistics.fmean(score[key].fmeasure for score in scores) for key, name in names.items()}
+    return {name: mean_score([100 * score[key].fmeasure for score in scores]) for key, name in names.items()}
+
+
+def text_habits(texts: Sequence[str], language: str | None = None) -> dict[str, TextScores]:
+    """How texts are written: their words, and the percentage of them in which a pair of words comes twice."""
+    tokenize = _tokenizer(language)
+    rows = [tokenize(text.lower()) for text in texts]
+    pairs = [[*zip(row, row[1:], strict=False)] for row in rows]
+    return {
+        "words": mean_score([len(row) for row in rows]),
+        "repeating": mean_score([100.0 * (len({*row}) < len(row)) for row in pairs]),
+    }
 
 
 class Metric(NamedTuple):
     """A function of (texts, references, language) and the packages that it needs."""
 
-    score: Callable[[Sequence[str], Sequence[str], str | None], dict[str, float]]
+    score: Callable[[Sequence[str], Sequence[str], str | None], dict[str, TextScores]]
     modules: dict[str, str]  # name: that of its package
 
 
@@ -109,10 +150,17 @@ def score_texts(
         ValueError: A metric is unknown, there is no text, or not as many references.
         ImportError: A package that a metric needs is not installed.
     """
+    return {name: scores.total() for name, scores in measure_texts(texts, references, metrics, language).items()}
+
+
+def measure_texts(
+    texts: Sequence[str], references: Sequence[str], metrics: Iterable[str], language: str | None = None
+) -> dict[str, TextScores]:
+    """What `score_texts` returns, before it is summed over the texts: for intervals by the bootstrap."""
     check_metrics(metrics)
     if not texts or len(texts) != len(references):
         raise ValueError(f"{len(texts)} texts cannot be scored beside {len(references)} references.")
-    scores: dict[str, float] = {}
+    scores: dict[str, TextScores] = {}
     for name in metrics:
         scores |= METRICS[name].score(texts, references, language)
     return scores

@@ -1,6 +1,5 @@
 """Compare what encoders, recurrent models and Transformers learn from real data, over several seeds."""
 
-import json
 from collections.abc import Callable, Sequence
 from itertools import starmap
 from pathlib import Path
@@ -32,7 +31,7 @@ from trine import (
 )
 from trine.modeling.checks.ids import IGNORE_INDEX
 from trine.scripts.datasets.parsers import TOPICS
-from trine.scripts.studies.study import Study, run_study
+from trine.scripts.studies.study import Study, read, run_study
 from trine.tokenization.text_files import Piece
 from trine.tokenization.unigram import train_unigram
 from trine.tokenization.wordpiece import train_wordpiece
@@ -59,14 +58,6 @@ ENCODER = {
     "hidden_dropout": 0.1,
     "max_position_embeddings": 512,
 }
-
-
-def read(folder: Path, name: str, split: str) -> list[dict]:
-    """Reads the records of a data set's split."""
-    path = folder / name / f"{split}.jsonl"
-    if not path.exists():
-        raise FileNotFoundError(f"'{path}' does not exist; build it with: trine data fetch --output_dir {folder}")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def train(

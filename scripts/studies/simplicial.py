@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from trine import TrineForCausalLM, TrineForSequenceClassification, TrineForTokenClassification
 from trine.modeling.checks.ids import IGNORE_INDEX
 from trine.scripts.studies.comparison import MODELS, Batch, Comparison, train
-from trine.scripts.studies.shapes import read
 from trine.scripts.studies.simplicial_tasks import (
     COMPOSITION_VOCABULARY,
     DOMAIN,
@@ -24,7 +23,7 @@ from trine.scripts.studies.simplicial_tasks import (
     gym_problems,
     match3,
 )
-from trine.scripts.studies.study import Study, run_study
+from trine.scripts.studies.study import Study, read, run_study
 from trine.tokenization.byte_level_bpe import train_byte_level_bpe
 
 

@@ -116,6 +116,14 @@ def run_study(study: Study, argv: Sequence[str] | None = None, *, description: s
     print(text)
 
 
+def read(folder: Path, name: str, split: str) -> list[dict]:
+    """Reads the records of a data set's split."""
+    path = folder / name / f"{split}.jsonl"
+    if not path.exists():
+        raise FileNotFoundError(f"'{path}' does not exist; build it with: trine data fetch --output_dir {folder}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def read_runs(path: Path) -> list[dict]:
     """Reads the finished runs of a file; none if it does not exist."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -2,10 +2,19 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from trine.generation.translation import metrics as text_metrics
-from trine.generation.translation.metrics import METRICS, describe_scores, open_wordnet, score_texts, sentence_chrf
+from trine.generation.translation.metrics import (
+    METRICS,
+    describe_scores,
+    measure_texts,
+    open_wordnet,
+    score_texts,
+    sentence_chrf,
+    text_habits,
+)
 
 
 def score(name, text, reference, language=None):
@@ -56,6 +65,21 @@ def test_rouge():
         "ROUGE-2": pytest.approx(100 * 2 * 1 / (2 + 3)),
         "ROUGE-L": pytest.approx(100 * 2 * 2 / (3 + 4)),
     }
+
+
+def test_a_score_of_texts_drawn_anew_is_that_of_these_texts():
+    texts, references = ["a b c d", "e x y z", "e f"], ["a b c d", "e f g h", "e f g"]
+    drawn, counts = [0, 2, 2], np.array([1, 0, 2])
+    for name in METRICS:
+        again = score_texts([texts[i] for i in drawn], [references[i] for i in drawn], [name])
+        scores = measure_texts(texts, references, [name])
+        assert {key: each.total(counts) for key, each in scores.items()} == pytest.approx(again)
+
+
+def test_words_and_pairs_of_words_that_come_twice():
+    habits = text_habits(["A b, a b", "a b b a", "no no no", "one"])
+    assert habits["words"].total() == pytest.approx((5 + 4 + 3 + 1) / 4)  # a comma counts
+    assert habits["repeating"].statistics[:, 0].tolist() == [100, 0, 100, 0]
 
 
 @pytest.fixture

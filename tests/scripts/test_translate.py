@@ -1,6 +1,7 @@
 """`trine translate` and `trine evaluate-translation` on small untrained models."""
 
 import json
+import random
 import re
 import statistics
 
@@ -71,32 +72,56 @@ def test_plain_lines_of_the_first_records(folder, tmp_path):
     assert len((tmp_path / "out.txt").read_text().split("\n")) == 4
 
 
+def cells(report):
+    """The rows of the tables of a report, by the first cell of each."""
+    rows = [line.strip("| ").split(" | ") for line in report.splitlines() if line.startswith("| ")]
+    return {name: others for name, *others in rows}
+
+
 def test_the_table(folder, tmp_path, capsys):
     words = ["--models", str(folder / "seed0"), str(folder / "seed1"), "--files", str(folder / "pairs.jsonl")]
-    words += [
-        "--num_beams",
-        "2",
-        "--max_new_tokens",
-        "5",
-        "--report",
-        str(tmp_path / "results.md"),
-        "--title",
-        "Numbers",
-    ]
-    evaluate_translation.main([*words, "--pairs", "3"])
+    words += ["--num_beams", "2", "--max_new_tokens", "5", "--title", "Numbers", "--metrics", "chrf"]
+    evaluate_translation.main([*words, "--pairs", "3", "--report", str(tmp_path / "results.md")])
     report = (tmp_path / "results.md").read_text()
     assert report.startswith("## Numbers\n") and report in capsys.readouterr().out
-    rows = [line.split(" | ") for line in report.splitlines() if line.startswith("| ")]
-    assert [row[0].removeprefix("| ") for row in rows[:3]] == ["decoding", "greedy", "beam 2"] and len(rows) == 7
-    assert rows[-1][0] == "| ensemble of 2, beam 2"
-    chrf = []
-    for seed in range(2):
-        texts = Translator.from_pretrained(folder / f"seed{seed}", device="cpu")(
-            [s for s, _ in PAIRS[:3]], max_new_tokens=5
-        )
-        chrf.append(score_texts(texts, [t for _, t in PAIRS[:3]], ["chrf"])["chrF"])
-    assert rows[1][2] == f"{statistics.fmean(chrf):.2f} ({min(chrf):.2f} to {max(chrf):.2f})"
+    rows = cells(report)
+    assert [*rows] == [
+        *("decoding", "greedy", "beam 2", "ensemble of 2, beam 2"),
+        *("difference", "beam 2, beside greedy", "ensemble of 2, beam 2, beside beam 2"),
+    ]
+    chrf = {}
+    for beams in (1, 2):
+        translators = [Translator.from_pretrained(folder / f"seed{seed}", device="cpu") for seed in range(2)]
+        written = [each([s for s, _ in PAIRS[:3]], max_new_tokens=5, num_beams=beams) for each in translators]
+        chrf[beams] = [score_texts(texts, [t for _, t in PAIRS[:3]], ["chrf"])["chrF"] for texts in written]
+    assert rows["greedy"][0] == f"{statistics.fmean(chrf[1]):.2f} ({min(chrf[1]):.2f} to {max(chrf[1]):.2f})"
+    gain, low, high = map(float, re.findall(r"[+-][\d.]+", rows["beam 2, beside greedy"][0]))
+    assert gain == pytest.approx(statistics.fmean(chrf[2]) - statistics.fmean(chrf[1]), abs=0.006)
+    assert low <= gain <= high
     assert len(re.findall(r"^\* Worst, \d+: ", report, flags=re.M)) == 3
+
+
+def test_options_are_chosen_on_validation_and_models_compared(folder, tmp_path, capsys):
+    pairs = str(folder / "pairs.jsonl")
+    words = ["--models", str(folder / "seed0"), "--beside", str(folder / "seed1"), "--files", pairs, "--seed", "7"]
+    words += ["--num_beams", "2", "--max_new_tokens", "5", "--metrics", "rouge", "--coverage_penalty", "0.1"]
+    words += ["--length_penalty", "0.5", "2", "--no_repeat_ngram_size", "1", "--validation_files", pairs]
+    evaluate_translation.main([*words, "--validation_pairs", "2", "--pairs", "3"])
+    printed, told = capsys.readouterr()
+    scores = dict(re.findall(r"^tried: length penalty (\S+): ROUGE-1 ([\d.]+)", told, flags=re.M))
+    assert [*scores] == ["0.5", "2"] and "Chosen by the first score of 2 validation pairs with beam 2: " in printed
+    length = max(scores, key=lambda value: float(scores[value]))
+    rows = cells(printed)
+    ways = [f"beam 2, length penalty {length}", "beam 2, coverage penalty 0.1", "beam 2, no 1 tokens twice"]
+    both = f"beam 2, length penalty {length}, coverage penalty 0.1"
+    assert [*rows][1:8] == ["greedy", "beam 2", *ways, both, "seed1, beam 2"]
+    assert {f"{name}, beside beam 2" for name in [*ways, both, "seed1, beam 2"]} <= {*rows}
+    drawn = [*PAIRS]
+    random.Random(7).shuffle(drawn)
+    other = Translator.from_pretrained(folder / "seed1", device="cpu")
+    texts = other([source for source, _ in drawn[:3]], max_new_tokens=5, num_beams=2)
+    expected = score_texts(texts, [target for _, target in drawn[:3]], ["rouge"])
+    assert rows["seed1, beam 2"][:3] == [f"{score:.2f}" for score in expected.values()]
 
 
 @pytest.mark.parametrize(
@@ -144,3 +169,10 @@ def test_errors_of_the_table(folder, capsys):
     with pytest.raises(SystemExit):
         evaluate_translation.main([*words, "--num_beams", "1"])
     assert "num_beams=1 must be at least 2." in capsys.readouterr().err
+    for argv, message in {
+        ("--coverage_penalty", "-1"): "coverage_penalty=[-1.0] must be at least 0.",
+        ("--length_penalty", "1", "2"): "length_penalty=[1.0, 2.0]: to choose one of several needs validation_files.",
+    }.items():
+        with pytest.raises(SystemExit):
+            evaluate_translation.main([*words, *argv])
+        assert message in capsys.readouterr().err
