@@ -156,7 +156,7 @@ def score_texts(
 def measure_texts(
     texts: Sequence[str], references: Sequence[str], metrics: Iterable[str], language: str | None = None
 ) -> dict[str, TextScores]:
-    """What `score_texts` returns, before it is summed over the texts: for intervals by the bootstrap."""
+    """Measures texts as `score_texts` does, but leaves the sum over them open: for intervals by the bootstrap."""
     check_metrics(metrics)
     if not texts or len(texts) != len(references):
         raise ValueError(f"{len(texts)} texts cannot be scored beside {len(references)} references.")

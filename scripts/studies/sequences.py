@@ -66,7 +66,7 @@ class Vowels:
         self.unseen = cut_texts(others[: self.held_out], np.random.default_rng(9))
 
     def batches(self, model: Any, seed: int, schedule: Callable[[float], float]) -> Iterator[Batch]:
-        """The same texts for each model; of the characters that the decoder reads, some are the model's own."""
+        """Yields batches of texts, alike for all models; of what the decoder reads, some is drawn from the model."""
         generator = np.random.default_rng(100 + seed)
         for step in range(self.steps):
             drawn = generator.choice(len(self.texts), self.batch_size)
@@ -78,10 +78,10 @@ class Vowels:
     def run(self, name: str, seed: int) -> dict:
         """Trains and judges a model with one seed."""
         set_seed(seed)
-        ids = {"pad_token_id": PADDING, "bos_token_id": BEGIN, "eos_token_id": END}
-        sizes = {"vocab_size": VOCABULARY, "hidden_size": 128, "num_hidden_layers": 1}
+        ids: dict[str, Any] = {"pad_token_id": PADDING, "bos_token_id": BEGIN, "eos_token_id": END}
+        layer: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 128, "num_hidden_layers": 1}
         attention = "none" if name == FIXED else "dot"
-        model = TrineRecurrentForConditionalGeneration(TrineRecurrentConfig(**sizes, attention=attention, **ids))
+        model = TrineRecurrentForConditionalGeneration(TrineRecurrentConfig(**layer, attention=attention, **ids))
         schedule = SCHEDULES[SCHEDULE if name == SAMPLED else "none"]
         train(model, self.batches(model, seed, schedule), steps=self.steps, learning_rate=self.learning_rate)
         written, found = self.judge(model.eval())
@@ -100,7 +100,7 @@ class Vowels:
 
     @torch.no_grad()
     def judge(self, model: Any) -> tuple[list[str], dict[str, float]]:
-        """What greedy search writes, and the errors with the true characters before."""
+        """Writes the unseen texts by greedy search; returns them, and the errors after true characters."""
         written, wrong, loss, count = [], 0, 0.0, 0
         for start in range(0, len(self.unseen), 100):
             batch = collate(self.unseen[start : start + 100])

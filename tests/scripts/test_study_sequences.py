@@ -80,6 +80,6 @@ def test_all_models_run_and_read_their_own_tokens_where_asked(data, tmp_path):
     experiment = Vowels(data, tmp_path, 0.02)
     set_seed(0)
     with pytest.raises(AttributeError):  # there is no model to draw from
-        [*experiment.batches(None, 0, lambda done: 0.5)]
+        list(experiment.batches(None, 0, lambda done: 0.5))
     batches = [*experiment.batches(None, 0, lambda done: 1.0)]
     assert len(batches) == 10 and all("decoder_input_ids" not in batch for batch in batches)
