@@ -84,7 +84,7 @@ def parse_arguments(
         parser.error(unknown_name("argument", unknown[0], parser._option_string_actions))
     given = {name: value for part in filled for name, value in vars(part).items()}
     try:
-        ask_once(given)
+        ask_once({} if command.startswith("study ") else given)  # a study's models are no checkpoints
     except ValueError as error:
         parser.error(str(error))
     require_for(command, given)
