@@ -12,6 +12,7 @@ from trine.scripts.studies.simplicial import (
     EXPERIMENTS,
     SLOWEST,
     ChainSums,
+    Families,
     Generated,
     Problems,
     RealText,
@@ -89,12 +90,27 @@ def test_word_problems_are_new_and_have_numbers_for_answers():
     assert not any(COMMON_ENDING in question for question, _ in problems)
 
 
-def test_sums_are_right_and_their_most_frequent_answer_is_as_the_report_says():
+def test_sums_are_right():
     problems = gym_problems("chain_sum", 1000, seed=0)
     assert all(re.fullmatch(r"\d([+-]\d){1,3}=", question) for question, _ in problems)
     assert all(eval(question[:-1]) == int(answer) for question, answer in problems)
-    answers = [answer for _, answer in problems]
-    assert f"{max(map(answers.count, answers)) / 10:.1f} % of all" in ChainSums.description
+
+
+def test_families_are_told_before_they_are_asked_about():
+    problems = gym_problems("family_relationships", 300, seed=0)
+    for question, answer in problems:
+        story, _, asked = question.partition("\n\n")
+        pair = [name for name in re.findall(r"\b[A-Z]\w+\b", asked) if name in story.replace(".", " ").split()]
+        assert len(pair) == 2 and asked.endswith("?") and asked.count("?") == 1
+        is_couple = any(f"{first} is married to {second}." in story for first, second in (pair, pair[::-1]))
+        assert is_couple == (answer in ("wife", "husband"))
+
+
+@pytest.mark.parametrize("experiment", [ChainSums, Families])
+def test_the_most_frequent_answer_is_as_the_report_says(experiment):
+    answers = [answer for _, answer in gym_problems(experiment.task, experiment.held_out, seed=0)]
+    share = 100 * max(map(answers.count, answers)) / len(answers)
+    assert f" {share:.1f} % have the most frequent answer" in experiment.description and len(answers) == 1000
 
 
 def test_only_answers_are_learnt_of_sums_and_each_character_is_a_token(data):
