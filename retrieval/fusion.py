@@ -1,8 +1,8 @@
-"""Combines two rankings of documents, by dense vectors and by words, into one."""
+"""Adds the scores of documents by dense vectors and by words, made comparable."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,31 +14,24 @@ RRF_CONSTANT = 60  # of the paper
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """The best documents by one kind of score.
+class Candidates:
+    """The documents that can be found for a query, each with its score by vector and by words.
 
     Args:
-        ids: The documents, the best first.
-        scores: Their scores (R,).
-        floor: The score of any other document, as far as is known: by words 0 where all that have one are listed;
-            else the lowest that is listed, above which no other can be.
-        depth: How many documents could have been listed.
+        ids: The documents.
+        dense: Dot products with the query (C,); None where vectors do not count.
+        lexical: Scores of words (C,), 0 where none is found; None where words do not count.
+        depth: How many of the best documents of each kind are among them for sure.
     """
 
-    ids: Sequence[str] = ()
-    scores: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    floor: float = 0.0
-    depth: int = 0
-
-    def filled(self, places: dict[str, int]) -> np.ndarray:
-        """Scores of these documents (C,), the floor for those that are not listed."""
-        values = np.full(len(places), self.floor, dtype=np.float64)
-        values[[places[id_] for id_ in self.ids]] = self.scores
-        return values
+    ids: Sequence[str]
+    dense: np.ndarray | None
+    lexical: np.ndarray | None
+    depth: int
 
 
 class Fused(NamedTuple):
-    """A document with its score, which is the sum of its two parts, and the scores in the rankings that list it."""
+    """A document with its score, which is the sum of its two parts, and the scores that these are made of."""
 
     id: str
     score: float
@@ -48,28 +41,27 @@ class Fused(NamedTuple):
     lexical_part: float
 
 
-def min_max(ranking: Ranking, places: dict[str, int]) -> np.ndarray:
-    """Scores between 0, for the lowest that a document can have, and 1, for the best; all 0 where they are equal."""
-    values = ranking.filled(places)
-    low, high = min(values.min(), ranking.floor), values.max()
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+def min_max(scores: np.ndarray, low: float, depth: int) -> np.ndarray:
+    """Scores between 0, for the lowest, and 1, for the best; all 0 where they are equal."""
+    high = scores.max()
+    return (scores - low) / (high - low) if high > low else np.zeros_like(scores)
 
 
-def z_score(ranking: Ranking, places: dict[str, int]) -> np.ndarray:
+def z_score(scores: np.ndarray, low: float, depth: int) -> np.ndarray:
     """Scores less their mean, in standard deviations; all 0 where they are equal."""
-    values = ranking.filled(places)
-    deviation = values.std() if np.ptp(values) > 0 else 0.0
-    return (values - values.mean()) / deviation if deviation > 0 else np.zeros_like(values)
+    deviation = scores.std() if np.ptp(scores) > 0 else 0.0
+    return (scores - scores.mean()) / deviation if deviation > 0 else np.zeros_like(scores)
 
 
-def reciprocal_rank(ranking: Ranking, places: dict[str, int]) -> np.ndarray:
-    """1 / (60 + rank) (Cormack et al. 2009); what is not listed ranks behind all that could have been listed."""
-    ranks = np.full(len(places), ranking.depth + 1)
-    ranks[[places[id_] for id_ in ranking.ids]] = np.arange(1, len(ranking.ids) + 1)
-    return 1 / (RRF_CONSTANT + ranks)
+def reciprocal_rank(scores: np.ndarray, low: float, depth: int) -> np.ndarray:
+    """1 / (60 + rank) (Cormack et al. 2009); behind the first `depth`, and for the lowest score, rank is depth + 1."""
+    ranks = np.empty(len(scores))
+    ranks[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return 1 / (RRF_CONSTANT + np.where((ranks > depth) | (scores <= low), depth + 1, ranks))
 
 
-FUSIONS: dict[str, Callable[[Ranking, dict[str, int]], np.ndarray]] = {
+# Each takes the scores of all candidates (C,), the lowest that is possible, and `depth` of `Candidates`.
+FUSIONS: dict[str, Callable[[np.ndarray, float, int], np.ndarray]] = {
     "min-max": min_max,
     "z-score": z_score,
     "rrf": reciprocal_rank,
@@ -91,24 +83,30 @@ def check_fusion(fusion: str, dense_weight: float, lexical_weight: float) -> Non
         raise ValueError("dense_weight=0 and lexical_weight=0 leave nothing to rank by; one must be above 0.")
 
 
-def fuse(
-    dense: Ranking, lexical: Ranking, dense_weight: float, lexical_weight: float, fusion: str, k: int
-) -> list[Fused]:
-    """The best k documents of both rankings, the best first; of equal ones those that come first by dense vectors.
+def fuse(candidates: Candidates, dense_weight: float, lexical_weight: float, fusion: str, k: int) -> list[Fused]:
+    """The best k documents, the best first; equal ones in the order that they have.
 
-    A document that one ranking does not list gets the lowest score there, not none. A ranking that is empty has no
-    part in it.
+    Scores that are all equal add nothing, such as those of a query without a known word.
     """
-    places = {id_: place for place, id_ in enumerate(dict.fromkeys([*dense.ids, *lexical.ids]))}
-    if not places:
+    if not len(candidates.ids):
         return []
-    parts, scores = [], []
-    for ranking, weight in ((dense, dense_weight), (lexical, lexical_weight)):
-        parts.append(weight * FUSIONS[fusion](ranking, places) if len(ranking.ids) else np.zeros(len(places)))
-        scores.append(dict(zip(ranking.ids, np.asarray(ranking.scores).tolist(), strict=True)))
-    total, ids = parts[0] + parts[1], [*places]
+    nothing = np.zeros(len(candidates.ids))
+    parts = [nothing, nothing]
+    for number, (scores, weight) in enumerate(
+        ((candidates.dense, dense_weight), (candidates.lexical, lexical_weight))
+    ):
+        if scores is not None and np.ptp(scores) > 0:
+            low = 0.0 if number else float(scores.min())  # no word of the query at all
+            parts[number] = weight * FUSIONS[fusion](scores.astype(np.float64), low, candidates.depth)
+    total = parts[0] + parts[1]
     best = np.argsort(-total, kind="stable")[:k].tolist()
+    raw = [None if scores is None else scores.tolist() for scores in (candidates.dense, candidates.lexical)]
     return [
-        Fused(ids[n], float(total[n]), *(each.get(ids[n]) for each in scores), *(float(part[n]) for part in parts))
-        for n in best
+        Fused(
+            candidates.ids[place],
+            float(total[place]),
+            *(scores and scores[place] for scores in raw),
+            *(float(part[place]) for part in parts),
+        )
+        for place in best
     ]

@@ -8,7 +8,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from .encoder_identity import check_same, identify
-from .fusion import Fused, Ranking, check_fusion, fuse
+from .fusion import Candidates, Fused, check_fusion, fuse
 from .stores.base import Store
 from .stores.embedded import EmbeddedStore
 from .stores.index_folder import damaged
@@ -26,8 +26,8 @@ class Hit(NamedTuple):
         score: The sum of the two parts.
         dense_part: What its vector adds: its normalised score times `dense_weight`.
         lexical_part: What its words add.
-        dense: Cosine or dot product with the query; None where it is not among the candidates by vectors.
-        lexical: BM25; None where it is not among the candidates by words.
+        dense: Cosine or dot product with the query; None where vectors have no weight.
+        lexical: BM25, 0 where the text has no word of the query; None where words have no weight.
     """
 
     id: str
@@ -50,8 +50,8 @@ class Changes(NamedTuple):
 class HybridSearch:
     """Finds documents by the vectors of a `SentenceTransformer` and by BM25, and adds both scores, normalised.
 
-    The candidates are the best of each of the two rankings. A document that only one ranking lists gets the lowest
-    score of the other. Where no word of a query is known, vectors alone decide.
+    The candidates are all documents, or the best by vectors and the best by words; each has both scores, also where
+    only one of them made it a candidate. Where no word of a query is known, vectors alone decide.
 
     Args:
         model: Compares texts by cosine or dot product.
@@ -60,7 +60,8 @@ class HybridSearch:
         lexical_weight: Weight of the words' scores; 0 leaves words out.
         fusion: How scores of two kinds are made comparable: `min-max` to the range from 0 to 1; `z-score` by mean and
             standard deviation; `rrf` by ranks (Cormack et al. 2009). Raw scores are not: BM25 has no limit.
-        candidates: Length of each ranking; None for all documents, which an approximate store cannot rank.
+        candidates: How many of the best documents by vectors, and as many by words, are looked at; by default all in
+            a store that compares all vectors, else 300.
         store: Where the documents lie, by default in memory.
         batch_size: Texts that are encoded at a time.
 
@@ -76,7 +77,7 @@ class HybridSearch:
         dense_weight: float = 0.7,
         lexical_weight: float = 0.3,
         fusion: str = "min-max",
-        candidates: int | None = 100,
+        candidates: int | None = None,
         store: Store | None = None,
         batch_size: int = 32,
     ):
@@ -162,23 +163,17 @@ class HybridSearch:
             check_text("query", query)
         if not queries or not len(self):
             return [[] for _ in queries]
-        fused = [
-            fuse(*pair, self.dense_weight, self.lexical_weight, self.fusion, k) for pair in self._rank(queries, k)
-        ]
+        weights = self.dense_weight, self.lexical_weight
+        fused = [fuse(each, *weights, self.fusion, k) for each in self._candidates(queries, k)]
         texts = self.store.texts([*dict.fromkeys(each.id for row in fused for each in row)])
         return [[as_hit(each, texts[each.id]) for each in row if each.id in texts] for row in fused]
 
-    def _rank(self, queries: Sequence[str], k: int) -> Iterable[tuple[Ranking, Ranking]]:
-        """Both rankings for each query; those of weight 0 are empty."""
-        if self.candidates is None and not self.store.exact:
-            raise ValueError("candidates=None ranks all documents, and the store is approximate. Give a number.")
-        depth = len(self) if self.candidates is None else min(len(self), max(self.candidates, k))
-        dense = lexical = [Ranking()] * len(queries)
-        if self.dense_weight:
-            dense = self.store.nearest(self._encode(self.model.encode_query, queries), depth)
-        if self.lexical_weight:
-            lexical = self.store.matching(queries, depth)
-        return zip(dense, lexical, strict=True)
+    def _candidates(self, queries: Sequence[str], k: int) -> list[Candidates]:
+        """The documents that each query can find; kinds of weight 0 are left out."""
+        depth = self.store.usual_depth if self.candidates is None else self.candidates
+        vectors = self._encode(self.model.encode_query, queries) if self.dense_weight else None
+        words = queries if self.lexical_weight else None
+        return self.store.candidates(vectors, words, len(self) if depth is None else min(len(self), max(depth, k)))
 
     def _encode_documents(self, documents: Mapping[str, str], show_progress: bool) -> np.ndarray:
         vectors = self._encode(self.model.encode_document, [*documents.values()], show_progress)

@@ -108,8 +108,8 @@ def as_text(query: str, hits: Sequence[Hit], words: Words, explain: bool, name_q
 
 def explained(query: str, hit: Hit, words: Words) -> str:
     """The sum that a score is."""
-    cosine = "not among the best" if hit.dense is None else f"{hit.dense:.4f}"
-    bm25 = "none" if hit.lexical is None else f"{hit.lexical:.4f} by {', '.join(words_found(query, hit.text, words))}"
+    cosine = "not asked" if hit.dense is None else f"{hit.dense:.4f}"
+    bm25 = f"{hit.lexical:.4f} by {', '.join(words_found(query, hit.text, words))}" if hit.lexical else "none"
     return f" = {hit.dense_part:.4f} of vectors ({cosine}) + {hit.lexical_part:.4f} of words ({bm25})"
 
 

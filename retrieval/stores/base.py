@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..fusion import Ranking
+from ..fusion import Candidates
 from ..words import Words
 
 
@@ -19,11 +19,12 @@ class Store(ABC):
 
     encoder: dict[str, Any] | None = None
     words: Words = Words()
+    usual_depth: int | None = 300  # of `candidates`; None for all documents
 
     @property
     @abstractmethod
     def exact(self) -> bool:
-        """Whether `nearest` compares all vectors; otherwise it may miss some."""
+        """Whether all vectors are compared with a query's; otherwise some of the nearest may be missed."""
 
     @abstractmethod
     def set_encoder(self, encoder: Mapping[str, Any]) -> None:
@@ -56,9 +57,11 @@ class Store(ABC):
         """Removes documents that are there."""
 
     @abstractmethod
-    def nearest(self, vectors: np.ndarray, depth: int) -> list[Ranking]:
-        """For each query (Q, size) the documents with the largest dot products, at most `depth`."""
+    def candidates(self, vectors: np.ndarray | None, queries: Sequence[str] | None, depth: int) -> list[Candidates]:
+        """For each query the documents that are best by its vector or by its words, with both scores of each.
 
-    @abstractmethod
-    def matching(self, queries: Sequence[str], depth: int) -> list[Ranking]:
-        """For each query the documents that its words find, at most `depth`."""
+        Args:
+            vectors: Of the queries (Q, size); None leaves vectors out.
+            queries: Texts of the queries; None leaves words out.
+            depth: How many documents of each kind.
+        """

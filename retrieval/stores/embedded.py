@@ -1,16 +1,16 @@
 """Documents in memory, and in a folder: compared one by one, or above a size by a graph of neighbours."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..bm25 import BM25
-from ..fusion import Ranking
+from ..fusion import Candidates
 from ..words import Words
 from .base import Store
 from .index_folder import Saved, damaged, reading_index, write_index
@@ -87,27 +87,50 @@ class EmbeddedStore(Store):
             del self.documents[id_]
         self._ids = self._bm25 = self._graph = None
 
-    def nearest(self, vectors: np.ndarray, depth: int) -> list[Ranking]:
-        """The documents with the largest dot products."""
-        if not self.exact:
-            return [self._ranking(*row, depth) for row in zip(*self._walk(vectors, depth), strict=True)]
-        rankings = []
-        for start in range(0, len(vectors), BLOCK):
-            for scores in vectors[start : start + BLOCK] @ self._vectors.T:
-                places = best(scores, depth)
-                rankings.append(self._ranking(scores[places], places, depth))
-        return rankings
+    @property
+    def usual_depth(self) -> int | None:  # pyright: ignore[reportIncompatibleVariableOverride] depends on the size
+        """All documents where all vectors are compared anyway, else 300."""
+        return None if self.exact else Store.usual_depth
 
-    def _ranking(self, scores: np.ndarray, places: np.ndarray, depth: int) -> Ranking:
-        ids, floor = self.ids, float(scores[-1]) if len(scores) else 0.0
-        return Ranking([ids[place] for place in places.tolist()], scores, floor, depth)
+    def candidates(self, vectors: np.ndarray | None, queries: Sequence[str] | None, depth: int) -> list[Candidates]:
+        """The best documents by dot product and by BM25, in the order that they have here."""
+        count = len(queries if vectors is None else vectors)  # pyright: ignore[reportArgumentType] one is given
+        found = []
+        for start in range(0, count, BLOCK):
+            rows = slice(start, start + BLOCK)
+            dense = [None] * count if vectors is None else self._nearest(vectors[rows], depth)
+            lexical = [None] * count if queries is None else self._lexical_scores(queries[rows])
+            found += [self._choose(*pair, depth) for pair in zip(dense, lexical, strict=False)]
+        return found
 
-    def _walk(self, vectors: np.ndarray, depth: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Scores and places for each query, by the graph."""
+    def _nearest(self, vectors: np.ndarray, depth: int) -> Iterator["Nearest"]:
+        """The places of the nearest documents, and what computes the scores of places."""
+        if self.exact:
+            for scores in vectors @ self._vectors.T:
+                yield Nearest(best(scores, depth), scores.__getitem__)
+            return
         parameters: Any = import_faiss().SearchParametersHNSW(efSearch=max(SEARCH_WIDTH, depth))
-        scores, places = self._get_graph().search(vectors, depth, params=parameters)
-        found = [row >= 0 for row in places]  # -1 where fewer are found
-        return [s[f] for s, f in zip(scores, found, strict=True)], [p[f] for p, f in zip(places, found, strict=True)]
+        _, walked = self._get_graph().search(vectors, depth, params=parameters)
+        for vector, places in zip(vectors, walked, strict=True):
+            yield Nearest(places[places >= 0], lambda wanted, vector=vector: self._vectors[wanted] @ vector)
+
+    def _lexical_scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
+        bm25 = self._get_bm25()
+        return (bm25.scores(self.words(query)) for query in queries)
+
+    def _choose(self, nearest: "Nearest | None", lexical: np.ndarray | None, depth: int) -> Candidates:
+        """The union of both kinds of best documents, with both scores."""
+        places = np.zeros(0, np.int64) if nearest is None else nearest.places
+        if lexical is not None:
+            matching = best(lexical, depth)
+            places = np.concatenate([places, matching[lexical[matching] > 0]])
+        places, ids = np.unique(places), self.ids
+        return Candidates(
+            ids if len(places) == len(ids) else [ids[place] for place in places.tolist()],
+            None if nearest is None else nearest.scores(places),
+            None if lexical is None else lexical[places],
+            depth,
+        )
 
     def _get_graph(self) -> Any:
         if self._graph is None:
@@ -116,17 +139,6 @@ class EmbeddedStore(Store):
             self._graph.hnsw.efConstruction = BUILD_WIDTH
             self._graph.add(self._vectors)
         return self._graph
-
-    def matching(self, queries: Sequence[str], depth: int) -> list[Ranking]:
-        """The documents with the largest BM25 scores above 0."""
-        bm25, ids, rankings = self._get_bm25(), self.ids, []
-        for query in queries:
-            scores = bm25.scores(self.words(query))
-            places = best(scores, depth)
-            places = places[scores[places] > 0]
-            floor = float(scores[places[-1]]) if len(places) == depth < len(self) else 0.0
-            rankings.append(Ranking([ids[place] for place in places.tolist()], scores[places], floor, depth))
-        return rankings
 
     def _get_bm25(self) -> BM25:
         if self._bm25 is None:
@@ -181,6 +193,13 @@ class EmbeddedStore(Store):
         if not store.exact:
             store._graph = read_graph(saved.files / GRAPH)
         return store
+
+
+class Nearest(NamedTuple):
+    """The places of the nearest documents to a query, and a function that gives the scores of any places."""
+
+    places: np.ndarray
+    scores: Callable[[np.ndarray], np.ndarray]
 
 
 def best(scores: np.ndarray, count: int) -> np.ndarray:

@@ -6,56 +6,51 @@ import numpy as np
 import pytest
 
 from trine.retrieval.bm25 import BM25
-from trine.retrieval.fusion import FUSIONS, Ranking, check_fusion, fuse
+from trine.retrieval.fusion import FUSIONS, Candidates, check_fusion, fuse
 from trine.retrieval.words import Words
 
 
-DENSE = Ranking(["a", "b", "c"], np.array([0.9, 0.5, 0.4]), floor=0.4, depth=3)
-LEXICAL = Ranking(["d", "b"], np.array([12.0, 3.0]), floor=0.0, depth=3)  # fewer than could be: the others have none
+DENSE, LEXICAL = np.array([0.9, 0.5, 0.4, -0.1]), np.array([0.0, 3.0, 0.0, 12.0])
 
 
-def ranked(fusion, dense=DENSE, lexical=LEXICAL, weights=(0.7, 0.3), k=10):
-    return {each.id: each for each in fuse(dense, lexical, *weights, fusion, k)}
+def ranked(fusion, dense=DENSE, lexical=LEXICAL, weights=(0.7, 0.3), k=10, depth=2):
+    return {each.id: each for each in fuse(Candidates("abcd", dense, lexical, depth), *weights, fusion, k)}
 
 
 def test_min_max():
     found = ranked("min-max")
-    expected = {"a": 0.7, "d": 0.3, "b": 0.7 * 0.1 / 0.5 + 0.3 * 3 / 12, "c": 0.0}
+    expected = {"a": 0.7, "b": 0.7 * 0.6 + 0.3 * 3 / 12, "c": 0.7 * 0.5, "d": 0.3}
     assert {id_: each.score for id_, each in found.items()} == pytest.approx(expected)
     assert [*found] == sorted(expected, key=lambda id_: -expected[id_])
-    assert (found["d"].dense, found["d"].lexical, found["a"].lexical) == (None, 12.0, None)
+    assert (found["d"].dense, found["d"].lexical, found["a"].lexical) == (-0.1, 12.0, 0.0)
     assert all(each.score == each.dense_part + each.lexical_part for each in found.values())
+    found = ranked("min-max", lexical=LEXICAL + 3)  # words begin at 0, also where all have some
+    assert found["a"].lexical_part == pytest.approx(0.3 * 3 / 15)
 
 
 def test_z_score():
-    dense, lexical = np.array([0.9, 0.5, 0.4, 0.4]), np.array([0.0, 3.0, 0.0, 12.0])
-    expected = sum(w * (x - x.mean()) / x.std() for w, x in ((0.7, dense), (0.3, lexical)))
+    expected = sum(w * (x - x.mean()) / x.std() for w, x in ((0.7, DENSE), (0.3, LEXICAL)))
     found = ranked("z-score")
     assert [found[id_].score for id_ in "abcd"] == pytest.approx(expected.tolist())
 
 
 def test_reciprocal_ranks():
-    """What is not listed ranks behind the last place of the list, whether or not the list is full."""
+    """Behind the first two, and without a word or with the lowest cosine, all have the third rank."""
     found = ranked("rrf")
-    expected = {"a": 0.7 / 61 + 0.3 / 64, "b": 1 / 62, "c": 0.7 / 63 + 0.3 / 64, "d": 0.7 / 64 + 0.3 / 61}
+    expected = {"a": 0.7 / 61 + 0.3 / 63, "b": 1 / 62, "c": 1 / 63, "d": 0.7 / 63 + 0.3 / 61}
     assert {id_: each.score for id_, each in found.items()} == pytest.approx(expected)
 
 
-def test_what_is_not_in_a_full_list_gets_its_lowest_score():
-    full = Ranking(["d", "b"], np.array([12.0, 3.0]), floor=3.0, depth=2)
-    found = ranked("min-max", lexical=full)
-    assert found["b"].lexical_part == found["a"].lexical_part == 0
-
-
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_equal_scores_leave_the_other_ranking_to_decide(fusion):
-    equal = Ranking(["c", "b", "a"], np.ones(3), floor=1.0, depth=3)
-    for lexical in (Ranking(), equal) if fusion != "rrf" else (Ranking(),):
-        found = ranked(fusion, lexical=lexical)
-        assert [*found] == ["a", "b", "c"] and all(each.lexical_part == 0 for each in found.values())
-    assert fuse(Ranking(), Ranking(), 1, 1, fusion, 5) == []
-    one = Ranking(["a"], np.array([0.5]), floor=0.5, depth=1)
-    assert np.isfinite([each.score for each in fuse(one, one, 1, 1, fusion, 5)]).all()
+def test_equal_scores_leave_the_other_kind_to_decide(fusion):
+    for lexical in (None, np.zeros(4), np.ones(4)):
+        found = ranked(fusion, lexical=lexical, depth=4)
+        assert [*found] == ["a", "b", "c", "d"] and all(each.lexical_part == 0 for each in found.values())
+    found = ranked(fusion, dense=np.full(4, 0.5, np.float32), depth=4)
+    assert [*found][:2] == ["d", "b"] and all(each.dense_part == 0 for each in found.values())
+    assert fuse(Candidates([], None, np.zeros(0), 5), 1, 1, fusion, 5) == []
+    (one,) = fuse(Candidates(["a"], np.array([0.5]), np.array([2.0]), 1), 1, 1, fusion, 5)
+    assert np.isfinite(one.score)
     assert [*ranked(fusion, k=2)] == [*ranked(fusion)][:2]
 
 

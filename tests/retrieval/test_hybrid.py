@@ -21,24 +21,24 @@ def search(model):
     return HybridSearch(model, DOCUMENTS)
 
 
-def scaled(values, low):
-    span = values.max() - low
-    return (values - low) / span if span > 0 else 0 * values
-
-
 @pytest.mark.parametrize("query", QUERIES)
-@pytest.mark.parametrize("candidates", [None, 12])
-def test_the_list_is_that_by_hand(model, query, candidates):
+@pytest.mark.parametrize("depth", [None, 7])
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_list_is_that_by_hand(model, query, depth, exact):
+    """With the graph of so few documents, all of the nearest are found."""
     dense, lexical = both_scores(model, DOCUMENTS, query)
-    low = dense.min(), 0.0
-    if candidates is not None:  # the best of each list; the others have the lowest score that it lists
-        low = np.sort(dense)[-candidates], np.sort(lexical)[-candidates]
-        dense, lexical = np.maximum(dense, low[0]), np.maximum(lexical, low[1])
-    expected = 0.7 * scaled(dense, low[0]) + 0.3 * scaled(lexical, low[1])
-    hits = HybridSearch(model, DOCUMENTS, candidates=candidates).search(query, 8)
+    chosen = np.ones(len(dense), bool)
+    if depth is not None:  # the best of each kind; of equal ones those that were added first
+        best_dense, best_lexical = (np.argsort(-scores, kind="stable")[:depth] for scores in (dense, lexical))
+        chosen[:] = False
+        chosen[best_dense] = chosen[best_lexical[lexical[best_lexical] > 0]] = True
+    low, high, words = dense[chosen].min(), dense.max(), max(lexical.max(), 1e-9)
+    expected = np.where(chosen, 0.7 * (dense - low) / (high - low) + 0.3 * lexical / words, -1)
+    search = HybridSearch(model, DOCUMENTS, candidates=depth, store=EmbeddedStore(exact=exact))
+    hits = search.search(query, 5)
     scores = dict(zip(DOCUMENTS, expected.tolist(), strict=True))
-    assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values())[::-1][:8], abs=1e-5)
-    assert [scores[hit.id] for hit in hits] == pytest.approx([hit.score for hit in hits], abs=1e-5)
+    assert [hit.score for hit in hits] == pytest.approx(sorted(scores.values())[::-1][:5], abs=1e-4)
+    assert [scores[hit.id] for hit in hits] == pytest.approx([hit.score for hit in hits], abs=1e-4)
     assert all(hit.text == DOCUMENTS[hit.id] for hit in hits)
 
 
@@ -62,6 +62,8 @@ def test_without_known_words_vectors_alone_decide(model, fusion, query):
 def test_one_kind_of_score_alone(model):
     found = HybridSearch(model, DOCUMENTS, dense_weight=0).search("red zebra", 50)
     assert {hit.id for hit in found} == {id_ for id_, text in DOCUMENTS.items() if "red" in text}
+    assert all(hit.dense is None and hit.lexical for hit in found)
+    assert HybridSearch(model, DOCUMENTS, lexical_weight=0).search("red")[0].lexical is None
     assert HybridSearch(model, DOCUMENTS, dense_weight=0).search("zebra") == []
 
 
@@ -115,8 +117,7 @@ def test_a_graph_takes_the_place_of_comparing_above_a_size(model, search, monkey
     large, small = HybridSearch(model, DOCUMENTS), HybridSearch(model, {"a": "red"})
     assert not large.store.exact and small.store.exact
     assert [hit.id for hit in large.search("red", 9)] == [hit.id for hit in search.search("red", 9)]
-    with pytest.raises(ValueError, match="candidates=None ranks all documents, and the store is approximate"):
-        HybridSearch(model, DOCUMENTS, candidates=None).search("red")
+    assert (large.store.usual_depth, small.store.usual_depth) == (300, None)
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(ImportError, match=r"needs faiss: pip install 'trine\[retrieval\]'"):
         HybridSearch(model, DOCUMENTS).search("red")

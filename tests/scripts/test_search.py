@@ -60,7 +60,7 @@ def test_an_explanation(folder, capsys):
     assert hit.text.replace("red", "**red**").replace("house", "**house**") in printed
     printed = find(capsys, "zebra", "--index", str(folder / "made"), "--explain", "--json", "-k", "1")
     (record,) = json.loads(printed)["hits"]
-    assert record["words"] == [] and record["lexical"] is None and record["score"] == record["dense_part"]
+    assert record["words"] == [] and record["lexical"] == 0 and record["score"] == record["dense_part"]
     assert "Nothing is found." in find(
         capsys, "zebra", "--index", str(folder / "made"), "--dense_weight", "0", "--lexical_weight", "1"
     )
