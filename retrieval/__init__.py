@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from .scores import Retrieval
     from .stores.base import Store
     from .stores.embedded import EmbeddedStore
+    from .stores.postgres import PostgresStore
 
 __all__ = [
     "EmbeddedStore",
     "Hit",
     "HybridSearch",
     "LateChunks",
+    "PostgresStore",
     "Retrieval",
     "Store",
     "late_chunks",

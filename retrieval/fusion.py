@@ -99,14 +99,15 @@ def fuse(candidates: Candidates, dense_weight: float, lexical_weight: float, fus
             low = 0.0 if number else float(scores.min())  # no word of the query at all
             parts[number] = weight * FUSIONS[fusion](scores.astype(np.float64), low, candidates.depth)
     total = parts[0] + parts[1]
-    best = np.argsort(-total, kind="stable")[:k].tolist()
-    raw = [None if scores is None else scores.tolist() for scores in (candidates.dense, candidates.lexical)]
+    best: list[int] = np.argsort(-total, kind="stable")[:k].tolist()
     return [
         Fused(
-            candidates.ids[place],
-            float(total[place]),
-            *(scores and scores[place] for scores in raw),
-            *(float(part[place]) for part in parts),
+            id=candidates.ids[place],
+            score=float(total[place]),
+            dense=None if candidates.dense is None else float(candidates.dense[place]),
+            lexical=None if candidates.lexical is None else float(candidates.lexical[place]),
+            dense_part=float(parts[0][place]),
+            lexical_part=float(parts[1][place]),
         )
         for place in best
     ]

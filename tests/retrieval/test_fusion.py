@@ -1,5 +1,7 @@
 """Scores of two kinds in one ranking, against sums by hand; and words of texts against bm25s and jieba."""
 
+import sys
+
 import bm25s
 import jieba
 import numpy as np
@@ -100,10 +102,10 @@ def test_chinese_words():
 
 
 def test_packages_that_are_missing(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "jieba", None)
+    monkeypatch.setitem(sys.modules, "jieba", None)
     with pytest.raises(ImportError, match=r"chinese='jieba' needs the package jieba: pip install 'trine\[chinese\]'"):
         Words("jieba")("我爱")
-    monkeypatch.setitem(__import__("sys").modules, "bm25s", None)
+    monkeypatch.setitem(sys.modules, "bm25s", None)
     with pytest.raises(ImportError, match=r"BM25 needs the package bm25s: pip install 'trine\[retrieval\]'"):
         BM25.of(["a"], Words())
     with pytest.raises(ValueError, match=r"chinese='words' is not one of \['bigrams', 'jieba'\]"):

