@@ -30,13 +30,14 @@ from .modeling.heads.classification import (
     TrineForTokenClassification,
 )
 from .modeling.heads.masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
+from .modeling.heads.retrieval import TrineForRetrieval
 from .modeling.heads.seq2seq import TrineForConditionalGeneration
 from .modeling.heads.seq2seq_classification import (
     TrineSeq2SeqForQuestionAnswering,
     TrineSeq2SeqForSequenceClassification,
     TrineSeq2SeqForTokenClassification,
 )
-from .modeling.heads.table import HEADS, SEQ2SEQ_HEADS
+from .modeling.heads.table import HEADS, OTHER_HEADS, SEQ2SEQ_HEADS
 from .modeling.masks.visibility import Visibility
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
 from .modeling.modeling_trine_recurrent import (
@@ -106,6 +107,8 @@ def register() -> None:
             getattr(transformers, auto_class).register(config, model, exist_ok=True)
             CLASS_NAMES[auto_class][config.model_type] = model.__name__
             setattr(transformers, model.__name__, model)  # `transformers serve` looks architectures up as attributes
+    for model in OTHER_HEADS:
+        setattr(transformers, model.__name__, model)
 
 
 register()
@@ -125,6 +128,7 @@ __all__ = [
     "TrineForNextSentencePrediction",
     "TrineForPreTraining",
     "TrineForQuestionAnswering",
+    "TrineForRetrieval",
     "TrineForSequenceClassification",
     "TrineForTokenClassification",
     "TrineModel",

@@ -336,6 +336,9 @@ def files_of(config: Any) -> dict[str, str]:
     entries = config.hub_entry_modules
     configs = list(dict.fromkeys(type(stack) for stack in stacks_of(config)))
     classes = {name for each in configs for name in (each.__name__, *each.hub_auto_map.values())}
+    classes |= {
+        name for field, names in config.hub_optional.items() if getattr(config, field) for name in names.values()
+    }
     roles = [item for each in configs for item in each.hub_roles.items()]
     unfit = {name for role, names in roles if role not in named_choices(config, "is_causal") for name in names}
     chosen = tuple((field, named_choices(config, field)) for field in table_fields(entries))

@@ -124,6 +124,9 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
             masked-token head does.
         masked_lm_head: How masked tokens are predicted: `transform` (from `norm(act(W x + b))` of their own state) or
             `next_token` (from the state before them, as a decoder's head does).
+        retrieval_outputs: What `TrineForRetrieval` makes: some of `dense`, `sparse` and `multi_vector`. Else None.
+        multi_vector_dim: Size of each of the vectors of `multi_vector`.
+        unscored_token_ids: Ids of the tokens that `sparse` and `multi_vector` leave out, `[CLS]` and such.
         initializer: `normal` (standard deviation `initializer_range`), `xavier` or `kaiming`. Projections into the
             residual stream are divided by the square root of the number of sub-layers.
         initializer_range: Standard deviation of `normal` and of embeddings.
@@ -175,6 +178,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
         "AutoModelForQuestionAnswering": "TrineForQuestionAnswering",
         "AutoModelForMultipleChoice": "TrineForMultipleChoice",
     }
+    hub_optional = {"retrieval_outputs": {"AutoModel": "TrineForRetrieval"}}
     hub_roles = {
         True: {"TrineForCausalLM"},
         False: {"TrineForMaskedLM", "TrineForPreTraining", "TrineForNextSentencePrediction"},
@@ -245,6 +249,9 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
     classifier_pooling: DerivedString = DERIVED
     classifier_transform: bool = False
     masked_lm_head: str = "transform"
+    retrieval_outputs: list[str] | None = None
+    multi_vector_dim: int = 128
+    unscored_token_ids: list[int] | None = None
     initializer: str = "normal"
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = True
@@ -277,29 +284,6 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
         from .presets import stack_preset
 
         return cls(**{**stack_preset(name), **overrides})
-
-    @classmethod
-    def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-        """Overrides fields of a saved config. A smaller `num_hidden_layers` keeps the kinds of the first layers.
-
-        Raises:
-            ValueError: When there are more layers than the saved config has kinds for.
-        """
-        merged = super().override(saved, changes)
-        layers = changes.get("num_hidden_layers")
-        for field in ("attention_types", "mlp_layer_types"):
-            kinds = saved.get(field)
-            if field in changes or not isinstance(kinds, list) or not isinstance(layers, int):
-                continue
-            if layers > len(kinds):
-                raise ValueError(
-                    f"num_hidden_layers={layers} is more than the {len(kinds)} entries of {field} that were saved. "
-                    f"Give {field}, too."
-                )
-            merged[field] = kinds[: max(layers, 0)]
-        if "mlp_layer_types" in changes and "sparse" not in saved.get("mlp_layer_types", ()):
-            merged["router_aux_loss_coef"] = changes.get("router_aux_loss_coef")  # a dense model has 0, whatever it is
-        return merged
 
     def __post_init__(self, **kwargs):
         self.check_given(kwargs)

@@ -43,6 +43,7 @@ class HubExportMixin:
     """First base of every config class: saves the code and the whole `auto_map` with the config."""
 
     hub_auto_map: dict[str, str] = {}  # Auto class to the name of ours
+    hub_optional: dict[str, dict[str, str]] = {}  # the same for configs that set a field, in place of the others
     hub_roles: dict[bool, set[str]] = {}  # classes that need such a value of `is_causal`
     hub_entry_modules: tuple[str, ...] = ()  # absolute names, that of the config first
     export_code: bool = True
@@ -56,13 +57,15 @@ class HubExportMixin:
                 stem = self.write_code(folder)
                 vars(self).pop("auto_map", None)
                 if stem is not None:
-                    self.auto_map = self.auto_map_of(stem)
+                    self.auto_map = self.auto_map_of(stem, self)
             super().save_pretrained(str(folder), push_to_hub=push_to_hub, **kwargs)  # pyright: ignore[reportAttributeAccessIssue] the next base has it
 
     @classmethod
-    def auto_map_of(cls, stem: str) -> dict[str, str]:
+    def auto_map_of(cls, stem: str, config=None) -> dict[str, str]:
         """Auto class to file and class, for files whose names end with `stem`."""
-        models = {key: f"modeling_{stem}.{name}" for key, name in cls.hub_auto_map.items()}
+        optional = [names for field, names in cls.hub_optional.items() if getattr(config, field, None)]
+        classes = {key: name for names in (cls.hub_auto_map, *optional) for key, name in names.items()}
+        models = {key: f"modeling_{stem}.{name}" for key, name in classes.items()}
         return {"AutoConfig": f"configuration_{stem}.{cls.__name__}", **models}
 
     def write_code(self, folder: Path) -> str | None:

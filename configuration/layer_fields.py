@@ -49,6 +49,29 @@ class LayerFieldsMixin(*PLUGIN_FIELDS.values()):  # pyright: ignore[reportGenera
     mlp_layer_types: Any
     rope_parameters: Any
 
+    @classmethod
+    def override(cls, saved: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+        """Overrides fields of a saved config. A smaller `num_hidden_layers` keeps the kinds of the first layers.
+
+        Raises:
+            ValueError: When there are more layers than the saved config has kinds for.
+        """
+        merged = super().override(saved, changes)  # pyright: ignore[reportAttributeAccessIssue] of the next base
+        layers = changes.get("num_hidden_layers")
+        for field in ("attention_types", "mlp_layer_types"):
+            kinds = saved.get(field)
+            if field in changes or not isinstance(kinds, list) or not isinstance(layers, int):
+                continue
+            if layers > len(kinds):
+                raise ValueError(
+                    f"num_hidden_layers={layers} is more than the {len(kinds)} entries of {field} that were saved. "
+                    f"Give {field}, too."
+                )
+            merged[field] = kinds[: max(layers, 0)]
+        if "mlp_layer_types" in changes and "sparse" not in saved.get("mlp_layer_types", ()):
+            merged["router_aux_loss_coef"] = changes.get("router_aux_loss_coef")  # a dense model has 0, whatever it is
+        return merged
+
     @property
     def layer_types(self) -> list[str]:
         """transformers' name of each layer's attention, which keys its caches and masks. Derived, never serialised.

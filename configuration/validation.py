@@ -23,6 +23,7 @@ from .kinds import (
     TRILINEAR_KINDS,
 )
 from .patterns import check_choice
+from .retrieval_rules import check_retrieval
 from .rope_rules import check_rope
 
 
@@ -42,6 +43,7 @@ POSITIVE_INTEGERS = (
     "head_dim",
     "max_position_embeddings",
     "cross_attention_hidden_size",
+    "multi_vector_dim",
     *fields_of_kinds(AT_LEAST_ONE),
 )
 PROBABILITIES = ("attention_dropout", "hidden_dropout", "classifier_dropout")
@@ -385,5 +387,6 @@ RULES = in_package(
         check_plugins,
         check_token_ids,
         check_pooler,
+        check_retrieval,
     )
 )

@@ -6,6 +6,7 @@ from .._lazy import lazy_names
 
 
 if TYPE_CHECKING:
+    from ..modeling.heads.retrieval_scores import RetrievalVectors
     from .chunking import sentence_spans
     from .hybrid import Hit, HybridSearch
     from .late_chunking import LateChunks, late_chunks
@@ -21,6 +22,7 @@ __all__ = [
     "LateChunks",
     "PostgresStore",
     "Retrieval",
+    "RetrievalVectors",
     "Store",
     "late_chunks",
     "sentence_spans",

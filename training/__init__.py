@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ObjectiveOptions,
         SpanCorruptionObjective,
     )
+    from .objectives.retrieval_vectors import RetrievalCollator, RetrievalTrainer, retrieval_loss
     from .objectives.sentence_pairs import sentence_pairs
     from .objectives.span_corruption import SpanCorruptionCollator
     from .objectives.whole_words import WholeWordMaskingCollator, WordEncoder
@@ -73,6 +74,8 @@ __all__ = [
     "PartialTrainer",
     "PartialTraining",
     "RandomFeatureCallback",
+    "RetrievalCollator",
+    "RetrievalTrainer",
     "ScheduledSamplingTrainer",
     "SpanCorruptionCollator",
     "SpanCorruptionObjective",
@@ -112,6 +115,7 @@ __all__ = [
     "ngram_losses",
     "read_tokens",
     "resampled_interval",
+    "retrieval_loss",
     "sentence_pairs",
     "sentence_pieces",
     "split_sentences",

@@ -8,6 +8,7 @@ from .classification import (
     TrineForTokenClassification,
 )
 from .masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
+from .retrieval import TrineForRetrieval
 from .seq2seq import TrineForConditionalGeneration
 from .seq2seq_classification import (
     TrineSeq2SeqForQuestionAnswering,
@@ -33,3 +34,6 @@ SEQ2SEQ_HEADS = {
     "AutoModelForTokenClassification": TrineSeq2SeqForTokenClassification,
     "AutoModelForQuestionAnswering": TrineSeq2SeqForQuestionAnswering,
 }
+
+# transformers has no Auto class for these; sentence-transformers finds them by name.
+OTHER_HEADS = (TrineForRetrieval,)

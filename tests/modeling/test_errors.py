@@ -30,8 +30,9 @@ from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 
-PARTS = ("checkpoints", "checks/checkpoints", "heads/pointer", "loading", "registration", "returned")
-ELSEWHERE = tuple(f"modeling/{part}" for part in PARTS)  # whose errors have files of their own
+PARTS = ("checkpoints", "checks/checkpoints", "loading", "registration", "returned")
+HEADS = ("heads/pointer", "heads/retrieval")
+ELSEWHERE = tuple(f"modeling/{part}" for part in PARTS + HEADS)  # whose errors have files of their own
 
 
 def run(ids, **fields):

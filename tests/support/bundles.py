@@ -28,6 +28,7 @@ CONFIGS = {
     "sparse": lambda: tiny_config(mlp_layer_types="sparse"),
     "prefixes": lambda: tiny_config(prefix_lm=True, num_hidden_layers=3, attention_types="sliding, full, chunked"),
     "masked next token": lambda: tiny_config(is_causal=False, masked_lm_head="next_token"),
+    "retrieval": lambda: tiny_config(is_causal=False, retrieval_outputs=["sparse"], unscored_token_ids=[0]),
     "bert": lambda: TrineConfig.from_preset("bert-base"),
     "everything": lambda: tiny_config(**EVERYTHING),
     "everything, encoder": lambda: tiny_config(is_causal=False, **EVERYTHING),

@@ -128,6 +128,9 @@ STACK = {
     "classifier_pooling": st.one_of(st.none(), names(POOLINGS)),
     "classifier_transform": st.booleans(),
     "masked_lm_head": st.sampled_from(["transform", "next_token"]),
+    "retrieval_outputs": st.none(),  # which would be another model's
+    "multi_vector_dim": st.integers(1, 8),
+    "unscored_token_ids": st.sampled_from([None, [], [0, 3]]),
     "initializer": names(INITIALIZERS),
     "initializer_range": st.sampled_from([0.001, 0.02, 1]),
     "tie_word_embeddings": st.booleans(),

@@ -107,6 +107,35 @@ VALUE_ERRORS = {
         {"coverage_loss_coef": -1.0, "pointer_size": 8},
         "coverage_loss_coef=-1.0 must not be negative, and needs a pointer: pointer_size=8.",
     ),
+    "no such vectors": (
+        TrineConfig,
+        {"retrieval_outputs": ["dens"], "is_causal": False},
+        "retrieval_outputs[0]='dens' is not one of ['dense', 'sparse', 'multi_vector']. Did you mean 'dense'?",
+    ),
+    **{
+        f"vectors {outputs}": (
+            TrineConfig,
+            {"retrieval_outputs": outputs, "is_causal": False},
+            f"retrieval_outputs={outputs} must name some of ['dense', 'sparse', 'multi_vector'] once, or be None.",
+        )
+        for outputs in ([], ["dense", "dense"])
+    },
+    "vectors of a decoder": (
+        TrineConfig,
+        {"retrieval_outputs": ["dense"]},
+        "retrieval_outputs=['dense'] are those of an encoder: they need is_causal=False.",
+    ),
+    "special tokens": (
+        TrineConfig,
+        {"retrieval_outputs": ["sparse"], "is_causal": False},
+        "unscored_token_ids=None, but retrieval_outputs=['sparse'] give tokens scores: name the special tokens, "
+        "tokenizer.all_special_ids, or [] for none.",
+    ),
+    "special tokens beyond": (
+        TrineConfig,
+        {"unscored_token_ids": [0, 32000]},
+        "unscored_token_ids=[0, 32000] has 32000, but must lie in the vocabulary, 0 to 31999.",
+    ),
     "a stack": (TrineSeq2SeqConfig, {"decoder": {"norm_eps": NAN}}, "decoder: norm_eps=nan must be a finite number"),
     "no end": (TrineConfig, {"eos_token_id": []}, "eos_token_id=[] must hold one id at least, or be None."),
     **{
