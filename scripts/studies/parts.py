@@ -34,7 +34,7 @@ class Parts(RealText):
         model = self.build(name)
         losses = self.train(name, model, seed)
         with torch.no_grad():
-            rows = self.validation_ids.split(self.batch_size)
+            rows = self.validation_ids.split(64)
             of_tokens = torch.cat([token_losses(model.eval(), ids)[0] for ids in rows])
         return {
             "parameters": model.num_parameters(),

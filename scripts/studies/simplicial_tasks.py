@@ -71,8 +71,4 @@ TASKS: dict[str, tuple[dict[str, int], Callable[[str], str]]] = {
         {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1},
         lambda question: question.rpartition(": ")[2].replace(" ", ""),
     ),
-    "family_relationships": (
-        {"min_family_size": 4, "max_family_size": 6},
-        lambda question: question[: question.index("?") + 1],
-    ),
 }
