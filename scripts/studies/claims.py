@@ -41,9 +41,10 @@ class Claim:
             verdict = "kept"
         elif min(low, each.min()) > 0:
             verdict = "refuted"
+        alone = " by one seed only" if len(seeds) == 1 else ""
         return (
-            f"* {self.says}: **{verdict}**. {self.better} less {self.worse}: {differences.mean():+.3f} "
-            f"({low:+.3f} to {high:+.3f} over texts, {each.min():+.3f} to {each.max():+.3f} over {len(seeds)} seeds)."
+            f"* {self.says}: **{verdict}**{alone}. {self.better} less {self.worse}: {differences.mean():+.3f} "
+            f"({low:+.3f} to {high:+.3f} over texts, {each.min():+.3f} to {each.max():+.3f} over seeds: {len(seeds)})."
         )
 
     @property

@@ -272,8 +272,9 @@ class ChainSums(Problems):
                 gain = means[0] - means[1]
                 error = 1.96 * math.sqrt(sum(mean * (1 - mean) for mean in means) / cls.held_out)
                 verdict = "undecided" if abs(gain) <= error else "kept" if gain > 0 else "refuted"
+                alone = " by one seed only" if len(shares[model]) == 1 else ""
                 lines.append(
-                    f"* 2-simplicial attention solves more than dot products in equal {budget}: **{verdict}**. "
+                    f"* 2-simplicial attention solves more than dot products in equal {budget}: **{verdict}**{alone}. "
                     f"{gain:+.3f} ({gain - error:+.3f} to {gain + error:+.3f}), seeds: {len(shares[model])}."
                 )
         return "\n".join(lines)

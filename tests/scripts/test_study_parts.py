@@ -46,7 +46,7 @@ def test_a_claim_is_kept_where_all_seeds_and_the_interval_agree(new, verdict):
     told = CLAIM.judge(runs_of(new=new, old=[OLD, OLD]))
     difference = np.mean([rows - OLD for rows in new])
     assert told.startswith(f"* New beats old: **{verdict}**. new less old: {difference:+.3f} (")
-    assert told.endswith("over 2 seeds).")
+    assert told.endswith("over seeds: 2).")
 
 
 def test_the_interval_is_that_of_the_mean_over_texts():
@@ -60,7 +60,7 @@ def test_the_interval_is_that_of_the_mean_over_texts():
 
 def test_only_seeds_of_both_models_count():
     runs = runs_of(new=[OLD - 0.1, OLD + 9], old=[OLD])
-    assert "**kept**" in CLAIM.judge(runs) and "over 1 seeds" in CLAIM.judge(runs)
+    assert "**kept** by one seed only." in CLAIM.judge(runs) and "over seeds: 1)." in CLAIM.judge(runs)
     assert judge_all([CLAIM, Claim("new", "none", "Not yet")], runs) == CLAIM.judge(runs)
 
 
@@ -133,6 +133,8 @@ def test_every_experiment_runs_draws_and_concludes(name, data, tmp_path, shallow
     for run in runs:
         assert np.mean(run["losses"]) == pytest.approx(run["metrics"]["loss"], abs=1e-3) and len(run["losses"]) == 8
     text = report.read_text()
-    sentences = re.findall(r"^\* (.*): \*\*(?:kept|refuted|undecided)\*\*\. ", text, flags=re.MULTILINE)
+    sentences = re.findall(
+        r"^\* (.*): \*\*(?:kept|refuted|undecided)\*\* by one seed only\. ", text, flags=re.MULTILINE
+    )
     assert sentences == [claim.says for claim in EXPERIMENTS[name].claims]
     assert (tmp_path / f"{name}-curve.png").read_bytes().startswith(b"\x89PNG")
