@@ -91,6 +91,7 @@ class HybridSearch:
         if self.store.encoder is None:
             self.store.set_encoder(encoder)
         check_same(encoder, self.store.encoder or encoder)
+        self.store.encoder = {**(self.store.encoder or encoder), "name": encoder["name"]}  # where it is now
         if documents:
             self.add(documents)
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..bm25 import BM25
-from ..fusion import Candidates
+from ..fusion import Candidates, best
 from ..words import Words
 from .base import Store
 from .index_folder import Saved, damaged, reading_index, write_index
@@ -106,13 +106,15 @@ class EmbeddedStore(Store):
     def _nearest(self, vectors: np.ndarray, depth: int) -> Iterator["Nearest"]:
         """The places of the nearest documents, and what computes the scores of places."""
         if self.exact:
+            everywhere = np.arange(len(self)) if depth >= len(self) else None
             for scores in vectors @ self._vectors.T:
-                yield Nearest(best(scores, depth), scores.__getitem__)
+                places = np.sort(best(scores, depth)) if everywhere is None else everywhere
+                yield Nearest(places, scores.__getitem__)
             return
         parameters: Any = import_faiss().SearchParametersHNSW(efSearch=max(SEARCH_WIDTH, depth))
         _, walked = self._get_graph().search(vectors, depth, params=parameters)
         for vector, places in zip(vectors, walked, strict=True):
-            yield Nearest(places[places >= 0], lambda wanted, vector=vector: self._vectors[wanted] @ vector)
+            yield Nearest(np.sort(places[places >= 0]), lambda wanted, vector=vector: self._vectors[wanted] @ vector)
 
     def _lexical_scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
         bm25 = self._get_bm25()
@@ -120,13 +122,15 @@ class EmbeddedStore(Store):
 
     def _choose(self, nearest: "Nearest | None", lexical: np.ndarray | None, depth: int) -> Candidates:
         """The union of both kinds of best documents, with both scores."""
-        places = np.zeros(0, np.int64) if nearest is None else nearest.places
-        if lexical is not None:
-            matching = best(lexical, depth)
-            places = np.concatenate([places, matching[lexical[matching] > 0]])
-        places, ids = np.unique(places), self.ids
+        places, ids = np.zeros(0, np.int64) if nearest is None else nearest.places, self.ids
+        if len(places) < len(ids):
+            if lexical is not None:
+                matching = best(lexical, depth)
+                places = np.concatenate([places, matching[lexical[matching] > 0]])
+            places = np.unique(places)
+            ids = [ids[place] for place in places.tolist()]
         return Candidates(
-            ids if len(places) == len(ids) else [ids[place] for place in places.tolist()],
+            ids,
             None if nearest is None else nearest.scores(places),
             None if lexical is None else lexical[places],
             depth,
@@ -196,19 +200,10 @@ class EmbeddedStore(Store):
 
 
 class Nearest(NamedTuple):
-    """The places of the nearest documents to a query, and a function that gives the scores of any places."""
+    """The places of the nearest documents to a query, the first added first, and a function for the scores of any."""
 
     places: np.ndarray
     scores: Callable[[np.ndarray], np.ndarray]
-
-
-def best(scores: np.ndarray, count: int) -> np.ndarray:
-    """Places of the largest scores, the largest first, of equal ones the first."""
-    if count >= len(scores):
-        return np.argsort(-scores, kind="stable")
-    least = np.partition(scores, -count)[-count]
-    places = np.flatnonzero(scores >= least)
-    return places[np.argsort(-scores[places], kind="stable")][:count]
 
 
 def write_documents(path: Path, documents: Mapping[str, str]) -> None:
