@@ -229,6 +229,7 @@ TUNING = {
     "finetune-lora": (InstructionArguments, LoraArguments, InstructionTrainingArguments),
     "finetune-tagger": TAG,
     "summarize-descriptions": (SummarizerArguments, PartialTrainingArguments, SummarizerTrainingArguments),
+    "tag-entities": TAG,
     "train-embeddings": EMBED,
 }
 
