@@ -36,9 +36,11 @@ from trine.scripts.jobs.embedding_trainer import EmbeddingTrainer
 from trine.scripts.jobs.encoders import check_weights
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
+from trine.scripts.jobs.vectors import check_options, load_vectors, make_records, score_vectors
 from trine.tokenization.records import BadRecords, read_examples
 from trine.training.measures.intervals import bootstrap_interval
 from trine.training.new_heads import without_load_report
+from trine.training.objectives.retrieval_vectors import RetrievalCollator, RetrievalTrainer
 from trine.training.objectives.views import VIEWS
 from trine.training.run.callbacks import RandomFeatureCallback
 from trine.training.run.freezing import PartialTraining
@@ -65,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine train-embeddings` with these arguments, by default the process's."""
     types = [EmbeddingArguments, PartialTrainingArguments, OptionalLoraArguments, EmbeddingTrainingArguments]
     arguments, partial, lora, training = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
+    if arguments.outputs:
+        return train_vectors(arguments, partial, lora, training)
     with bad_input_ends():
         task = prepare(arguments, partial, lora, training)
     retrieval = Retrieval.from_pairs(task.validation_pairs)
@@ -90,6 +94,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = "after" if size is None else f"after_{size}"
         scores[name] = retrieval.score(task.model, batch_size, size)
     finish(arguments, lora, task, trainer, scores)
+    return 0
+
+
+def train_vectors(
+    arguments: EmbeddingArguments,
+    partial: PartialTraining,
+    lora: OptionalLoraArguments,
+    training: EmbeddingTrainingArguments,
+) -> int:
+    """Train a `TrineForRetrieval`, where `outputs` names kinds of vectors; returns the exit status."""
+    with bad_input_ends():
+        check_options(arguments, [partial, lora])
+        checkpoint = begin(training)
+        train_pairs, _, validation_pairs, metrics = read_pairs(arguments, training.seed)
+        set_seed(training.seed)
+        model, tokenizer = load_vectors(arguments)
+    retrieval, batch_size = Retrieval.from_pairs(validation_pairs), training.per_device_eval_batch_size
+    scores = {"bm25": retrieval.score_bm25()} if arguments.bm25 else {}
+    scores |= score_vectors(model, tokenizer, retrieval, "before", batch_size)
+    trainer = RetrievalTrainer(
+        model,
+        training,
+        RetrievalCollator(tokenizer, arguments.max_length),
+        make_records(train_pairs),
+        make_records(validation_pairs),
+        processing_class=tokenizer,
+        callbacks=[RandomFeatureCallback()],
+        temperature=1 / arguments.scale,
+    )
+    if not train(trainer, checkpoint, arguments.early_stopping_patience):
+        return INTERRUPTED
+    scores |= score_vectors(model, tokenizer, retrieval, "after", batch_size)
+    metrics = {**summarize(scores), **metrics, **figures_of(trainer)}
+    folder = save(trainer)
+    if folder is not None:
+        write_report(trainer, folder, metrics, unit="nats per query")
+        print(f"\n{describe(metrics)}")
     return 0
 
 
@@ -285,11 +326,12 @@ def summarize(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
 def describe(metrics: Mapping[str, Any]) -> str:
     """The scores as a table, with their intervals."""
     lines = [f"{metrics['validation_pairs']:,} held-out pairs, with intervals of 95 %:"]
-    lines.append(" " * 14 + "".join(f"{name:>30}" for name in metrics["scores"]["after"]))
+    width = max(14, *(len(row) + 2 for row in metrics["scores"]))
+    lines.append(" " * width + "".join(f"{name:>30}" for name in metrics["scores"]["after"]))
     for row, scores in metrics["scores"].items():
         ends = metrics["intervals"][row]
         cells = [f"{score:.4f} ({ends[name][0]:.4f} to {ends[name][1]:.4f})" for name, score in scores.items()]
-        lines.append(f"{row:>14}" + "".join(f"{cell:>30}" for cell in cells))
+        lines.append(f"{row:>{width}}" + "".join(f"{cell:>30}" for cell in cells))
     return "\n".join(lines)
 
 

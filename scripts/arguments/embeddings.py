@@ -10,6 +10,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from trine.configuration.patterns import check_choice
+from trine.configuration.retrieval_rules import RETRIEVAL_OUTPUTS
 from trine.scripts.arguments.finetuning import FinetuneArguments
 from trine.scripts.arguments.trainer import UsualTraining, trainer_default
 from trine.training.objectives.views import VIEWS
@@ -78,6 +79,13 @@ class EmbeddingArguments(FinetuneArguments):
     random_weights: bool = field(
         default=False, metadata={"help": "Begin with random weights, to see what pretraining adds."}
     )
+    outputs: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"Kinds of vectors to train together, some of {', '.join(RETRIEVAL_OUTPUTS)}: a "
+            "TrineForRetrieval, by contrast on each and on their weighted sum, which teaches them (BGE-M3)."
+        },
+    )
     bm25: bool = field(default=True, metadata={"help": "Compare with BM25, which needs bm25s."})
 
     def __post_init__(self):
@@ -86,6 +94,9 @@ class EmbeddingArguments(FinetuneArguments):
         if self.pooling is not None:
             check_choice("pooling", self.pooling, Pooling.POOLING_MODES)
         check_choice("views", self.views, VIEWS)
+        self.outputs = [name for part in self.outputs for name in part.replace(",", " ").split()]
+        for index, name in enumerate(self.outputs):
+            check_choice(f"outputs[{index}]", name, RETRIEVAL_OUTPUTS)
         if self.text_field is not None and not self.validation_files:
             raise ValueError(
                 f"text_field='{self.text_field}' needs validation_files with pairs: a text alone does not say what it "

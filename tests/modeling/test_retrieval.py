@@ -193,7 +193,7 @@ def test_training_brings_the_right_document_forward(kind, tokenizer, tmp_path):
     model = make(tokenizer, **fields).float()
     arguments = TrainingArguments(
         str(tmp_path), max_steps=12, per_device_train_batch_size=4, learning_rate=3e-3, use_cpu=True,
-        remove_unused_columns=False, report_to="none", disable_tqdm=True, save_strategy="no", logging_strategy="no",
+        report_to="none", disable_tqdm=True, save_strategy="no", logging_strategy="no",
     )  # fmt: skip
     trainer = RetrievalTrainer(model, arguments, RetrievalCollator(tokenizer, 16), RECORDS, RECORDS, temperature=0.1)
     batch: Any = trainer.data_collator(RECORDS)

@@ -113,8 +113,7 @@ class RetrievalCollator:
 class RetrievalTrainer(Trainer):
     """Trains a `TrineForRetrieval` with `retrieval_loss`, on the batches of a `RetrievalCollator`.
 
-    `TrainingArguments` need `remove_unused_columns=False`. A document that occurs twice in a batch is a wrong answer
-    to one of its queries.
+    A document that occurs twice in a batch is a wrong answer to one of its queries.
 
     Args:
         args: As of transformers' `Trainer`.
@@ -133,6 +132,7 @@ class RetrievalTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self._signature_columns = ["query", "positive", "negatives"]  # which transformers keeps, in place of forward's
         self.loss_options: Any = {"temperature": temperature, "score_weights": score_weights, "distill": distill}
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
