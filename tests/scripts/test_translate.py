@@ -66,6 +66,17 @@ def test_an_ensemble_writes_records_and_is_scored(folder, tmp_path, capsys):
     assert "4 texts:" in printed and printed.split()[-4:] == [f"{score:.2f}" for score in scores.values()]
 
 
+def test_tokens_in_a_row_are_not_written_twice(folder, capsys):
+    words = ["--num_beams", "1", "--text", "one two", "three", "--no_repeat_ngram_size", "1", "--max_new_tokens", "9"]
+    translate.main(options(folder, *words))
+    translator = Translator.from_pretrained(folder / "seed0", device="cpu")
+    free, expected = (
+        translator(["one two", "three"], max_new_tokens=9, **more) for more in ({}, {"no_repeat_ngram_size": 1})
+    )
+    assert capsys.readouterr().out == "".join(f"{text}\n" for text in expected)
+    assert expected != free
+
+
 def test_plain_lines_of_the_first_records(folder, tmp_path):
     words = ["--files", str(folder / "pairs.jsonl"), "--most_records", "3", "--num_beams", "1"]
     translate.main(options(folder, *words, "--output_file", str(tmp_path / "out.txt")))
@@ -152,6 +163,7 @@ def test_errors(folder, argv, message):
             "coverage_penalty=0.2 needs num_beams of 2",
         ),
         (["--text", "a", "--max_new_tokens", "0"], "max_new_tokens=0 must be at least 1."),
+        (["--text", "a", "--no_repeat_ngram_size", "-1"], "no_repeat_ngram_size=-1 must be at least 0."),
         (["--files", "a", "--references", "b", "--metrics", "blue"], "metrics has 'blue'"),
         (["--text", "a", "--language", "fr"], "language='fr' is not one of"),
     ],
