@@ -25,6 +25,7 @@ TRIED = {
     "coverage_penalty": "coverage penalty {:g}",
     "no_repeat_ngram_size": "no {} tokens twice",
 }
+SHOWN = 200  # characters of a source, at most, in a sample
 SEVERAL = "Of several, the best on the validation_files is taken."
 
 
@@ -237,7 +238,8 @@ def describe(
     names = list(rows[0].scores[0])
     steps = {step for folder in arguments.models if (step := read_steps(Path(folder))) is not None}
     trained = f", trained for {' or '.join(f'{step:,}' for step in sorted(steps))} steps" if steps else ""
-    models = f"{len(arguments.models)} seeds of a model with {parameters:,} parameters{trained}"
+    seeds = f"{len(arguments.models)} seeds" if len(arguments.models) > 1 else "one seed"
+    models = f"{seeds} of a model with {parameters:,} parameters{trained}"
     habits = {name: score.total() for name, score in text_habits(references, arguments.language).items()}
     facts = (
         f"{len(sources):,} held-out pairs, {models}: mean (smallest to largest). References have "
@@ -263,12 +265,19 @@ def describe(
     )
     parts.append(
         "\n".join(
-            f"* {kind}, {scores[index]:.0f}: {sources[index]} → {last.texts[index]} (reference: {references[index]})"
+            f"* {kind}, {scores[index]:.0f}: {beginning(sources[index])} → {last.texts[index]} "
+            f"(reference: {references[index]})"
             for kind, chosen in samples.items()
             for index in chosen
         )
     )
     return "\n\n".join(parts) + "\n"
+
+
+def beginning(text: str) -> str:
+    """As much of a text as a sample shows, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else line[:SHOWN] + "…"
 
 
 def differences(rows: list[Row], size: int) -> str:

@@ -112,6 +112,11 @@ def test_the_table(folder, tmp_path, capsys):
     assert len(re.findall(r"^\* Worst, \d+: ", report, flags=re.M)) == 3
 
 
+def test_samples_are_the_beginnings_of_long_texts_on_one_line():
+    assert evaluate_translation.beginning("a\n b " * 10) == "a b " * 9 + "a b"
+    assert evaluate_translation.beginning("页" * 201) == "页" * 200 + "…"
+
+
 def test_options_are_chosen_on_validation_and_models_compared(folder, tmp_path, capsys):
     pairs = str(folder / "pairs.jsonl")
     words = ["--models", str(folder / "seed0"), "--beside", str(folder / "seed1"), "--files", pairs, "--seed", "7"]
