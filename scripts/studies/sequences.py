@@ -114,14 +114,15 @@ class Vowels:
 
     @staticmethod
     def conclude(runs: Sequence[dict]) -> str:
-        """Differences between models, means over the seeds, and their intervals by the paired bootstrap over texts."""
-        names = [name for name in MODELS if any(run["model"] == name for run in runs)]
-        edits = {name: np.mean([run["edits"] for run in runs if run["model"] == name], axis=0) for name in names}
+        """Differences of models, means over their common seeds, with intervals of the paired bootstrap over texts."""
+        edits = {
+            name: {run["seed"]: np.array(run["edits"]) for run in runs if run["model"] == name} for name in MODELS
+        }
         sizes = np.array(runs[0]["sizes"])
         lines = [f"| difference | {' | '.join(CLASSES)} |", "|---" * (len(CLASSES) + 1) + "|"]
-        for one, other in ((ATTENTION, FIXED), (SAMPLED, ATTENTION)):
-            if {one, other} <= edits.keys():
-                gain = edits[one] - edits[other]
+        for one, other in ((claim.better, claim.worse) for claim in CLAIMS):
+            if seeds := edits[one].keys() & edits[other].keys():
+                gain = np.mean([edits[one][seed] - edits[other][seed] for seed in seeds], axis=0)
                 cells = [with_interval(gain, sizes, *ends) for ends in CLASSES.values()]
                 lines.append(f"| {one}, beside {other} | {' | '.join(cells)} |")
         told = judge_all(CLAIMS, [{**run, "losses": run["edits"]} for run in runs])

@@ -68,6 +68,7 @@ def test_the_conclusion_is_the_mean_difference_over_seeds():
     assert re.findall(r"[+-][\d.]+", second) == ["+0.0"] * 12
     assert ["**kept**. attention less fixed vector: -8.500" in line for line in verdicts] == [True, False]
     assert "**undecided**" in verdicts[1] and len(verdicts) == 2
+    assert Vowels.conclude(runs[:3]).splitlines()[2].split(" | ")[1].startswith(f"{-100 * 23 / 34:+.1f}")  # seed 0
     assert len(Vowels.conclude(runs[:2]).splitlines()) == 2
 
 
