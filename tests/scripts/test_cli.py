@@ -211,6 +211,7 @@ TRANSLATE = PairArguments, PartialTrainingArguments, TranslationTrainingArgument
 SUMMARIZE = SummarizerArguments, SummarizerTrainingArguments, trine.TrineSeq2SeqConfig
 RECIPES = {
     "demo": PRETRAIN,
+    "pretrain-english": PRETRAIN,
     "pretrain-small": PRETRAIN,
     "train-summarizer": SUMMARIZE,
     "transformer-base": TRANSLATE,
