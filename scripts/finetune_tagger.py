@@ -228,7 +228,7 @@ def score_names(names: Sequence[str]) -> list[str]:
 
 
 class Judged:
-    """What is scored: the words of some records, but those that were cut off.
+    """The words of some records that are scored: all but those that were cut off.
 
     Args:
         pieces: Which pieces of each record are of which words.

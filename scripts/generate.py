@@ -189,7 +189,7 @@ def _generate(
 
 
 def write_message(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """What a user says as the chat template writes it, up to where the answer begins; see `continue_prompts`."""
+    """A user's words as the chat template writes them, up to where the answer begins; see `continue_prompts`."""
     if tokenizer.chat_template is None:
         raise ValueError("The tokenizer has no chat template, which --chat needs.")
     try:

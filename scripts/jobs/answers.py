@@ -1,4 +1,4 @@
-"""What a decoder answers to held-out examples, and how that is scored."""
+"""Answers of a decoder to held-out examples, and their scores."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -14,7 +14,7 @@ from trine.training.objectives.instructions import Example
 
 
 class Answer(NamedTuple):
-    """What is asked, what the model says, what was to be said, and whether the model came to an end by itself."""
+    """A question, the model's answer, the right one, and whether the model came to an end by itself."""
 
     prompt: str
     text: str

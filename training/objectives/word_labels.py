@@ -34,7 +34,7 @@ class WordPieces(NamedTuple):
         tokenizer: PreTrainedTokenizerBase,
         delimiter: str | None = None,
     ) -> "WordPieces":
-        """Those of one text in what a fast tokenizer returned.
+        """The pieces of the words of one text, in what a fast tokenizer returned.
 
         Args:
             inputs: The `BatchEncoding`: of lists of words (`is_split_into_words=True`), or of texts that are words
