@@ -149,8 +149,8 @@ def describe_runs(study: Study, runs: list[dict]) -> str:
                 f"| {seconds:.0f} |"
             )
         parts += [f"## {experiment.title}", experiment.description, "\n".join(rows)]
-        if hasattr(experiment, "conclude"):
-            parts.append(experiment.conclude(found))
+        if hasattr(experiment, "conclude") and (told := experiment.conclude(found)):
+            parts.append(told)
         last = found[-1]
         if "samples" in last:
             parts.append(f"Samples of {last['model']}, seed {last['seed']}:")
