@@ -140,12 +140,24 @@ class Depth(Parts):
     }
     full_steps, batch_size, learning_rate = 60, 8, 2e-3
     claims = (
-        Claim("pre-norm", "post-norm, undivided", "Without warm-up 100 layers need pre-norm"),
-        Claim("pre-norm, warm-up", "post-norm, undivided, warm-up", "With warm-up, too, pre-norm is better"),
-        Claim("post-norm, undivided, warm-up", "post-norm, undivided", "Post-norm needs warm-up"),
+        Claim("pre-norm", "post-norm, undivided", "Pre-norm is better than undivided post-norm, without warm-up"),
+        Claim(
+            "pre-norm, warm-up",
+            "post-norm, undivided, warm-up",
+            "Pre-norm is better than undivided post-norm, with warm-up",
+        ),
+        Claim("post-norm, undivided, warm-up", "post-norm, undivided", "Warm-up helps undivided post-norm"),
         Claim("post-norm", "post-norm, undivided", "Divided projections help post-norm, without warm-up"),
-        Claim("pre-norm", "post-norm", "With divided projections, too, pre-norm is better without warm-up"),
+        Claim("pre-norm", "post-norm", "Pre-norm is better than divided post-norm, without warm-up"),
     )
+
+    @classmethod
+    def conclude(cls, runs: Sequence[dict]) -> str:
+        """Which models have learnt from the context, and the verdict on each claim."""
+        behind = {run["model"] for run in runs if run["metrics"]["below frequencies"] <= 0}
+        ahead = [name for name in cls.models if name in {run["model"] for run in runs} - behind]
+        told = ", ".join(f"`{name}`" for name in ahead) or "none, so that which of them train at all is undecided"
+        return f"* Below the frequencies with every seed: {told}.\n{super().conclude(runs)}"
 
     def prepare(self, data: Path) -> None:
         """Reads and encodes the texts, and finds the loss of a model that knows frequencies only."""

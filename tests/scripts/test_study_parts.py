@@ -138,3 +138,12 @@ def test_every_experiment_runs_draws_and_concludes(name, data, tmp_path, shallow
     )
     assert sentences == [claim.says for claim in EXPERIMENTS[name].claims]
     assert (tmp_path / f"{name}-curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("below", "told"), [([0.1, 0.2], "`pre-norm`."), ([0.1, -0.1], "none, so that")])
+def test_a_model_learns_from_the_context_if_it_does_with_every_seed(below, told):
+    runs = [
+        {"model": "pre-norm", "seed": seed, "losses": [], "metrics": {"below frequencies": gain}}
+        for seed, gain in enumerate(below)
+    ]
+    assert Depth.conclude(runs).startswith(f"* Below the frequencies with every seed: {told}")
