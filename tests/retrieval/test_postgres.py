@@ -1,6 +1,7 @@
 """The store in PostgreSQL, on a real server, finds what the embedded one finds, for several users at once."""
 
 import sys
+import tempfile
 import threading
 
 import numpy as np
@@ -15,10 +16,12 @@ CHINESE = {"猫": "树上有一只猫", "鸟": "树上有两只鸟，一只是�
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
+def database():
+    """Not within pytest's folder, which another run closes to the server's user; its path is long for a socket."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
 
 
 @pytest.fixture(scope="module")
