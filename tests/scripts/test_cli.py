@@ -222,12 +222,14 @@ MORE_WORDS = {"translate-zh-en": ["--encoder", "e"]}  # which recipes cannot nam
 CLASSIFY = ClassifierArguments, PartialTrainingArguments, ClassifierTrainingArguments
 TAG = TaggerArguments, PartialTrainingArguments, TaggerTrainingArguments
 EMBED = EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments
+TUNE = InstructionArguments, LoraArguments, InstructionTrainingArguments
 TUNING = {
+    "chat-assistant": TUNE,
     "classify-sections": CLASSIFY,
     "embed-descriptions": EMBED,
     "embed-zh-en": EMBED,
     "finetune-classifier": CLASSIFY,
-    "finetune-lora": (InstructionArguments, LoraArguments, InstructionTrainingArguments),
+    "finetune-lora": TUNE,
     "finetune-tagger": TAG,
     "summarize-descriptions": (SummarizerArguments, PartialTrainingArguments, SummarizerTrainingArguments),
     "tag-entities": TAG,
