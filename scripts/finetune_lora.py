@@ -1,5 +1,6 @@
 """Teach a decoder to follow instructions, by LoRA adapters or by training all weights."""
 
+import json
 import random
 import shlex
 import sys
@@ -235,7 +236,7 @@ def finish(task: Task, trainer: Trainer, before: float, arguments: InstructionAr
     folder = save(trainer, Path(str(trainer.args.output_dir)) / ADAPTER if merge else None)
     if folder is None:
         return
-    metrics |= answer(task, arguments)
+    metrics |= answer(task, arguments, folder)
     if merge:
         remove_adapter(folder)
         task.model.merge_and_unload().save_pretrained(folder)
@@ -250,8 +251,8 @@ def finish(task: Task, trainer: Trainer, before: float, arguments: InstructionAr
         print(f"\n'{folder}' holds adapters alone, for PEFT; --merge makes a model of them that `trine serve` takes.")
 
 
-def answer(task: Task, arguments: InstructionArguments) -> dict[str, Any]:
-    """Prints the model's first answers, by greedy search; returns the scores of all of them for metrics.json."""
+def answer(task: Task, arguments: InstructionArguments, folder: Path) -> dict[str, Any]:
+    """Prints the model's first answers, by greedy search; writes all to answers.jsonl, and returns their scores."""
     model, examples = task.model.eval(), task.validation_data
     firsts = [asked_of(example)[0] for example in examples[: arguments.samples]]
     for prompt, text, target, _ in write_answers(model, task.tokenizer, firsts):
@@ -259,7 +260,10 @@ def answer(task: Task, arguments: InstructionArguments) -> dict[str, Any]:
     if not arguments.metrics:
         return {}
     asked = [pair for example in examples[: arguments.score_records] for pair in asked_of(example)]
-    scores, intervals = score_answers(write_answers(model, task.tokenizer, asked), arguments.metrics)
+    answers = write_answers(model, task.tokenizer, asked)
+    lines = (json.dumps(one._asdict(), ensure_ascii=False) + "\n" for one in answers)
+    (folder / "answers.jsonl").write_text("".join(lines), encoding="utf-8")
+    scores, intervals = score_answers(answers, arguments.metrics)
     print(f"\n{len(asked):,} held-out answers, greedy:\n{describe_scores({'model': scores})}")
     return {"scores": {"model": scores}, "intervals": intervals, "scored_answers": len(asked)}
 

@@ -51,7 +51,7 @@ class InstructionArguments(FinetuneArguments):
         default_factory=list,
         metadata={
             "help": "Scores of all answers to held-out records (greedy): exact, how many of 100 are as the target; "
-            "ended, how many end by themselves; bleu, chrf, meteor, rouge. None by default."
+            "ended, how many end by themselves; bleu, chrf, meteor, rouge. They go to answers.jsonl. None by default."
         },
     )
     score_records: int = field(default=500, metadata={"help": "Held-out records that are scored."})

@@ -94,6 +94,8 @@ def test_what_a_run_leaves(folder):
     assert metrics["loss"]["after"] < metrics["loss"]["before"]
     assert metrics["truncated_records"] == metrics["bad_records"] == 0
     assert metrics["scored_answers"] == 2 and metrics["scores"]["model"].keys() == {"exact", "ended", "chrF"}
+    answers = [json.loads(line) for line in (output / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(answers) == 2 and all(answer["target"] in answer["prompt"] for answer in answers)  # "say one and two"
     assert "## Scores" in (output / "README.md").read_text(encoding="utf-8")
 
 
