@@ -56,8 +56,8 @@ def parse_arguments(
 
     In a recipe, a list of `key=value` texts may be written as a mapping.
     Exits with status 2 and a message on an unknown argument or a value of the wrong type, in either place, and on a
-    package that is not installed although the command, with these arguments, will import it, and on a checkpoint
-    that is no folder and can be no id of the Hub. From then on an unreachable Hub is asked once.
+    package that is not installed although the command, with these arguments, will import it; with status 1 on a
+    checkpoint that is no folder and can be no id of the Hub. From then on an unreachable Hub is asked once.
     """
     options = {
         "prog": f"trine {command}",
@@ -86,7 +86,7 @@ def parse_arguments(
     try:
         ask_once({} if command.startswith("study ") else given)  # a study's models are no checkpoints
     except ValueError as error:
-        parser.error(str(error))
+        sys.exit(f"trine {command}: {error}")
     require_for(command, given)
     if given.get("trust_remote_code"):
         try:

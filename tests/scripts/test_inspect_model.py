@@ -254,7 +254,7 @@ def test_experts_are_shown_where_attention_has_no_weights(folder, tmp_path, monk
 def test_errors(folder, tmp_path, model, argv, message):
     files = {"tagged": write_tagged(tmp_path / "tagged.jsonl"), "empty": str(tmp_path / "empty.jsonl")}
     (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(SystemExit, match=f"trine: (.|\n)*{message}"):
+    with pytest.raises(SystemExit, match=f"trine( inspect)?: (.|\n)*{message}"):
         inspect(folder, model, tmp_path / "out", *(text.format(**files) for text in argv))
 
 

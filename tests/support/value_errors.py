@@ -116,7 +116,7 @@ VALUE_ERRORS = {
         f"vectors {outputs}": (
             TrineConfig,
             {"retrieval_outputs": outputs, "is_causal": False},
-            f"retrieval_outputs={outputs} must name some of ['dense', 'sparse', 'multi_vector'] once, or be None.",
+            f"retrieval_outputs={outputs} must name some of ['dense', 'sparse', 'multi_vector'], each once",
         )
         for outputs in ([], ["dense", "dense"])
     },
