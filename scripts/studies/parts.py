@@ -64,7 +64,9 @@ class FeedForwards(Parts):
         "split, in nats per token. Plain feed-forwards are 256 wide, the gated one is 172, which makes as many "
         "parameters. `experts` are 8 of width 128 with GELU, of which a token visits 2: they compute as much for a "
         "token as the plain ones, but for the router, and have as many parameters as one that is four times as wide. "
-        "The loss that balances them is trained, but not counted."
+        "The loss that balances them is trained, but not counted. The order of ReLU and GELU hangs on the "
+        "initialisation, which was changed after a first look: with weights of 0.02 and a rate of 4e-3 (one seed) "
+        "ReLU had 3.958, GELU 4.025 and SwiGLU 4.709."
     )
     options: ClassVar[dict[str, dict[str, Any]]] = {
         "ReLU": {"hidden_act": "relu"},
