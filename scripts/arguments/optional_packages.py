@@ -62,7 +62,7 @@ def _is_data_set(name: str) -> bool:
 
 # What a command imports if its arguments, by their names, ask for it.
 IF_ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-    "bm25s": lambda values: values.get("bm25"),
+    "bm25s": lambda values: values.get("bm25") or (values.get("hard_negatives") and not values.get("miner")),
     "codecarbon": lambda values: values.get("energy_country"),
     "datasets": lambda values: any(map(_is_data_set, _files(values))),
     "jieba": lambda values: "jieba" in (values.get("whole_words"), values.get("chinese")),
