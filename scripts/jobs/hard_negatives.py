@@ -104,7 +104,7 @@ def mine_rows(
 
 
 def identity(model: SentenceTransformer | None) -> Any:
-    """What tells one miner from another: weights, pooling, lengths and prompts of a model, or "BM25"."""
+    """Tells one miner from another: weights, pooling, lengths and prompts of a model, or "BM25"."""
     return "BM25" if model is None else [hash_weights(model), str(model), model.prompts]
 
 
@@ -139,7 +139,7 @@ def search_words(pairs: Sequence[tuple[str, str]], texts: Sequence[str], rules: 
 def search_vectors(
     pairs: Sequence[tuple[str, str]], texts: Sequence[str], rules: Rules, model: SentenceTransformer, batch_size: int
 ) -> list[list[int]]:
-    """The same by a model's vectors, with `mine_hard_negatives` of sentence-transformers."""
+    """As `search_words`, but by a model's vectors, with `mine_hard_negatives` of sentence-transformers."""
     from datasets import Dataset
 
     anchors, positives = map(list, zip(*pairs, strict=True))
