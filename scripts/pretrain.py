@@ -162,7 +162,7 @@ def evaluate(
         "training_tokens": objective.count_tokens(train_data),
         "validation_tokens": objective.count_tokens(validation_data),
         **figures_of(trainer),
-        **{name: getattr(callback, name) for callback in task.energy for name in ("energy_kwh", "co2_kg")},
+        **{name: value for callback in task.energy for name, value in callback.figures().items()},
     }
     return metrics, losses
 

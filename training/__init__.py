@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .finetuning import FinetuneTrainer, hold_out, load_config_and_tokenizer, load_model
     from .measures.baselines import NgramLosses, NgramModel, ngram_losses
     from .measures.classification import class_metrics, confusion_matrix, f1_scores, label_set_metrics, value_metrics
+    from .measures.energy import EnergyMeter, EnergyUse
     from .measures.intervals import bootstrap_interval, resampled_interval
     from .measures.perplexity import TextLosses, text_losses
     from .objectives.instructions import encode_completion, encode_conversation
@@ -52,6 +53,8 @@ __all__ = [
     "EncodedSources",
     "EncodedSourcesCollator",
     "EnergyCallback",
+    "EnergyMeter",
+    "EnergyUse",
     "ExpertLoadCallback",
     "FinetuneTrainer",
     "GradualUnfreezing",

@@ -29,6 +29,7 @@ EXTRAS = {
 NEEDS: dict[str, tuple[str, ...]] = {
     "benchmark attention": ("matplotlib",),
     "benchmark data": ("datasets",),
+    "benchmark energy": ("codecarbon",),
     "demo": ("matplotlib",),
     "finetune-classifier": ("matplotlib",),
     "finetune-lora": ("matplotlib",),

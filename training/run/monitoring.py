@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..measures.energy import EnergyMeter, EnergyUse
 from .flops import flops_per_token
 
 
@@ -93,32 +94,39 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, size: int | None = Non
 
 
 class EnergyCallback(TrainerCallback):
-    """Measure the energy of training with codecarbon, which reads the machine's meters or estimates, offline.
+    """Measure the energy of training, offline; see `EnergyMeter`.
 
-    `energy_kwh` and `co2_kg` are set when training ends. Nothing is sent anywhere, and no file is written.
+    `use` is set when training ends. Nothing is sent anywhere, and no file is written.
 
     Args:
         country: Three letters (ISO 3166), whose mix of electricity decides the CO2.
 
     Raises:
         ImportError: codecarbon is not installed.
+        ValueError: It does not know the country.
     """
 
     def __init__(self, country: str):
-        try:
-            from codecarbon import OfflineEmissionsTracker
-        except ImportError as error:
-            raise ImportError("Measuring energy needs the package codecarbon: pip install 'trine[energy]'.") from error
-        self.tracker: Any = OfflineEmissionsTracker(
-            country_iso_code=country, save_to_file=False, log_level="error", tracking_mode="process"
-        )
-        self.energy_kwh = self.co2_kg = 0.0
+        self.meter = EnergyMeter(country)
+        self.use: EnergyUse | None = None
+        self._tokens = 0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
         """Starts to measure."""
-        self.tracker.start()
+        self._tokens = state.num_input_tokens_seen
+        self.meter.start()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs):
-        """Sets `energy_kwh` and `co2_kg`."""
-        self.co2_kg = self.tracker.stop() or 0.0
-        self.energy_kwh = self.tracker.final_emissions_data.energy_consumed
+        """Sets `use`."""
+        self.use = self.meter.stop()
+        self._tokens = state.num_input_tokens_seen - self._tokens
+
+    def figures(self) -> dict[str, Any]:
+        """What `metrics.json` says: `energy_kwh`, `co2_kg`, `joules_per_1000_tokens` where tokens were counted, and
+        whether the processor's part is an estimate."""
+        if self.use is None:
+            return {}
+        figures: dict[str, Any] = {"energy_kwh": self.use.kwh, "co2_kg": self.use.co2_kg}
+        if self._tokens:
+            figures["joules_per_1000_tokens"] = 1000 * self.use.per(self._tokens)
+        return {**figures, "energy_is_estimated": self.use.is_estimated}
