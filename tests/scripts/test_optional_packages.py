@@ -22,6 +22,7 @@ REQUIRED = {re.split(r"[>=\[]", name)[0].replace("-", "_") for name in PROJECT["
 REQUIRED |= {"jinja2", "numpy", "packaging", "tqdm", "trine", "yaml"}
 # What a function of a module can import that these commands never call, or import where it is there.
 NEVER = {
+    "evaluate-retrieval": {"matplotlib"},
     "evaluate-translation": {"matplotlib"},
     "study parts": {"datasets", "jieba", "pyarrow", "reasoning_gym"},
     "study shapes": {"datasets", "jieba", "matplotlib", "pyarrow"},
@@ -65,7 +66,7 @@ def reachable(path: Path) -> frozenset[str]:
 
 
 def test_the_extras_bring_what_the_table_says():
-    packages = {"faiss": "faiss-cpu", "reasoning_gym": "reasoning-gym"}
+    packages = {"faiss": "faiss-cpu", "ir_measures": "ir-measures", "reasoning_gym": "reasoning-gym"}
     brought = {"fastapi": "transformers", "openai": "transformers", "uvicorn": "transformers", "pyarrow": "datasets"}
     for module, extra in EXTRAS.items():
         named = {re.split(r"[>=\[]", name)[0] for name in PROJECT["optional-dependencies"][extra]}
