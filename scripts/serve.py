@@ -1,4 +1,4 @@
-"""Serve a decoder over HTTP as OpenAI's chats and completions, with the handlers of `transformers serve`."""
+"""Serve models over HTTP: a decoder's chats and completions, embeddings, and rankings, in OpenAI's forms."""
 
 import contextlib
 import signal
@@ -17,6 +17,7 @@ from trine.configuration.patterns import check_choice
 from trine.modeling.checks.batching import check_continuous_batching
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.jobs.encoders import load_cross_encoder, load_encoder
 from trine.scripts.jobs.memory import keep_freed_memory
 
 
@@ -29,7 +30,16 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 class ServeArguments:
     """Options of `trine serve`."""
 
-    model: str = field(metadata={"help": "Folder or Hub id of a decoder; its tokenizer needs a template for chats."})
+    model: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a decoder, for chats and completions; chats need a chat template."},
+    )
+    embedding_model: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of a model of sentence-transformers, for /v1/embeddings."}
+    )
+    rerank_model: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of a CrossEncoder, for /v1/rerank."}
+    )
     chat_template: str | None = CHAT_TEMPLATE
     host: str = field(default="localhost", metadata={"help": "Address to listen on; localhost is this computer only."})
     port: int = field(default=8000, metadata={"help": "Port to listen on."})
@@ -61,6 +71,8 @@ class ServeArguments:
 
     def __post_init__(self):
         check_choice("log_level", self.log_level, LOG_LEVELS)
+        if not (self.model or self.embedding_model or self.rerank_model):
+            raise ValueError("Nothing is served: give --model, --embedding_model or --rerank_model.")
         if not 1 <= self.port <= 65535:
             raise ValueError(f"port={self.port} must be from 1 to 65535.")
         for name in ("cb_num_blocks", "cb_max_batch_tokens"):
@@ -68,6 +80,8 @@ class ServeArguments:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
             if getattr(self, name) is not None and not self.continuous_batching:
                 raise ValueError(f"{name}={getattr(self, name)} needs continuous_batching.")
+        if self.continuous_batching and self.model is None:
+            raise ValueError("continuous_batching=True is for a decoder: give its --model.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,23 +90,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        check_model(arguments)
+        if arguments.model is not None:
+            check_model(arguments)
         check_address(arguments.host, arguments.port)
-        model, tokenizer = load(arguments)
+        decoder = None if arguments.model is None else load(arguments)
+        others = load_others(arguments)
     except INPUT_ERRORS as error:
         sys.exit(f"trine serve: {error}")
     with contextlib.suppress(KeyboardInterrupt):
-        serve(arguments, model, tokenizer)
+        serve(arguments, decoder, others)
 
 
 def check_model(arguments: ServeArguments) -> None:
-    """Checks, before the model is loaded, that it can be served.
+    """Checks, before the decoder is loaded, that it can be served.
 
     Raises:
         OSError: The model is not there.
         ValueError: The model does not continue texts, or does not fit continuous batching.
     """
-    config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    config = AutoConfig.from_pretrained(str(arguments.model), trust_remote_code=arguments.trust_remote_code)
     own = {family.model_type for family, _, _ in trine.FAMILIES}
     served = trine.TrineForCausalLM.__name__
     if config.model_type in own and config.architectures != [served]:
@@ -116,13 +132,13 @@ def check_address(host: str, port: int) -> None:
 
 
 def load(arguments: ServeArguments) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model and its tokenizer.
+    """The decoder and its tokenizer.
 
     Raises:
         OSError, ValueError: They cannot be read, or there is no such chat template.
     """
     trust = {"trust_remote_code": arguments.trust_remote_code}
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model, **trust)
+    tokenizer = AutoTokenizer.from_pretrained(str(arguments.model), **trust)
     if arguments.chat_template is not None:
         set_chat_template(tokenizer, arguments.chat_template)
     if tokenizer.chat_template is None:
@@ -133,24 +149,45 @@ def load(arguments: ServeArguments) -> tuple[Any, PreTrainedTokenizerBase]:
         )
     device = int(arguments.device) if arguments.device.isdigit() else arguments.device
     options = {"attn_implementation": arguments.attn_implementation, "dtype": arguments.dtype, "device_map": device}
-    return AutoModelForCausalLM.from_pretrained(arguments.model, **options, **trust).eval(), tokenizer
+    return AutoModelForCausalLM.from_pretrained(str(arguments.model), **options, **trust).eval(), tokenizer
 
 
-def serve(arguments: ServeArguments, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+def load_others(arguments: ServeArguments) -> list[Any]:
+    """The models that embed and rank, with their routes.
+
+    Raises:
+        OSError, ValueError: They cannot be read, or cannot be served.
+    """
+    from trine.scripts.serving.vector_models import EmbeddingModel, RerankModel
+
+    device = None if arguments.device == "auto" else arguments.device
+    device = f"cuda:{device}" if device is not None and device.isdigit() else device
+    others: list[Any] = []
+    if (name := arguments.embedding_model) is not None:
+        others.append(EmbeddingModel(name, load_encoder(name, device, arguments.trust_remote_code)))
+    if (name := arguments.rerank_model) is not None:
+        others.append(RerankModel(name, load_cross_encoder(name, device, arguments.trust_remote_code)))
+    return others
+
+
+def serve(arguments: ServeArguments, decoder: tuple[Any, Any] | None, others: Sequence[Any]) -> None:
     """Answers requests until SIGTERM or Ctrl-C, which is a KeyboardInterrupt once the server has closed."""
-    from trine.scripts.serving.chat_server import AllowedHosts, OneModel, Server, make_app
+    from trine.scripts.serving.chat_server import AllowedHosts, Decoder, OneModel, Server, make_app
 
     logging.set_verbosity(logging.log_levels[arguments.log_level])
     if arguments.default_seed is not None:
         torch.manual_seed(arguments.default_seed)
     sizes = {"num_blocks": arguments.cb_num_blocks, "max_batch_tokens": arguments.cb_max_batch_tokens}
     state = OneModel(arguments.continuous_batching, {name: value for name, value in sizes.items() if value})
-    app = make_app(arguments.model, model, tokenizer, state, arguments.enable_cors)
+    served = [] if decoder is None else [Decoder(str(arguments.model), *decoder, state)]
+    served += others
+    app = make_app(served, state, arguments.enable_cors)
     names = {*LOCAL_NAMES, arguments.host, *arguments.allowed_hosts}
     is_everywhere = arguments.host in EVERYWHERE
     app = AllowedHosts(app, names | ({socket.gethostname()} if is_everywhere else set()), is_everywhere)
     url = f"http://{'localhost' if is_everywhere else arguments.host}:{arguments.port}"
-    welcome = f"{url}/v1 serves '{arguments.model}', until Ctrl-C. To chat: transformers chat {arguments.model} {url}"
+    welcome = f"{url}/v1 serves {', '.join(repr(each.name) for each in served)}, until Ctrl-C."
+    welcome += "" if decoder is None else f" To chat: transformers chat {arguments.model} {url}"
     try:
         Server(app, arguments.host, arguments.port, arguments.log_level, welcome, state).run()
     finally:

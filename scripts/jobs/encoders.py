@@ -1,9 +1,9 @@
-"""Loads models that embed texts, with all of their weights."""
+"""Loads models that embed texts, or score pairs of them, with all of their weights."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoModel
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
@@ -28,7 +28,27 @@ def load_encoder(name: str, device: str | None = None, trust_remote_code: bool =
     return model
 
 
-def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
+def load_cross_encoder(name: str, device: str | None = None, trust_remote_code: bool = False) -> CrossEncoder:
+    """Loads a model that gives a pair of texts one score.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: The checkpoint lacks weights, or gives several scores.
+    """
+    code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        with without_load_report():
+            model = CrossEncoder(name, device=device, **code)
+    except OSError as error:
+        raise OSError(f"rerank_model='{name}' cannot be read: {error}") from error
+    if model.transformers_model is not None:
+        check_weights(name, model.transformers_model, code, type(model.transformers_model))
+    if model.num_labels != 1:
+        raise ValueError(f"rerank_model='{name}' has num_labels={model.num_labels}; to rank, a pair needs one score.")
+    return model
+
+
+def check_weights(name: str, model: Any, code: Mapping[str, bool], loader: Any = AutoModel) -> None:
     """Raises a ValueError where the checkpoint lacks weights.
 
     sentence-transformers would make them at random, with a log line.
@@ -36,7 +56,7 @@ def check_weights(name: str, model: Any, code: Mapping[str, bool]) -> None:
     A pooler may be missing: embeddings do not pass through it.
     """
     with without_load_report():
-        _, loading = AutoModel.from_pretrained(model.name_or_path, output_loading_info=True, device_map="meta", **code)
+        _, loading = loader.from_pretrained(model.name_or_path, output_loading_info=True, device_map="meta", **code)
     lacking = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     lacking = sorted(key for key in lacking if not key.startswith("pooler."))
     if lacking:

@@ -1,11 +1,12 @@
-"""The routes of `trine serve`: transformers' handlers for one model, behind checks, with OpenAI's form of errors."""
+"""The server of `trine serve`: transformers' handlers for a decoder, behind checks, with OpenAI's form of errors."""
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Event
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import torch
@@ -40,6 +41,17 @@ from trine.scripts.serving.request_checks import (
     host_of,
     is_allowed,
 )
+
+
+# The option that serves a path.
+OPTIONS = {
+    "/v1/chat/completions": "model",
+    "/v1/completions": "model",
+    "/v1/responses": "model",
+    "/v1/embeddings": "embedding_model",
+    "/v1/rerank": "rerank_model",
+    "/v2/rerank": "rerank_model",
+}
 
 
 class OneByOne(GenerateManager):
@@ -145,37 +157,63 @@ class Server(uvicorn.Server):
             self.state.manager.closing.set()
 
 
-def make_app(name: str, model: Any, tokenizer: Any, state: OneModel, any_origin: bool = False) -> FastAPI:
-    """The application that serves a model under a name. `state` generates; `any_origin` lets pages of all sites in."""
-    manager = ModelManager()
-    manager.force_model = name
-    manager.loaded_models[manager.process_model_name(name)] = TimedModel(model, -1, tokenizer)
+class Served(Protocol):
+    """A model with the routes that ask it, under the name that clients call it by."""
+
+    name: str
+
+    def add_routes(self, app: FastAPI) -> None:
+        """Adds its routes."""
+
+
+@dataclass
+class Decoder:
+    """A decoder, which chats and continues texts. `state` generates."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    state: OneModel
+
+    def add_routes(self, app: FastAPI) -> None:
+        """Adds /v1/chat/completions, /v1/completions and /v1/responses."""
+        manager, tokenizer = ModelManager(), self.tokenizer
+        manager.force_model = self.name
+        manager.loaded_models[manager.process_model_name(self.name)] = TimedModel(self.model, -1, tokenizer)
+        options = {"model_manager": manager, "generation_state": self.state}
+        chats, texts = ChatCompletionHandler(**options), CompletionHandler(**options)
+        items = ResponseHandler(**options)
+
+        def count_prompt(body: dict) -> int:
+            check_prompt(body)
+            return len(tokenizer(body["prompt"])["input_ids"])
+
+        def count_messages(body: dict) -> int:
+            check_messages(body)
+            return len(render(tokenizer, lambda: body["messages"], body))
+
+        def count_input(body: dict) -> int:
+            check_input(body)
+            return len(render(tokenizer, lambda: items._normalize_input(body), body))
+
+        for path, handler, count, field in (
+            ("/v1/chat/completions", chats, count_messages, "max_completion_tokens"),
+            ("/v1/completions", texts, count_prompt, "max_tokens"),
+            ("/v1/responses", items, count_input, "max_output_tokens"),
+        ):
+            _add_route(app, path, handler, count, field, self.model)
+
+
+def make_app(served: Sequence[Served], state: OneModel, any_origin: bool = False) -> FastAPI:
+    """The application that serves models. `state` generates; `any_origin` lets pages of all sites in."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     if any_origin:
         app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
     _add_errors(app)
-    _add_information(app, name, state)
-    options = {"model_manager": manager, "generation_state": state}
-    chats, texts, items = ChatCompletionHandler(**options), CompletionHandler(**options), ResponseHandler(**options)
-
-    def count_prompt(body: dict) -> int:
-        check_prompt(body)
-        return len(tokenizer(body["prompt"])["input_ids"])
-
-    def count_messages(body: dict) -> int:
-        check_messages(body)
-        return len(render(tokenizer, lambda: body["messages"], body))
-
-    def count_input(body: dict) -> int:
-        check_input(body)
-        return len(render(tokenizer, lambda: items._normalize_input(body), body))
-
-    for path, handler, count, field in (
-        ("/v1/chat/completions", chats, count_messages, "max_completion_tokens"),
-        ("/v1/completions", texts, count_prompt, "max_tokens"),
-        ("/v1/responses", items, count_input, "max_output_tokens"),
-    ):
-        _add_route(app, path, handler, count, field, model)
+    _add_information(app, [each.name for each in served], state)
+    for each in served:
+        each.add_routes(app)
+    _add_unserved(app)
     return app
 
 
@@ -273,29 +311,43 @@ def _add_errors(app: FastAPI) -> None:
     )
 
 
-def _add_information(app: FastAPI, name: str, state: OneModel) -> None:
+def _add_unserved(app: FastAPI) -> None:
+    """Routes that name the option which would serve them."""
+
+    def add_route(path: str, option: str) -> None:
+        @app.post(path)
+        async def refuse():
+            raise HTTPException(404, f"{path} is not served: start with --{option} FOLDER.")
+
+    there = {getattr(route, "path", "") for route in app.routes}
+    for path, option in OPTIONS.items():
+        if path not in there:
+            add_route(path, option)
+
+
+def _add_information(app: FastAPI, names: Sequence[str], state: OneModel) -> None:
     """The routes that tell what is served, and whether all is well."""
-    card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "trine"}
+    card = {"object": "model", "created": int(time.time()), "owned_by": "trine"}
 
     @app.get("/v1/models")
     async def list_models():
-        return {"object": "list", "data": [card]}
+        return {"object": "list", "data": [{"id": name, **card} for name in dict.fromkeys(names)]}
 
     @app.get("/v1/models/{model:path}")
     async def find_model(model: str):
         check_model(model, 404)
-        return card
+        return {"id": model, **card}
 
     @app.post("/load_model")
     async def load_model(body: dict):
         """Answers the first question of `transformers chat`: the model is ready."""
         check_model(body.get("model"), 400)
-        event = json.dumps({"status": "ready", "model": name, "cached": True})
+        event = json.dumps({"status": "ready", "model": body["model"], "cached": True})
         return Response(f"data: {event}\n\n", media_type="text/event-stream")
 
     def check_model(asked: Any, status: int) -> None:
-        if asked != name:
-            raise HTTPException(status, f"model={asked!r} is not served, only {name!r}.")
+        if asked not in names:
+            raise HTTPException(status, f"model={asked!r} is not served, only {' and '.join(map(repr, names))}.")
 
     @app.get("/health")
     async def tell_health():

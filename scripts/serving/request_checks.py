@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 
 class BadRequest(ValueError):
-    """A request that the client has to change; `field` names what is wrong in it."""
+    """A request that the client has to change; `field` names what is wrong in it, `status_code` answers it."""
 
-    def __init__(self, message: str, field: str | None = None):
+    def __init__(self, message: str, field: str | None = None, status_code: int = 400):
         super().__init__(message)
-        self.field = field
+        self.field, self.status_code = field, status_code
 
 
 def _is_number(value: Any) -> bool:

@@ -38,11 +38,12 @@ def client(tokenizer):
     """The application in this process, with a model of 32 learned positions."""
     from fastapi.testclient import TestClient
 
-    from trine.scripts.serving.chat_server import AllowedHosts, OneModel, make_app
+    from trine.scripts.serving.chat_server import AllowedHosts, Decoder, OneModel, make_app
 
     size = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "position_type": "learned"}
     model = tiny_model(dtype=torch.float32, attn="sdpa", eos_token_id=None, **size)
-    app = AllowedHosts(make_app("mine", model, tokenizer, OneModel(False, {})), {"localhost"}, False)
+    state = OneModel(False, {})
+    app = AllowedHosts(make_app([Decoder("mine", model, tokenizer, state)], state), {"localhost"}, False)
     return TestClient(app, "http://localhost", raise_server_exceptions=False)
 
 
@@ -218,8 +219,8 @@ def test_a_missing_chat_template_is_told_or_given(without_template, monkeypatch,
     (without_template / "mine.jinja").write_text("{{ messages[0].content }}!")
     serve.main([*words, "--chat_template", str(without_template / "mine.jinja")])
     assert "no chat template" not in capsys.readouterr().err
-    texts = [tokenizer.apply_chat_template(MESSAGES, tokenize=False) for *_, tokenizer in started[1:]]
-    end = started[1][2].eos_token
+    texts = [parts[1][1].apply_chat_template(MESSAGES, tokenize=False) for parts in started[1:]]
+    end = started[1][1][1].eos_token
     assert texts == [f"<|im_start|>user\n{MESSAGES[0]['content']}{end}\n", f"{MESSAGES[0]['content']}!"]
 
 
