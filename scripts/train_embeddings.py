@@ -25,6 +25,7 @@ from transformers import (
 from trine.retrieval.scores import Retrieval
 from trine.scripts.arguments.embeddings import (
     LOSSES,
+    SPLADE,
     EmbeddingArguments,
     EmbeddingTrainingArguments,
 )
@@ -36,11 +37,11 @@ from trine.scripts.jobs.embedding_trainer import EmbeddingTrainer
 from trine.scripts.jobs.encoders import check_weights
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
-from trine.scripts.jobs.vectors import check_options, load_vectors, make_records, score_vectors
+from trine.scripts.jobs.splade import SpladeJob
+from trine.scripts.jobs.vectors import VectorJob, check_options, make_dataset
 from trine.tokenization.records import BadRecords, read_examples
 from trine.training.measures.intervals import bootstrap_interval
 from trine.training.new_heads import without_load_report
-from trine.training.objectives.retrieval_vectors import RetrievalCollator, RetrievalTrainer
 from trine.training.objectives.views import VIEWS
 from trine.training.run.callbacks import RandomFeatureCallback
 from trine.training.run.freezing import PartialTraining
@@ -48,7 +49,6 @@ from trine.training.run.freezing import PartialTraining
 
 Pair = tuple[str, ...]  # anchor, positive and, if there are any, negative
 DEFAULT_POOLING = {False: "mean", True: "lasttoken"}  # by whether the model is a decoder
-COLUMNS = ("anchor", "positive", "negative")
 
 
 @dataclass
@@ -103,34 +103,25 @@ def train_vectors(
     lora: OptionalLoraArguments,
     training: EmbeddingTrainingArguments,
 ) -> int:
-    """Train a `TrineForRetrieval`, where `outputs` names kinds of vectors; returns the exit status."""
+    """Train what `outputs` names, a `TrineForRetrieval` or SPLADE; returns the exit status."""
     with bad_input_ends():
         check_options(arguments, [partial, lora])
         checkpoint = begin(training)
         train_pairs, _, validation_pairs, metrics = read_pairs(arguments, training.seed)
         set_seed(training.seed)
-        model, tokenizer = load_vectors(arguments)
-    retrieval, batch_size = Retrieval.from_pairs(validation_pairs), training.per_device_eval_batch_size
+        job = (SpladeJob if arguments.outputs == [SPLADE] else VectorJob)(arguments, training)
+    retrieval = Retrieval.from_pairs(validation_pairs)
     scores = {"bm25": retrieval.score_bm25()} if arguments.bm25 else {}
-    scores |= score_vectors(model, tokenizer, retrieval, "before", batch_size)
-    trainer = RetrievalTrainer(
-        model,
-        training,
-        RetrievalCollator(tokenizer, arguments.max_length),
-        make_records(train_pairs),
-        make_records(validation_pairs),
-        processing_class=tokenizer,
-        callbacks=[RandomFeatureCallback()],
-        temperature=1 / arguments.scale,
-    )
+    scores |= job.score(retrieval, "before")
+    trainer = job.trainer(train_pairs, validation_pairs)
     if not train(trainer, checkpoint, arguments.early_stopping_patience):
         return INTERRUPTED
-    scores |= score_vectors(model, tokenizer, retrieval, "after", batch_size)
-    metrics = {**summarize(scores), **metrics, **figures_of(trainer)}
+    scores |= job.score(retrieval, "after")
+    metrics = {**summarize(scores), **metrics, **job.figures, **figures_of(trainer)}
     folder = save(trainer)
     if folder is not None:
         write_report(trainer, folder, metrics, unit="nats per query")
-        print(f"\n{describe(metrics)}")
+        print(f"\n{describe(metrics)}\n{job.describe()}".rstrip())
     return 0
 
 
@@ -268,13 +259,6 @@ def make_loss(arguments: EmbeddingArguments, model: SentenceTransformer) -> nn.M
     loss_class, names = LOSSES[arguments.loss]
     loss = loss_class(model, **{name: getattr(arguments, name) for name in names})
     return MatryoshkaLoss(model, loss, arguments.matryoshka_dims) if arguments.matryoshka_dims else loss
-
-
-def make_dataset(pairs: Sequence[Pair]) -> Any:
-    """The pairs as a data set of sentence-transformers."""
-    from datasets import Dataset
-
-    return Dataset.from_dict(dict(zip(COLUMNS, map(list, zip(*pairs, strict=True)), strict=False)))
 
 
 def finish(

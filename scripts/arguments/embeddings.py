@@ -22,6 +22,10 @@ LOSSES = {
     "cached_multiple_negatives_ranking": (CachedMultipleNegativesRankingLoss, ("scale", "mini_batch_size")),
 }
 
+SPLADE = "splade"  # of outputs, alone
+REGULARIZERS = {"query_regularizer_weight": 5e-5, "document_regularizer_weight": 3e-5}
+SCALES = {True: 1.0, False: 20.0}  # by whether there are products of sparse vectors, or cosines
+
 
 @dataclass
 class EmbeddingArguments(FinetuneArguments):
@@ -70,7 +74,13 @@ class EmbeddingArguments(FinetuneArguments):
             "'cached_multiple_negatives_ranking': the same for batches larger than the memory."
         },
     )
-    scale: float = field(default=20.0, metadata={"help": "What the loss multiplies cosines by: 1 / temperature."})
+    scale: float | None = field(
+        default=None,
+        metadata={
+            "help": "What the loss multiplies similarities by: 1 / temperature. Default: 20 for cosines, 1 for the "
+            "products of outputs=splade."
+        },
+    )
     mini_batch_size: int = field(default=32, metadata={"help": "Texts that the cached loss computes at a time."})
     matryoshka_dims: list[int] = field(
         default_factory=list,
@@ -83,8 +93,23 @@ class EmbeddingArguments(FinetuneArguments):
         default_factory=list,
         metadata={
             "help": f"Kinds of vectors to train together, some of {', '.join(RETRIEVAL_OUTPUTS)}: a "
-            "TrineForRetrieval, by contrast on each and on their weighted sum, which teaches them (BGE-M3)."
+            "TrineForRetrieval, by contrast on each and on their weighted sum, which teaches them (BGE-M3). Or "
+            f"'{SPLADE}': weights for all tokens of the vocabulary by the model's head for masked tokens."
         },
+    )
+    query_regularizer_weight: float = field(
+        default=REGULARIZERS["query_regularizer_weight"],
+        metadata={
+            "help": "With outputs=splade, the largest weight of the FLOPS loss of queries, which makes weights 0. It "
+            "grows over the first third of the steps."
+        },
+    )
+    document_regularizer_weight: float = field(
+        default=REGULARIZERS["document_regularizer_weight"], metadata={"help": "Likewise of documents."}
+    )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "With 'outputs', that of their new layers. By default as of all."},
     )
     bm25: bool = field(default=True, metadata={"help": "Compare with BM25, which needs bm25s."})
 
@@ -96,7 +121,11 @@ class EmbeddingArguments(FinetuneArguments):
         check_choice("views", self.views, VIEWS)
         self.outputs = [name for part in self.outputs for name in part.replace(",", " ").split()]
         for index, name in enumerate(self.outputs):
-            check_choice(f"outputs[{index}]", name, RETRIEVAL_OUTPUTS)
+            check_choice(f"outputs[{index}]", name, [*RETRIEVAL_OUTPUTS, SPLADE])
+        is_splade = SPLADE in self.outputs
+        if is_splade and len(self.outputs) > 1:
+            raise ValueError(f"outputs={self.outputs}: '{SPLADE}' needs a head of its own, and stands alone.")
+        self.scale = SCALES[is_splade] if self.scale is None else self.scale
         if self.text_field is not None and not self.validation_files:
             raise ValueError(
                 f"text_field='{self.text_field}' needs validation_files with pairs: a text alone does not say what it "
@@ -109,9 +138,27 @@ class EmbeddingArguments(FinetuneArguments):
             )
         if self.scale <= 0:
             raise ValueError(f"scale={self.scale} must be above 0.")
+        self.check_heads(is_splade)
         for name, least in (("mini_batch_size", 1), ("group_size", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")
+
+    def check_heads(self, is_splade: bool) -> None:
+        """Raises a ValueError for options of heads that the outputs do not have, or that are out of range."""
+        rate = self.head_learning_rate
+        if rate is not None and (is_splade or not self.outputs):
+            raise ValueError(
+                f"head_learning_rate={rate} is that of the new layers of some of {list(RETRIEVAL_OUTPUTS)}, which "
+                f"outputs={self.outputs} has not."
+            )
+        if rate is not None and not rate > 0:
+            raise ValueError(f"head_learning_rate={rate} must be above 0.")
+        for name, default in REGULARIZERS.items():
+            weight = getattr(self, name)
+            if weight != default and not is_splade:
+                raise ValueError(f"{name}={weight} belongs to outputs=['{SPLADE}'], not to outputs={self.outputs}.")
+            if not weight >= 0:
+                raise ValueError(f"{name}={weight} must be at least 0.")
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
+from trine.training.data.distinct_batches import take_distinct
 from trine.training.run.freezing import PartialTrainingMixin
 
 
@@ -45,24 +46,9 @@ class GroupedBatchSampler(DefaultBatchSampler):
             for index in rows[start : start + self.together]
         )
         while waiting:
-            batch = self.take(waiting)
+            batch = take_distinct(waiting, self.texts, self.batch_size)
             if len(batch) == self.batch_size or not self.drop_last:
                 yield batch
-
-    def take(self, waiting: deque[int]) -> list[int]:
-        """Takes the first rows that have no text in common; the others wait on, in their order."""
-        batch: list[int] = []
-        left_out: list[int] = []
-        texts: set[str] = set()
-        while waiting and len(batch) < self.batch_size:
-            index = waiting.popleft()
-            if texts.isdisjoint(self.texts[index]):
-                batch.append(index)
-                texts |= self.texts[index]
-            else:
-                left_out.append(index)
-        waiting.extendleft(reversed(left_out))
-        return batch
 
 
 class EmbeddingTrainer(PartialTrainingMixin, SentenceTransformerTrainer):

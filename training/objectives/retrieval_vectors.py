@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from ...modeling.heads.base import balancing_losses
 from ...modeling.heads.retrieval_scores import multi_vector_scores, vocabulary_vectors, weighted_sum
+from ..data.distinct_batches import DistinctBatches
 
 
 # How much the loss of each kind counts in M3.
 LOSS_WEIGHTS = {"dense": 1.0, "sparse": 0.1, "multi_vector": 1.0}
+HEADS = ("sparse_linear.", "multi_vector_linear.")  # how names of their parameters begin
 
 
 def retrieval_loss(
@@ -113,13 +116,15 @@ class RetrievalCollator:
 class RetrievalTrainer(Trainer):
     """Trains a `TrineForRetrieval` with `retrieval_loss`, on the batches of a `RetrievalCollator`.
 
-    A document that occurs twice in a batch is a wrong answer to one of its queries.
+    No text is twice in a batch of a data set with a length, where it would be a wrong answer to its own query.
 
     Args:
         args: As of transformers' `Trainer`.
         temperature: As of `retrieval_loss`, and so the following.
         score_weights: The weights of the sum.
         distill: Whether the sum teaches the kinds.
+        head_learning_rate: That of the layers for `sparse` and `multi_vector`; by default as of all.
+        no_duplicates: False for batches in which a text may be twice.
         kwargs: As of transformers' `Trainer`.
     """
 
@@ -129,11 +134,51 @@ class RetrievalTrainer(Trainer):
         temperature: float = 0.02,
         score_weights: Mapping[str, float] | None = None,
         distill: bool = True,
+        head_learning_rate: float | None = None,
+        no_duplicates: bool = True,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.head_learning_rate, self.no_duplicates = head_learning_rate, no_duplicates
         self._signature_columns = ["query", "positive", "negatives"]  # which transformers keeps, in place of forward's
         self.loss_options: Any = {"temperature": temperature, "score_weights": score_weights, "distill": distill}
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Returns batches of records in which no text is twice."""
+        records: Any = self.train_dataset
+        if not self.no_duplicates or not hasattr(records, "__len__"):
+            return super().get_train_dataloader()
+        texts = [{record["query"], record["positive"], *(record.get("negatives") or ())} for record in records]
+        arguments = self.args
+        loader = DataLoader(
+            records,
+            batch_sampler=DistinctBatches(
+                texts, self._train_batch_size, arguments.dataloader_drop_last, arguments.data_seed or arguments.seed
+            ),
+            collate_fn=self.data_collator,
+            num_workers=arguments.dataloader_num_workers,
+            pin_memory=arguments.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def create_optimizer(self, model=None):
+        """Returns transformers' optimizer, in which heads have a learning rate of their own where one is given."""
+        is_new, rate = self.optimizer is None, self.head_learning_rate
+        optimizer: Any = super().create_optimizer(model)
+        if is_new and rate is not None:
+            trunk: Any = self.model
+            heads = {id(tensor) for name, tensor in trunk.named_parameters() if name.startswith(HEADS)}
+            split = [
+                (group, [each for each in group["params"] if (id(each) in heads) == is_head])
+                for group in optimizer.param_groups
+                for is_head in (False, True)
+            ]
+            optimizer.param_groups[:] = [
+                {**group, "params": tensors, **({"lr": rate} if id(tensors[0]) in heads else {})}
+                for group, tensors in split
+                if tensors
+            ]
+        return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Returns the loss of a batch, with the router losses of a sparse model in training, and the scores."""
