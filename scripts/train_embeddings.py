@@ -29,13 +29,15 @@ from trine.scripts.arguments.embeddings import (
     EmbeddingArguments,
     EmbeddingTrainingArguments,
 )
+from trine.scripts.arguments.hard_negatives import HardNegativeArguments
 from trine.scripts.arguments.lora import ADAPTER, OptionalLoraArguments, count_parameters, remove_adapter
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.partial_training import PartialTrainingArguments
-from trine.scripts.jobs.cut_texts import encode_cut, say_cut
+from trine.scripts.jobs.cut_texts import count_cut_rows
 from trine.scripts.jobs.embedding_trainer import EmbeddingTrainer
 from trine.scripts.jobs.encoders import check_weights
 from trine.scripts.jobs.finetuning import load_parts
+from trine.scripts.jobs.hard_negatives import mine_rows
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
 from trine.scripts.jobs.splade import SpladeJob
 from trine.scripts.jobs.vectors import VectorJob, check_options, make_dataset
@@ -65,12 +67,14 @@ class Task:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine train-embeddings` with these arguments, by default the process's."""
-    types = [EmbeddingArguments, PartialTrainingArguments, OptionalLoraArguments, EmbeddingTrainingArguments]
-    arguments, partial, lora, training = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
+    types = [EmbeddingArguments, HardNegativeArguments, PartialTrainingArguments, OptionalLoraArguments]
+    types.append(EmbeddingTrainingArguments)
+    parsed = parse_arguments(types, argv, command="train-embeddings", description=__doc__)
+    arguments, negatives, partial, lora, training = parsed
     if arguments.outputs:
-        return train_vectors(arguments, partial, lora, training)
-    with bad_input_ends():
-        task = prepare(arguments, partial, lora, training)
+        return train_vectors(*parsed)
+    with bad_input_ends(ImportError):
+        task = prepare(arguments, negatives, partial, lora, training)
     retrieval = Retrieval.from_pairs(task.validation_pairs)
     batch_size = training.per_device_eval_batch_size
     scores = {"bm25": retrieval.score_bm25()} if arguments.bm25 else {}
@@ -99,15 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_vectors(
     arguments: EmbeddingArguments,
+    negatives: HardNegativeArguments,
     partial: PartialTraining,
     lora: OptionalLoraArguments,
     training: EmbeddingTrainingArguments,
 ) -> int:
     """Train what `outputs` names, a `TrineForRetrieval` or SPLADE; returns the exit status."""
-    with bad_input_ends():
+    with bad_input_ends(ImportError):
         check_options(arguments, [partial, lora])
         checkpoint = begin(training)
         train_pairs, _, validation_pairs, metrics = read_pairs(arguments, training.seed)
+        train_pairs, metrics = add_negatives(train_pairs, metrics, arguments, negatives, training)
         set_seed(training.seed)
         job = (SpladeJob if arguments.outputs == [SPLADE] else VectorJob)(arguments, training)
     retrieval = Retrieval.from_pairs(validation_pairs)
@@ -127,6 +133,7 @@ def train_vectors(
 
 def prepare(
     arguments: EmbeddingArguments,
+    negatives: HardNegativeArguments,
     partial: PartialTraining,
     lora: OptionalLoraArguments,
     training: EmbeddingTrainingArguments,
@@ -138,10 +145,9 @@ def prepare(
         ValueError: arguments that are wrong or do not fit together, records that cannot be used, or a checkpoint
             without some of the weights.
     """
-    if arguments.bm25 and find_spec("bm25s") is None:
-        raise ValueError("bm25=True needs bm25s: pip install 'trine[embeddings]', or choose --bm25 false.")
     checkpoint = begin(training)
     train_pairs, groups, validation_pairs, metrics = read_pairs(arguments, training.seed)
+    train_pairs, metrics = add_negatives(train_pairs, metrics, arguments, negatives, training)
     set_seed(training.seed)
     model = load_model(arguments, "cpu" if training.use_cpu else None)
     backbone: Any = model.transformers_model
@@ -150,7 +156,8 @@ def prepare(
     size = int(model.get_embedding_dimension() or 0)
     if any(not 0 < each <= size for each in arguments.matryoshka_dims):
         raise ValueError(f"matryoshka_dims={arguments.matryoshka_dims} are not all from 1 to the model's {size}.")
-    metrics["truncated_pairs"] = count_cut(model, [*train_pairs, *validation_pairs], arguments.max_length)
+    longest = arguments.max_length
+    metrics["truncated_pairs"] = count_cut_rows(model.tokenizer, train_pairs, validation_pairs, max_length=longest)
     if lora.lora:
         model.add_adapter(lora.make_config(backbone, task_type="FEATURE_EXTRACTION"))
     partial.apply(model, processes=training.world_size)
@@ -162,6 +169,8 @@ def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], li
 
     No text that is held out is in a training pair.
     """
+    if arguments.bm25 and find_spec("bm25s") is None:
+        raise ValueError("bm25=True needs bm25s: pip install 'trine[embeddings]', or choose --bm25 false.")
     names = [arguments.anchor_field, arguments.positive_field]
     if arguments.negative_field is not None:
         names.append(arguments.negative_field)
@@ -188,6 +197,41 @@ def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], li
     return train_pairs, groups, validation_pairs, {**counts, "bad_records": bad.count}
 
 
+def add_negatives(
+    pairs: list[Pair],
+    metrics: dict[str, Any],
+    arguments: EmbeddingArguments,
+    negatives: HardNegativeArguments,
+    training: EmbeddingTrainingArguments,
+) -> tuple[list[Pair], dict[str, Any]]:
+    """Training pairs with mined negatives after their own ones, and their numbers beside the other metrics.
+
+    They are mined among the training pairs, so that none is a text that is held out.
+
+    Raises:
+        ImportError: BM25 searches, and bm25s is not installed.
+        OSError: The miner cannot be read, or the cache cannot be written.
+        ValueError: They do not go with `text_field`, or there are too few texts.
+    """
+    if not negatives.hard_negatives:
+        return pairs, metrics
+    if arguments.text_field is not None:
+        raise ValueError(
+            f"hard_negatives={negatives.hard_negatives} belong to pairs; with text_field='{arguments.text_field}' "
+            "what is found first may say the same."
+        )
+    mined = mine_rows(
+        pairs,
+        negatives,
+        seed=training.seed,
+        batch_size=training.per_device_eval_batch_size,
+        device="cpu" if training.use_cpu else None,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+    counts = {"hard_negatives": negatives.hard_negatives, "drawn_negatives": mined.drawn, "miner": mined.miner}
+    return [(*pair, *row[2:]) for pair, row in zip(pairs, mined.rows, strict=True)], {**metrics, **counts}
+
+
 def read_texts(files: Sequence[str], names: Sequence[str], bad: BadRecords) -> list[Pair]:
     """The texts of these fields of each record; faults of other records are added to `bad`."""
 
@@ -198,14 +242,6 @@ def read_texts(files: Sequence[str], names: Sequence[str], bad: BadRecords) -> l
         return texts
 
     return read_examples(files, dict.fromkeys(names, str), read, bad)
-
-
-def count_cut(model: SentenceTransformer, pairs: Sequence[Pair], max_length: int) -> int:
-    """Counts, and prints, the pairs with a text that is cut off, as sentence-transformers does when it reads them."""
-    columns = [encode_cut(model.tokenizer, texts, max_length=max_length)[1] for texts in zip(*pairs, strict=True)]
-    cut = len(set().union(*columns))
-    say_cut(cut, len(pairs), "pairs", max_length)
-    return cut
 
 
 def load_model(arguments: EmbeddingArguments, device: str | None = None) -> SentenceTransformer:

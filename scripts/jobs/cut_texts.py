@@ -33,3 +33,15 @@ def say_cut(cut: int, read: int, what: str, max_length: int) -> None:
     """Prints how many of the `read` records were cut off, if any was."""
     if cut:
         print(f"{cut:,} of {read:,} {what} are cut off after max_length={max_length} tokens.")
+
+
+def count_cut_rows(
+    tokenizer: PreTrainedTokenizerBase, *groups: Sequence[Sequence[str]], max_length: int, what: str = "pairs"
+) -> int:
+    """Counts, and prints, the rows of texts of which one is cut off; those of a group have as many texts each."""
+    cut = 0
+    for rows in groups:
+        columns = [encode_cut(tokenizer, texts, max_length=max_length)[1] for texts in zip(*rows, strict=True)]
+        cut += len(set().union(*columns))
+    say_cut(cut, sum(map(len, groups)), what, max_length)
+    return cut

@@ -15,7 +15,7 @@ from sentence_transformers.sparse_encoder.modules import SpladePooling
 from transformers import AutoModelForMaskedLM
 
 from trine.retrieval.scores import DEPTH, Retrieval
-from trine.scripts.jobs.cut_texts import encode_cut, say_cut
+from trine.scripts.jobs.cut_texts import count_cut_rows
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.vectors import make_dataset
 from trine.training.new_heads import without_load_report
@@ -61,12 +61,9 @@ class SpladeJob:
 
     def trainer(self, train_pairs: Sequence[tuple[str, ...]], validation_pairs: Sequence[tuple[str, ...]]) -> Any:
         """The trainer for these pairs."""
-        pairs, longest = [*train_pairs, *validation_pairs], self.arguments.max_length
-        columns = [
-            encode_cut(self.model.tokenizer, texts, max_length=longest)[1] for texts in zip(*pairs, strict=True)
-        ]
-        self.figures["truncated_pairs"] = len(set().union(*columns))
-        say_cut(self.figures["truncated_pairs"], len(pairs), "pairs", longest)
+        self.figures["truncated_pairs"] = count_cut_rows(
+            self.model.tokenizer, train_pairs, validation_pairs, max_length=self.arguments.max_length
+        )
         loss = SpladeLoss(
             self.model,
             SparseMultipleNegativesRankingLoss(self.model, scale=self.arguments.scale),

@@ -227,6 +227,7 @@ TUNING = {
     "chat-assistant": TUNE,
     "classify-sections": CLASSIFY,
     "embed-descriptions": EMBED,
+    "embed-three-vectors": EMBED,
     "embed-zh-en": EMBED,
     "finetune-classifier": CLASSIFY,
     "finetune-lora": TUNE,

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from trine import train_unigram, train_wordpiece
-from trine.scripts import finetune_classifier, finetune_lora, finetune_tagger, train_embeddings
+from trine.scripts import finetune_classifier, finetune_lora, finetune_tagger
 from trine.scripts.jobs import finetuning, text_pairs
-from trine.scripts.jobs.cut_texts import encode_cut
+from trine.scripts.jobs.cut_texts import count_cut_rows, encode_cut
 from trine.tokenization.records import BadRecords
 from trine.training.objectives.labels import OneClass
 
@@ -61,9 +61,9 @@ def test_translations_are_cut_on_either_side():
 
 def test_embeddings(tokenizer, capsys):
     pairs = [("one", "one two three"), (TEXTS[3], "one"), ("one two", "one"), (TEXTS[3], TEXTS[3])]
-    assert train_embeddings.count_cut(SimpleNamespace(tokenizer=tokenizer), pairs, 4) == 3
+    assert count_cut_rows(tokenizer, pairs[:1], pairs[1:], max_length=4) == 3
     assert capsys.readouterr().out == "3 of 4 pairs are cut off after max_length=4 tokens.\n"
-    assert train_embeddings.count_cut(SimpleNamespace(tokenizer=tokenizer), pairs, 9) == 0
+    assert count_cut_rows(tokenizer, pairs, max_length=9) == 0
     assert capsys.readouterr().out == ""
 
 

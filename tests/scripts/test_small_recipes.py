@@ -11,6 +11,7 @@ from trine.scripts.arguments.parsing import RECIPES
 COMMANDS = {
     "chat-assistant": ("finetune-lora", finetune_lora),
     "embed-descriptions": ("train-embeddings", train_embeddings),
+    "embed-three-vectors": ("train-embeddings", train_embeddings),
     "embed-zh-en": ("train-embeddings", train_embeddings),
     "classify-sections": ("finetune-classifier", finetune_classifier),
     "summarize-descriptions": ("train-summarizer", train_summarizer),

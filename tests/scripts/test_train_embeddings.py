@@ -41,6 +41,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("embeddings")
     pairs = [{"ask": f"{a} {b}", "text": f"a {b} that is {a}", "not": f"no {b}"} for a in NAMES for b in THINGS]
     write(folder / "pairs.jsonl", pairs)
+    write(folder / "other.jsonl", [{"ask": "a boat", "text": "no house"}])
     texts = [" ".join(pair.values()) for pair in pairs]
     torch.manual_seed(0)
     for name, train, model_class in (
@@ -285,6 +286,20 @@ def test_groups_come_into_batches_together(folder):
     assert metrics_of(folder, "grouped")["training_pairs"] == 29
 
 
+def test_hard_negatives_are_columns_of_the_data(folder, tmp_path, monkeypatch):
+    seen, make = [], train_embeddings.make_dataset
+    monkeypatch.setattr(train_embeddings, "make_dataset", lambda pairs: seen.append(make(pairs)) or seen[-1])
+    words = ["--hard_negatives", "2", "--cache_dir", str(tmp_path), "--negative_field", "not", "--max_steps", "1"]
+    assert run(folder, "encoder", "mined", *words, "--bm25", "false", "--miner", str(folder / "encoder")) == 0
+    columns = ["anchor", "positive", "negative_1", "negative_2", "negative_3"]
+    assert [each.column_names for each in seen] == [columns, columns[:3]]
+    held_out = {*seen[1]["positive"]}
+    for row in seen[0]:
+        assert row["negative_1"] == f"no {row['anchor'].split()[1]}"
+        assert len({row["positive"], row["negative_2"], row["negative_3"]} - held_out) == 3
+    assert metrics_of(folder, "mined")["miner"] == str(folder / "encoder")
+
+
 def test_decoders_are_told_from_encoders():
     configs = [TrineConfig(), TrineConfig(is_causal=False), BertConfig(), GPT2Config()]
     assert [is_decoder(config) for config in configs] == [True, False, False, True]
@@ -308,6 +323,11 @@ def test_a_model_of_the_library_without_its_pooler(folder, tmp_path):
         (["--files", "absent.jsonl"], "The file or folder 'absent.jsonl' does not exist."),
         (["--anchor_field", "query"], "the field 'query' is missing from ['ask', 'not', 'text']"),
         (["--matryoshka_dims", "64"], "matryoshka_dims=[64] are not all from 1 to the model's 32."),
+        (["--hard_negatives", "99"], "hard_negatives=99 are more than the 28 texts that are not right for an anchor."),
+        (
+            ["--text_field", "ask", "--validation_files", "{folder}/other.jsonl", "--hard_negatives", "1"],
+            "hard_negatives=1 belong to pairs; with text_field='ask' what is found first may say the same.",
+        ),
         (["--lora", "--targets", "experts"], "parts=['experts'] are not all in TrineModel"),
         (["--output_dir", "{folder}/straight"], "holds checkpoints of an earlier run"),
         (["--validation_files", "{folder}/pairs.jsonl"], "leave too little: {'training_pairs': 0"),
@@ -333,6 +353,7 @@ def test_without_bm25s(folder, tmp_path, monkeypatch):
         (["--merge"], "merge=True has nothing to merge without lora=True."),
         (["--views", "halves"], "views='halves' is not one of ['dropout', 'crops']"),
         (["--text_field", "text"], "text_field='text' needs validation_files with pairs"),
+        (["--hard_negatives", "-1"], "hard_negatives=-1 must be at least 0."),
         (["--text_field", "t", "--validation_files", "v", "--negative_field", "n"], "negative_field='n' belongs to"),
         (["--scale", "0"], "scale=0.0 must be above 0."),
         (["--mini_batch_size", "0"], "mini_batch_size=0 must be at least 1."),
