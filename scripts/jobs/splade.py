@@ -29,7 +29,7 @@ class SpladeTrainer(SparseEncoderTrainer):
 
 
 class SpladeJob:
-    """What `trine train-embeddings --outputs splade` trains.
+    """Model, trainer and scores of `trine train-embeddings --outputs splade`.
 
     Args:
         arguments: Those of the command.
@@ -86,7 +86,8 @@ class SpladeJob:
             f"{row} {each['query']:,.1f} of a query, {each['document']:,.1f} of a document"
             for row, each in counts.items()
         ]
-        size = self.model.transformers_model.config.vocab_size
+        transformer: Any = self.model.transformers_model
+        size = transformer.config.vocab_size
         return f"Weights that are not 0, of {size:,}: {'; '.join(rows)}."
 
 

@@ -72,7 +72,7 @@ def load_vectors(arguments: Any) -> tuple[TrineForRetrieval, Any]:
 
 
 class VectorJob:
-    """What `trine train-embeddings --outputs` trains, but for SPLADE.
+    """Model, trainer and scores of `trine train-embeddings --outputs` for dense, sparse and multiple vectors.
 
     Args:
         arguments: Those of the command.
@@ -157,7 +157,7 @@ def score_vectors(
 
 
 def above_best(scores: Mapping[str, Mapping[str, np.ndarray]], row: str) -> dict[str, dict[str, np.ndarray]]:
-    """What each query has by the weighted sum above what it has by the best single kind, as one more row.
+    """Returns one more row: the score of each query by the weighted sum, less that by the best single kind.
 
     Args:
         scores: As `score_vectors` returns them, and others.
