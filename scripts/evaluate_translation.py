@@ -45,6 +45,13 @@ class EvaluationArguments:
     )
     source_field: str = field(default="source", metadata={"help": "Name of the text that is read."})
     target_field: str = field(default="target", metadata={"help": "Name of its right translation."})
+    target_language: str | None = field(
+        default=None,
+        metadata={
+            "help": "Language to write, for models trained with language tags: zh. One of 'beside' that has no tags "
+            "is asked without."
+        },
+    )
     pairs: int = field(default=500, metadata={"help": "Pairs that are translated: the first of the files."})
     seed: int | None = field(
         default=None,
@@ -132,8 +139,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         translators = [Translator.from_pretrained(folder, **options) for folder in arguments.models]
         everyone = Translator.from_pretrained(arguments.models, **options)
         others = {Path(folder).name: Translator.from_pretrained(folder, **options) for folder in arguments.beside}
-        for translator in (everyone, *others.values()):
-            translator.encode(pairs[0], truncation=True)
+        everyone.encode(pairs[0], arguments.target_language, truncation=True)
+        for translator in others.values():
+            translator.encode(pairs[0], language_for(translator, arguments), truncation=True)
         chosen, tried = choose(translators[0], arguments)
     except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
@@ -164,6 +172,13 @@ def read_columns(
         random.Random(seed).shuffle(records)
     sources, references = zip(*records[:count], strict=True)
     return [*sources], [*references]
+
+
+def language_for(translator: Any, arguments: EvaluationArguments) -> str | None:
+    """The language that a translator is asked for by its tag; None if it has no tags."""
+    from trine.generation.translation.translator import known_languages
+
+    return arguments.target_language if known_languages(translator.tokenizer) else None
 
 
 def choose(translator: Any, arguments: EvaluationArguments) -> tuple[dict[str, float], list[str]]:
@@ -215,7 +230,8 @@ def decode(
     settings = {"batch_size": arguments.batch_size, "max_new_tokens": arguments.max_new_tokens, "truncation": True}
     for translator in translators:
         start = time.perf_counter()
-        row.texts = translator(sources, do_sample=False, **settings, **how)
+        language = language_for(translator, arguments)
+        row.texts = translator(sources, target_language=language, do_sample=False, **settings, **how)
         row.seconds.append(time.perf_counter() - start)
         scores = measure_texts(row.texts, references, arguments.metrics, arguments.language)
         row.scores.append(scores | text_habits(row.texts, arguments.language))

