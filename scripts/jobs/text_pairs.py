@@ -127,9 +127,7 @@ def prepare(
     tokenizers = make_tokenizers(arguments, train_pairs, checkpoint, not training.disable_tqdm)
     for tokenizer in tokenizers:
         tokenizer.model_max_length = arguments.max_length  # is saved, so that longer texts are known to be too long
-    train_pairs, validation_pairs = (
-        [tag_pair(pair, tokenizers.source) for pair in part] for part in (train_pairs, validation_pairs)
-    )
+    train_pairs, validation_pairs = (tag_pairs(part, tokenizers.source) for part in (train_pairs, validation_pairs))
     if arguments.cache_encoder:
         train_pairs = leave_unread_out(train_pairs, training)
     set_seed(training.seed)
@@ -194,9 +192,14 @@ def leave_unread_out(pairs: list[Pair], training: PairTrainingArguments) -> list
     return pairs[:count]
 
 
-def tag_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Pair:
-    """The pair with the tag of its language, if it has one, before the source."""
-    return pair if pair.language is None else pair._replace(source=find_tag(tokenizer, pair.language) + pair.source)
+def tag_pairs(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase) -> list[Pair]:
+    """The pairs, with the tag of their language, if they have one, before the source.
+
+    A tag is looked up once, for that reads the whole vocabulary.
+    """
+    languages = {pair.language for pair in pairs} - {None}
+    tags = {None: ""} | {language: find_tag(tokenizer, language) for language in languages if language is not None}
+    return [pair._replace(source=tags[pair.language] + pair.source) for pair in pairs]
 
 
 def make_collator(arguments: PairArguments, tokenizers: Tokenizers, model: Any) -> Any:

@@ -7,6 +7,7 @@ import pytest
 
 from trine.generation.translation.translator import Translator
 from trine.scripts import train_summarizer, train_translation
+from trine.scripts.jobs import text_pairs
 
 
 NUMBERS = ["one", "two", "three", "four", "five", "six"]
@@ -70,6 +71,15 @@ def test_several_languages_by_tags(folder, tmp_path):
     assert len(translator(["one", "two"], target_language="up", max_new_tokens=2)) == 2
     with pytest.raises(ValueError, match=re.escape("target_language='down' is not one of ['back', 'up'].")):
         translator("one", target_language="down")
+
+
+def test_the_tag_of_a_language_is_looked_up_once(monkeypatch):
+    """A look-up reads the whole vocabulary: for each of 40,000 pairs it took minutes."""
+    asked = []
+    monkeypatch.setattr(text_pairs, "find_tag", lambda tokenizer, language: asked.append(language) or f"<2{language}>")
+    pairs = [text_pairs.Pair("a", "b", "up"), text_pairs.Pair("c", "d"), text_pairs.Pair("e", "f", "up")]
+    found = text_pairs.tag_pairs(pairs, tokenizer=None)
+    assert found == [("<2up>a", "b", "up"), ("c", "d", None), ("<2up>e", "f", "up")] and asked == ["up"]
 
 
 def test_a_pointer_by_config_overrides(folder, tmp_path):
