@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .coverage import CoverageBeamSearch
     from .ensembles.model import Ensemble, EnsembleConfig
     from .mask_predict import MaskPredict
+    from .prefixes.prefix_cache import PrefixCache, PrefixCacheState
     from .presets import SAMPLING_PRESETS, SamplingPreset, generation_preset
     from .translation.metrics import METRICS, describe_scores, score_texts, sentence_chrf
     from .translation.post_processing import post_process
@@ -22,6 +23,8 @@ __all__ = [
     "Ensemble",
     "EnsembleConfig",
     "MaskPredict",
+    "PrefixCache",
+    "PrefixCacheState",
     "SamplingPreset",
     "Translation",
     "Translator",

@@ -60,6 +60,12 @@ class CheckedGeneration(MendedGeneration):
     positions once per call, never in a step.
     """
 
+    def generate(self, *args: Any, prefix_cache: Any = None, **kwargs: Any) -> Any:
+        """Transformers'; with a `PrefixCache`, what was read before is not read again."""
+        if prefix_cache is None:
+            return super().generate(*args, **kwargs)
+        return prefix_cache.generate(self, *args, **kwargs)
+
     def position_limits(self) -> tuple[int | None, int | None]:
         """Numbers of positions of the stack that reads the source and of the one that writes; None is no limit."""
         config: Any = self.config  # pyright: ignore[reportAttributeAccessIssue] of the model
