@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from .hybrid import Hit, HybridSearch
     from .late_chunking import LateChunks, late_chunks
     from .scores import Retrieval
+    from .stores.addresses import open_store
     from .stores.base import Store
     from .stores.embedded import EmbeddedStore
+    from .stores.milvus import MilvusStore
     from .stores.postgres import PostgresStore
 
 __all__ = [
@@ -20,11 +22,13 @@ __all__ = [
     "Hit",
     "HybridSearch",
     "LateChunks",
+    "MilvusStore",
     "PostgresStore",
     "Retrieval",
     "RetrievalVectors",
     "Store",
     "late_chunks",
+    "open_store",
     "sentence_spans",
 ]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base import BaseModel
 
 
 SIMILARITIES = ("cosine", "dot")
@@ -35,7 +36,7 @@ def identify(model: SentenceTransformer) -> dict[str, Any]:
     }
 
 
-def name_of(model: SentenceTransformer) -> str:
+def name_of(model: BaseModel) -> str:
     """Where a model came from: a whole path, or a name on the Hub; "" for one that was made in this process."""
     config = getattr(model.transformers_model, "config", None)
     name = str(getattr(config, "_name_or_path", "") or "")
@@ -51,12 +52,13 @@ def hash_weights(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def check_same(found: Mapping[str, Any], expected: Mapping[str, Any], role: str = "model") -> None:
     """Checks that an index with the vectors of one model is used with this model.
 
     Args:
         found: What `identify` says of the model.
         expected: What it said of the one that made the index.
+        role: The name of the option.
 
     Raises:
         ValueError: They are not the same.
@@ -73,6 +75,6 @@ def check_same(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
             reason = "the same weights, but other vectors: pooling, prompts or tokenizer are others"
     if reason is not None:
         raise ValueError(
-            f"The index was made by model={expected['name']!r}. That is not model={found['name']!r}, which has "
+            f"The index was made by {role}={expected['name']!r}. That is not {role}={found['name']!r}, which has "
             f"{reason}. Search it with the model that made it, or make a new index."
         )

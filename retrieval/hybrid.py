@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SparseEncoder
 
+from ..configuration.patterns import check_choice
 from .encoder_identity import check_same, identify
 from .fusion import Candidates, Fused, check_fusion, fuse
+from .sparse_models import find_sparse_model
 from .stores.base import Store
 from .stores.embedded import EmbeddedStore
 from .stores.index_folder import damaged
 
 
+LEXICAL = ("bm25", "sparse")  # what scores words
 SETTINGS = ("dense_weight", "lexical_weight", "fusion", "candidates")  # that an index keeps
+USUAL: dict[str, Any] = {"fusion": "min-max", "dense_weight": 0.7, "lexical_weight": 0.3}
 
 
 class Hit(NamedTuple):
@@ -27,7 +31,8 @@ class Hit(NamedTuple):
         dense_part: What its vector adds: its normalised score times `dense_weight`.
         lexical_part: What its words add.
         dense: Cosine or dot product with the query; None where vectors have no weight.
-        lexical: BM25, 0 where the text has no word of the query; None where words have no weight.
+        lexical: BM25, or the product of weights of tokens; 0 where the text has no word of the query, None where words
+            have no weight.
     """
 
     id: str
@@ -48,7 +53,7 @@ class Changes(NamedTuple):
 
 
 class HybridSearch:
-    """Finds documents by the vectors of a `SentenceTransformer` and by BM25, and adds both scores, normalised.
+    """Finds documents by the vectors of a `SentenceTransformer` and by words, and adds both scores, normalised.
 
     The candidates are all documents, or the best by vectors and the best by words; each has both scores, also where
     only one of them made it a candidate. Where no word of a query is known, vectors alone decide.
@@ -64,9 +69,14 @@ class HybridSearch:
             a store that compares all vectors, else 300.
         store: Where the documents lie, by default in memory.
         batch_size: Texts that are encoded at a time.
+        lexical: What scores words: `bm25`, or `sparse` for the weights that a model gives to tokens. By default as the
+            store, and BM25 in a new one.
+        sparse_model: Gives these weights: a `SparseEncoder`, or what loads one by its name. By default the one that
+            made the index; in a new one, that in the folder of `model`, if it is a `TrineForRetrieval` with `sparse`.
 
     Raises:
-        ValueError: Weights, fusion or candidates that cannot be used, or a store with vectors of another model.
+        ValueError: Weights, fusion or candidates that cannot be used, a sparse model without a trained head, or a
+            store with vectors of another model.
     """
 
     def __init__(
@@ -80,6 +90,8 @@ class HybridSearch:
         candidates: int | None = None,
         store: Store | None = None,
         batch_size: int = 32,
+        lexical: str | None = None,
+        sparse_model: SparseEncoder | Callable[[str], SparseEncoder] | None = None,
     ):
         check_fusion(fusion, dense_weight, lexical_weight)
         if candidates is not None:
@@ -87,13 +99,38 @@ class HybridSearch:
         self.model, self.store = model, EmbeddedStore() if store is None else store
         self.dense_weight, self.lexical_weight, self.fusion = dense_weight, lexical_weight, fusion
         self.candidates, self.batch_size = candidates, batch_size
-        encoder = identify(model)
-        if self.store.encoder is None:
-            self.store.set_encoder(encoder)
-        check_same(encoder, self.store.encoder or encoder)
-        self.store.encoder = {**(self.store.encoder or encoder), "name": encoder["name"]}  # where it is now
+        self.sparse = None
+        if self._is_sparse(lexical, sparse_model):
+            self.sparse = find_sparse_model(sparse_model, model, self.store.encoder)
+        self._meet(identify(model))
         if documents:
             self.add(documents)
+
+    def _is_sparse(self, lexical: str | None, sparse_model: Any) -> bool:
+        """Whether weights of tokens take the place of BM25."""
+        if lexical is not None:
+            check_choice("lexical", lexical, LEXICAL)
+        known = None if self.store.encoder is None else self.store.lexical
+        if lexical is not None and known not in (None, lexical):
+            raise ValueError(f"lexical={lexical!r} differs from {known!r}, which the index has. Make a new index.")
+        is_sparse = (lexical or known) == "sparse"
+        if isinstance(sparse_model, SparseEncoder) and not is_sparse:
+            raise ValueError(f"sparse_model is for lexical='sparse', not for {lexical or known or 'bm25'!r}.")
+        return is_sparse
+
+    def _meet(self, encoder: dict[str, Any]) -> None:
+        """Checks that the store has been made with these models, and keeps where they are now."""
+        if self.sparse is not None:
+            encoder["sparse"] = self.sparse.identify()
+        if self.store.encoder is None:
+            self.store.set_encoder(encoder)
+        known = self.store.encoder or encoder
+        check_same(encoder, known)
+        now = {**known, "name": encoder["name"]}
+        if self.sparse is not None:
+            check_same(encoder["sparse"], known["sparse"], "sparse_model")
+            now["sparse"] = {**known["sparse"], "name": encoder["sparse"]["name"]}
+        self.store.encoder = now
 
     def __len__(self) -> int:
         return len(self.store)
@@ -113,7 +150,7 @@ class HybridSearch:
         if there := [*self.store.texts([*documents])]:
             raise ValueError(f"documents has ids that are there already: {there[:5]}. `update` replaces their texts.")
         if documents:
-            self.store.put(documents, self._encode_documents(documents, show_progress))
+            self._put(documents, show_progress)
 
     def update(self, documents: Mapping[str, str], show_progress: bool = False) -> Changes:
         """Adds documents, and replaces those whose ids are there with another text; only these are encoded.
@@ -124,7 +161,7 @@ class HybridSearch:
         there = self.store.texts([*documents])
         changed = {id_: text for id_, text in documents.items() if there.get(id_) != text}
         if changed:
-            self.store.put(changed, self._encode_documents(changed, show_progress))
+            self._put(changed, show_progress)
         replaced = len(there.keys() & changed.keys())
         return Changes(len(changed) - replaced, replaced, len(documents) - len(changed))
 
@@ -173,8 +210,16 @@ class HybridSearch:
         """The documents that each query can find; kinds of weight 0 are left out."""
         depth = self.store.usual_depth if self.candidates is None else self.candidates
         vectors = self._encode(self.model.encode_query, queries) if self.dense_weight else None
-        words = queries if self.lexical_weight else None
+        words: Any = queries if self.lexical_weight else None
+        if words is not None and self.sparse is not None:
+            words = self.sparse.queries(queries, self.batch_size)
         return self.store.candidates(vectors, words, len(self) if depth is None else min(len(self), max(depth, k)))
+
+    def _put(self, documents: Mapping[str, str], show_progress: bool) -> None:
+        vectors, weights = self._encode_documents(documents, show_progress), None
+        if self.sparse is not None:
+            weights = self.sparse.documents([*documents.values()], self.batch_size)
+        self.store.put(documents, vectors, weights)
 
     def _encode_documents(self, documents: Mapping[str, str], show_progress: bool) -> np.ndarray:
         vectors = self._encode(self.model.encode_document, [*documents.values()], show_progress)
@@ -208,23 +253,25 @@ class HybridSearch:
     @classmethod
     def load(
         cls,
-        folder: str | Path,
+        index: str | Path | Store,
         model: SentenceTransformer | Callable[[str], SentenceTransformer],
         *,
         dense_weight: float | None = None,
         lexical_weight: float | None = None,
         fusion: str | None = None,
         batch_size: int = 32,
+        sparse_model: SparseEncoder | Callable[[str], SparseEncoder] | None = None,
     ) -> "HybridSearch":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, or begins with a store that holds documents.
 
         Args:
-            folder: Where.
+            index: A folder, or a store.
             model: The model that made it, or what loads it by its name, such as the class `SentenceTransformer`.
-            dense_weight: In place of the one that was saved.
-            lexical_weight: In place of the one that was saved.
-            fusion: In place of the one that was saved.
+            dense_weight: In place of the one that was saved; a store that is a database has 0.7.
+            lexical_weight: In place of the one that was saved; a store that is a database has 0.3.
+            fusion: In place of the one that was saved; a store that is a database has `min-max`.
             batch_size: Texts that are encoded at a time.
+            sparse_model: As for the class.
 
         Raises:
             FileNotFoundError: There is no index.
@@ -232,18 +279,22 @@ class HybridSearch:
                 be used.
             ImportError: It has a graph, and faiss is not installed.
         """
-        store, settings = EmbeddedStore.load(folder)
-        if missing := [name for name in SETTINGS if name not in settings]:
-            raise damaged(Path(folder), f"its settings lack {missing}")
         given = {"dense_weight": dense_weight, "lexical_weight": lexical_weight, "fusion": fusion}
-        options = {name: settings[name] for name in SETTINGS} | {n: v for n, v in given.items() if v is not None}
-        check_fusion(options["fusion"], options["dense_weight"], options["lexical_weight"])
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if isinstance(index, Store):
+            store, place = index, f"store={type(index).__name__}"
+        else:
+            store, settings = EmbeddedStore.load(index)
+            if missing := [name for name in SETTINGS if name not in settings]:
+                raise damaged(Path(index), f"its settings lack {missing}")
+            options, place = {name: settings[name] for name in SETTINGS} | options, f"index='{index}'"
+        check_fusion(*({**USUAL, **options}[name] for name in USUAL))
         if not isinstance(model, SentenceTransformer):
             name = (store.encoder or {}).get("name")
             if not name:
-                raise ValueError(f"index='{folder}' does not name the model that made it; pass that model.")
+                raise ValueError(f"{place} does not name the model that made it; pass that model.")
             model = model(name)
-        return cls(model, store=store, batch_size=batch_size, **options)
+        return cls(model, store=store, batch_size=batch_size, sparse_model=sparse_model, **options)
 
 
 def as_hit(fused: Fused, text: str) -> Hit:

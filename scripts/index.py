@@ -13,12 +13,15 @@ from sentence_transformers import SentenceTransformer
 
 from trine.configuration.atomic_saving import locked
 from trine.configuration.patterns import check_choice
-from trine.retrieval.hybrid import HybridSearch
+from trine.retrieval.hybrid import LEXICAL, HybridSearch
+from trine.retrieval.stores.addresses import without_password
+from trine.retrieval.stores.base import Store
 from trine.retrieval.stores.embedded import EmbeddedStore
 from trine.retrieval.stores.index_folder import INDEX
 from trine.retrieval.words import CHINESE
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.cli import INTERRUPTED
+from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP, load_sparse_encoder, opened_store
 from trine.scripts.jobs.encoders import load_encoder
 from trine.tokenization.records import BadRecords, read_examples
 from trine.training.run.resuming import check_writable
@@ -32,7 +35,11 @@ class IndexArguments:
     """Options of `trine index`."""
 
     files: list[str] = field(metadata={"help": RECORDS_HELP})
-    output_dir: str = field(metadata={"help": "Folder of the index; one that is there is brought up to date."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the index; one that is there is brought up to date."}
+    )
+    store: str | None = field(default=None, metadata={"help": f"In place of a folder, {STORE_HELP}"})
+    store_name: str = field(default="documents", metadata={"help": STORE_NAME_HELP})
     model: str | None = field(
         default=None,
         metadata={
@@ -50,12 +57,27 @@ class IndexArguments:
     remove_missing: bool = field(
         default=False, metadata={"help": "Remove documents of the index that are not in the files."}
     )
+    approximate: bool = field(
+        default=False,
+        metadata={"help": "In a new index, walk a graph (HNSW) instead of comparing all vectors, whatever its size."},
+    )
     chinese: str | None = field(
         default=None,
         metadata={
             "help": f"How BM25 splits Chinese and Japanese, one of {', '.join(CHINESE)}. By default as the index that "
             "is there, and bigrams in a new one."
         },
+    )
+    lexical: str | None = field(
+        default=None,
+        metadata={
+            "help": f"What scores words, one of {', '.join(LEXICAL)}: `sparse` takes the weights that a model gives "
+            "to tokens. By default as the index that is there, and bm25 in a new one."
+        },
+    )
+    sparse_model: str | None = field(
+        default=None,
+        metadata={"help": "A SparseEncoder for them. By default the model itself, if it was trained to give them."},
     )
     batch_size: int = field(default=32, metadata={"help": "Texts that are encoded at a time."})
     skip_bad_records: bool = field(
@@ -69,28 +91,56 @@ class IndexArguments:
     def __post_init__(self):
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
-        if self.chinese is not None:
-            check_choice("chinese", self.chinese, CHINESE)
+        for name, choices in (("chinese", CHINESE), ("lexical", LEXICAL)):
+            if getattr(self, name) is not None:
+                check_choice(name, getattr(self, name), choices)
+        if (self.output_dir is None) == (self.store is None):
+            raise ValueError("Name either output_dir, a folder, or store, a database.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine index` with these arguments, by default the process's."""
     (arguments,) = parse_arguments([IndexArguments], argv, command="index", description=__doc__)
-    folder = Path(arguments.output_dir)
     try:
-        check_writable(folder)
-        documents = read_documents(arguments)
-        is_named = arguments.model is not None or not (folder / INDEX).exists()
-        model = load_model(arguments) if is_named else None
-        with one_at_a_time(folder):
-            search = open_or_begin(arguments, model)
-            whole = bring_up_to_date(search, documents, arguments.remove_missing)
-            search.save(folder)
+        count, whole = index_folder(arguments) if arguments.store is None else index_store(arguments)
     except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine: {error}")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{len(search):,} documents in {folder}, {size / 1e6:,.1f} MB")
+    print(f"{count:,} documents in {described(arguments)}")
     return 0 if whole else INTERRUPTED
+
+
+def index_folder(arguments: IndexArguments) -> tuple[int, bool]:
+    """Brings the index in a folder up to date; returns how many documents it has, and whether all files are in it."""
+    folder = Path(str(arguments.output_dir))
+    check_writable(folder)
+    documents = read_documents(arguments)
+    is_named = arguments.model is not None or not (folder / INDEX).exists()
+    model = load_model(arguments) if is_named else None
+    sparse_model = find_sparse_model(arguments)
+    with one_at_a_time(folder):
+        search = open_or_begin(arguments, folder, model, sparse_model)
+        whole = bring_up_to_date(search, documents, arguments.remove_missing)
+        search.save(folder)
+    return len(search), whole
+
+
+def index_store(arguments: IndexArguments) -> tuple[int, bool]:
+    """As `index_folder`, in a database, where every part is written at once."""
+    documents = read_documents(arguments)
+    options: Any = {"chinese": arguments.chinese, "exact": False if arguments.approximate else None}
+    with opened_store(str(arguments.store), arguments.store_name, **options) as store:
+        model = load_model(arguments, (store.encoder or {}).get("name"))
+        search = begin(arguments, model, store, find_sparse_model(arguments))
+        whole = bring_up_to_date(search, documents, arguments.remove_missing)
+        return len(search), whole
+
+
+def described(arguments: IndexArguments) -> str:
+    """Where the documents are now."""
+    if arguments.store is not None:
+        return f"'{arguments.store_name}' of {without_password(arguments.store)}"
+    size = sum(path.stat().st_size for path in Path(str(arguments.output_dir)).rglob("*") if path.is_file())
+    return f"{arguments.output_dir}, {size / 1e6:,.1f} MB"
 
 
 def read_documents(arguments: IndexArguments) -> dict[str, str]:
@@ -125,27 +175,48 @@ def load_model(arguments: IndexArguments, name: str | None = None) -> SentenceTr
     """The model that is named, or else the one of this name."""
     name = arguments.model or name
     if name is None:
-        raise ValueError(f"model: output_dir='{arguments.output_dir}' holds no index yet, so name a model.")
+        place = f"output_dir='{arguments.output_dir}'"
+        if arguments.store is not None:
+            place = f"store_name={arguments.store_name!r} of store='{without_password(arguments.store)}'"
+        raise ValueError(f"model: {place} holds no index yet, so name a model.")
     return load_encoder(name, arguments.device, arguments.trust_remote_code)
 
 
-def open_or_begin(arguments: IndexArguments, model: SentenceTransformer | None) -> HybridSearch:
+def find_sparse_model(arguments: IndexArguments) -> Any:
+    """The model of weights of tokens that is named, or what loads the one that an index names."""
+    load = partial(load_sparse_encoder, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+    return load(arguments.sparse_model) if arguments.sparse_model else load
+
+
+def begin(arguments: IndexArguments, model: SentenceTransformer, store: Store, sparse_model: Any) -> HybridSearch:
+    """A search in a store, with these models."""
+    options: Any = {"lexical": arguments.lexical, "sparse_model": sparse_model}
+    return HybridSearch(model, store=store, batch_size=arguments.batch_size, **options)
+
+
+def open_or_begin(
+    arguments: IndexArguments, folder: Path, model: SentenceTransformer | None, sparse_model: Any
+) -> HybridSearch:
     """The index that is there, or an empty one.
 
     Args:
-        arguments: Where, and how.
+        arguments: How.
+        folder: Where.
         model: The model, unless the index that is there names it.
+        sparse_model: That of weights of tokens, or what loads it.
     """
-    folder = Path(arguments.output_dir)
+    exact = False if arguments.approximate else None
     if model is not None and not (folder / INDEX).exists():
-        store = EmbeddedStore(chinese=arguments.chinese or "bigrams")
-        return HybridSearch(model, store=store, batch_size=arguments.batch_size)
-    search = HybridSearch.load(folder, model or partial(load_model, arguments), batch_size=arguments.batch_size)
-    if arguments.chinese not in (None, search.store.words.chinese):
-        raise ValueError(
-            f"chinese={arguments.chinese!r} differs from chinese={search.store.words.chinese!r} of the index in "
-            f"'{folder}'. Leave the option out, or make a new index."
-        )
+        return begin(arguments, model, EmbeddedStore(exact, arguments.chinese or "bigrams"), sparse_model)
+    options: Any = {"batch_size": arguments.batch_size, "sparse_model": sparse_model}
+    search = HybridSearch.load(folder, model or partial(load_model, arguments), **options)
+    there = {"chinese": search.store.words.chinese, "lexical": search.store.lexical}
+    for name, value in there.items():
+        if getattr(arguments, name) not in (None, value):
+            raise ValueError(
+                f"{name}={getattr(arguments, name)!r} differs from {name}={value!r} of the index in '{folder}'. Leave "
+                "the option out, or make a new index."
+            )
     return search
 
 

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from trine.retrieval.hybrid import Hit, HybridSearch, check_count
 from trine.retrieval.words import Words
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
+from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP, load_sparse_encoder, opened_store
 from trine.scripts.jobs.encoders import load_encoder
 
 
@@ -23,12 +25,15 @@ BOLD, PLAIN = "\033[1m", "\033[0m"  # of a terminal
 class SearchArguments:
     """Options of `trine search`."""
 
-    index: str = field(metadata={"help": "Folder that `trine index` wrote."})
     text: list[str] = text_field("One or more queries, which may stand first, without the option's name.")
+    index: str | None = field(default=None, metadata={"help": "Folder that `trine index` wrote."})
+    store: str | None = field(default=None, metadata={"help": f"In place of a folder, {STORE_HELP}"})
+    store_name: str = field(default="documents", metadata={"help": STORE_NAME_HELP})
     k: int = field(default=10, metadata={"help": "Documents for each query.", "aliases": ["-k"]})
     model: str | None = field(
         default=None, metadata={"help": "Where the model that made the index is now, if it was moved."}
     )
+    sparse_model: str | None = field(default=None, metadata={"help": "The same of a model of weights of tokens."})
     dense_weight: float | None = field(default=None, metadata={"help": "Weight of vectors. By default the index's."})
     lexical_weight: float | None = field(default=None, metadata={"help": "Weight of words. By default the index's."})
     fusion: str | None = field(
@@ -46,6 +51,8 @@ class SearchArguments:
 
     def __post_init__(self):
         check_count("k", self.k)
+        if (self.index is None) == (self.store is None):
+            raise ValueError("Name either index, a folder, or store, a database.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,23 +61,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([SearchArguments], argv, command="search", description=__doc__)
     queries = arguments.text or [read_standard_input("a query")]
     try:
-        load = partial(load_encoder, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
-        search = HybridSearch.load(
-            arguments.index,
-            load(arguments.model) if arguments.model else load,
-            dense_weight=arguments.dense_weight,
-            lexical_weight=arguments.lexical_weight,
-            fusion=arguments.fusion,
-        )
-        found = search.search_all(queries, arguments.k)
+        with opened_index(arguments) as search:
+            found = search.search_all(queries, arguments.k)
+            words = search.store.words
     except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine: {error}")
-    words = search.store.words
     for query, hits in zip(queries, found, strict=True):
         if arguments.json:
             print(json.dumps(as_record(query, hits, words, arguments.explain), ensure_ascii=False))
         else:
             print(as_text(query, hits, words, arguments.explain, len(queries) > 1))
+
+
+@contextmanager
+def opened_index(arguments: SearchArguments) -> Iterator[HybridSearch]:
+    """The index in a folder or a database, with the models that made it."""
+    options: Any = {name: getattr(arguments, name) for name in ("dense_weight", "lexical_weight", "fusion")}
+    where: Any = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+    load, load_sparse = partial(load_encoder, **where), partial(load_sparse_encoder, **where)
+    options["sparse_model"] = load_sparse(arguments.sparse_model) if arguments.sparse_model else load_sparse
+    with ExitStack() as stack:
+        index: Any = arguments.index
+        if arguments.store is not None:
+            index = stack.enter_context(opened_store(arguments.store, arguments.store_name))
+            if index.encoder is None:
+                raise ValueError(
+                    f"store_name={arguments.store_name!r}: the store has no such index. `trine index` makes one."
+                )
+        yield HybridSearch.load(index, load(arguments.model) if arguments.model else load, **options)
 
 
 def queries_first(argv: list[str]) -> list[str]:
@@ -109,8 +127,9 @@ def as_text(query: str, hits: Sequence[Hit], words: Words, explain: bool, name_q
 def explained(query: str, hit: Hit, words: Words) -> str:
     """The sum that a score is."""
     cosine = "not asked" if hit.dense is None else f"{hit.dense:.4f}"
-    bm25 = f"{hit.lexical:.4f} by {', '.join(words_found(query, hit.text, words))}" if hit.lexical else "none"
-    return f" = {hit.dense_part:.4f} of vectors ({cosine}) + {hit.lexical_part:.4f} of words ({bm25})"
+    by = ", ".join(words_found(query, hit.text, words)) or "other tokens"  # of a model's weights
+    lexical = f"{hit.lexical:.4f} by {by}" if hit.lexical else "none"
+    return f" = {hit.dense_part:.4f} of vectors ({cosine}) + {hit.lexical_part:.4f} of words ({lexical})"
 
 
 def marked(query: str, text: str, words: Words) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from ..fusion import Candidates
 from ..words import Words
@@ -14,12 +15,21 @@ class Store(ABC):
     """Holds documents with a vector each. `HybridSearch` encodes, checks its input and fuses.
 
     `encoder` is what `retrieval.encoder_identity.identify` says of the model whose vectors it holds, or None before
-    the first; `words` splits texts and queries.
+    the first; under `sparse` that of a model whose weights of tokens it holds in place of BM25. `words` splits texts
+    and queries.
     """
 
     encoder: dict[str, Any] | None = None
     words: Words = Words()
     usual_depth: int | None = 300  # of `candidates`; None for all documents
+
+    @property
+    def lexical(self) -> str:
+        """What scores words: `bm25`, or `sparse` for the weights of a model."""
+        return "sparse" if (self.encoder or {}).get("sparse") else "bm25"
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """Ends the connection to a database."""
 
     @property
     @abstractmethod
@@ -44,12 +54,13 @@ class Store(ABC):
         """The texts of those of these documents that are there, by their ids."""
 
     @abstractmethod
-    def put(self, documents: Mapping[str, str], vectors: np.ndarray) -> None:
+    def put(self, documents: Mapping[str, str], vectors: np.ndarray, weights: csr_matrix | None = None) -> None:
         """Adds documents, by their ids, and takes the place of those that are there already.
 
         Args:
             documents: Texts by their ids.
             vectors: One for each document (N, size), float32; normalised if the model compares by cosine.
+            weights: Of tokens (N, vocabulary), where `lexical` is `sparse`.
         """
 
     @abstractmethod
@@ -57,11 +68,20 @@ class Store(ABC):
         """Removes documents that are there."""
 
     @abstractmethod
-    def candidates(self, vectors: np.ndarray | None, queries: Sequence[str] | None, depth: int) -> list[Candidates]:
+    def candidates(
+        self, vectors: np.ndarray | None, queries: Sequence[str] | csr_matrix | None, depth: int
+    ) -> list[Candidates]:
         """For each query the documents that are best by its vector or by its words, with both scores of each.
 
         Args:
             vectors: Of the queries (Q, size); None leaves vectors out.
-            queries: Texts of the queries; None leaves words out.
+            queries: Texts of the queries, or weights of tokens (Q, vocabulary) where `lexical` is `sparse`; None
+                leaves words out.
             depth: How many documents of each kind.
         """
+
+
+def count_queries(vectors: np.ndarray | None, queries: Sequence[str] | csr_matrix | None) -> int:
+    """The number of queries, of which vectors or words are given."""
+    given: Any = queries if vectors is None else vectors
+    return given.shape[0] if hasattr(given, "shape") else len(given)

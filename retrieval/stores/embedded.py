@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from scipy.sparse import csr_matrix
 
 from ..bm25 import BM25
 from ..fusion import Candidates, best
+from ..sparse_weights import SparseWeights
 from ..words import Words
-from .base import Store
+from .base import Store, count_queries
 from .index_folder import Saved, damaged, reading_index, write_index
 
 
@@ -26,9 +28,9 @@ class EmbeddedStore(Store):
     """A store in this process, which `save` writes to a folder.
 
     Dense vectors are compared one by one (exact) below `EXACT_BELOW` documents. Above it faiss walks a graph (HNSW,
-    Malkov and Yashunin 2016, arXiv 1603.09320), which finds nearly all of the nearest ones. Words are scored by BM25.
-    Both are made anew, where they have to be, at the next search or saving: the graph after documents were removed or
-    replaced, BM25 after any change.
+    Malkov and Yashunin 2016, arXiv 1603.09320), which finds nearly all of the nearest ones. Words are scored by BM25,
+    or by the weights of a model. Graph and BM25 are made anew, where they have to be, at the next search or saving:
+    the graph after documents were removed or replaced, BM25 after any change.
 
     Args:
         exact: True to compare all vectors at any size, False for the graph at any size.
@@ -42,6 +44,7 @@ class EmbeddedStore(Store):
         self._ids: list[str] | None = []
         self._vectors = np.zeros((0, 0), np.float32)
         self._bm25: BM25 | None = None
+        self._weights: SparseWeights | None = None
         self._graph: Any = None
         self._folder: tuple[Path, str] | None = None  # that it was loaded from or saved to, and its files then
 
@@ -68,12 +71,14 @@ class EmbeddedStore(Store):
         """The texts of those of these documents that are there."""
         return {id_: self.documents[id_] for id_ in ids if id_ in self.documents}
 
-    def put(self, documents: Mapping[str, str], vectors: np.ndarray) -> None:
+    def put(self, documents: Mapping[str, str], vectors: np.ndarray, weights: csr_matrix | None = None) -> None:
         """Adds documents; those that take the place of others go to the end."""
         self.remove([id_ for id_ in documents if id_ in self.documents])
         if self._graph is not None:
             self._graph.add(vectors)
         self._vectors = np.concatenate([self._vectors, vectors]) if len(self) else np.ascontiguousarray(vectors)
+        if weights is not None:
+            self._weights = self._weights.joined(weights) if self._weights else SparseWeights(weights)
         self.documents.update(documents)
         self._ids = self._bm25 = None
 
@@ -82,7 +87,10 @@ class EmbeddedStore(Store):
         if not ids:
             return
         gone = set(ids)
-        self._vectors = self._vectors[[id_ not in gone for id_ in self.ids]]
+        stay = [id_ not in gone for id_ in self.ids]
+        self._vectors = self._vectors[stay]
+        if self._weights is not None:
+            self._weights = self._weights.kept(np.flatnonzero(stay))
         for id_ in ids:
             del self.documents[id_]
         self._ids = self._bm25 = self._graph = None
@@ -92,9 +100,11 @@ class EmbeddedStore(Store):
         """All documents where all vectors are compared anyway, else 300."""
         return None if self.exact else Store.usual_depth
 
-    def candidates(self, vectors: np.ndarray | None, queries: Sequence[str] | None, depth: int) -> list[Candidates]:
-        """The best documents by dot product and by BM25, in the order that they have here."""
-        count = len(queries if vectors is None else vectors)  # pyright: ignore[reportArgumentType] one is given
+    def candidates(
+        self, vectors: np.ndarray | None, queries: Sequence[str] | csr_matrix | None, depth: int
+    ) -> list[Candidates]:
+        """The best documents by dot product and by words, in the order that they have here."""
+        count = count_queries(vectors, queries)
         found = []
         for start in range(0, count, BLOCK):
             rows = slice(start, start + BLOCK)
@@ -116,7 +126,10 @@ class EmbeddedStore(Store):
         for vector, places in zip(vectors, walked, strict=True):
             yield Nearest(np.sort(places[places >= 0]), lambda wanted, vector=vector: self._vectors[wanted] @ vector)
 
-    def _lexical_scores(self, queries: Sequence[str]) -> Iterator[np.ndarray]:
+    def _lexical_scores(self, queries: Sequence[str] | csr_matrix) -> Iterator[np.ndarray]:
+        if isinstance(queries, csr_matrix):
+            weights = self._get_weights()
+            return (weights.scores(queries[row]) for row in range(count_queries(None, queries)))
         bm25 = self._get_bm25()
         return (bm25.scores(self.words(query)) for query in queries)
 
@@ -149,15 +162,22 @@ class EmbeddedStore(Store):
             self._bm25 = BM25.of(self.documents.values(), self.words)
         return self._bm25
 
+    def _get_weights(self) -> SparseWeights:
+        dimension = (self.encoder or {})["sparse"]["dimension"]
+        return self._weights or SparseWeights(csr_matrix((len(self), dimension), dtype=np.float32))
+
     def save(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
         """Writes all to a folder; errors and what a kill leaves are those of `write_index`."""
-        folder, bm25 = Path(folder), self._get_bm25()
-        arrays = {"vectors": self._vectors, **{f"bm25.{name}": array for name, array in bm25.arrays.items()}}
-        writers = {
+        folder, bm25 = Path(folder), self._get_bm25() if self.lexical == "bm25" else None
+        scored = (bm25 or self._get_weights()).arrays
+        arrays = {"vectors": self._vectors, **{f"{self.lexical}.{name}": array for name, array in scored.items()}}
+        writers: dict[str, Callable[[Path], Any]] = {
             DOCUMENTS: lambda path: write_documents(path, self.documents),
             ARRAYS: lambda path: save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, path),
-            VOCABULARY: lambda path: path.write_text(json.dumps(bm25.vocabulary, ensure_ascii=False), "utf-8"),
         }
+        if bm25 is not None:
+            vocabulary = json.dumps(bm25.vocabulary, ensure_ascii=False)
+            writers[VOCABULARY] = lambda path: path.write_text(vocabulary, "utf-8")
         if not self.exact:
             writers[GRAPH] = lambda path: write_graph(path, self._get_graph())
         own = {"encoder": self.encoder, "exact": self.wanted_exact, "chinese": self.words.chinese}
@@ -192,8 +212,12 @@ class EmbeddedStore(Store):
         store._vectors, store._ids = arrays["vectors"], None
         if len(store._vectors) != len(store):
             raise ValueError(f"{len(store._vectors)} vectors for {len(store)} documents")
-        vocabulary = json.loads((saved.files / VOCABULARY).read_text(encoding="utf-8"))
-        store._bm25 = BM25(vocabulary, {n: arrays[f"bm25.{n}"] for n in ("data", "indices", "indptr")}, len(store))
+        scored = {n: arrays[f"{store.lexical}.{n}"] for n in ("data", "indices", "indptr")}
+        if store.lexical == "sparse":
+            store._weights = SparseWeights.read(scored, saved.settings["encoder"]["sparse"]["dimension"])
+        else:
+            vocabulary = json.loads((saved.files / VOCABULARY).read_text(encoding="utf-8"))
+            store._bm25 = BM25(vocabulary, scored, len(store))
         if not store.exact:
             store._graph = read_graph(saved.files / GRAPH)
         return store

@@ -8,26 +8,35 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from ..fusion import Candidates
 from ..words import Words
-from .base import Store
+from .addresses import hide_password
+from .base import Store, count_queries
 
 
 NAME = "[A-Za-z][A-Za-z0-9_]{0,49}"
 MOST_DIMENSIONS = 2_000  # that pgvector's graph takes
 SEARCH_WIDTH, WIDEST = 200, 1_000  # candidates that a walk through the graph keeps, and the most that pgvector takes
 
+MOST_WEIGHTS = 16_000  # of a document, that a sparse vector of pgvector holds
+
 CREATE = """
 CREATE TABLE {documents} (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id text NOT NULL UNIQUE, text text NOT NULL, length integer NOT NULL, vector vector({size}) NOT NULL);
+"""
+CREATE_LEXICAL = {
+    "bm25": """
 CREATE INDEX ON {documents} (length);
 CREATE TABLE {words} (
     word text NOT NULL, document bigint NOT NULL REFERENCES {documents} ON DELETE CASCADE, count integer NOT NULL,
     PRIMARY KEY (word, document));
 CREATE INDEX ON {words} (document);
-"""
+""",
+    "sparse": "ALTER TABLE {documents} ADD COLUMN weights sparsevec({tokens}) NOT NULL;\n",
+}
 GRAPH = "CREATE INDEX ON {documents} USING hnsw (vector vector_ip_ops)"
 NEAREST = "near AS (SELECT number FROM {documents} ORDER BY vector <#> %(vector)s LIMIT %(depth)s)"
 # BM25 as of `retrieval.bm25`: Lucene's, k1 = 1.5, b = 0.75.
@@ -40,11 +49,15 @@ BM25 = """scored AS (
         JOIN unnest(%(words)s::text[], %(times)s::integer[]) AS query (word, times) USING (word)
         JOIN {documents} ON number = document
         CROSS JOIN (SELECT count(*)::float8 AS total, avg(length)::float8 AS mean FROM {documents}) AS statistics
-    GROUP BY document),
-matching AS (SELECT number FROM scored ORDER BY score DESC, number LIMIT %(depth)s)"""
+    GROUP BY document)"""
+WEIGHTED = "scored AS MATERIALIZED (SELECT number, -(weights <#> %(weights)s) AS score FROM {documents})"
+MATCHING = "matching AS (SELECT number FROM scored WHERE score > 0 ORDER BY score DESC, number LIMIT %(depth)s)"
 # What a query gets of each kind of score, or in its place: a part of the query, names of lists, a column, a join.
 DENSE = ([NEAREST], ["near"], "-(vector <#> %(vector)s)", "")
-LEXICAL = ([BM25], ["matching"], "coalesce(score, 0)", "LEFT JOIN scored USING (number)")
+LEXICAL = {
+    name: ([scored, MATCHING], ["matching"], "coalesce(score, 0)", "LEFT JOIN scored USING (number)")
+    for name, scored in (("bm25", BM25), ("sparse", WEIGHTED))
+}
 NONE = ([], [], "NULL", "")
 
 
@@ -53,7 +66,7 @@ class PostgresStore(Store):
 
     Every change is one transaction; changes wait for each other, searches do not. PostgreSQL's own `ts_rank` is not
     BM25, since it does not count in how many documents a word is; so the words lie in a table of their own, from which
-    a query computes BM25.
+    a query computes BM25. Weights of a model (`lexical="sparse"`) are a sparse vector of pgvector, and all compared.
 
     Args:
         database: Where it is, such as `postgresql://user:password@host/name`. It needs pgvector's extension `vector`,
@@ -84,7 +97,8 @@ class PostgresStore(Store):
             self.connection: Any = psycopg.connect(database, autocommit=True)
             self.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
         except psycopg.Error as error:
-            raise ConnectionError(f"PostgresStore: the database cannot be used: {error}") from error
+            reason = hide_password(" ".join(str(error).split()), database)
+            raise ConnectionError(f"PostgresStore: the database cannot be used: {reason}") from None
         register_vector(self.connection)
         self.settings = {"exact": exact is not False, "chinese": chinese or "bigrams"}
         self._read_settings()
@@ -94,13 +108,15 @@ class PostgresStore(Store):
         self.words = Words(self.settings["chinese"])
 
     def _sql(self, query: str) -> Any:
-        """A query in which {documents}, {words} and {settings} are the tables, and {size} that of vectors."""
+        """A query in which {documents}, {words} and {settings} are tables, {size} and {tokens} sizes of vectors."""
         from psycopg import sql
 
         names = {"documents": self.table, "words": f"{self.table}_words", "settings": f"{self.table}_settings"}
         tables = {name: sql.Identifier(table) for name, table in names.items()}
-        size = sql.Literal(self.encoder["dimension"] if self.encoder else 0)
-        return sql.SQL(query).format(**tables, size=size)  # pyright: ignore[reportArgumentType] constants of this file
+        encoder = self.encoder or {}
+        sizes = {"size": encoder.get("dimension", 0), "tokens": (encoder.get("sparse") or {}).get("dimension", 0)}
+        literals = {name: sql.Literal(size) for name, size in sizes.items()}
+        return sql.SQL(query).format(**tables, **literals)  # pyright: ignore[reportArgumentType] constants of this file
 
     def _run(self, query: str, **values: Any) -> Any:
         return self.connection.execute(self._sql(query), values or None)
@@ -142,7 +158,7 @@ class PostgresStore(Store):
             if self._run("SELECT count(*) FROM {settings}").fetchone()[0] == 0:
                 content = json.dumps({**self.settings, "encoder": self.encoder})
                 self._run("INSERT INTO {settings} VALUES (%(content)s)", content=content)
-                self._run(CREATE if self.exact else CREATE + GRAPH)
+                self._run(CREATE + CREATE_LEXICAL[self.lexical] + ("" if self.exact else GRAPH))
         self._read_settings()
 
     def __len__(self) -> int:
@@ -157,24 +173,33 @@ class PostgresStore(Store):
         """The texts of those of these documents that are there."""
         return dict(self._run("SELECT id, text FROM {documents} WHERE id = ANY(%(ids)s)", ids=[*ids]).fetchall())
 
-    def put(self, documents: Mapping[str, str], vectors: np.ndarray) -> None:
+    def put(self, documents: Mapping[str, str], vectors: np.ndarray, weights: csr_matrix | None = None) -> None:
         """Adds documents; those that take the place of others go to the end.
 
         Raises:
-            ValueError: A text has the character of code 0, which PostgreSQL cannot keep.
+            ValueError: A text has the character of code 0, which PostgreSQL cannot keep, or more weights than pgvector
+                can.
         """
         for id_, text in documents.items():
             if "\0" in id_ or "\0" in text:
                 raise ValueError(f"documents[{id_!r}] holds the character of code 0, which PostgreSQL cannot keep.")
-        counts = [Counter(self.words(text)) for text in documents.values()]
-        rows = [
+        is_sparse = weights is not None
+        counts = [Counter([] if is_sparse else self.words(text)) for text in documents.values()]
+        rows: list[tuple[Any, ...]] = [
             (id_, text, count.total(), vector)
             for (id_, text), count, vector in zip(documents.items(), counts, vectors, strict=True)
         ]
-        insert = self._sql("INSERT INTO {documents} (id, text, length, vector) VALUES (%s, %s, %s, %s)")
+        columns = "id, text, length, vector"
+        if is_sparse:
+            columns += ", weights"
+            rows = [(*row, vector) for row, vector in zip(rows, sparse_vectors(weights, [*documents]), strict=True)]
+        values = ", ".join(["%s"] * len(columns.split(", ")))
+        insert = self._sql(f"INSERT INTO {{documents}} ({columns}) VALUES ({values})")
         with self._changing(), self.connection.cursor() as cursor:
             self._delete([*documents])
             cursor.executemany(insert, rows)
+            if is_sparse:
+                return
             found = self._run("SELECT id, number FROM {documents} WHERE id = ANY(%(ids)s)", ids=[*documents])
             numbers = dict(found.fetchall())
             with cursor.copy(self._sql("COPY {words} FROM STDIN")) as copy:
@@ -190,9 +215,11 @@ class PostgresStore(Store):
     def _delete(self, ids: Sequence[str]) -> None:
         self._run("DELETE FROM {documents} WHERE id = ANY(%(ids)s)", ids=[*ids])
 
-    def candidates(self, vectors: np.ndarray | None, queries: Sequence[str] | None, depth: int) -> list[Candidates]:
-        """The best documents by dot product and by BM25, in the order in which they were added."""
-        kinds = [NONE if vectors is None else DENSE, NONE if queries is None else LEXICAL]
+    def candidates(
+        self, vectors: np.ndarray | None, queries: Sequence[str] | csr_matrix | None, depth: int
+    ) -> list[Candidates]:
+        """The best documents by dot product and by words, in the order in which they were added."""
+        kinds = [NONE if vectors is None else DENSE, NONE if queries is None else LEXICAL[self.lexical]]
         parts, lists, columns, joins = ([kind[place] for kind in kinds] for place in range(4))
         chosen = " UNION ".join(f"SELECT number FROM {name}" for names in lists for name in names)
         query = (
@@ -204,11 +231,13 @@ class PostgresStore(Store):
             self._run("SELECT set_config('hnsw.iterative_scan', 'strict_order', true)")
             width = str(min(WIDEST, max(SEARCH_WIDTH, depth)))
             self._run("SELECT set_config('hnsw.ef_search', %(width)s, true)", width=width)
-            for number in range(len(queries if vectors is None else vectors)):  # pyright: ignore[reportArgumentType]
+            for number in range(count_queries(vectors, queries)):
                 values: dict[str, Any] = {"depth": depth}
                 if vectors is not None:
                     values["vector"] = vectors[number]
-                if queries is not None:
+                if isinstance(queries, csr_matrix):
+                    values["weights"] = sparse_vectors(queries[number], ["the query"])[0]
+                elif queries is not None:
                     count = Counter(self.words(queries[number]))
                     values |= {"words": [*count], "times": [*count.values()]}
                 found.append(as_candidates(self._run(query, **values).fetchall(), depth))
@@ -217,6 +246,17 @@ class PostgresStore(Store):
     def close(self) -> None:
         """Ends the connection."""
         self.connection.close()
+
+
+def sparse_vectors(weights: Any, ids: Sequence[str]) -> list[Any]:
+    """Rows of weights as pgvector takes them."""
+    from pgvector import SparseVector
+
+    sizes = np.diff(weights.indptr)
+    if sizes.max(initial=0) > MOST_WEIGHTS:
+        row = int(sizes.argmax())
+        raise ValueError(f"{ids[row]!r} has {sizes[row]:,} weights; pgvector keeps up to {MOST_WEIGHTS:,}.")
+    return [SparseVector(weights[row].tocoo()) for row in range(weights.shape[0])]
 
 
 def as_candidates(rows: Sequence[tuple[str, Any, Any]], depth: int) -> Candidates:

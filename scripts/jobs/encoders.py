@@ -1,10 +1,13 @@
 """Loads models that embed texts, or score pairs of them, with all of their weights."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoModel
+from transformers.utils import logging
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.training.new_heads import without_load_report
@@ -19,13 +22,28 @@ def load_encoder(name: str, device: str | None = None, trust_remote_code: bool =
     """
     code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
-        with without_load_report():  # `check_weights` says what matters
+        with quiet_loading(name):  # `check_weights` says what matters
             model = SentenceTransformer(name, device=device, **code)
     except OSError as error:
         raise OSError(f"model='{name}' cannot be read: {error}") from error
     if model.transformers_model is not None:
-        check_weights(name, model.transformers_model, code)
+        with quiet_loading(name):
+            check_weights(name, model.transformers_model, code)
     return model
+
+
+@contextmanager
+def quiet_loading(name: str) -> Iterator[None]:
+    """Holds back transformers' report of weights, and the bars where nothing is downloaded."""
+    hide = Path(name).is_dir() and logging.is_progress_bar_enabled()
+    if hide:
+        logging.disable_progress_bar()
+    try:
+        with without_load_report():
+            yield
+    finally:
+        if hide:
+            logging.enable_progress_bar()
 
 
 def load_cross_encoder(name: str, device: str | None = None, trust_remote_code: bool = False) -> CrossEncoder:
@@ -37,12 +55,13 @@ def load_cross_encoder(name: str, device: str | None = None, trust_remote_code: 
     """
     code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
-        with without_load_report():
+        with quiet_loading(name):
             model = CrossEncoder(name, device=device, **code)
     except OSError as error:
         raise OSError(f"rerank_model='{name}' cannot be read: {error}") from error
     if model.transformers_model is not None:
-        check_weights(name, model.transformers_model, code, type(model.transformers_model))
+        with quiet_loading(name):
+            check_weights(name, model.transformers_model, code, type(model.transformers_model))
     if model.num_labels != 1:
         raise ValueError(f"rerank_model='{name}' has num_labels={model.num_labels}; to rank, a pair needs one score.")
     return model

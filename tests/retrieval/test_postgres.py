@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from support.searches import DOCUMENTS, QUERIES, tiny_encoder
+from support.searches import DOCUMENTS, assert_same_hits, tiny_encoder
 
 from trine.retrieval import EmbeddedStore, HybridSearch, PostgresStore
 
@@ -39,21 +39,6 @@ def search(model, database, request):
     return make
 
 
-def assert_equal(ours, theirs, k=9):
-    for query in [*QUERIES, "黑鸟"]:
-        for fields in ({}, {"dense_weight": 0}, {"lexical_weight": 0}, {"fusion": "rrf"}):
-            for each in (ours, theirs):
-                vars(each).update({"dense_weight": 0.7, "lexical_weight": 0.3, "fusion": "min-max", **fields})
-            found, expected = ours.search(query, k), theirs.search(query, k)
-            assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
-            for name in ("dense", "lexical"):
-                scores = [{hit.id: getattr(hit, name) for hit in hits} for hits in (found, expected)]
-                both = scores[0].keys() & scores[1].keys()
-                assert [scores[0][id_] for id_ in both] == pytest.approx([scores[1][id_] for id_ in both], abs=1e-5)
-            distinct = np.unique(np.round([hit.score for hit in expected], 5)).size == len(expected)
-            assert not distinct or [hit.id for hit in found] == [hit.id for hit in expected]
-
-
 @pytest.mark.parametrize("exact", [True, False])
 def test_it_finds_what_the_embedded_store_finds(model, search, exact):
     ours = search(exact=exact)
@@ -62,12 +47,12 @@ def test_it_finds_what_the_embedded_store_finds(model, search, exact):
     for each in (ours, theirs):
         each.candidates = 12
         each.add({**DOCUMENTS, **CHINESE})
-    assert_equal(ours, theirs)
+    assert_same_hits(ours, theirs)
     for each in (ours, theirs):
         each.remove([*DOCUMENTS][4:9])
         assert each.update({"red-house": "a zebra", "red-horse": DOCUMENTS["red-horse"], "new": "a tree"}) == (1, 1, 1)
     assert ours.store.ids == theirs.store.ids and len(ours) == len(theirs) == 34
-    assert_equal(ours, theirs)
+    assert_same_hits(ours, theirs)
     assert ours.store.exact is exact and ours.store.usual_depth == 300
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Requirements of the package under the names of their modules, and what they bring in any case.
 REQUIRED = {re.split(r"[>=\[]", name)[0].replace("-", "_") for name in PROJECT["dependencies"]}
-REQUIRED |= {"jinja2", "numpy", "packaging", "tqdm", "trine", "yaml"}
+REQUIRED |= {"jinja2", "numpy", "packaging", "scipy", "tqdm", "trine", "yaml"}
 # What a function of a module can import that these commands never call, or import where it is there.
 NEVER = {
     "evaluate-retrieval": {"matplotlib"},
@@ -32,6 +32,7 @@ NEVER = {
 WHERE_THERE = {"triton", "local_attention", "performer_pytorch", "reformer_pytorch", "simplicial_attention"}
 # What is checked where it is known to be needed, with the name of the extra.
 CHECKED_ELSEWHERE = {"faiss", "nltk", "rouge_score", "sacrebleu", "seqeval"}
+CHECKED_ELSEWHERE |= {"milvus_lite", "pgvector", "psycopg", "pymilvus"}  # by the stores
 
 
 def imported(path: Path) -> set[str]:

@@ -4,10 +4,13 @@ import json
 
 import pytest
 from support.searches import DOCUMENTS, save_encoder
+from transformers import AutoTokenizer
 
+from trine import TrineConfig, TrineForMaskedLM
 from trine.configuration.atomic_saving import locked
 from trine.retrieval import HybridSearch
 from trine.scripts import index, search
+from trine.scripts.jobs import document_stores
 from trine.scripts.jobs.encoders import load_encoder
 
 
@@ -107,6 +110,54 @@ def test_progress_and_interruption(folder, capsys, monkeypatch):
     assert "16 added, 0 replaced, 20 unchanged" in told.err and "36 documents in" in told.out
 
 
+def test_a_database_in_place_of_a_folder(folder, tmp_path, capsys):
+    pytest.importorskip("milvus_lite")
+    store = ["--store", str(tmp_path / "documents.db"), "--store_name", "words"]
+    words = ["--files", str(folder / "docs.jsonl"), "--text_field", "words", "--id_field", "name", "--device", "cpu"]
+    with pytest.raises(SystemExit, match="model: store_name='words' of store='.*documents.db' holds no index yet"):
+        index.main([*words, *store])
+    with pytest.raises(SystemExit, match="store_name='words': the store has no such index. `trine index` makes one"):
+        search.main(["red", *store])
+    assert index.main([*words, *store, "--model", str(folder / "encoder"), "--approximate"]) == 0
+    assert f"36 documents in 'words' of {store[1]}" in capsys.readouterr().out
+    write(folder / "fewer.jsonl", dict([*DOCUMENTS.items()][:30]))
+    assert index.main([words[0], str(folder / "fewer.jsonl"), *words[2:], *store, "--remove_missing"]) == 0
+    assert "0 added, 0 replaced, 30 unchanged, 6 removed" in capsys.readouterr().err
+    search.main(["a red house", *store, "-k", "1", "--json", "--device", "cpu"])
+    told = capsys.readouterr()
+    assert json.loads(told.out)["hits"][0]["id"] == hits_of(folder, "a red house", 1)[0].id
+    assert "Loading weights" not in told.err
+
+
+def test_an_error_of_a_database_is_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("milvus_lite")
+    from pymilvus import MilvusException
+
+    def refuse(*_):
+        raise MilvusException(message="no more\nmemory")
+
+    with pytest.raises(ConnectionError, match="store='.*a.db': <MilvusException: .*no more memory"):  # noqa: SIM117
+        with document_stores.opened_store(str(tmp_path / "a.db"), "words") as store:
+            monkeypatch.setattr(type(store), "__len__", refuse)
+            len(store)
+
+
+def test_weights_of_tokens_by_command(folder, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "encoder")
+    TrineForMaskedLM(TrineConfig.from_pretrained(folder / "encoder")).save_pretrained(folder / "splade")
+    tokenizer.save_pretrained(folder / "splade")
+    options = ["--model", str(folder / "encoder"), "--lexical", "sparse"]
+    assert run(folder, "weights", *options, "--sparse_model", str(folder / "splade")) == 0
+    printed = find(capsys, "zebra", "--index", str(folder / "weights"), "-k", "1", "--explain")
+    assert "by other tokens)" in printed
+    with pytest.raises(SystemExit, match="lexical='bm25' differs from lexical='sparse' of the index"):
+        run(folder, "weights", "--lexical", "bm25")
+    with pytest.raises(SystemExit, match="sparse_model='.*nothing' cannot be read"):
+        run(folder, "new", *options, "--sparse_model", str(folder / "nothing"))
+    with pytest.raises(SystemExit, match="TrineModel has no head for masked tokens"):
+        run(folder, "other", *options, "--sparse_model", str(folder / "encoder"))
+
+
 def test_numbers_and_places_as_ids(folder, tmp_path):
     (tmp_path / "docs.jsonl").write_text('{"text": "a red house", "n": 7}\n{"text": "a bird", "n": 8}\n')
     words = ["--files", str(tmp_path / "docs.jsonl"), "--model", str(folder / "encoder"), "--device", "cpu"]
@@ -183,6 +234,9 @@ def test_what_searching_refuses(folder, options, message):
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
+        (search, ["red"], "Name either index, a folder, or store, a database"),
+        (index, ["--files", "f"], "Name either output_dir, a folder, or store, a database"),
+        (index, ["--files", "f", "--output_dir", "o", "--lexical", "x"], "lexical='x' is not one of"),
         (search, ["red", "--index", "i", "-k", "0"], "k=0 must be a whole number of at least 1"),
         (index, ["--files", "f", "--output_dir", "o", "--batch_size", "0"], "batch_size=0 must be at least 1"),
         (index, ["--files", "f", "--output_dir", "o", "--chinese", "words"], "chinese='words' is not one of"),

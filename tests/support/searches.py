@@ -4,6 +4,7 @@ from pathlib import Path
 
 import bm25s
 import numpy as np
+import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from support.tiny import SIZES
@@ -39,3 +40,19 @@ def both_scores(model: SentenceTransformer, documents: dict[str, str], query: st
     index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
     words = bm25s.tokenize([query], stopwords="en", return_ids=False, show_progress=False)[0]
     return cosines, index.get_scores(words) if words else np.zeros(len(texts))
+
+
+def assert_same_hits(ours, theirs, k=9):
+    """Two stores give the same scores, and the same order where no two are equal."""
+    for query in [*QUERIES, "黑鸟"]:
+        for fields in ({}, {"dense_weight": 0}, {"lexical_weight": 0}, {"fusion": "rrf"}):
+            for each in (ours, theirs):
+                vars(each).update({"dense_weight": 0.7, "lexical_weight": 0.3, "fusion": "min-max", **fields})
+            found, expected = ours.search(query, k), theirs.search(query, k)
+            assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+            for name in ("dense", "lexical"):
+                scores = [{hit.id: getattr(hit, name) for hit in hits} for hits in (found, expected)]
+                both = scores[0].keys() & scores[1].keys()
+                assert [scores[0][id_] for id_ in both] == pytest.approx([scores[1][id_] for id_ in both], abs=1e-5)
+            distinct = np.unique(np.round([hit.score for hit in expected], 5)).size == len(expected)
+            assert not distinct or [hit.id for hit in found] == [hit.id for hit in expected]
