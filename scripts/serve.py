@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
+from transformers.utils.hub import convert_file_size_to_int
 
 import trine
 from trine.configuration.patterns import check_choice
+from trine.generation.prefixes.prefix_cache import PrefixCache
 from trine.modeling.checks.batching import check_continuous_batching
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
@@ -59,6 +61,13 @@ class ServeArguments:
     cb_max_batch_tokens: int | None = field(
         default=None, metadata={"help": "Most tokens in a forward pass. On a CPU 256, else by the memory."}
     )
+    prefix_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Memory, such as 1GiB, for what was read: prompts that begin alike are read from there on. Not "
+            "with continuous_batching."
+        },
+    )
     attn_implementation: str | None = field(default=None, metadata={"help": "Such as sdpa or flash_attention_2."})
     device: str = field(default="auto", metadata={"help": "Such as cpu or cuda:1."})
     dtype: str = field(default="auto", metadata={"help": "Such as bfloat16. By default that of the weights."})
@@ -80,8 +89,23 @@ class ServeArguments:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
             if getattr(self, name) is not None and not self.continuous_batching:
                 raise ValueError(f"{name}={getattr(self, name)} needs continuous_batching.")
+        if self.prefix_cache is not None:
+            if self.continuous_batching or self.model is None:
+                raise ValueError(f"prefix_cache='{self.prefix_cache}' needs a --model without continuous_batching.")
+            prefix_bytes(self.prefix_cache)
         if self.continuous_batching and self.model is None:
             raise ValueError("continuous_batching=True is for a decoder: give its --model.")
+
+
+def prefix_bytes(size: str) -> int:
+    """A size such as 1GiB or 500MB in bytes; raises a ValueError."""
+    try:
+        count = convert_file_size_to_int(size)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise ValueError(f"prefix_cache='{size}' is not a size such as 1GiB or 500MB.")
+    return count
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -178,7 +202,8 @@ def serve(arguments: ServeArguments, decoder: tuple[Any, Any] | None, others: Se
     if arguments.default_seed is not None:
         torch.manual_seed(arguments.default_seed)
     sizes = {"num_blocks": arguments.cb_num_blocks, "max_batch_tokens": arguments.cb_max_batch_tokens}
-    state = OneModel(arguments.continuous_batching, {name: value for name, value in sizes.items() if value})
+    cache = PrefixCache(prefix_bytes(arguments.prefix_cache)) if arguments.prefix_cache else None
+    state = OneModel(arguments.continuous_batching, {name: value for name, value in sizes.items() if value}, cache)
     served = [] if decoder is None else [Decoder(str(arguments.model), *decoder, state)]
     served += others
     app = make_app(served, state, arguments.enable_cors)

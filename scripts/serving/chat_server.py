@@ -5,7 +5,9 @@ import json
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
+from types import SimpleNamespace
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -31,6 +33,7 @@ from transformers.cli.serving.utils import (
     Modality,
 )
 
+from trine.generation.prefixes.prefix_cache import PrefixCache
 from trine.scripts.serving.request_checks import (
     BadRequest,
     check_fields,
@@ -41,6 +44,7 @@ from trine.scripts.serving.request_checks import (
     host_of,
     is_allowed,
 )
+from trine.scripts.serving.usage import with_cached_tokens
 
 
 # The option that serves a path.
@@ -55,27 +59,50 @@ OPTIONS = {
 
 
 class OneByOne(GenerateManager):
-    """Generation that ends with the request that asked for it, or when the server closes."""
+    """Generation that ends with the request that asked for it, or when the server closes.
 
-    def __init__(self):
+    With a `prefix_cache`, what was read for earlier requests is not read again; `cached_tokens` has the number of such
+    tokens for each request that is not answered yet.
+    """
+
+    def __init__(self, prefix_cache: PrefixCache | None = None):
         super().__init__()
         self.closing = Event()
+        self.prefix_cache = prefix_cache
+        self.cached_tokens: dict[str, int] = {}
 
-    def generate_streaming(self, model, processor, inputs, *args, **kwargs):
+    def generate_streaming(self, model, processor, inputs, gen_config, request_id, *args, **kwargs):
         """Streams an answer, which ends with its request."""
-        return super().generate_streaming(model, processor, self._stoppable(inputs, self.closing), *args, **kwargs)
+        model, inputs = self._reader(model, request_id), self._stoppable(inputs, self.closing)
+        return super().generate_streaming(model, processor, inputs, gen_config, request_id, *args, **kwargs)
 
-    async def generate_non_streaming(self, model, processor, inputs, *args, **kwargs):
+    async def generate_non_streaming(self, model, processor, inputs, gen_config, request_id):
         """Generates an answer, which ends with its request."""
         abandoned = Event()
-        inputs = self._stoppable(inputs, abandoned, self.closing)
-        task = asyncio.ensure_future(super().generate_non_streaming(model, processor, inputs, *args, **kwargs))
+        model, inputs = self._reader(model, request_id), self._stoppable(inputs, abandoned, self.closing)
+        made = super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
+        task = asyncio.ensure_future(made)
         try:
             return await asyncio.shield(task)  # the thread that generates sets its result in any case
         except asyncio.CancelledError:
             abandoned.set()
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
+
+    def _reader(self, model: Any, request_id: str) -> Any:
+        """What generates: the model, or one that begins where the prefix cache ends."""
+        cache = self.prefix_cache
+        if cache is None:
+            return model
+
+        def generate(stopping_criteria: list, **inputs: Any) -> Any:
+            def note(ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+                self.cached_tokens[request_id] = cache.cached_tokens  # before the stream ends
+                return torch.zeros(ids.shape[:1], device=ids.device, dtype=torch.bool)
+
+            return cache.generate(model, stopping_criteria=[*stopping_criteria, note], **inputs)
+
+        return SimpleNamespace(generate=generate)
 
     @staticmethod
     def _stoppable(inputs: Mapping[str, Any], *ends: Event) -> dict[str, Any]:
@@ -103,10 +130,10 @@ class Together(CBGenerateManager):
 class OneModel(GenerationState):
     """transformers' state of generation, with one manager for the one model."""
 
-    def __init__(self, continuous_batching: bool, options: dict[str, Any]):
+    def __init__(self, continuous_batching: bool, options: dict[str, Any], prefix_cache: PrefixCache | None = None):
         config = ContinuousBatchingConfig(**options) if options else None
         super().__init__(continuous_batching, cb_config=config)
-        self.manager = Together(config) if continuous_batching else OneByOne()
+        self.manager = Together(config) if continuous_batching else OneByOne(prefix_cache)
         if isinstance(self.manager, Together):
             self._cb_manager = self.manager  # /health looks at it
 
@@ -201,7 +228,7 @@ class Decoder:
             ("/v1/completions", texts, count_prompt, "max_tokens"),
             ("/v1/responses", items, count_input, "max_output_tokens"),
         ):
-            _add_route(app, path, handler, count, field, self.model)
+            _add_route(app, path, handler, count, field, self)
 
 
 def make_app(served: Sequence[Served], state: OneModel, any_origin: bool = False) -> FastAPI:
@@ -217,7 +244,8 @@ def make_app(served: Sequence[Served], state: OneModel, any_origin: bool = False
     return app
 
 
-def _add_route(app: FastAPI, path: str, handler: Any, count: Callable[[dict], int], field: str, model: Any) -> None:
+def _add_route(app: FastAPI, path: str, handler: Any, count: Callable, field: str, decoder: Decoder) -> None:
+    model, manager = decoder.model, decoder.state.manager
     limits = getattr(model, "position_limits", lambda: (None, None))
 
     @app.post(path)
@@ -234,6 +262,8 @@ def _add_route(app: FastAPI, path: str, handler: Any, count: Callable[[dict], in
         response = await until_disconnected(request, handler.handle_request(body, number))
         if isinstance(response, StreamingResponse):
             response.body_iterator = mend_errors(response.body_iterator)
+        if isinstance(manager, OneByOne) and manager.prefix_cache is not None:
+            response = with_cached_tokens(response, partial(manager.cached_tokens.pop, number, 0))
         return response
 
 
