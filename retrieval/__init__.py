@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .chunking import sentence_spans
     from .hybrid import Hit, HybridSearch
     from .late_chunking import LateChunks, late_chunks
+    from .listwise import ListwiseReranker
+    from .reranking import Reranker, load_reranker
     from .scores import Retrieval
     from .stores.addresses import open_store
     from .stores.base import Store
@@ -22,12 +24,15 @@ __all__ = [
     "Hit",
     "HybridSearch",
     "LateChunks",
+    "ListwiseReranker",
     "MilvusStore",
     "PostgresStore",
+    "Reranker",
     "Retrieval",
     "RetrievalVectors",
     "Store",
     "late_chunks",
+    "load_reranker",
     "open_store",
     "sentence_spans",
 ]

@@ -43,6 +43,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "study parts": ("matplotlib",),
     "study recall": ("matplotlib",),
     "train-embeddings": ("datasets", "matplotlib"),
+    "train-reranker": ("datasets", "matplotlib"),
     "train-summarizer": ("matplotlib",),
     "train-translation": ("matplotlib",),
 }

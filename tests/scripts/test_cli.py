@@ -17,6 +17,7 @@ from trine.scripts.arguments.instructions import InstructionArguments, Instructi
 from trine.scripts.arguments.lora import LoraArguments, OptionalLoraArguments
 from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
+from trine.scripts.arguments.rerankers import RerankerArguments, RerankerNegativeArguments, RerankerTrainingArguments
 from trine.scripts.arguments.text_pairs import PairArguments
 from trine.scripts.demo import DemoArguments
 from trine.scripts.finetune_classifier import ClassifierArguments, ClassifierTrainingArguments
@@ -222,6 +223,7 @@ MORE_WORDS = {"translate-zh-en": ["--encoder", "e"]}  # which recipes cannot nam
 CLASSIFY = ClassifierArguments, PartialTrainingArguments, ClassifierTrainingArguments
 TAG = TaggerArguments, PartialTrainingArguments, TaggerTrainingArguments
 EMBED = EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments
+RERANK = RerankerArguments, RerankerNegativeArguments, RerankerTrainingArguments
 TUNE = InstructionArguments, LoraArguments, InstructionTrainingArguments
 TUNING = {
     "chat-assistant": TUNE,
@@ -233,6 +235,7 @@ TUNING = {
     "finetune-lora": TUNE,
     "finetune-tagger": TAG,
     "summarize-descriptions": (SummarizerArguments, PartialTrainingArguments, SummarizerTrainingArguments),
+    "rerank-descriptions": RERANK,
     "tag-entities": TAG,
     "train-embeddings": EMBED,
 }
