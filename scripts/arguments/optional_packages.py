@@ -32,6 +32,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "benchmark data": ("datasets",),
     "benchmark energy": ("codecarbon",),
     "demo": ("matplotlib",),
+    "distill": ("matplotlib",),
     "evaluate-retrieval": ("bm25s", "ir_measures"),
     "finetune-classifier": ("matplotlib",),
     "finetune-lora": ("matplotlib",),
