@@ -44,6 +44,7 @@ from trine import (
     TrineForNextSentencePrediction,
     TrineForPreTraining,
     TrineForQuestionAnswering,
+    TrineForRetrieval,
     TrineForSequenceClassification,
     TrineForTokenClassification,
     TrineModel,
@@ -251,6 +252,17 @@ DENSE_ENCODERS = {
 SPARSE_ENCODERS = {
     "SparseEncoder": {"attention_types": ["sliding", "full"], "num_shared_experts": 1, "router_z_loss_coef": 0.001},
 }
+# Of these no other class is tested: what else a checkpoint with such outputs becomes is in the cases above.
+RETRIEVAL = {
+    "is_causal": False,
+    "retrieval_outputs": ["dense", "sparse", "multi_vector"],
+    "unscored_token_ids": [0, 1, 2],
+    "multi_vector_dim": 8,
+}
+RETRIEVAL_ENCODERS = {
+    "Retrieval": {**PLAIN, "position_type": "learned", "norm_position": "post", "embedding_norm": True},
+    "SparseRetrieval": {**EXPERTS, "attention_types": ["sliding", "full"]},
+}
 DENSE_SEQ2SEQ = {
     "TransformerBase": (
         {},
@@ -338,6 +350,10 @@ OURS = (
     *(decoder(name, TRINE | EXPERTS | fields, "Mixtral") for name, fields in SPARSE_DECODERS.items()),
     *(encoder(name, TRINE | fields, ("Bert",)) for name, fields in DENSE_ENCODERS.items()),
     *(encoder(name, TRINE | EXPERTS | fields, ("Bert", "Mixtral")) for name, fields in SPARSE_ENCODERS.items()),
+    *(
+        Case(name, "encoder", TrineConfig, (TrineForRetrieval,), TRINE | RETRIEVAL | fields)
+        for name, fields in RETRIEVAL_ENCODERS.items()
+    ),
     *(seq2seq(name, *fields, ("T5",)) for name, fields in DENSE_SEQ2SEQ.items()),
     *(seq2seq(name, *fields, ("T5", "Mixtral")) for name, fields in SPARSE_SEQ2SEQ.items()),
     *(encoder_of_two(name, *DENSE_SEQ2SEQ[name]) for name in ("T5Like", "TwoSizes")),

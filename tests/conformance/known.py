@@ -94,6 +94,10 @@ def is_of_two_sizes(run: Run) -> bool:
     return not run.case.fields.get("share_embeddings", True)
 
 
+def makes_vectors(run: Run) -> bool:
+    return run.role == "ForRetrieval"
+
+
 def of(case: str, role: str) -> Callable[[Run], bool]:
     return lambda run: (run.case.name, run.role) == (case, role)
 
@@ -307,6 +311,18 @@ KNOWN = (
         of("T5", "ForConditionalGeneration"),
         "T5 has no token that begins a text, and the test asks for it",
         (AttributeError,),
+    ),
+    *several(
+        ("test_training", "test_training_gradient_checkpointing*"),
+        makes_vectors,
+        "a loss compares queries with documents, which `RetrievalTrainer` does: the model has no labels",
+        AttributeError,
+    ),
+    Known(
+        "test_inputs_embeds",
+        makes_vectors,
+        "embeddings do not tell special tokens, which have no weight, from others",
+        (ValueError,),
     ),
     Known(
         "test_model_base_model_prefix",
