@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 # What is compared: outputs with a value for every token, and those with one for a sequence.
 TOKEN_OUTPUTS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
-SEQUENCE_OUTPUTS = ("logits", "seq_relationship_logits", "pooler_output")
+TOKEN_OUTPUTS += ("token_weights", "embeddings")  # of `TrineForRetrieval`, and so `dense`
+SEQUENCE_OUTPUTS = ("logits", "seq_relationship_logits", "pooler_output", "dense")
 TOLERANCE = 1e-5  # of the largest output, or of 1 where all are smaller
 
 

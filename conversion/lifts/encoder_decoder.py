@@ -153,7 +153,7 @@ class EncoderDecoderLift(Lift):
         """
         stacks = {"encoder": deepcopy(encoder.config), "decoder": deepcopy(decoder.config)}
         for stack in stacks.values():
-            stack.add_pooling_layer = False
+            stack.add_pooling_layer, stack.retrieval_outputs, stack.unscored_token_ids = False, None, None
         if given is None and encoder.config.position_type == "relative":
             stacks["decoder"].relative_attention_num_buckets //= 2  # a decoder has none for keys after the query
         config = TrineSeq2SeqConfig(

@@ -162,7 +162,11 @@ def stacks_of(config: Any) -> list[Any]:
 
 def tokens_in(settings: Any) -> dict[str, Any]:
     """The fields that name tokens, by id or as lists of ids."""
-    found = {name: value for name, value in vars(settings).items() if name.endswith("_token_id") or name in LISTS}
+    found = {
+        name: value
+        for name, value in vars(settings).items()
+        if name.endswith(("_token_id", "_token_ids")) or name in LISTS
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 
