@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from .lifts.change import exact_length, largest_change
     from .lifts.checkpoint import lift_checkpoint
     from .lifts.smaller_vocabulary import smaller_vocabulary
-    from .lifts.student import shrink, take_by_config
     from .lifts.table import LIFTS
     from .programs.export import FORMATS
     from .stream import CheckpointReader, CheckpointWriter
@@ -29,9 +28,7 @@ __all__ = [
     "exact_length",
     "largest_change",
     "lift_checkpoint",
-    "shrink",
     "smaller_vocabulary",
-    "take_by_config",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__)

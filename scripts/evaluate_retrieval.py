@@ -13,9 +13,10 @@ import numpy as np
 
 from trine.configuration.patterns import check_choice
 from trine.retrieval.fusion import FUSIONS, check_fusion
-from trine.retrieval.hybrid import HybridSearch, check_count
+from trine.retrieval.hybrid import check_count
 from trine.retrieval.words import CHINESE, Words
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
+from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP
 from trine.scripts.jobs.encoders import load_encoder
 from trine.scripts.jobs.retrieval_data import Judged, find_beir_files, read_beir, read_pairs, write_beir
 from trine.scripts.jobs.retrieval_runs import (
@@ -29,6 +30,7 @@ from trine.scripts.jobs.retrieval_runs import (
     parse_metrics,
     write_run,
 )
+from trine.scripts.search import SearchArguments, opened_index
 from trine.tokenization.records import BadRecords
 from trine.training.measures.intervals import bootstrap_interval
 from trine.training.run.resuming import check_writable
@@ -59,6 +61,8 @@ class RetrievalArguments:
         },
     )
     index: str | None = field(default=None, metadata={"help": "Folder that `trine index` wrote: one more column."})
+    store: str | None = field(default=None, metadata={"help": f"In place of a folder, {STORE_HELP}"})
+    store_name: str = field(default="documents", metadata={"help": STORE_NAME_HELP})
     bm25: bool = field(default=True, metadata={"help": "A column of BM25."})
     hybrid: bool = field(default=True, metadata={"help": "A column of hybrid search for each model."})
     dense_weight: float = field(default=0.7, metadata={"help": "Weight of vectors in hybrid search."})
@@ -100,7 +104,9 @@ class RetrievalArguments:
     def __post_init__(self):
         if bool(self.files) == (self.data_folder is not None):
             raise ValueError(f"files={self.files} and data_folder={self.data_folder!r}: give one of them.")
-        if not (self.bm25 or self.models or self.index):
+        if self.index is not None and self.store is not None:
+            raise ValueError(f"index='{self.index}' and store='{self.store}': give one of them.")
+        if not (self.bm25 or self.models or self.has_index):
             raise ValueError("bm25=False leaves no system to evaluate: give models or an index.")
         check_fusion(self.fusion, self.dense_weight, self.lexical_weight)
         check_choice("chinese", self.chinese, CHINESE)
@@ -110,6 +116,16 @@ class RetrievalArguments:
                 check_count(name, getattr(self, name))
         if self.save_runs and self.output_dir is None:
             raise ValueError("save_runs=True needs an output_dir.")
+
+    @property
+    def has_index(self) -> bool:
+        """Whether an index is a column."""
+        return self.index is not None or self.store is not None
+
+    @property
+    def index_name(self) -> str:
+        """The name of its column."""
+        return f"index {self.store_name if self.index is None else Path(self.index).name}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -159,11 +175,18 @@ def depth_of(measures: Sequence[Any]) -> int:
 
 def run_all(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[str, Run]:
     """Runs each system, in the order of the columns."""
+    if not arguments.has_index:
+        return run_models(arguments, judged, depth)
+    names = ("index", "store", "store_name", "device", "trust_remote_code")
+    with opened_index(SearchArguments(**{name: getattr(arguments, name) for name in names})) as index:
+        index.batch_size = arguments.batch_size
+        return run_models(arguments, judged, depth) | index_run(arguments.index_name, index, judged, depth)
+
+
+def run_models(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[str, Run]:
+    """Runs the systems that are made here: BM25, and each model."""
     load = partial(load_encoder, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
     encoders = {name: load(model) for model, name in call_them(arguments.models).items()}
-    index = None
-    if arguments.index is not None:
-        index = HybridSearch.load(arguments.index, load, batch_size=arguments.batch_size)
     runs = {"BM25": bm25_run(judged, Words(arguments.chinese), depth)} if arguments.bm25 else {}
     for name, encoder in encoders.items():
         runs |= encoder_runs(
@@ -176,8 +199,6 @@ def run_all(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[s
             chinese=arguments.chinese,
             batch_size=arguments.batch_size,
         )
-    if index is not None:
-        runs |= index_run(f"index {Path(str(arguments.index)).name}", index, judged, depth)
     return runs
 
 
@@ -238,8 +259,8 @@ def card(arguments: RetrievalArguments, metrics: Mapping[str, Any], argv: Sequen
         both = f"{arguments.dense_weight:g} and {arguments.lexical_weight:g}, {arguments.fusion}"
         about |= {name: f"vectors of `{model}`, all compared", f"{name} + BM25": f"both, weighted by {both}"}
     about["BM25"] = f"words, Lucene's BM25, Chinese and Japanese by {arguments.chinese}"
-    if arguments.index is not None:
-        about[f"index {Path(arguments.index).name}"] = f"the index `{arguments.index}` with its own settings"
+    if arguments.has_index:
+        about[arguments.index_name] = f"the index `{arguments.index or arguments.store_name}` with its own settings"
     lines = [f"* {name}: {about[name]}" for name in metrics["scores"]]
     parts = ["# Retrieval", describe(metrics), "\n".join(lines)]
     parts.append(

@@ -28,11 +28,11 @@ EXTRAS = {
 
 # What a command imports in any case.
 NEEDS: dict[str, tuple[str, ...]] = {
+    "answer": ("bm25s",),
     "benchmark attention": ("matplotlib",),
     "benchmark data": ("datasets",),
     "benchmark energy": ("codecarbon",),
     "demo": ("matplotlib",),
-    "distill": ("matplotlib",),
     "evaluate-retrieval": ("bm25s", "ir_measures"),
     "finetune-classifier": ("matplotlib",),
     "finetune-lora": ("matplotlib",),
@@ -44,7 +44,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "study parts": ("matplotlib",),
     "study recall": ("matplotlib",),
     "train-embeddings": ("datasets", "matplotlib"),
-    "train-reranker": ("datasets", "matplotlib"),
     "train-summarizer": ("matplotlib",),
     "train-translation": ("matplotlib",),
 }

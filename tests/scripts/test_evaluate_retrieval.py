@@ -176,6 +176,7 @@ def test_names_of_columns():
     [
         ([], "give one of them"),
         (["--data_folder", "x", "--files", "y"], "give one of them"),
+        (["--files", "x", "--index", "a", "--store", "b"], "index='a' and store='b': give one of them"),
         (["--files", "x", "--bm25", "false"], "leaves no system to evaluate"),
         (["--files", "x", "--dense_weight", "-1"], "dense_weight=-1.0 must be a finite number"),
         (["--files", "x", "--chinese", "words"], "chinese='words' is not one of"),
