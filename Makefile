@@ -56,7 +56,8 @@ consumers: .venv-consumers/consumers.stamp  ## run Trine beside its peers throug
 	@status=0; for way in package remote; do \
 		OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-consumers/bin/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal \
 			--way $$way tests/consumers || status=1; \
-	done; exit $$status
+	done; OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-consumers/bin/pytest tests/conversion/test_quantized_models.py || status=1; \
+	exit $$status
 
 surface: .venv/test.stamp  ## accept the public names, fields, options and weights as they are now, in tests/surface.json
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests:docs/builder $(BIN)/python tests/support/surface.py

@@ -1,4 +1,4 @@
-"""Other families' checkpoints to ours and back, lifts to other architectures, programs.
+"""Other families' checkpoints to ours and back, lifts to other architectures, programs, weights of fewer bits.
 
 The functions `convert`, `lift` and `export` are in `trine` itself.
 """
@@ -16,18 +16,26 @@ if TYPE_CHECKING:
     from .lifts.smaller_vocabulary import smaller_vocabulary
     from .lifts.table import LIFTS
     from .programs.export import FORMATS
+    from .quantization.fast import fast_on_cpu
+    from .quantization.quality import measure_quality
+    from .quantization.quantize import quantize
+    from .quantization.schemes import SCHEMES
     from .stream import CheckpointReader, CheckpointWriter
 
 __all__ = [
     "FAMILIES",
     "FORMATS",
     "LIFTS",
+    "SCHEMES",
     "CheckpointReader",
     "CheckpointWriter",
     "Family",
     "exact_length",
+    "fast_on_cpu",
     "largest_change",
     "lift_checkpoint",
+    "measure_quality",
+    "quantize",
     "smaller_vocabulary",
 ]
 

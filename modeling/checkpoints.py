@@ -77,7 +77,8 @@ class CheckpointedModel(CheckedLoading):
 
         Raises:
             OSError: The folder cannot be written, because the disk is full for example. It is as it was.
-            ValueError: `push_to_hub` with `variant`, or with options of the upload that `push_to_hub` does not have.
+            ValueError: `push_to_hub` with `variant`, or with options of the upload that `push_to_hub` does not have;
+                weights that were quantised in memory.
         """
         push = {name: kwargs.pop(name) for name in PUSH_OPTIONS if push_to_hub and name in kwargs}
         if push_to_hub and kwargs.get("variant"):
@@ -85,11 +86,12 @@ class CheckpointedModel(CheckedLoading):
         if not is_main_process or kwargs.get("distributed_checkpoint"):  # processes that write together
             return super().save_pretrained(save_directory, is_main_process, state_dict, False, *args, **kwargs)
         from ..configuration.atomic_saving import saving
+        from .quantized import quantized_saving
 
         folder = Path(save_directory)
         try:
-            with saving(folder) as made:
-                super().save_pretrained(str(made), is_main_process, state_dict, False, *args, **kwargs)
+            with saving(folder) as made, quantized_saving(self) as options:
+                super().save_pretrained(str(made), is_main_process, state_dict, False, *args, **kwargs, **options)
                 if not (folder / CARD).exists():
                     (made / CARD).write_text(self.render_card(), encoding="utf-8")
         except (OSError, SafetensorError) as error:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.configuration.patterns import check_choice
+from trine.conversion.quantization.fast import fast_on_cpu
 from trine.generation.presets import SAMPLING_PRESETS, SamplingPreset
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
@@ -74,6 +75,10 @@ class GenerateArguments:
     dtype: str = field(
         default="auto", metadata={"help": "Such as float32 or bfloat16. By default that of the weights."}
     )
+    fast_on_cpu: bool = field(
+        default=False,
+        metadata={"help": "Compute a quantised model by PyTorch's kernels of 8 bits, which are fast on a CPU."},
+    )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
     )
@@ -116,9 +121,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         model: Any = AutoModelForCausalLM.from_pretrained(
             arguments.model, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code
         )
+        model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
+        if arguments.fast_on_cpu:
+            fast_on_cpu(model)
     except INPUT_ERRORS as error:
         sys.exit(f"trine generate: {error}")
-    model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
     prompts = arguments.text or [read_standard_input("a text")]
     for temperature in arguments.all_temperatures:
         if len(arguments.all_temperatures) > 1:

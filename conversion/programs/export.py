@@ -130,18 +130,22 @@ def check_format(format: str) -> None:
         raise ValueError(f"Exports need transformers 5.23, not {library_version}: pip install 'trine[export]'.")
 
 
-def find_class(folder: Path) -> Any:
+def find_class(folder: Path, models: dict[str, Any] = MODELS) -> Any:
     """The class that a checkpoint names.
 
+    Args:
+        folder: Of the checkpoint.
+        models: The classes that may be named.
+
     Raises:
-        ValueError: It is none of Trine's.
+        ValueError: It is none of these.
     """
     fields = read_fields(folder / "config.json")
     name = next(iter(fields.get("architectures") or []), None)
-    if name not in MODELS:
+    if name not in models:
         advice = "" if str(fields.get("model_type")).startswith("trine") else " `trine convert` makes one of others."
-        raise ValueError(f"architectures={fields.get('architectures')} of {folder} is not one of {[*MODELS]}.{advice}")
-    return MODELS[name]
+        raise ValueError(f"architectures={fields.get('architectures')} of {folder} is not one of {[*models]}.{advice}")
+    return models[name]
 
 
 def strip_origins(exported: Any) -> None:

@@ -73,6 +73,8 @@ class StackedExperts(nn.Module):
         output = torch.zeros_like(hidden_states)
         for expert in range(self.num_experts):
             tokens, slots = torch.where(top_k_index == expert)
+            if hasattr(self.down_proj, "qdata") and not len(tokens):  # torchao does not quantise nothing
+                continue
             activations = self.expand(hidden_states[tokens], expert)
             expert_output = self.project(activations, "down_proj", expert)
             output.index_add_(0, tokens, (expert_output * top_k_weights[tokens, slots, None]).to(output.dtype))
@@ -122,6 +124,8 @@ GROUPED_MULTIPLE = 8  # the grouped kernel reads rows of whole 16 bytes, which a
 
 def grouped_kernel_obstacle(config: TrineConfig, dtype: torch.dtype) -> str | None:
     """The reason why `experts_implementation="grouped_mm"` cannot compute these experts, or None if it can."""
+    if "experts" in str(getattr(config, "quantization_config", None)):  # its rules name them
+        return "their weights are quantised, which it does not read"
     for field in ("hidden_size", "moe_intermediate_size"):
         if getattr(config, field) % GROUPED_MULTIPLE:
             return f"{field}={getattr(config, field)} is not a multiple of {GROUPED_MULTIPLE}"

@@ -2,6 +2,9 @@
 
 # Shapes: B batch, T tokens of a row, S tokens of the source, H hidden size.
 
+from copy import copy
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -47,6 +50,16 @@ def find_tokens(
     tokens_first = is_token.int().argsort(dim=1, descending=True, stable=True)
     row_starts = torch.arange(shape[0], device=tokens_first.device)[:, None] * shape[1]
     return pack_padded_sequence(tokens_first + row_starts, lengths, batch_first=True, enforce_sorted=False)
+
+
+def written_out(lstm: nn.LSTM) -> nn.LSTM:
+    """The LSTM itself, or, if torchao has quantised its weights, a copy with numbers, which its kernel takes."""
+    if not any(hasattr(weight, "qdata") for weight in lstm.parameters()):
+        return lstm
+    plain = copy(lstm)
+    weights: Any = [getattr(lstm, name) for name in lstm._flat_weights_names]
+    plain._flat_weights = [weight.dequantize() if hasattr(weight, "qdata") else weight for weight in weights]
+    return plain
 
 
 class TrineRecurrentLayer(GradientCheckpointingLayer):
@@ -105,12 +118,13 @@ class TrineRecurrentLayer(GradientCheckpointingLayer):
         tokens: PackedSequence | torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Runs the LSTM over the real tokens of `inputs` (B, T, width) only; returns what `forward` does."""
+        lstm = written_out(self.lstm)
         if tokens is None and not torch.compiler.is_exporting():
-            outputs, (hidden, cell) = self.lstm(inputs, state)
+            outputs, (hidden, cell) = lstm(inputs, state)
         elif not isinstance(tokens, PackedSequence):
-            outputs, hidden, cell = traced_lstm(self.lstm, inputs, state, tokens)
+            outputs, hidden, cell = traced_lstm(lstm, inputs, state, tokens)
         else:
-            packed, (hidden, cell) = self.lstm(tokens._replace(data=inputs.flatten(0, 1)[tokens.data]), state)
+            packed, (hidden, cell) = lstm(tokens._replace(data=inputs.flatten(0, 1)[tokens.data]), state)
             outputs = packed.data.new_zeros(inputs.shape[0] * inputs.shape[1], packed.data.shape[-1])
             outputs = outputs.index_copy(0, tokens.data, packed.data).unflatten(0, inputs.shape[:2])
         return outputs, hidden.transpose(0, 1).flatten(1), cell.transpose(0, 1).flatten(1)

@@ -17,11 +17,14 @@ EXTRAS = {
     "ir_measures": "retrieval",
     "jieba": "chinese",
     "matplotlib": "scripts",
+    "onnx": "export",
+    "onnxruntime": "export",
     "openai": "serving",
     "pyarrow": "scripts",
     "reasoning_gym": "study",
     "sacrebleu": "study",
     "seqeval": "study",
+    "torchao": "quantization",
     "uvicorn": "serving",
     "xgrammar": "constrained",
 }
@@ -69,11 +72,13 @@ IF_ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "bm25s": lambda values: values.get("bm25") or (values.get("hard_negatives") and not values.get("miner")),
     "codecarbon": lambda values: values.get("energy_country"),
     "datasets": lambda values: any(map(_is_data_set, _files(values))),
+    **dict.fromkeys(("onnx", "onnxruntime"), lambda values: values.get("scheme") == "onnx-int8"),
     "jieba": lambda values: "jieba" in (values.get("whole_words"), values.get("chinese")),
     "pyarrow": lambda values: any(map(_has_parquet, _files(values))),
     "reasoning_gym": lambda values: "word-problems" in (values.get("experiments") or ()),
     "sacrebleu": lambda values: "translation" in (values.get("experiments") or ()),
     "seqeval": lambda values: "tagging" in (values.get("experiments") or ()),
+    "torchao": lambda values: values.get("scheme") in ("int8", "int8-weights", "int4"),
     "xgrammar": lambda values: any(values.get(name) for name in ("json_schema", "grammar", "regex")),
 }
 
