@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...modeling.feed_forward.experts import GatedExperts, StackedExperts
+from ...modeling.feed_forward.experts import StackedExperts
 from ...modeling.quantized import is_packed
 
 
@@ -58,7 +58,7 @@ class FastLinear(PackedLayer):
         self.reduce_range = not torch.cpu._is_vnni_supported()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch advises torchao
-            packed = torch._make_per_channel_quantized_tensor(
+            packed = torch._make_per_channel_quantized_tensor(  # pyright: ignore[reportPrivateImportUsage] no other makes one of integers
                 values.contiguous(), scale.double(), torch.zeros(len(scale), dtype=torch.long), 0
             )
             bias = None if bias is None else bias.detach().float()
@@ -94,7 +94,7 @@ class FastExperts(PackedLayer):
     def __init__(self, experts: StackedExperts):
         super().__init__()
         self.config, self.act_fn, self.num_experts = experts.config, experts.act_fn, experts.num_experts
-        self.is_gated = isinstance(experts, GatedExperts)
+        self.is_gated = hasattr(experts, "gate_up_proj")
         enter = "gate_up_proj" if self.is_gated else "up_proj"
         self.enter = nn.ModuleList(self.split(experts, enter))
         self.leave = nn.ModuleList(self.split(experts, "down_proj"))

@@ -28,7 +28,8 @@ def int4_weights(group_size: int) -> Any:
     from torchao.quantization import IntxWeightOnlyConfig
     from torchao.quantization.granularity import PerGroup
 
-    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group_size))
+    four: Any = torch.int4  # pyright: ignore[reportAttributeAccessIssue] it is there
+    return IntxWeightOnlyConfig(weight_dtype=four, granularity=PerGroup(group_size))
 
 
 class Rule(NamedTuple):

@@ -1,6 +1,7 @@
 """Which weights of a model can have fewer bits, and why the others cannot; the rules that tell torchao."""
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import reduce
@@ -167,7 +168,7 @@ def make_settings(weights: list[Weight], scheme: Scheme, group_size: int = GROUP
     from transformers import TorchAoConfig
 
     everything = [name for weight in weights for name in weight.names]
-    rules: dict[str, Any] = {}
+    rules: OrderedDict[str, Any] = OrderedDict()
     for kind, rule in scheme.rules.items():
         wanted = {name for weight in weights if weight.kind == kind and weight.is_quantized for name in weight.names}
         rules |= dict.fromkeys(make_patterns(wanted, everything), rule.make(group_size))

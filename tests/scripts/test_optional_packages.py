@@ -140,7 +140,7 @@ def test_what_arguments_ask_for_is_checked(module, values, tmp_path, monkeypatch
 
 def test_every_condition_is_tried_above():
     tried = {
-        mark.args[1][number][0] for mark in test_what_arguments_ask_for_is_checked.pytestmark for number in range(13)
+        mark.args[1][number][0] for mark in test_what_arguments_ask_for_is_checked.pytestmark for number in range(16)
     }
     assert tried == set(IF_ASKED)
 
