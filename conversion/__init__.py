@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .lifts.change import exact_length, largest_change
     from .lifts.checkpoint import lift_checkpoint
     from .lifts.smaller_vocabulary import smaller_vocabulary
+    from .lifts.student import shrink, take_by_config
     from .lifts.table import LIFTS
     from .programs.export import FORMATS
     from .quantization.fast import fast_on_cpu
@@ -36,7 +37,9 @@ __all__ = [
     "lift_checkpoint",
     "measure_quality",
     "quantize",
+    "shrink",
     "smaller_vocabulary",
+    "take_by_config",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__)

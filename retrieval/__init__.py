@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .chunking import sentence_spans
     from .hybrid import Hit, HybridSearch
     from .late_chunking import LateChunks, late_chunks
+    from .listwise import ListwiseReranker
+    from .reranking import Reranker, load_reranker
     from .scores import Retrieval
     from .sources import SourcedPrompt, cited_numbers, prompt_with_sources
     from .stores.addresses import open_store
@@ -23,14 +25,17 @@ __all__ = [
     "Hit",
     "HybridSearch",
     "LateChunks",
+    "ListwiseReranker",
     "MilvusStore",
     "PostgresStore",
+    "Reranker",
     "Retrieval",
     "RetrievalVectors",
     "SourcedPrompt",
     "Store",
     "cited_numbers",
     "late_chunks",
+    "load_reranker",
     "open_store",
     "prompt_with_sources",
     "sentence_spans",

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 from ..configuration.patterns import check_choice
 from .encoder_identity import check_same, identify
 from .fusion import Candidates, Fused, check_fusion, fuse
+from .reranking import Reranker, rank_again
 from .sparse_models import find_sparse_model
 from .stores.base import Store
 from .stores.embedded import EmbeddedStore
@@ -33,6 +34,7 @@ class Hit(NamedTuple):
         dense: Cosine or dot product with the query; None where vectors have no weight.
         lexical: BM25, or the product of weights of tokens; 0 where the text has no word of the query, None where words
             have no weight.
+        rerank: The score of the reranker that put it in its place; None without one.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Hit(NamedTuple):
     lexical_part: float
     dense: float | None
     lexical: float | None
+    rerank: float | None = None
 
 
 class Changes(NamedTuple):
@@ -179,21 +182,32 @@ class HybridSearch:
             raise KeyError(f"ids={missing[:5]} are not among the documents.")
         self.store.remove(ids)
 
-    def search(self, query: str, k: int = 10) -> list[Hit]:
+    def search(
+        self, query: str, k: int = 10, *, rerank: Reranker | None = None, rerank_candidates: int = 50
+    ) -> list[Hit]:
         """Finds the best documents for a query, the best first.
 
         Args:
             query: A text.
             k: How many documents; all, where there are fewer.
+            rerank: Ranks the best of them again: a `CrossEncoder`, a `ListwiseReranker`, or whatever has a method
+                `rank` like theirs.
+            rerank_candidates: How many of the best it ranks; k, where that is more.
 
         Raises:
-            ValueError: The query is empty, or k is not a number of at least 1.
+            ValueError: The query is empty, k or rerank_candidates are no numbers of at least 1, or the reranker fails.
         """
-        return self.search_all([query], k)[0]
+        return self.search_all([query], k, rerank=rerank, rerank_candidates=rerank_candidates)[0]
 
-    def search_all(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]:
+    def search_all(
+        self, queries: Sequence[str], k: int = 10, *, rerank: Reranker | None = None, rerank_candidates: int = 50
+    ) -> list[list[Hit]]:
         """As `search`, for several queries, which are encoded together."""
         check_count("k", k)
+        check_count("rerank_candidates", rerank_candidates)
+        if rerank is not None:
+            found = self.search_all(queries, max(k, rerank_candidates))
+            return [ranked_hits(rerank, query, hits)[:k] for query, hits in zip(queries, found, strict=True)]
         check_fusion(self.fusion, self.dense_weight, self.lexical_weight)
         if isinstance(queries, str):
             raise TypeError(f"queries={queries!r} is one text; pass a list, or call `search`.")
@@ -302,6 +316,12 @@ def as_hit(fused: Fused, text: str) -> Hit:
     return Hit(
         fused.id, text, fused.score, fused.dense_part, fused.lexical_part, dense=fused.dense, lexical=fused.lexical
     )
+
+
+def ranked_hits(reranker: Reranker, query: str, hits: Sequence[Hit]) -> list[Hit]:
+    """Hits in the order of a reranker, with its scores."""
+    ranked = rank_again(reranker, query, [hit.text for hit in hits])
+    return [hits[each.place]._replace(rerank=each.score) for each in ranked]
 
 
 def check_count(name: str, value: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from trine.retrieval.fusion import FUSIONS
 from trine.retrieval.hybrid import Hit, HybridSearch, check_count
+from trine.retrieval.reranking import load_reranker
 from trine.retrieval.words import Words
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
@@ -40,6 +41,14 @@ class SearchArguments:
         default=None,
         metadata={"help": f"How scores are made comparable, one of {', '.join(FUSIONS)}. By default the index's."},
     )
+    rerank: str | None = field(
+        default=None,
+        metadata={
+            "help": "What ranks the best again: folder or Hub id of a CrossEncoder, as trine train-reranker makes, or "
+            "of a causal language model, which ranks them as a list."
+        },
+    )
+    rerank_candidates: int = field(default=50, metadata={"help": "How many of the best are ranked again."})
     explain: bool = field(
         default=False, metadata={"help": "Show what vectors and words add to each score, and mark the words found."}
     )
@@ -53,6 +62,7 @@ class SearchArguments:
         check_count("k", self.k)
         if (self.index is None) == (self.store is None):
             raise ValueError("Name either index, a folder, or store, a database.")
+        check_count("rerank_candidates", self.rerank_candidates)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,8 +71,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([SearchArguments], argv, command="search", description=__doc__)
     queries = arguments.text or [read_standard_input("a query")]
     try:
+        options: dict[str, Any] = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+        reranker = load_reranker(arguments.rerank, **options) if arguments.rerank else None
         with opened_index(arguments) as search:
-            found = search.search_all(queries, arguments.k)
+            found = search.search_all(
+                queries, arguments.k, rerank=reranker, rerank_candidates=arguments.rerank_candidates
+            )
             words = search.store.words
     except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine: {error}")
@@ -102,6 +116,8 @@ def as_record(query: str, hits: Sequence[Hit], words: Words, explain: bool) -> d
     records = []
     for hit in hits:
         record: dict[str, Any] = {"id": hit.id, "score": hit.score, "text": hit.text}
+        if hit.rerank is not None:
+            record["rerank"] = hit.rerank
         if explain:
             record |= {name: getattr(hit, name) for name in ("dense", "lexical", "dense_part", "lexical_part")}
             record["words"] = words_found(query, hit.text, words)
@@ -119,7 +135,10 @@ def as_text(query: str, hits: Sequence[Hit], words: Words, explain: bool, name_q
     """Lines for a reader: the hits of a query."""
     lines = [f"{query}:"] if name_query else []
     for rank, hit in enumerate(hits, 1):
-        lines.append(f"{rank:>2}. {hit.id}  {hit.score:.4f}{explained(query, hit, words) if explain else ''}")
+        score = f"{hit.score:.4f}{explained(query, hit, words) if explain else ''}"
+        if hit.rerank is not None:
+            score = f"{hit.rerank:.4f}" + (f" of the reranker, before it {score}" if explain else "")
+        lines.append(f"{rank:>2}. {hit.id}  {score}")
         lines.append(f"    {marked(query, hit.text, words) if explain else cut(hit.text)}")
     return "\n".join([*lines, ""] if hits else [*lines, "Nothing is found."])
 

@@ -1,6 +1,5 @@
 """Train an encoder or a decoder to embed texts, so that pairs lie together; compared with BM25."""
 
-import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,17 +38,15 @@ from trine.scripts.jobs.encoders import check_weights
 from trine.scripts.jobs.finetuning import load_parts
 from trine.scripts.jobs.hard_negatives import mine_rows
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
+from trine.scripts.jobs.pair_files import Pair, read_and_split
+from trine.scripts.jobs.score_tables import describe, summarize
 from trine.scripts.jobs.splade import SpladeJob
 from trine.scripts.jobs.vectors import VectorJob, check_options, make_dataset
-from trine.tokenization.records import BadRecords, read_examples
-from trine.training.measures.intervals import bootstrap_interval
 from trine.training.new_heads import without_load_report
-from trine.training.objectives.views import VIEWS
 from trine.training.run.callbacks import RandomFeatureCallback
 from trine.training.run.freezing import PartialTraining
 
 
-Pair = tuple[str, ...]  # anchor, positive and, if there are any, negative
 DEFAULT_POOLING = {False: "mean", True: "lasttoken"}  # by whether the model is a decoder
 
 
@@ -165,36 +162,11 @@ def prepare(
 
 
 def read_pairs(arguments: EmbeddingArguments, seed: int) -> tuple[list[Pair], list[str], list[Pair], dict[str, int]]:
-    """Pairs to train on, their groups, pairs to validate with, and numbers.
-
-    No text that is held out is in a training pair.
-    """
+    """Reads what `read_and_split` does, by the command's options."""
     if arguments.bm25 and find_spec("bm25s") is None:
         raise ValueError("bm25=True needs bm25s: pip install 'trine[embeddings]', or choose --bm25 false.")
-    names = [arguments.anchor_field, arguments.positive_field]
-    if arguments.negative_field is not None:
-        names.append(arguments.negative_field)
-    bad = BadRecords(arguments.skip_bad_records)
-    train_names = names if arguments.text_field is None else [arguments.text_field]
-    grouping = [] if arguments.group_field is None else [arguments.group_field]
-    rows = read_texts(arguments.files, [*train_names, *grouping], bad)
-    validation_pairs = read_texts(arguments.validation_files, names, bad) if arguments.validation_files else []
-    bad.check()
-    width = len(train_names)
-    if not arguments.validation_files:
-        random.Random(seed).shuffle(rows)
-        number = max(1, round(arguments.validation_fraction * len(rows)))
-        validation_pairs, rows = [row[:width] for row in rows[:number]], rows[number:]
-    hidden = {text for pair in validation_pairs for text in pair[:2]}
-    rows = [row for row in rows if not hidden & {*row[: min(width, 2)]}]
-    train_pairs, groups = [row[:width] for row in rows], [row[width] for row in rows if grouping]
-    if arguments.text_field is not None:
-        look, generator = VIEWS[arguments.views], random.Random(seed)
-        train_pairs = [look(text, generator) for (text,) in train_pairs]
-    counts = {"training_pairs": len(train_pairs), "validation_pairs": len(validation_pairs)}
-    if not all(counts.values()):
-        raise ValueError(f"files={arguments.files} leave too little: {counts}.")
-    return train_pairs, groups, validation_pairs, {**counts, "bad_records": bad.count}
+    options = {name: getattr(arguments, name) for name in ("text_field", "views", "group_field")}
+    return read_and_split(arguments, seed, **options)
 
 
 def add_negatives(
@@ -230,18 +202,6 @@ def add_negatives(
     )
     counts = {"hard_negatives": negatives.hard_negatives, "drawn_negatives": mined.drawn, "miner": mined.miner}
     return [(*pair, *row[2:]) for pair, row in zip(pairs, mined.rows, strict=True)], {**metrics, **counts}
-
-
-def read_texts(files: Sequence[str], names: Sequence[str], bad: BadRecords) -> list[Pair]:
-    """The texts of these fields of each record; faults of other records are added to `bad`."""
-
-    def read(record: Mapping[str, Any]) -> Pair:
-        texts = tuple(record[name] for name in names)
-        if not all(text.strip() for text in texts):
-            raise ValueError(f"one of {[*names]} is empty")
-        return texts
-
-    return read_examples(files, dict.fromkeys(names, str), read, bad)
 
 
 def load_model(arguments: EmbeddingArguments, device: str | None = None) -> SentenceTransformer:
@@ -320,39 +280,6 @@ def finish(
     write_report(trainer, folder, metrics, unit="nats per pair")
     print(f"\n{metrics['trained_parameters']:,} weights trained, {metrics['trained_share']:.2%} of the model's.")
     print(describe(metrics))
-
-
-def summarize(values: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
-    """The means of all queries and, by the bootstrap, their intervals, for each row and measure.
-
-    Args:
-        values: For each row, for each measure what each query has. One more row is made of what it has after training
-            above what it has by BM25.
-    """
-    if "bm25" in values:
-        above = {name: each - values["bm25"][name] for name, each in values["after"].items()}
-        values = {**values, "after - bm25": above}
-    return {
-        "scores": {
-            row: {name: float(each.mean()) for name, each in row_values.items()} for row, row_values in values.items()
-        },
-        "intervals": {
-            row: {name: bootstrap_interval(each) for name, each in row_values.items()}
-            for row, row_values in values.items()
-        },
-    }
-
-
-def describe(metrics: Mapping[str, Any]) -> str:
-    """The scores as a table, with their intervals."""
-    lines = [f"{metrics['validation_pairs']:,} held-out pairs, with intervals of 95 %:"]
-    width = max(14, *(len(row) + 2 for row in metrics["scores"]))
-    lines.append(" " * width + "".join(f"{name:>30}" for name in metrics["scores"]["after"]))
-    for row, scores in metrics["scores"].items():
-        ends = metrics["intervals"][row]
-        cells = [f"{score:.4f} ({ends[name][0]:.4f} to {ends[name][1]:.4f})" for name, score in scores.items()]
-        lines.append(f"{row:>{width}}" + "".join(f"{cell:>30}" for cell in cells))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .measures.energy import EnergyMeter, EnergyUse
     from .measures.intervals import bootstrap_interval, resampled_interval
     from .measures.perplexity import TextLosses, text_losses
+    from .objectives.distillation.base import DistillationOptions
+    from .objectives.distillation.table import DISTILLATION
     from .objectives.instructions import encode_completion, encode_conversation
     from .objectives.labels import LabelSet, OneClass, Value, find_problem
     from .objectives.masked_targets import MaskedTargetCollator
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from .objectives.whole_words import WholeWordMaskingCollator, WordEncoder
     from .objectives.word_labels import WordPieces
     from .run.callbacks import ExpertLoadCallback, InterruptCallback, RandomFeatureCallback, SpokenEarlyStopping
+    from .run.distillation import DistillationTrainer
     from .run.flops import active_parameters, flops_per_token
     from .run.freezing import GradualUnfreezing, PartialTrainer, PartialTraining
     from .run.monitoring import EnergyCallback, ThroughputCallback
@@ -47,9 +50,12 @@ if TYPE_CHECKING:
     from .run.trainers import ScheduledSamplingTrainer, TrineSeq2SeqTrainer, TrineTrainer
 
 __all__ = [
+    "DISTILLATION",
     "OBJECTIVES",
     "CausalObjective",
     "Corpus",
+    "DistillationOptions",
+    "DistillationTrainer",
     "EncodedSources",
     "EncodedSourcesCollator",
     "EnergyCallback",

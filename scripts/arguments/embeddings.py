@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from trine.configuration.patterns import check_choice
 from trine.configuration.retrieval_rules import RETRIEVAL_OUTPUTS
-from trine.scripts.arguments.finetuning import FinetuneArguments
+from trine.scripts.arguments.pairs import RetrievalPairArguments
 from trine.scripts.arguments.trainer import UsualTraining, trainer_default
 from trine.training.objectives.views import VIEWS
 
@@ -28,15 +28,9 @@ SCALES = {True: 1.0, False: 20.0}  # by whether there are products of sparse vec
 
 
 @dataclass
-class EmbeddingArguments(FinetuneArguments):
+class EmbeddingArguments(RetrievalPairArguments):
     """Options of `trine train-embeddings`: data, model and loss."""
 
-    validation_fraction: float = field(default=0.05, metadata={"help": "Share of the pairs that is held out."})
-    anchor_field: str = field(default="anchor", metadata={"help": "Name of the text that is searched with."})
-    positive_field: str = field(default="positive", metadata={"help": "Name of the text that is to be found."})
-    negative_field: str | None = field(
-        default=None, metadata={"help": "Name of a text that is not to be found, if there is one in each record."}
-    )
     text_field: str | None = field(
         default=None,
         metadata={

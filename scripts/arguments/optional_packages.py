@@ -36,6 +36,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "benchmark data": ("datasets",),
     "benchmark energy": ("codecarbon",),
     "demo": ("matplotlib",),
+    "distill": ("matplotlib",),
     "evaluate-retrieval": ("bm25s", "ir_measures"),
     "finetune-classifier": ("matplotlib",),
     "finetune-lora": ("matplotlib",),
@@ -47,6 +48,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "study parts": ("matplotlib",),
     "study recall": ("matplotlib",),
     "train-embeddings": ("datasets", "matplotlib"),
+    "train-reranker": ("datasets", "matplotlib"),
     "train-summarizer": ("matplotlib",),
     "train-translation": ("matplotlib",),
 }

@@ -13,7 +13,7 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 
 # The arguments that name a folder or an id of the Hub.
-CHECKPOINTS = ("model", "models", "encoder", "tokenizer", "target_tokenizer")
+CHECKPOINTS = ("model", "models", "encoder", "tokenizer", "target_tokenizer", "teacher", "student")
 
 
 def ask_once(given: Mapping[str, Any]) -> None:

@@ -12,11 +12,13 @@ import yaml
 import trine
 from trine.scripts import cli
 from trine.scripts.arguments import parsing as arguments
+from trine.scripts.arguments.distillation import DistillArguments, DistillTrainingArguments
 from trine.scripts.arguments.embeddings import EmbeddingArguments, EmbeddingTrainingArguments
 from trine.scripts.arguments.instructions import InstructionArguments, InstructionTrainingArguments
 from trine.scripts.arguments.lora import LoraArguments, OptionalLoraArguments
 from trine.scripts.arguments.partial_training import PartialTrainingArguments
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments, parse_overrides
+from trine.scripts.arguments.rerankers import RerankerArguments, RerankerNegativeArguments, RerankerTrainingArguments
 from trine.scripts.arguments.text_pairs import PairArguments
 from trine.scripts.demo import DemoArguments
 from trine.scripts.finetune_classifier import ClassifierArguments, ClassifierTrainingArguments
@@ -222,10 +224,12 @@ MORE_WORDS = {"translate-zh-en": ["--encoder", "e"]}  # which recipes cannot nam
 CLASSIFY = ClassifierArguments, PartialTrainingArguments, ClassifierTrainingArguments
 TAG = TaggerArguments, PartialTrainingArguments, TaggerTrainingArguments
 EMBED = EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments
+RERANK = RerankerArguments, RerankerNegativeArguments, RerankerTrainingArguments
 TUNE = InstructionArguments, LoraArguments, InstructionTrainingArguments
 TUNING = {
     "chat-assistant": TUNE,
     "classify-sections": CLASSIFY,
+    "distill-descriptions": (DistillArguments, PartialTrainingArguments, DistillTrainingArguments),
     "embed-descriptions": EMBED,
     "embed-three-vectors": EMBED,
     "embed-zh-en": EMBED,
@@ -233,6 +237,7 @@ TUNING = {
     "finetune-lora": TUNE,
     "finetune-tagger": TAG,
     "summarize-descriptions": (SummarizerArguments, PartialTrainingArguments, SummarizerTrainingArguments),
+    "rerank-descriptions": RERANK,
     "tag-entities": TAG,
     "train-embeddings": EMBED,
 }
@@ -254,7 +259,8 @@ def test_packaged_recipes_are_valid(name, tmp_path):
 
 @pytest.mark.parametrize("name", TUNING)
 def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
-    words = ["--recipe", name, "--output_dir", str(tmp_path), "--model", "m", "--files", "a"]
+    model = "--teacher" if name.startswith("distill") else "--model"
+    words = ["--recipe", name, "--output_dir", str(tmp_path), model, "m", "--files", "a"]
     filled = arguments.parse_arguments(TUNING[name], words, command="test", description=None)
     for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():
         (parsed,) = [getattr(part, key) for part in filled if hasattr(part, key)]

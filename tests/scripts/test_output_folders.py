@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": (["--files", "nowhere.txt", *TRAINING], "nowhere.txt"),
     "train_tokenizer": (["--files", "nowhere.txt"], "nowhere.txt"),
     "train_embeddings": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
+    "train_reranker": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),
     "train_summarizer": (["--files", "nowhere.jsonl", *TRAINING], "nowhere.jsonl"),
     "train_translation": (["--files", "nowhere.jsonl", *TRAINING], "nowhere.jsonl"),
     "finetune_classifier": (["--files", "nowhere.jsonl", "--model", "nowhere", *TRAINING], "nowhere"),

@@ -4,15 +4,24 @@ import shlex
 
 import pytest
 
-from trine.scripts import finetune_classifier, finetune_lora, train_embeddings, train_summarizer
+from trine.scripts import (
+    distill,
+    finetune_classifier,
+    finetune_lora,
+    train_embeddings,
+    train_reranker,
+    train_summarizer,
+)
 from trine.scripts.arguments.parsing import RECIPES
 
 
 COMMANDS = {
     "chat-assistant": ("finetune-lora", finetune_lora),
+    "distill-descriptions": ("distill", distill),
     "embed-descriptions": ("train-embeddings", train_embeddings),
     "embed-three-vectors": ("train-embeddings", train_embeddings),
     "embed-zh-en": ("train-embeddings", train_embeddings),
+    "rerank-descriptions": ("train-reranker", train_reranker),
     "classify-sections": ("finetune-classifier", finetune_classifier),
     "summarize-descriptions": ("train-summarizer", train_summarizer),
 }

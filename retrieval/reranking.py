@@ -1,0 +1,116 @@
+"""One way to rank what a first search has found again, for every kind of reranker."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from sentence_transformers import CrossEncoder
+from sentence_transformers.util import get_device_name
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from .listwise import ListwiseReranker
+
+
+class Reranker(Protocol):
+    """Ranks documents for a query: a `CrossEncoder`, a `ListwiseReranker`, or another class with this method."""
+
+    def rank(self, query: Any, documents: Any) -> list[Any]:
+        """For each document, the best first, its place as `corpus_id`, and its `score`, the higher the better."""
+        ...
+
+
+class Ranked(NamedTuple):
+    """A document that was ranked again: its place in the list before, and its score."""
+
+    place: int
+    score: float
+
+
+def rank_again(reranker: Reranker, query: str, documents: Sequence[str]) -> list[Ranked]:
+    """Ranks documents, the best first; equal scores keep the order in which they came.
+
+    Raises:
+        TypeError: The reranker has no method `rank`.
+        ValueError: It gives several scores for a pair, a score that is no number or not finite, or not each document
+            once; or the query leaves it no room for a document.
+    """
+    if not callable(getattr(reranker, "rank", None)):
+        raise TypeError(f"rerank={type(reranker).__name__} has no method `rank(query, documents)`.")
+    if not documents:
+        return []
+    if isinstance(reranker, CrossEncoder):
+        check_cross_encoder(reranker, query)
+    found = [Ranked(int(each["corpus_id"]), float(each["score"])) for each in reranker.rank(query, [*documents])]
+    if sorted(each.place for each in found) != [*range(len(documents))]:
+        raise ValueError(
+            f"rerank={type(reranker).__name__} gives {len(found)} places for {len(documents)} documents, and not each "
+            "of them once."
+        )
+    if bad := [each.place for each in found if not math.isfinite(each.score)]:
+        raise ValueError(
+            f"rerank={type(reranker).__name__} gives scores that are not finite for {len(bad)} documents."
+        )
+    return sorted(found, key=lambda each: (-each.score, each.place))
+
+
+def check_cross_encoder(model: CrossEncoder, query: str | None = None) -> None:
+    """Raises a ValueError for a model with several scores for a pair, and for a query that fills its whole input."""
+    if model.num_labels != 1:
+        raise ValueError(f"The CrossEncoder has num_labels={model.num_labels}; to rank, a pair needs one score.")
+    limit = model.max_seq_length
+    if query is None or limit is None:
+        return
+    tokens = len(model.tokenizer(query, "", verbose=False)["input_ids"])
+    if tokens >= limit:
+        raise ValueError(
+            f"query={query[:40]!r}... has {tokens} tokens with those around it, which leaves no room for a document "
+            f"in the reranker's {limit}."
+        )
+
+
+def load_reranker(name: str, device: str | None = None, trust_remote_code: bool = False, **options: Any) -> Reranker:
+    """Loads a `CrossEncoder`, or a causal language model as `ListwiseReranker`.
+
+    Args:
+        name: A folder, or a name on the Hub.
+        device: Where it computes, by default the accelerator.
+        trust_remote_code: Whether code that comes with the model may run.
+        options: Of `ListwiseReranker`.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is neither, or gives several scores for a pair.
+    """
+    code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **code)
+    except (OSError, ValueError) as error:
+        raise OSError(f"rerank='{name}' cannot be read: {error}") from error
+    kind = (getattr(config, "architectures", None) or ["nothing that is named"])[0]
+    if kind.endswith("ForSequenceClassification") or is_saved_cross_encoder(name):
+        model = cut_documents(CrossEncoder(name, device=device, **code))
+        check_cross_encoder(model)
+        return model
+    if kind.endswith(("ForCausalLM", "LMHeadModel")):
+        tokenizer = AutoTokenizer.from_pretrained(name, **code)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, **code)
+        return ListwiseReranker(model.to(device or get_device_name()), tokenizer, **options)
+    raise ValueError(
+        f"rerank='{name}' holds {kind}, which has no score for a pair: name the folder of a CrossEncoder, which trine "
+        "train-reranker makes, or of a causal language model."
+    )
+
+
+def is_saved_cross_encoder(name: str) -> bool:
+    """Whether a folder is one that `CrossEncoder.save_pretrained` has written."""
+    file = Path(name) / "config_sentence_transformers.json"
+    return file.is_file() and '"CrossEncoder"' in file.read_text(encoding="utf-8")
+
+
+def cut_documents(model: CrossEncoder) -> CrossEncoder:
+    """Lets a CrossEncoder cut the second text of a pair, the document, and never the first."""
+    transformer: Any = model[0]
+    texts = {**transformer.processing_kwargs.get("text", {}), "truncation": "only_second"}
+    transformer.processing_kwargs = {**transformer.processing_kwargs, "text": texts}
+    return model

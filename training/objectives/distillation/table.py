@@ -1,0 +1,12 @@
+"""The objectives of distillation by name."""
+
+from .base import Objective
+from .embeddings import EmbeddingsObjective
+from .hidden import HiddenObjective
+from .logits import LogitsObjective
+from .relations import RelationsObjective
+
+
+DISTILLATION: dict[str, type[Objective]] = {
+    each.name: each for each in (LogitsObjective, HiddenObjective, RelationsObjective, EmbeddingsObjective)
+}
