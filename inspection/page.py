@@ -10,7 +10,7 @@ from .attention import CROSS_ATTENTION, SECOND_KEYS, WeightMap
 from .copies import COPIES
 
 
-TEMPLATE = Path(__file__).parent / "templates" / "inspection.html"
+TEMPLATES = Path(__file__).parent / "templates"
 PLACE = "{{ data }}"
 # What the rows and the columns of a view are, by the end of its name.
 CAPTIONS = {
@@ -30,9 +30,14 @@ CAPTIONS = {
 def write_page(maps: Sequence[WeightMap], title: str, notes: Sequence[str], path: Path) -> None:
     """Writes a page that shows the maps, grouped by their names, under a title and lines of notes."""
     data = {"title": title, "notes": [*notes], "second": SECOND_KEYS, "views": views_of(maps)}
+    fill("inspection.html", data, path)
+
+
+def fill(template: str, data: dict[str, Any], path: Path) -> None:
+    """Writes a page: a template with its data."""
     # What a token says must not end the element that holds it.
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    before, after = TEMPLATE.read_text(encoding="utf-8").split(PLACE)
+    before, after = (TEMPLATES / template).read_text(encoding="utf-8").split(PLACE)
     path.write_text(before + text + after, encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ EXTRAS = {
     "datasets": "scripts",
     "faiss": "retrieval",
     "fastapi": "serving",
+    "gensim": "words",
     "ir_measures": "retrieval",
     "jieba": "chinese",
     "matplotlib": "scripts",
@@ -51,6 +52,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "train-reranker": ("datasets", "matplotlib"),
     "train-summarizer": ("matplotlib",),
     "train-translation": ("matplotlib",),
+    "words": ("gensim",),
 }
 
 
@@ -76,6 +78,7 @@ IF_ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "datasets": lambda values: any(map(_is_data_set, _files(values))),
     **dict.fromkeys(("onnx", "onnxruntime"), lambda values: values.get("scheme") == "onnx-int8"),
     "jieba": lambda values: "jieba" in (values.get("whole_words"), values.get("chinese")),
+    "matplotlib": lambda values: values.get("map_dir"),
     "pyarrow": lambda values: any(map(_has_parquet, _files(values))),
     "reasoning_gym": lambda values: "word-problems" in (values.get("experiments") or ()),
     "sacrebleu": lambda values: "translation" in (values.get("experiments") or ()),

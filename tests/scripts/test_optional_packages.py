@@ -112,6 +112,7 @@ def test_help_needs_no_package(monkeypatch, capsys):
         ("datasets", {"validation_files": ["saved"]}),
         ("jieba", {"whole_words": "jieba"}),
         ("jieba", {"chinese": "jieba"}),
+        ("matplotlib", {"map_dir": "folder"}),
         ("onnx", {"scheme": "onnx-int8"}),
         ("onnxruntime", {"scheme": "onnx-int8"}),
         ("pyarrow", {"files": ["a.parquet"]}),
@@ -140,7 +141,7 @@ def test_what_arguments_ask_for_is_checked(module, values, tmp_path, monkeypatch
 
 def test_every_condition_is_tried_above():
     tried = {
-        mark.args[1][number][0] for mark in test_what_arguments_ask_for_is_checked.pytestmark for number in range(16)
+        case[0] for mark in test_what_arguments_ask_for_is_checked.pytestmark for case in mark.args[1]
     }
     assert tried == set(IF_ASKED)
 
