@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from .next_tokens import NextToken, next_token_probabilities
     from .page import write_page
     from .pictures import draw_map
+    from .word_contexts import WordUse, cosines_between, cosines_to_words, word_uses
     from .word_map import WordMap, draw_words, write_word_page
-    from .word_uses import WordUse, cosines_between, cosines_to_words, word_uses
     from .words import read_vectors, word_vectors
 
 __all__ = [

@@ -111,7 +111,7 @@ def _other_case(vectors: "KeyedVectors", word: str) -> tuple[str, str]:
     for other in (word.lower(), word.capitalize(), word.upper()):
         if other in vectors:
             return other, f"{word!r} is not among the vectors; {other!r} takes its place."
-    raise unknown(word, vectors.index_to_key)
+    raise unknown(word, vectors.key_to_index)
 
 
 def _spell(vectors: "KeyedVectors", word: str, spelling: Spelling) -> tuple[str, str]:
@@ -121,6 +121,6 @@ def _spell(vectors: "KeyedVectors", word: str, spelling: Spelling) -> tuple[str,
         same = spelling.tokenizer.decode(ids).strip()
         return (same, f"{word!r} is {same!r} to this tokenizer.") if same in vectors else (word, "")
     tokens = " ".join(spelling.tokens(ids))
-    near = near_words(word, vectors.index_to_key, 1)
+    near = near_words(word, vectors.key_to_index, 1)
     hint = f" A near word of one piece: {near[0]!r}." if near else ""
     return word, f"{word!r} is {len(ids)} pieces ({tokens}), whose mean it has.{hint}"

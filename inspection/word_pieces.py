@@ -79,14 +79,14 @@ def _is_word(text: str) -> bool:
     return any(map(str.isalnum, text)) and not any(map(str.isspace, text)) and "\ufffd" not in text
 
 
-def near_words(word: str, words: Iterable[str], most: int = 3) -> list[str]:
+def near_words(word: str, words: Iterable[Any], most: int = 3) -> list[str]:
     """Known words that are written much like another."""
     length = len(word)
     lower = {known.lower(): known for known in words if abs(len(known) - length) <= 2}
     return [lower[name] for name in get_close_matches(word.lower(), lower, n=most, cutoff=0.6)]
 
 
-def unknown(word: str, words: Iterable[str]) -> ValueError:
+def unknown(word: str, words: Iterable[Any]) -> ValueError:
     """The error that names a word that is not known, and known ones that are near."""
     near = near_words(word, words)
     hint = f" Near words that are known: {', '.join(near)}." if near else ""

@@ -68,7 +68,7 @@ def add_words(
     parts = spelling.pieces(words)
     for word, row in zip(words, parts, strict=True):
         if not spelling.spells(row):
-            raise unknown(word, vectors.index_to_key or spelling.known())
+            raise unknown(word, vectors.key_to_index or spelling.known())
     if layer == SENTENCE:
         made = _sentence_vectors(model, words, batch_size)
     else:
@@ -89,7 +89,7 @@ def add_words(
 
 
 def _sentence_vectors(model: Any, words: Sequence[str], batch_size: int) -> np.ndarray:
-    """What a SentenceTransformer makes of each word (N, D)."""
+    """The sentence embedding of each word (N, D)."""
     if not hasattr(model, "encode"):
         raise ValueError(f"layer='{SENTENCE}' needs a SentenceTransformer, not a {type(model).__name__}.")
     return model.encode([*words], show_progress_bar=False, batch_size=batch_size, convert_to_numpy=True)
@@ -202,6 +202,8 @@ def _read_file(path: Path) -> "KeyedVectors":
     opened: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rb") as file:
         header = file.readline(1000).split()
+    if not header:
+        raise ValueError("it is empty, or begins with an empty line")
     binary = ".bin" in path.suffixes
     no_header = not binary and not (len(header) == 2 and all(map(bytes.isdigit, header)))
     return _key_vectors().load_word2vec_format(str(path), binary=binary, no_header=no_header)

@@ -1,4 +1,4 @@
-"""What `trine words` prints, and the maps of it."""
+"""Prints the answers of `trine words`, and makes maps of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from trine.inspection.word_contexts import WordUse, cosines_between, cosines_to_words, word_uses
 from trine.inspection.word_lookup import Expression, parse_equation, parse_expression
 from trine.inspection.word_map import ASKED, FOUND, RESULT, WordMap
 from trine.inspection.word_pieces import Spelling
-from trine.inspection.word_uses import WordUse, cosines_between, cosines_to_words, word_uses
 from trine.inspection.words import layer_vectors, trunk_of
 from trine.scripts.jobs.word_sources import Source
 from trine.scripts.jobs.word_tests import TOTAL, score_analogies, score_similarity
@@ -95,7 +95,7 @@ def tell_similarity(source: Source, path: Path) -> None:
 
 
 def tell_uses(
-    loaded: tuple[Any, Any], word: str, sentences: Sequence[str], compared: Sequence[str], words: Sequence[str], k: int
+    loaded: tuple[Any, Any], word: str, sentences: list[str], compared: list[str], words: list[str], k: int
 ) -> list[WordMap]:
     """Prints, layer by layer, how near the uses of a word are to each other and to other words; a map a layer.
 
@@ -131,7 +131,7 @@ def tell_uses(
 
 
 def maps_of(
-    loaded: tuple[Any, Any], word: str, uses: Sequence[WordUse], compared: Sequence[str], found: list[list[str]]
+    loaded: tuple[Any, Any], word: str, uses: Sequence[WordUse], compared: list[str], found: list[list[str]]
 ) -> list[WordMap]:
     """A map of each layer: the uses of a word, the words that they are compared with, and the neighbours found."""
     model, tokenizer = loaded

@@ -141,7 +141,7 @@ def score_similarity(vectors: Any, path: Path) -> SimilarityScores:
     pearson, spearman, unknown = vectors.evaluate_word_pairs(str(path))
 
     def drawn(counts: np.ndarray) -> float:
-        return float(spearmanr(*np.repeat(table, counts, axis=0).T)[0])
+        return float(spearmanr(np.repeat(table, counts, axis=0)).statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
     interval = resampled_interval(drawn, len(table)) if len(table) >= FEWEST_PAIRS else None
     return SimilarityScores(float(spearman[0]), interval, float(pearson[0]), (len(table), len(pairs)), float(unknown))

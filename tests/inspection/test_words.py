@@ -28,10 +28,10 @@ from trine import (
     train_wordpiece,
 )
 from trine.inspection import word_vectors
+from trine.inspection.word_contexts import cosines_between, cosines_to_words, find_word, word_uses
 from trine.inspection.word_lookup import look_up, parse_equation, parse_expression
 from trine.inspection.word_map import plane
 from trine.inspection.word_pieces import is_unspaced
-from trine.inspection.word_uses import cosines_between, cosines_to_words, find_word, word_uses
 from trine.inspection.words import read_vectors
 
 

@@ -47,17 +47,19 @@ def word_uses(model: Any, tokenizer: Any, word: str, sentences: Sequence[str]) -
     """
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError(f"A {type(tokenizer).__name__} tells no places in a text, which words in sentences need.")
-    places = [find_word(word, sentence) for sentence in sentences]
-    if missing := [sentence for sentence, place in zip(sentences, places, strict=True) if place is None]:
-        raise ValueError(f"context={missing[0]!r} does not hold the word {word!r}.")
+    places = []
+    for sentence in sentences:
+        if (place := find_word(word, sentence)) is None:
+            raise ValueError(f"context={sentence!r} does not hold the word {word!r}.")
+        places.append(place)
     spelling = Spelling(tokenizer)
     parts = [_pieces(spelling, word, sentence, place) for sentence, place in zip(sentences, places, strict=True)]
     states = layer_vectors(trunk_of(model), parts)
-    tokens = [spelling.tokens([part.ids[place] for place in part.places]) for part in parts]
-    return [
-        WordUse(sentence, *place, tokens[number], states[:, number])
-        for number, (sentence, place) in enumerate(zip(sentences, places, strict=True))
-    ]
+    uses = []
+    for number, (sentence, (start, stop), part) in enumerate(zip(sentences, places, parts, strict=True)):
+        pieces = spelling.tokens([part.ids[place] for place in part.places])
+        uses.append(WordUse(sentence, start, stop, pieces, states[:, number]))
+    return uses
 
 
 def find_word(word: str, sentence: str) -> tuple[int, int] | None:
