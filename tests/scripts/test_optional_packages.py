@@ -140,9 +140,7 @@ def test_what_arguments_ask_for_is_checked(module, values, tmp_path, monkeypatch
 
 
 def test_every_condition_is_tried_above():
-    tried = {
-        case[0] for mark in test_what_arguments_ask_for_is_checked.pytestmark for case in mark.args[1]
-    }
+    tried = {case[0] for mark in test_what_arguments_ask_for_is_checked.pytestmark for case in mark.args[1]}
     assert tried == set(IF_ASKED)
 
 
