@@ -4,15 +4,13 @@ import math
 
 import pytest
 import torch
-from support.tiny import random_ids, tiny_config, tiny_model
+from support.distilling import LENGTHS, loss_of, make_trainer, padded_batch, translator
+from support.tiny import random_ids, tiny_model
 from transformers import TrainingArguments
 
 from trine import (
-    TrineForConditionalGeneration,
     TrineForMaskedLM,
-    TrineForSequenceClassification,
     TrineModel,
-    TrineSeq2SeqConfig,
 )
 from trine.training.data.padding_free import PaddingFreeCollator
 from trine.training.objectives.distillation import logits as logits_file
@@ -23,33 +21,12 @@ from trine.training.run.distillation import DistillationTrainer
 
 
 NARROW = {"hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8}
-LENGTHS = (9, 4, 1, 6)
 CLOSE = {"rtol": 1e-9, "atol": 1e-11}
-
-
-def make_trainer(tmp_path, student, teacher, embeddings=None, **options):
-    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], disable_tqdm=True)
-    distillation = DistillationOptions(**options)
-    return DistillationTrainer(
-        student, arguments, teacher_model=teacher, distillation=distillation, embeddings=embeddings
-    )
-
-
-def padded_batch(**more):
-    ids = random_ids(len(LENGTHS), max(LENGTHS))
-    mask = (torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]).long()
-    labels = ids.masked_fill(mask == 0, -100)
-    labels[:, 0] = -100
-    return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels, **more}
 
 
 def rows_of(batch):
     """The token ids of each text without padding."""
     return [row[mask.bool()] for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-
-
-def loss_of(trainer, batch):
-    return trainer.compute_loss(trainer.model.train(), dict(batch))
 
 
 def softmax(row):
@@ -297,104 +274,15 @@ def test_relation_heads_divide_both_widths():
     assert [count_heads(None, *widths, 12) for widths in ((384, 768), (312, 768), (5, 7))] == [12, 12, 1]
 
 
-OPTION_ERRORS = [
-    ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
-    ({"temperature": -1.0}, "temperature=-1.0 must be above 0"),
-    ({"alpha_hidden": -1.0}, "alpha_hidden=-1.0 must be a finite number, at least 0"),
-    ({"objective": ["logit"]}, r"objective\[0\]='logit' is not one of \['logits', 'hidden'.*Did you mean 'logits'"),
-    ({"objective": []}, r"objective=\[\] names nothing; choose from \['logits'"),
-    ({"relations": ["values"]}, r"relations\[0\]='values' is not one of \['query', 'key', 'value'\]"),
-    ({"hidden_distance": "l1"}, r"hidden_distance='l1' is not one of \['cosine', 'mse'\]"),
-    ({"objective": ["hidden"], "alpha_labels": 1.0}, r"alpha_labels=1.0 needs 'logits' in objective=\['hidden'\]"),
-    ({"relation_heads": 0}, "relation_heads=0 must be at least 1"),
-    ({"alpha_logits": 0.0}, r"objective=\['logits'\] has no alpha above 0"),
-]
-
-
-@pytest.mark.parametrize(("fields", "message"), OPTION_ERRORS)
-def test_options_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        DistillationOptions(**fields)
-
-
-def encoder(**fields):
-    return tiny_model(TrineModel, is_causal=False, **fields)
-
-
-def translator(seed=0, **fields):
-    torch.manual_seed(seed)
-    sides = [tiny_config(is_causal=False), tiny_config(is_causal=True)]
-    config = TrineSeq2SeqConfig(encoder=sides[0], decoder=sides[1], pad_token_id=0, decoder_start_token_id=1, **fields)
-    return TrineForConditionalGeneration(config).double()
-
-
-MODEL_ERRORS = {
-    "no teacher": (tiny_model, lambda: None, {}, r"objective=\['logits'\] needs a teacher_model"),
-    "vocabulary": (tiny_model, lambda: tiny_model(vocab_size=70), {}, "'logits' needs one vocabulary, but stack 0 of"),
-    "hidden": (
-        tiny_model,
-        lambda: tiny_model(vocab_size=70),
-        {"objective": ["hidden"]},
-        "has vocab_size=61, and of the teacher 70. With other vocabularies choose 'embeddings', or 'relations'",
-    ),
-    "family": (tiny_model, translator, {}, "model_type='trine' of the student differs from 'trine_seq2seq'"),
-    "no head": (encoder, encoder, {}, "needs a teacher with a head that predicts tokens, such as .* not a TrineModel"),
-    "classifier": (
-        lambda: tiny_model(TrineForSequenceClassification, is_causal=False),
-        lambda: tiny_model(TrineForMaskedLM, is_causal=False),
-        {},
-        "needs a student with a head .* not a TrineForSequenceClassification",
-    ),
-    "pointer": (translator, lambda: translator(pointer_size=8), {}, "does not take a teacher that copies"),
-    "map": (
-        encoder,
-        encoder,
-        {"objective": ["hidden"], "layer_map": "1:3"},
-        "layer_map='1:3' has 1:3, but the student has layers up to 2, and the teacher up to 2",
-    ),
-    "words": (encoder, encoder, {"objective": ["hidden"], "layer_map": "1-3"}, "layer_map='1-3' is none of 'last'"),
-    "empty": (encoder, encoder, {"objective": ["hidden"], "layer_map": " "}, "layer_map='' names no layers"),
-    "heads": (
-        encoder,
-        encoder,
-        {"objective": ["relations"], "relation_heads": 3},
-        "relation_heads=3 does not divide 16, the width of the student",
-    ),
-    "layer": (
-        encoder,
-        encoder,
-        {"objective": ["relations"], "relation_layer": 2},
-        "relation_layer=2 is no layer of the teacher, which has 0 to 1",
-    ),
-    "translator": (translator, lambda: None, {"objective": ["embeddings"]}, "needs a student with one stack"),
-}
-
-
-@pytest.mark.parametrize("case", MODEL_ERRORS)
-def test_models_are_refused(case, tmp_path):
-    student, teacher, options, message = MODEL_ERRORS[case]
-    with pytest.raises(ValueError, match=message):
-        make_trainer(tmp_path, student(), teacher(), **options)
-
-
-def test_a_layer_without_values_has_no_relations(tmp_path):
-    student = encoder()
-    del student.layers[1].self_attn.v_proj
-    with pytest.raises(
-        ValueError, match="relations has 'value', but layer 1 of the student, of kind 'full', has no v_"
-    ):
-        make_trainer(tmp_path, student, encoder(), objective=["relations"])
-
-
-def test_batches_and_processes_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="pooling='max' is not one of"):
-        make_trainer(tmp_path, encoder(), None, embeddings={"pooling": "max"}, objective=["embeddings"])
-    batch = padded_batch()
-    with pytest.raises(ValueError, match="objective='embeddings' needs teacher_embeddings in the batch"):
-        loss_of(make_trainer(tmp_path, encoder(), None, objective=["embeddings"]), batch)
-    del batch["labels"]
-    with pytest.raises(ValueError, match="objective='logits' needs labels in the batch"):
-        loss_of(make_trainer(tmp_path, tiny_model(), tiny_model()), batch)
-    monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
-    with pytest.raises(ValueError, match="world_size=2 and n_gpu=0: distillation trains on one device"):
-        make_trainer(tmp_path, tiny_model(), tiny_model())
+def test_half_precision_reaches_the_layers_of_a_model_with_a_head(tmp_path):
+    losses = []
+    for bf16 in (False, True):
+        student, teacher = (tiny_model(seed=seed, dtype=torch.float32, scale=1.5) for seed in (2, 1))
+        seen = []
+        student.model.layers[0].mlp.up_proj.register_forward_hook(
+            lambda *given, seen=seen: seen.append(given[2].dtype)
+        )
+        trainer = make_trainer(tmp_path, student, teacher, bf16=bf16, objective=["logits", "relations"])
+        losses.append(loss_of(trainer, padded_batch()).item())
+        assert seen == [torch.bfloat16 if bf16 else torch.float32]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)

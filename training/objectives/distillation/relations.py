@@ -68,7 +68,8 @@ class RelationsObjective(Objective):
 
 def relation_loss(student: torch.Tensor, teacher: torch.Tensor, heads: int) -> torch.Tensor:
     """KL(teacher || student) of the relations of one sequence, (L, W) and (L, its W), summed over parts and tokens."""
-    found, expected = (log_relations(precise(each), heads) for each in (student, teacher))
+    with torch.autocast(student.device.type, enabled=False):
+        found, expected = (log_relations(precise(each), heads) for each in (student, teacher))
     return nn.functional.kl_div(found, expected, reduction="sum", log_target=True)
 
 
