@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from trine.configuration.patterns import check_choice
 from trine.retrieval.fusion import FUSIONS
 from trine.retrieval.hybrid import Hit, HybridSearch, check_count
-from trine.retrieval.reranking import load_reranker
+from trine.retrieval.listwise import METHODS
+from trine.retrieval.reranking import Reranker, load_reranker
 from trine.retrieval.words import Words
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
@@ -49,6 +51,14 @@ class SearchArguments:
         },
     )
     rerank_candidates: int = field(default=50, metadata={"help": "How many of the best are ranked again."})
+    rerank_window: int = field(
+        default=20,
+        metadata={"help": "How many of them a causal language model orders at once, in steps of half of it."},
+    )
+    rerank_method: str = field(
+        default="generate",
+        metadata={"help": "How it does: 'generate' lets it write their order; 'logits' reads it from one pass."},
+    )
     explain: bool = field(
         default=False, metadata={"help": "Show what vectors and words add to each score, and mark the words found."}
     )
@@ -63,6 +73,9 @@ class SearchArguments:
         if (self.index is None) == (self.store is None):
             raise ValueError("Name either index, a folder, or store, a database.")
         check_count("rerank_candidates", self.rerank_candidates)
+        check_choice("rerank_method", self.rerank_method, METHODS)
+        if self.rerank_window < 2:
+            raise ValueError(f"rerank_window={self.rerank_window} must be at least 2.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -71,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (arguments,) = parse_arguments([SearchArguments], argv, command="search", description=__doc__)
     queries = arguments.text or [read_standard_input("a query")]
     try:
-        options: dict[str, Any] = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
-        reranker = load_reranker(arguments.rerank, **options) if arguments.rerank else None
+        reranker = load_named_reranker(arguments)
         with opened_index(arguments) as search:
             found = search.search_all(
                 queries, arguments.k, rerank=reranker, rerank_candidates=arguments.rerank_candidates
@@ -85,6 +97,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(json.dumps(as_record(query, hits, words, arguments.explain), ensure_ascii=False))
         else:
             print(as_text(query, hits, words, arguments.explain, len(queries) > 1))
+
+
+def load_named_reranker(arguments: SearchArguments) -> Reranker | None:
+    """The reranker that is named, if one is."""
+    if arguments.rerank is None:
+        return None
+    window = arguments.rerank_window
+    return load_reranker(
+        arguments.rerank,
+        arguments.device,
+        arguments.trust_remote_code,
+        window=window,
+        step=window // 2,
+        method=arguments.rerank_method,
+    )
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 from support.searches import DOCUMENTS, save_encoder
 from transformers import AutoTokenizer
 
-from trine import TrineConfig, TrineForMaskedLM
+from trine import TrineConfig, TrineForCausalLM, TrineForMaskedLM, TrineForSequenceClassification
 from trine.configuration.atomic_saving import locked
 from trine.retrieval import HybridSearch
 from trine.scripts import index, search
@@ -246,3 +246,46 @@ def test_arguments_that_are_refused(command, options, message, capsys):
     with pytest.raises(SystemExit):
         command.main(options)
     assert message in capsys.readouterr().err
+
+
+def test_what_is_ranked_again(folder, capsys):
+    """By the encoder with a head for a pair, and by a decoder as a list."""
+    tokenizer = AutoTokenizer.from_pretrained(folder / "encoder")
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 512}
+    for name, model_class, fields in (
+        ("pairs", TrineForSequenceClassification, {"is_causal": False, "num_labels": 1}),
+        ("lists", TrineForCausalLM, {}),
+    ):
+        model_class(TrineConfig.from_preset("tiny", **sizes, **fields)).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    options = ["--index", str(folder / "made"), "-k", "4", "--rerank_candidates", "9", "--rerank_window", "6"]
+    first = {hit.id: hit.score for hit in hits_of(folder, "a red house", 9)}
+    for name in ("pairs", "lists"):
+        words = ["a red house", *options, "--rerank", str(folder / name), "--rerank_method", "logits"]
+        hits = json.loads(find(capsys, *words, "--json", "--explain"))["hits"]
+        assert len(hits) == 4 and all(hit["score"] == pytest.approx(first[hit["id"]]) for hit in hits)
+        scores = [hit["rerank"] for hit in hits]
+        assert scores == sorted(scores, reverse=True) and (name == "pairs" or scores == [1, 1 / 2, 1 / 3, 1 / 4])
+        printed = find(capsys, *words, "--explain")
+        best = f"1. {hits[0]['id']}  {scores[0]:.4f} of the reranker, before it {hits[0]['score']:.4f} = "
+        assert best in printed
+        assert f"1. {hits[0]['id']}  {scores[0]:.4f}\n" in find(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rerank_candidates", "0"], "rerank_candidates=0 must be a whole number of at least 1"),
+        (["--rerank_window", "1"], "rerank_window=1 must be at least 2"),
+        (["--rerank_method", "guess"], "rerank_method='guess' is not one of"),
+    ],
+)
+def test_options_of_ranking_again_that_are_refused(options, message, capsys):
+    with pytest.raises(SystemExit):
+        search.main(["red", "--index", "made", *options])
+    assert message in capsys.readouterr().err
+
+
+def test_what_ranks_nothing_is_refused(folder):
+    with pytest.raises(SystemExit, match=r"trine: rerank='.*encoder' holds TrineModel, which has no score for a pair"):
+        search.main(["red", "--index", str(folder / "made"), "--rerank", str(folder / "encoder")])
