@@ -26,8 +26,9 @@ _ITS_SECTION = ("Which section does it belong to?", "In which section is it?", "
 _MEANING = ("What does the word {} mean?", "What does {} mean?", "Define {}.")
 _EXAMPLE = ("Give me an example.", "How is it used?")
 _TERM = ("What is {} in computing?", "What does {} mean in computing?", "Explain the term {}.")
-# Of 100 packages, how many are talked about in which way; the others are not.
-_SHARES = {"summary": 12, "section": 5, "package": 5, "unknown": 4}
+# Of 100 packages, how many are talked about in which way; the others are not. With eight times as many invented names
+# a small model refused most real ones, too.
+_SHARES = {"summary": 12, "section": 5, "package": 5, "unknown": 0.5}
 _WORDS, _TERMS = 0.04, 0.3
 _WORDS_SAID, _WORDS_READ, _CHARACTERS_READ = range(3, 31), range(15, 91), 560
 

@@ -217,9 +217,10 @@ RECIPES = {
     "pretrain-small": PRETRAIN,
     "train-summarizer": SUMMARIZE,
     "transformer-base": TRANSLATE,
+    "translate-both": TRANSLATE,
     "translate-zh-en": TRANSLATE,
 }
-MORE_WORDS = {"translate-zh-en": ["--encoder", "e"]}  # which recipes cannot name
+MORE_WORDS = dict.fromkeys(("translate-both", "translate-zh-en"), ["--encoder", "e"])  # which recipes cannot name
 # Those of commands that begin with a trained model.
 CLASSIFY = ClassifierArguments, PartialTrainingArguments, ClassifierTrainingArguments
 TAG = TaggerArguments, PartialTrainingArguments, TaggerTrainingArguments
