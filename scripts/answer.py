@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.retrieval.hybrid import Hit, check_count
+from trine.retrieval.reranking import load_reranker
 from trine.retrieval.sources import INSTRUCTION, SourcedPrompt, cited_numbers, prompt_with_sources
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
@@ -40,6 +41,10 @@ class AnswerArguments:
             "sources, however far they are; trine search --explain shows cosines."
         },
     )
+    rerank: str | None = field(
+        default=None, metadata={"help": "What ranks the best of them again first, as for trine search."}
+    )
+    rerank_candidates: int = field(default=50, metadata={"help": "How many of the best are ranked again."})
     embedding_model: str | None = field(
         default=None, metadata={"help": "Where the model that made the index is now, if it was moved."}
     )
@@ -64,6 +69,7 @@ class AnswerArguments:
         if (self.index is None) == (self.store is None):
             raise ValueError("Name either index, a folder, or store, a database.")
         check_count("k", self.k)
+        check_count("rerank_candidates", self.rerank_candidates)
         for name in ("max_new_tokens", "max_length"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -103,10 +109,11 @@ def find(arguments: AnswerArguments, question: str) -> list[Hit]:
     Raises:
         OSError, ValueError, ImportError: Those of the index, or nothing is found.
     """
-    options = {name: getattr(arguments, name) for name in ("index", "store", "store_name", "device")}
-    code: dict[str, Any] = {"trust_remote_code": arguments.trust_remote_code}
+    options: Any = {name: getattr(arguments, name) for name in ("index", "store", "store_name")}
+    code: Any = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+    reranker = load_reranker(arguments.rerank, **code) if arguments.rerank else None
     with opened_index(SearchArguments(model=arguments.embedding_model, **options, **code)) as search:
-        hits = search.search(question, arguments.k)
+        hits = search.search(question, arguments.k, rerank=reranker, rerank_candidates=arguments.rerank_candidates)
     least = arguments.min_similarity
     if least is not None and hits and hits[0].dense is None:
         raise ValueError(f"min_similarity={least} needs vectors, whose weight in the index is 0.")

@@ -14,6 +14,7 @@ import numpy as np
 from trine.configuration.patterns import check_choice
 from trine.retrieval.fusion import FUSIONS, check_fusion
 from trine.retrieval.hybrid import check_count
+from trine.retrieval.reranking import load_reranker
 from trine.retrieval.words import CHINESE, Words
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP
@@ -28,6 +29,7 @@ from trine.scripts.jobs.retrieval_runs import (
     index_run,
     measure_runs,
     parse_metrics,
+    reranked,
     write_run,
 )
 from trine.scripts.search import SearchArguments, opened_index
@@ -63,6 +65,14 @@ class RetrievalArguments:
     index: str | None = field(default=None, metadata={"help": "Folder that `trine index` wrote: one more column."})
     store: str | None = field(default=None, metadata={"help": f"In place of a folder, {STORE_HELP}"})
     store_name: str = field(default="documents", metadata={"help": STORE_NAME_HELP})
+    rerank: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or Hub id of a CrossEncoder, or of a causal language model, that ranks the best of the "
+            "last column again: one more column."
+        },
+    )
+    rerank_candidates: int = field(default=50, metadata={"help": "How many of the best it ranks."})
     bm25: bool = field(default=True, metadata={"help": "A column of BM25."})
     hybrid: bool = field(default=True, metadata={"help": "A column of hybrid search for each model."})
     dense_weight: float = field(default=0.7, metadata={"help": "Weight of vectors in hybrid search."})
@@ -111,6 +121,7 @@ class RetrievalArguments:
         check_fusion(self.fusion, self.dense_weight, self.lexical_weight)
         check_choice("chinese", self.chinese, CHINESE)
         check_count("batch_size", self.batch_size)
+        check_count("rerank_candidates", self.rerank_candidates)
         for name in ("depth", "max_queries"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -121,6 +132,11 @@ class RetrievalArguments:
     def has_index(self) -> bool:
         """Whether an index is a column."""
         return self.index is not None or self.store is not None
+
+    @property
+    def rerank_name(self) -> str:
+        """The name of the reranker's column."""
+        return f"reranked by {Path(str(self.rerank)).name}"
 
     @property
     def index_name(self) -> str:
@@ -175,12 +191,21 @@ def depth_of(measures: Sequence[Any]) -> int:
 
 def run_all(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[str, Run]:
     """Runs each system, in the order of the columns."""
-    if not arguments.has_index:
-        return run_models(arguments, judged, depth)
-    names = ("index", "store", "store_name", "device", "trust_remote_code")
-    with opened_index(SearchArguments(**{name: getattr(arguments, name) for name in names})) as index:
-        index.batch_size = arguments.batch_size
-        return run_models(arguments, judged, depth) | index_run(arguments.index_name, index, judged, depth)
+    code = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+    reranker = load_reranker(arguments.rerank, **code) if arguments.rerank else None
+    texts = {**judged.documents}
+    if arguments.has_index:
+        where: Any = {name: getattr(arguments, name) for name in ("index", "store", "store_name")}
+        with opened_index(SearchArguments(**where, **code)) as index:
+            index.batch_size = arguments.batch_size
+            runs = run_models(arguments, judged, depth)
+            runs |= index_run(arguments.index_name, index, judged, depth, texts)
+    else:
+        runs = run_models(arguments, judged, depth)
+    if reranker is not None:
+        last, name = [*runs][-1], arguments.rerank_name
+        runs[name] = reranked(name, reranker, runs[last], judged.queries, texts, arguments.rerank_candidates)
+    return runs
 
 
 def run_models(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[str, Run]:
@@ -261,6 +286,9 @@ def card(arguments: RetrievalArguments, metrics: Mapping[str, Any], argv: Sequen
     about["BM25"] = f"words, Lucene's BM25, Chinese and Japanese by {arguments.chinese}"
     if arguments.has_index:
         about[arguments.index_name] = f"the index `{arguments.index or arguments.store_name}` with its own settings"
+    if arguments.rerank is not None:
+        what = f"the {arguments.rerank_candidates} best of the column before, ranked again by `{arguments.rerank}`"
+        about[arguments.rerank_name] = what
     lines = [f"* {name}: {about[name]}" for name in metrics["scores"]]
     parts = ["# Retrieval", describe(metrics), "\n".join(lines)]
     parts.append(

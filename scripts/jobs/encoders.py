@@ -10,6 +10,7 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
+from trine.retrieval.reranking import cut_documents
 from trine.training.new_heads import without_load_report
 
 
@@ -64,7 +65,7 @@ def load_cross_encoder(name: str, device: str | None = None, trust_remote_code: 
             check_weights(name, model.transformers_model, code, type(model.transformers_model))
     if model.num_labels != 1:
         raise ValueError(f"rerank_model='{name}' has num_labels={model.num_labels}; to rank, a pair needs one score.")
-    return model
+    return cut_documents(model)
 
 
 def check_weights(name: str, model: Any, code: Mapping[str, bool], loader: Any = AutoModel) -> None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from trine.retrieval.bm25 import BM25
 from trine.retrieval.fusion import best, fuse
 from trine.retrieval.hybrid import HybridSearch
+from trine.retrieval.reranking import Reranker, rank_again
 from trine.retrieval.stores.embedded import EmbeddedStore
 from trine.retrieval.words import Words
 from trine.scripts.jobs.retrieval_data import Judged
@@ -22,12 +23,12 @@ BLOCK = 256  # queries between two steps of progress
 Item = TypeVar("Item")
 
 
-def in_blocks(items: Sequence[Item], what: str) -> Iterator[Sequence[Item]]:
+def in_blocks(items: Sequence[Item], what: str, size: int = BLOCK) -> Iterator[Sequence[Item]]:
     """Yields blocks of the items, and shows how far it is."""
     with tqdm(total=len(items), desc=what, unit="query", leave=False, disable=None) as bar:
-        for start in range(0, len(items), BLOCK):
-            yield items[start : start + BLOCK]
-            bar.update(min(BLOCK, len(items) - start))
+        for start in range(0, len(items), size):
+            yield items[start : start + size]
+            bar.update(min(size, len(items) - start))
 
 
 def bm25_run(judged: Judged, words: Words, depth: int) -> Run:
@@ -82,8 +83,17 @@ def encoder_runs(
     return runs
 
 
-def index_run(name: str, search: HybridSearch, judged: Judged, depth: int) -> dict[str, Run]:
+def index_run(
+    name: str, search: HybridSearch, judged: Judged, depth: int, foreign: dict[str, str] | None = None
+) -> dict[str, Run]:
     """The documents that an index finds, under the ids that they have in `judged`; others count as not relevant.
+
+    Args:
+        name: What it is called.
+        search: The index.
+        judged: Queries and documents.
+        depth: How many documents are found.
+        foreign: Gets the texts of those that are not in `judged`.
 
     Raises:
         ValueError: The index holds no relevant document.
@@ -99,11 +109,37 @@ def index_run(name: str, search: HybridSearch, judged: Judged, depth: int) -> di
     if lacking:
         message = f"{len(lacking):,} of {len(wanted):,} relevant documents are not there and cannot be found"
         print(f"{name}: {message}", file=sys.stderr)
+    if foreign is not None:
+        foreign |= {names[id_]: text for id_, text in texts.items() if names[id_] not in judged.documents}
     run: Run = {}
     for block in in_blocks([*judged.queries.items()], name):
         for (id_, _), hits in zip(block, search.search_all([query for _, query in block], depth), strict=True):
             run[id_] = falling((names[hit.id], hit.score) for hit in hits)
     return {name: run}
+
+
+def reranked(
+    name: str, reranker: Reranker, run: Run, queries: Mapping[str, str], texts: Mapping[str, str], candidates: int
+) -> Run:
+    """A run whose first documents another model has ranked again; the others stay behind them.
+
+    Args:
+        name: What the result is called.
+        reranker: Ranks texts for a query.
+        run: The documents that were found.
+        queries: Their queries.
+        texts: The documents' texts.
+        candidates: How many of the first are ranked.
+    """
+    ranked_run: Run = {}
+    for block in in_blocks([*run.items()], name, size=8):
+        for id_, found in block:
+            first, rest = [*found][:candidates], [*found][candidates:]
+            ranked = rank_again(reranker, queries[id_], [texts[each] for each in first])
+            lowest = min((each.score for each in ranked), default=0.0)
+            behind = [(each, lowest - rank) for rank, each in enumerate(rest, 1)]
+            ranked_run[id_] = falling([(first[each.place], each.score) for each in ranked] + behind)
+    return ranked_run
 
 
 def falling(hits: Iterable[tuple[str, Any]]) -> dict[str, float]:

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.searches import DOCUMENTS, save_encoder, tiny_encoder
+from sentence_transformers import CrossEncoder
+from support.searches import DOCUMENTS, save_classifier, save_encoder, tiny_encoder
 from support.served import make_tokenizer, save
 from support.tokenizer_texts import TEXTS
 from transformers import PreTrainedConfig
@@ -121,6 +122,16 @@ def test_as_many_sources_as_fit():
         prompt_with_sources(tokenizer, "Who?", hits, 500)
 
 
+def test_sources_in_the_order_of_a_reranker(folder, capsys):
+    save_classifier(folder / "cross")
+    found = hits_of(folder, 6)
+    best = CrossEncoder(str(folder / "cross"), device="cpu").rank(QUESTION, [hit.text for hit in found])
+    ask(folder, "chat", "-k", "3", "--rerank", str(folder / "cross"), "--rerank_candidates", "6", "--json")
+    sources = json.loads(capsys.readouterr().out)["sources"]
+    assert [source["id"] for source in sources] == [found[each["corpus_id"]].id for each in best[:3]]
+    assert [source["id"] for source in sources] != [hit.id for hit in found[:3]]
+
+
 def test_what_is_left_out_is_told(folder, capsys):
     ask(folder, "chat", "-k", "5", "--max_length", "190")
     told = capsys.readouterr()
@@ -186,6 +197,7 @@ def test_wrong_options(capsys):
     for options, message in {
         ("-k", "0"): "k=0 must be a whole number of at least 1",
         ("--store", "x"): "Name either index, a folder, or store, a database",
+        ("--rerank_candidates", "0"): "rerank_candidates=0 must be",
         ("--max_new_tokens", "0"): "max_new_tokens=0 must be",
         ("--max_length", "-1"): "max_length=-1 must be",
         ("--temperature", "-1"): "temperature=-1.0 must be a number of at least 0",

@@ -7,8 +7,9 @@ import re
 import ir_measures
 import numpy as np
 import pytest
+from sentence_transformers import CrossEncoder
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
-from support.searches import DOCUMENTS, QUERIES, both_scores, save_encoder
+from support.searches import DOCUMENTS, QUERIES, both_scores, save_classifier, save_encoder
 
 from trine.retrieval import EmbeddedStore, HybridSearch
 from trine.scripts import evaluate_retrieval, index
@@ -159,6 +160,25 @@ def test_an_index_that_lacks_documents(folder, tmp_path, capsys):
         evaluate(capsys, "--data_folder", folder / "beir", *options)
 
 
+def test_what_a_reranker_adds(folder, capsys):
+    save_classifier(folder / "cross")
+    search = HybridSearch(load_encoder(str(folder / "encoder"), "cpu"), DOCUMENTS)
+    model, order = CrossEncoder(str(folder / "cross"), device="cpu"), {}
+    for query in RELEVANT:
+        found = search.search(ASKED[query], 36)
+        best = model.rank(ASKED[query], [hit.text for hit in found[:5]])
+        order[query] = [found[each["corpus_id"]].id for each in best] + [hit.id for hit in found[5:]]
+    options = ["--models", folder / "encoder", "--rerank", folder / "cross", "--rerank_candidates", "5"]
+    metrics = evaluate(capsys, "--data_folder", folder / "beir", *options, "--metrics", "nDCG@10", "R@10", "RR@10")
+    assert [*metrics["scores"]] == ["BM25", "encoder", "encoder + BM25", "reranked by cross"]
+    assert metrics["scores"]["reranked by cross"] == pytest.approx(by_hand(order), abs=1e-9)
+    assert metrics["scores"]["reranked by cross"] != metrics["scores"]["encoder + BM25"]
+    index_option = ["--index", folder / "index", "--rerank", folder / "cross", "--output_dir", folder / "out"]
+    (folder / "one.jsonl").write_text((folder / "pairs.jsonl").read_text().splitlines()[0])  # the index holds more
+    assert "reranked by cross" in evaluate(capsys, "--files", folder / "one.jsonl", *index_option)["scores"]
+    assert "the 50 best of the column before" in (folder / "out" / "README.md").read_text()
+
+
 def test_equal_scores_keep_their_order():
     scores = falling([("z", 1.0), ("b", 1.0), ("z", 0.9), ("a", 1.0), ("y", -2.0)])
     assert [*scores] == ["z", "b", "a", "y"] and scores["y"] == -2.0
@@ -182,6 +202,8 @@ def test_names_of_columns():
         (["--files", "x", "--chinese", "words"], "chinese='words' is not one of"),
         (["--files", "x", "--max_queries", "0"], "max_queries=0 must be a whole number of at least 1"),
         (["--files", "x", "--batch_size", "0"], "batch_size=0 must be"),
+        (["--files", "x", "--rerank_candidates", "0"], "rerank_candidates=0 must be"),
+        (["--files", "pairs.jsonl", "--rerank", "encoder"], "rerank='encoder' holds TrineModel, which has no score"),
         (["--files", "x", "--save_runs"], "save_runs=True needs an output_dir"),
         (["--files", "x", "--metrics", "foo@10"], "metrics.0.='foo@10' is no measure of ir-measures"),
         (["--files", "x", "--metrics", "alpha_nDCG@10"], "metrics.0.='alpha_nDCG@10' is no measure"),

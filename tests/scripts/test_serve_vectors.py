@@ -6,13 +6,10 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Normalize
-from support.searches import DOCUMENTS, save_encoder
-from support.tiny import SIZES
+from support.searches import DOCUMENTS, save_classifier, save_encoder
 
-from trine import TrineConfig, TrineForSequenceClassification
 from trine.scripts import serve
 from trine.scripts.arguments.parsing import parse_arguments
 
@@ -33,12 +30,7 @@ def folder(tmp_path_factory):
     model.max_seq_length = 16
     model.save_pretrained(str(folder / "embed"))
     for labels in (1, 2):
-        torch.manual_seed(3)
-        config = TrineConfig(**SIZES | {"vocab_size": len(model.tokenizer)}, is_causal=False, num_labels=labels)
-        classifier = TrineForSequenceClassification(config)
-        classifier.classifier.weight.data *= 40  # so that scores differ
-        classifier.save_pretrained(folder / f"rank{labels}")
-        model.tokenizer.save_pretrained(folder / f"rank{labels}")
+        save_classifier(folder / f"rank{labels}", labels)
     return folder
 
 

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from support.tiny import SIZES
 
-from trine import TrineConfig, TrineModel, train_wordpiece
+from trine import TrineConfig, TrineForSequenceClassification, TrineModel, train_wordpiece
 
 
 NAMES = ["red", "green", "blue", "white", "black", "brown"]
@@ -24,6 +24,18 @@ def save_encoder(folder: Path, seed: int = 0) -> str:
     torch.manual_seed(seed)
     sizes = {**SIZES, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     TrineModel(TrineConfig(**sizes, is_causal=False)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def save_classifier(folder: Path, labels: int = 1) -> str:
+    """Saves a Trine classifier of pairs with random weights, whose scores differ, and its tokenizer."""
+    tokenizer = train_wordpiece([*DOCUMENTS.values()], 300, show_progress=False)
+    torch.manual_seed(3)
+    config = TrineConfig(**SIZES | {"vocab_size": len(tokenizer)}, is_causal=False, num_labels=labels)
+    classifier = TrineForSequenceClassification(config)
+    classifier.classifier.weight.data *= 40
+    classifier.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
