@@ -20,6 +20,7 @@ from trine.training.objectives.distillation.base import DistillationOptions
 from trine.training.run.callbacks import ExpertLoadCallback, RandomFeatureCallback
 from trine.training.run.distillation import DistillationTrainer
 from trine.training.run.freezing import PartialTraining
+from trine.training.run.monitoring import EnergyCallback
 from trine.training.run.trainers import keep_use_cache
 
 
@@ -30,6 +31,7 @@ class Task:
     models: Models
     trainer: DistillationTrainer
     pooling: str | None
+    energy: list[EnergyCallback]
     checkpoint: str | None
     metrics: dict[str, Any]
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `trine distill` with these arguments, by default the process's."""
     types = [DistillArguments, PartialTrainingArguments, DistillTrainingArguments]
     arguments, partial, training = parse_arguments(types, argv, command="distill", description=__doc__)
-    with bad_input_ends():
+    with bad_input_ends(ImportError):
         task = prepare(arguments, partial, training)
     restore_use_cache = keep_use_cache(task.models.student.config)
     scores = {"before": evaluate(task.trainer)}
@@ -58,6 +60,7 @@ def prepare(arguments: DistillArguments, partial: PartialTraining, training: Dis
         ValueError: Arguments are wrong or do not fit together, or records cannot be used.
     """
     checkpoint = begin(training)
+    energy = [EnergyCallback(arguments.energy_country)] if arguments.energy_country else []
     texts, held_out, metrics = read_texts(arguments, training.seed)
     set_seed(training.seed)
     models = load_models(arguments, training.device)
@@ -88,7 +91,7 @@ def prepare(arguments: DistillArguments, partial: PartialTraining, training: Dis
         eval_dataset=made[1][0],  # pyright: ignore[reportArgumentType]
         data_collator=DistillationCollator(models.tokenizers["student"], probability, packs),
         processing_class=models.tokenizers["student"],
-        callbacks=[ExpertLoadCallback(), RandomFeatureCallback()],
+        callbacks=[ExpertLoadCallback(), RandomFeatureCallback(), *energy],
         distillation=DistillationOptions(
             **{each.name: getattr(arguments, each.name) for each in fields(DistillationOptions)}
         ),
@@ -96,7 +99,7 @@ def prepare(arguments: DistillArguments, partial: PartialTraining, training: Dis
         **options,
     )
     print("\n".join([*models.lines, f"Batches {'without' if packs else 'with'} padding."]))
-    return Task(models, trainer, pooling, checkpoint, {**metrics, "cut_texts": cut, **models.figures})
+    return Task(models, trainer, pooling, energy, checkpoint, {**metrics, "cut_texts": cut, **models.figures})
 
 
 def evaluate(trainer: DistillationTrainer) -> dict[str, float]:
@@ -120,6 +123,7 @@ def finish(arguments: DistillArguments, task: Task, scores: dict[str, dict[str, 
         save_encoder(folder, task.models.teacher, task.pooling, projection, arguments.max_length)
     tell_origin(folder / "README.md", arguments)
     metrics = {"scores": scores, **task.metrics, **figures_of(task.trainer)}
+    metrics |= {name: value for callback in task.energy for name, value in callback.figures().items()}
     write_report(task.trainer, folder, metrics, unit="loss")
     print(f"\nOn {metrics['validation_texts']:,} texts that were held out:")
     for name in scores["after"]:

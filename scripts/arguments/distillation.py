@@ -98,6 +98,12 @@ class DistillArguments(DistillationOptions):
     skip_bad_records: bool = field(
         default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
     )
+    energy_country: str | None = field(
+        default=None,
+        metadata={
+            "help": "Measure energy and CO2 with codecarbon, offline, for this country's electricity (DEU, USA, ...)."
+        },
+    )
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the code that a teacher from the Hub brings. Trine's needs none."}
     )
@@ -142,4 +148,5 @@ class DistillTrainingArguments(UsualTraining, TrainingArguments):
     per_device_eval_batch_size: int = trainer_default("per_device_eval_batch_size", 64)
     learning_rate: float = trainer_default("learning_rate", 5e-4)
     weight_decay: float = trainer_default("weight_decay", 0.01)
+    include_num_input_tokens_seen: str = trainer_default("include_num_input_tokens_seen", "non_padding")
     remove_unused_columns: bool = trainer_default("remove_unused_columns", False)

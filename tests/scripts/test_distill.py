@@ -75,12 +75,13 @@ def metrics_of(output):
 
 def test_a_sentence_encoder(folder, tmp_path, capsys):
     argv = (*EMBEDDINGS, "--text_field", "text", "more")
-    assert run(folder, tmp_path / "a", "encoder", *argv) == 0
+    assert run(folder, tmp_path / "a", "encoder", *argv, "--energy_country", "DEU") == 0
     told = capsys.readouterr().out
     assert "Layers taken from the teacher: 0, 3." in told and "Batches without padding." in told
     metrics = metrics_of(tmp_path / "a")
     assert metrics["training_texts"] + metrics["validation_texts"] == 72 and metrics["steps"] == 4
     assert metrics["scores"]["after"]["loss_embeddings"] < metrics["scores"]["before"]["loss_embeddings"]
+    assert metrics["energy_kwh"] > 0 and metrics["joules_per_1000_tokens"] > 0
     assert metrics["taken_layers"] == {"": [0, 3]} and metrics["random_parameters"] == []
     assert "Distilled from `encoder` by its embeddings." in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
     student, teacher = SentenceTransformer(str(tmp_path / "a")), SentenceTransformer(str(folder / "encoder"))
