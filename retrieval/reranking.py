@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -109,8 +110,17 @@ def is_saved_cross_encoder(name: str) -> bool:
 
 
 def cut_documents(model: CrossEncoder) -> CrossEncoder:
-    """Lets a CrossEncoder cut the second text of a pair, the document, and never the first."""
+    """Lets a CrossEncoder cut the second text of a pair, the document, and never the first; it is not saved with it.
+
+    Saved, it would fail for texts alone, of which sentence-transformers counts the tokens for its card.
+    """
     transformer: Any = model[0]
-    texts = {**transformer.processing_kwargs.get("text", {}), "truncation": "only_second"}
-    transformer.processing_kwargs = {**transformer.processing_kwargs, "text": texts}
+    transformer.preprocess = partial(preprocess_pairs, transformer)
     return model
+
+
+def preprocess_pairs(transformer: Any, inputs: Sequence[Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Does what `preprocess` of its class does, but that of pairs the second text is cut off."""
+    if inputs and isinstance(inputs[0], (tuple, list)):
+        kwargs.setdefault("processing_kwargs", {"text": {"truncation": "only_second"}})
+    return type(transformer).preprocess(transformer, inputs, *args, **kwargs)

@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
     """Pairs, and models of each kind that can be trained, or not."""
     folder = tmp_path_factory.mktemp("reranker")
     write(folder / "pairs.jsonl", PAIRS)
+    write(folder / "long.jsonl", [{**pair, "text": pair["text"] + " by the river" * 20} for pair in PAIRS])
     texts = [" ".join(pair.values()) for pair in PAIRS]
     words, letters = (train(texts, 300, show_progress=False) for train in (train_wordpiece, train_byte_level_bpe))
     for name, tokenizer, model_class, fields in (
@@ -69,7 +70,9 @@ def run(folder, model, output, *argv):
 def test_each_kind_of_model_and_loss_and_what_a_run_leaves(folder, model, loss, capsys):
     options = ["--loss", loss, "--max_steps", "24", "--learning_rate", "1e-2", "--negative_field", "not"]
     options += ["--hard_negatives", "1", "--candidates", "4", "--eval_steps", "24", "--save_strategy", "no"]
-    assert run(folder, model, f"out-{model}", *options, *(["--pooling", "mean"] if model == "plain" else [])) == 0
+    if model == "plain":
+        options += ["--pooling", "mean", "--files", str(folder / "long.jsonl")]
+    assert run(folder, model, f"out-{model}", *options) == 0
     made = folder / f"out-{model}"
     metrics, printed = json.loads((made / "metrics.json").read_text()), capsys.readouterr().out
     assert metrics["steps"] == 24 and metrics["validation_queries"] == 7 and (made / "loss.png").is_file()
