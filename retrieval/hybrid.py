@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer, SparseEncoder
 
 from ..configuration.patterns import check_choice
 from .encoder_identity import check_same, identify
+from .encoding import USUAL_BATCH, encode_texts
 from .fusion import Candidates, Fused, check_fusion, fuse
 from .reranking import Reranker, rank_again
 from .sparse_models import find_sparse_model
@@ -71,7 +72,7 @@ class HybridSearch:
         candidates: How many of the best documents by vectors, and as many by words, are looked at; by default all in
             a store that compares all vectors, else 300.
         store: Where the documents lie, by default in memory.
-        batch_size: Texts that are encoded at a time.
+        batch_size: Texts that are encoded at a time. By default 32, and on a CPU fewer of long ones.
         lexical: What scores words: `bm25`, or `sparse` for the weights that a model gives to tokens. By default as the
             store, and BM25 in a new one.
         sparse_model: Gives these weights: a `SparseEncoder`, or what loads one by its name. By default the one that
@@ -92,7 +93,7 @@ class HybridSearch:
         fusion: str = "min-max",
         candidates: int | None = None,
         store: Store | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         lexical: str | None = None,
         sparse_model: SparseEncoder | Callable[[str], SparseEncoder] | None = None,
     ):
@@ -226,13 +227,13 @@ class HybridSearch:
         vectors = self._encode(self.model.encode_query, queries) if self.dense_weight else None
         words: Any = queries if self.lexical_weight else None
         if words is not None and self.sparse is not None:
-            words = self.sparse.queries(queries, self.batch_size)
+            words = self.sparse.queries(queries, self.batch_size or USUAL_BATCH)
         return self.store.candidates(vectors, words, len(self) if depth is None else min(len(self), max(depth, k)))
 
     def _put(self, documents: Mapping[str, str], show_progress: bool) -> None:
         vectors, weights = self._encode_documents(documents, show_progress), None
         if self.sparse is not None:
-            weights = self.sparse.documents([*documents.values()], self.batch_size)
+            weights = self.sparse.documents([*documents.values()], self.batch_size or USUAL_BATCH)
         self.store.put(documents, vectors, weights)
 
     def _encode_documents(self, documents: Mapping[str, str], show_progress: bool) -> np.ndarray:
@@ -243,9 +244,11 @@ class HybridSearch:
         return vectors
 
     def _encode(self, encode: Any, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
-        vectors = encode(
-            [*texts],
-            batch_size=self.batch_size,
+        vectors = encode_texts(
+            encode,
+            texts,
+            self.batch_size,
+            self.model.device.type == "cpu",
             show_progress_bar=show_progress,
             convert_to_numpy=True,
             normalize_embeddings=self.model.similarity_fn_name == "cosine",
@@ -273,7 +276,7 @@ class HybridSearch:
         dense_weight: float | None = None,
         lexical_weight: float | None = None,
         fusion: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         sparse_model: SparseEncoder | Callable[[str], SparseEncoder] | None = None,
     ) -> "HybridSearch":
         """Reads what `save` wrote, or begins with a store that holds documents.
@@ -284,7 +287,7 @@ class HybridSearch:
             dense_weight: In place of the one that was saved; a store that is a database has 0.7.
             lexical_weight: In place of the one that was saved; a store that is a database has 0.3.
             fusion: In place of the one that was saved; a store that is a database has `min-max`.
-            batch_size: Texts that are encoded at a time.
+            batch_size: As for the class.
             sparse_model: As for the class.
 
         Raises:

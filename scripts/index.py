@@ -79,7 +79,10 @@ class IndexArguments:
         default=None,
         metadata={"help": "A SparseEncoder for them. By default the model itself, if it was trained to give them."},
     )
-    batch_size: int = field(default=32, metadata={"help": "Texts that are encoded at a time."})
+    batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Texts that are encoded at a time. By default 32, and on a CPU fewer of long ones."},
+    )
     skip_bad_records: bool = field(
         default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
     )
@@ -89,7 +92,7 @@ class IndexArguments:
     )
 
     def __post_init__(self):
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
         for name, choices in (("chinese", CHINESE), ("lexical", LEXICAL)):
             if getattr(self, name) is not None:
