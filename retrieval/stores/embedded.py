@@ -138,8 +138,8 @@ class EmbeddedStore(Store):
         places, ids = np.zeros(0, np.int64) if nearest is None else nearest.places, self.ids
         if len(places) < len(ids):
             if lexical is not None:
-                matching = best(lexical, depth)
-                places = np.concatenate([places, matching[lexical[matching] > 0]])
+                matching = np.flatnonzero(lexical > 0)
+                places = np.concatenate([places, matching[best(lexical[matching], depth)]])
             places = np.unique(places)
             ids = [ids[place] for place in places.tolist()]
         return Candidates(
