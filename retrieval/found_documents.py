@@ -1,0 +1,63 @@
+"""Gives what a search finds to other libraries: texts with ids, scores and metadata, to several threads."""
+
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from .hybrid import Hit, HybridSearch, check_count
+from .reranking import Reranker
+
+
+SCORES = ("score", "dense", "lexical", "rerank")  # keys of a document's metadata
+_LOCKS: WeakKeyDictionary[HybridSearch, Lock] = WeakKeyDictionary()
+_MAKING = Lock()
+# What is known of documents: by their ids, or a function of an id.
+Metadata = Mapping[str, Mapping[str, Any]] | Callable[[str], Mapping[str, Any]] | None
+
+
+class Found(NamedTuple):
+    """A document.
+
+    Args:
+        id: Its id.
+        text: Its text.
+        score: What it is ranked by: the reranker's score where there is one, else the sum of vectors and words.
+        metadata: What is known of it, and the scores of `SCORES` that it has.
+    """
+
+    id: str
+    text: str
+    score: float
+    metadata: dict[str, Any]
+
+
+def check_retriever(search: Any, k: Any) -> None:
+    """Raises a TypeError or ValueError for what no retriever can be made of."""
+    if not isinstance(search, HybridSearch):
+        raise TypeError(f"search is a {type(search).__name__}, not a HybridSearch.")
+    check_count("k", k)
+
+
+def find(
+    search: HybridSearch, query: str, k: int, metadata: Metadata, rerank: Reranker | None, rerank_candidates: int
+) -> list[Found]:
+    """Finds documents; threads wait for each other, as fast tokenizers serve one at a time.
+
+    Raises:
+        ValueError: The query is empty, or the metadata have a key of `SCORES`.
+    """
+    with _MAKING:
+        lock = _LOCKS.setdefault(search, Lock())
+    with lock:
+        hits = search.search(query, k, rerank=rerank, rerank_candidates=rerank_candidates)
+    return [as_found(hit, metadata) for hit in hits]
+
+
+def as_found(hit: Hit, metadata: Metadata) -> Found:
+    """A hit with what is known of its document."""
+    known = dict(metadata(hit.id) if callable(metadata) else (metadata or {}).get(hit.id, {}))
+    if taken := [name for name in SCORES if name in known]:
+        raise ValueError(f"The metadata of document {hit.id!r} have the key {taken[0]!r}, which is that of a score.")
+    scores = {name: getattr(hit, name) for name in SCORES if getattr(hit, name) is not None}
+    return Found(hit.id, hit.text, hit.score if hit.rerank is None else hit.rerank, {**known, **scores})
