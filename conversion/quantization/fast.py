@@ -3,7 +3,7 @@
 On a CPU torchao computes a product of 8 bits in several steps of Python, which take longer than the product of a small
 layer, and one of 4 bits by writing out the weight. PyTorch's `linear_dynamic` is one call (FBGEMM, oneDNN). It rounds
 activations with one scale for the whole batch, where torchao has one for each token: what stands in a batch beside a
-text changes its outputs in the last digits.
+text changes its outputs a little.
 """
 
 # Shapes: O outputs, I inputs, E experts, T tokens, C experts per token, H hidden size.
