@@ -13,7 +13,10 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 
 # The arguments that name a folder or an id of the Hub.
-CHECKPOINTS = ("model", "models", "encoder", "tokenizer", "target_tokenizer", "teacher", "student")
+CHECKPOINTS = (
+    *("model", "models", "encoder", "tokenizer", "target_tokenizer", "teacher", "student"),
+    *("embedding_model", "rerank_model", "rerank"),
+)
 
 
 def ask_once(given: Mapping[str, Any]) -> None:

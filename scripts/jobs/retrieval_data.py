@@ -77,8 +77,8 @@ def find_beir_files(folder: str, split: str) -> tuple[Path, Path, Path]:
             splits = sorted(path.stem for path in qrels.parent.glob("*.tsv")) if qrels.parent.is_dir() else []
             choices = f" Its splits are {splits}." if file == qrels and splits else ""
             raise FileNotFoundError(
-                f"data_folder='{folder}' has no {file.relative_to(folder)}, as BEIR's data sets have, beside "
-                f"corpus.jsonl and queries.jsonl.{choices}"
+                f"data_folder='{folder}' has no {file.relative_to(folder)}; a data set of BEIR's layout holds "
+                f"corpus.jsonl, queries.jsonl and qrels/{split}.tsv.{choices}"
             )
     return files
 

@@ -212,7 +212,7 @@ def test_names_of_columns():
         (["--files", "empty.jsonl"], "hold no pairs"),
         (["--files", "pairs.jsonl", "--positive_field", "text"], "the field 'text' is missing"),
         (["--files", "pairs.jsonl", "--index", "encoder"], "holds no index.json"),
-        (["--data_folder", "encoder"], "data_folder='encoder' has no corpus.jsonl, as BEIR's data sets have"),
+        (["--data_folder", "encoder"], "data_folder='encoder' has no corpus.jsonl; a data set of BEIR's layout holds"),
         (["--data_folder", "beir", "--split", "dev"], r"has no qrels/dev.tsv.*Its splits are \['test'\]"),
     ],
 )

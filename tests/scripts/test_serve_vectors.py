@@ -223,6 +223,9 @@ def test_what_is_not_served(folder, capsys, monkeypatch):
     }.items():
         with pytest.raises(SystemExit, match=f"trine serve: .*{message}"):
             serve.main(["--rerank_model", str(folder / name), "--device", "cpu"])
+    for option in ("--rerank_model", "--embedding_model"):
+        with pytest.raises(SystemExit, match="trine serve: .*='./nothing': there is no such folder"):
+            serve.main([option, "./nothing"])
     for options, message in {
         (): "Nothing is served: give --model, --embedding_model or --rerank_model",
         ("--embedding_model", "x", "--continuous_batching"): "continuous_batching=True is for a decoder",
