@@ -13,7 +13,12 @@ BYTES = 4  # of a token, about
 
 
 def encode_texts(
-    encode: Callable[..., Any], texts: Sequence[str], batch_size: int | None, is_cpu: bool, **options: Any
+    encode: Callable[..., Any],
+    texts: Sequence[str],
+    batch_size: int | None,
+    is_cpu: bool,
+    longest: int | None,
+    **options: Any,
 ) -> np.ndarray:
     """The vectors of texts (N, size), in their order.
 
@@ -22,11 +27,12 @@ def encode_texts(
         texts: Any number.
         batch_size: Texts at a time. By default 32, and on a CPU fewer of long ones: about 512 tokens.
         is_cpu: Whether the model is on a CPU.
+        longest: How many tokens of a text are read; None for all.
         options: For `encode`.
     """
     groups: dict[int, list[int]] = defaultdict(list)
     for place, text in enumerate(texts):
-        groups[batch_size or (batch_of(text) if is_cpu else USUAL_BATCH)].append(place)
+        groups[batch_size or (batch_of(text, longest) if is_cpu else USUAL_BATCH)].append(place)
     if len(groups) < 2:
         size = next(iter(groups), USUAL_BATCH)
         return np.asarray(encode([*texts], batch_size=size, **options), np.float32)
@@ -40,7 +46,8 @@ def encode_texts(
     return ordered
 
 
-def batch_of(text: str) -> int:
+def batch_of(text: str, longest: int | None = None) -> int:
     """The number of texts as long as this one to encode at a time on a CPU: a power of two from 2 to 32."""
-    size = TOKENS * BYTES // max(1, len(text.encode()))
-    return min(USUAL_BATCH, max(2, 1 << size.bit_length() - 1 if size else 2))
+    tokens = min(len(text.encode()) / BYTES, longest or TOKENS)
+    size = int(TOKENS / max(1, tokens))
+    return min(USUAL_BATCH, max(2, 1 << size.bit_length() - 1))

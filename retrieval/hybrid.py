@@ -249,6 +249,7 @@ class HybridSearch:
             texts,
             self.batch_size,
             self.model.device.type == "cpu",
+            self.model.max_seq_length,
             show_progress_bar=show_progress,
             convert_to_numpy=True,
             normalize_embeddings=self.model.similarity_fn_name == "cosine",
