@@ -1,5 +1,6 @@
 """Distil a model into a smaller one, or one of other kinds, that learns to give what its teacher gives."""
 
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -62,6 +63,8 @@ def prepare(arguments: DistillArguments, partial: PartialTraining, training: Dis
     checkpoint = begin(training)
     energy = [EnergyCallback(arguments.energy_country)] if arguments.energy_country else []
     texts, held_out, metrics = read_texts(arguments, training.seed)
+    texts = enough(texts, training)
+    metrics["used_texts"] = len(texts)
     set_seed(training.seed)
     models = load_models(arguments, training.device)
     student, embeds, pooling = models.student, "embeddings" in arguments.objective, None
@@ -100,6 +103,15 @@ def prepare(arguments: DistillArguments, partial: PartialTraining, training: Dis
     )
     print("\n".join([*models.lines, f"Batches {'without' if packs else 'with'} padding."]))
     return Task(models, trainer, pooling, energy, checkpoint, {**metrics, "cut_texts": cut, **models.figures})
+
+
+def enough(texts: list[Any], training: DistillTrainingArguments) -> list[Any]:
+    """The texts that `max_steps` read at most, drawn at random: others would be embedded for nothing."""
+    number = training.max_steps * training.train_batch_size * training.gradient_accumulation_steps
+    if not 0 < number < len(texts):
+        return texts
+    print(f"{number:,} of {len(texts):,} texts, drawn at random, are all that max_steps={training.max_steps} reads.")
+    return random.Random(training.seed).sample(texts, number)
 
 
 def evaluate(trainer: DistillationTrainer) -> dict[str, float]:
