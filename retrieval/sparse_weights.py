@@ -29,7 +29,7 @@ class SparseWeights:
         return {name: getattr(self.rows, name) for name in ("data", "indices", "indptr")}
 
     def kept(self, which: Any) -> "SparseWeights":
-        """Those of some of the documents."""
+        """The weights of some of the documents."""
         return SparseWeights(self.rows[which])
 
     def joined(self, rows: csr_matrix) -> "SparseWeights":

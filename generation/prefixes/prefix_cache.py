@@ -1,4 +1,4 @@
-"""What a model has read once is not read again: the caches of prompts, kept by their tokens across calls."""
+"""The caches of prompts, kept by their tokens across calls, so that a model reads no beginning twice."""
 
 import threading
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class PrefixCacheState:
-    """What a prefix cache holds and has done.
+    """Size and use of a prefix cache.
 
     Attributes:
         bytes: Memory of what it holds.
@@ -49,7 +49,7 @@ class PrefixCacheState:
 
 @dataclass(frozen=True)
 class EncodedSource:
-    """What an encoder has made of a source."""
+    """The outputs of an encoder for a source."""
 
     outputs: Any
     bytes: int
@@ -97,7 +97,7 @@ class PrefixCache:
 
     @property
     def state(self) -> PrefixCacheState:
-        """What it holds and has done."""
+        """Size and use so far."""
         with self._lock:
             return PrefixCacheState(self._tree.bytes, len(self._tree), self._prompt_tokens, self._cached_tokens)
 
@@ -118,7 +118,7 @@ class PrefixCache:
         return run(model, ids, tokens, start, options)
 
     def start(self, model: PreTrainedModel) -> tuple[int, ...]:
-        """What the paths of a model begin with: a number that changes with its weights and active adapters."""
+        """The mark that the paths of a model begin with. It changes with its weights and active adapters."""
         print_ = fingerprint(model)
         with self._lock:
             number, known = self._starts.get(model, (0, None))
@@ -234,7 +234,7 @@ def setting(model: Any, options: dict[str, Any], name: str) -> Any:
 
 
 def fingerprint(model: PreTrainedModel) -> tuple:
-    """What changes with a model's weights and its active adapters. It does not see what is written into `.data`."""
+    """A value that changes with weights and active adapters, unless something writes into `.data` of a weight."""
     weights = tuple(
         (id(weight), 0 if weight.is_inference() else weight._version, weight.dtype, weight.device)
         for weight in model.parameters()

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 
 class Sized(Protocol):
-    """What a node may hold."""
+    """An object with a size in memory."""
 
     @property
     def bytes(self) -> int:
@@ -16,7 +16,7 @@ class Sized(Protocol):
 
 @dataclass(eq=False)
 class Node:
-    """What is kept after a text, as what it adds to the node before it.
+    """An object that is kept after a text, as the addition to the node before it.
 
     Attributes:
         tokens: Since the node before.

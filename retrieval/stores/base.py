@@ -25,7 +25,7 @@ class Store(ABC):
 
     @property
     def lexical(self) -> str:
-        """What scores words: `bm25`, or `sparse` for the weights of a model."""
+        """The way in which words are scored: `bm25`, or `sparse` for the weights of a model."""
         return "sparse" if (self.encoder or {}).get("sparse") else "bm25"
 
     def close(self) -> None:  # noqa: B027 - most have nothing to end

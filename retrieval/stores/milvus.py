@@ -42,7 +42,7 @@ NEIGHBOURS, BUILD_WIDTH, SEARCH_WIDTH = 32, 200, 256  # of the graph, as in the 
 
 
 class Statistics(NamedTuple):
-    """What BM25 needs of all documents: their number, their length in words together, and in how many a word is."""
+    """Numbers of all documents, for BM25: how many, their length in words together, and in how many a word is."""
 
     total: int
     length: int

@@ -1,4 +1,4 @@
-"""What Milvus keeps of a document: a number in place of its id, and its words as a sparse vector."""
+"""Documents as Milvus keeps them: a number in place of its id, and its words as a sparse vector."""
 
 import hashlib
 import zlib
@@ -15,7 +15,7 @@ K1, B = 1.5, 0.75  # as of `retrieval.bm25`
 
 
 def penalty(length: int, mean: float) -> float:
-    """What BM25 adds to a word's count below the line."""
+    """The term that BM25 adds to a word's count below the line."""
     return K1 * (1 - B + B * length / mean)
 
 
@@ -51,7 +51,7 @@ def check_sizes(documents: Mapping[str, str], counts: Sequence[Mapping[int, int]
 
 
 def saturated(counts: Mapping[int, int], mean: float) -> dict[int, float]:
-    """What each word adds to BM25 times its rarity, where the mean length of documents is this."""
+    """The factors by which BM25 multiplies the rarity of each word, where documents have this mean length."""
     length = sum(counts.values())
     return {token: count / (count + penalty(length, mean)) for token, count in counts.items()}
 

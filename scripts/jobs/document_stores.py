@@ -35,7 +35,7 @@ def opened_store(address: str, name: str, **options: Any) -> Iterator[Store]:
 
 
 def database_errors() -> tuple[type[Exception], ...]:
-    """What the packages of the stores raise, of those that are installed."""
+    """The errors of the installed packages of stores."""
     found: list[type[Exception]] = []
     try:
         import psycopg

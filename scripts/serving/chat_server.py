@@ -90,7 +90,7 @@ class OneByOne(GenerateManager):
             raise
 
     def _reader(self, model: Any, request_id: str) -> Any:
-        """What generates: the model, or one that begins where the prefix cache ends."""
+        """The model, or an object whose `generate` begins where the prefix cache ends."""
         cache = self.prefix_cache
         if cache is None:
             return model

@@ -87,7 +87,7 @@ class EnergyMeter:
         self._tracker.start()
 
     def stop(self) -> EnergyUse:
-        """What was used since `start`."""
+        """Returns the energy since `start`."""
         co2_kg = self._tracker.stop()
         data = self._tracker.final_emissions_data
         processors = [part for part in self._tracker._hardware if type(part).__name__ == "CPU"]

@@ -122,8 +122,9 @@ class EnergyCallback(TrainerCallback):
         self._tokens = state.num_input_tokens_seen - self._tokens
 
     def figures(self) -> dict[str, Any]:
-        """What `metrics.json` says: `energy_kwh`, `co2_kg`, `joules_per_1000_tokens` where tokens were counted, and
-        whether the processor's part is an estimate."""
+        """Entries for `metrics.json`: kilowatt hours, CO2, joules per 1,000 tokens where they were counted, and whether
+        the processor's part is an estimate.
+        """
         if self.use is None:
             return {}
         figures: dict[str, Any] = {"energy_kwh": self.use.kwh, "co2_kg": self.use.co2_kg}
