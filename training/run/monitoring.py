@@ -122,8 +122,8 @@ class EnergyCallback(TrainerCallback):
         self._tokens = state.num_input_tokens_seen - self._tokens
 
     def figures(self) -> dict[str, Any]:
-        """Entries for `metrics.json`: kilowatt hours, CO2, joules per 1,000 tokens where they were counted, and whether
-        the processor's part is an estimate.
+        """Entries for `metrics.json`: kilowatt hours, CO2, joules per 1,000 tokens where they were counted, and
+        whether the processor's part is an estimate.
         """
         if self.use is None:
             return {}
