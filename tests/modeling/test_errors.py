@@ -30,7 +30,7 @@ from trine.modeling.kernels.simplicial.inputs import SimplicialInputs
 from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 
-PARTS = ("checkpoints", "checks/checkpoints", "loading", "registration", "returned")
+PARTS = ("checkpoints", "checks/checkpoints", "loading", "registration", "returned", "quantized")
 HEADS = ("heads/pointer", "heads/retrieval")
 ELSEWHERE = tuple(f"modeling/{part}" for part in PARTS + HEADS)  # whose errors have files of their own
 

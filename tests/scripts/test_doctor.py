@@ -18,7 +18,8 @@ def test_versions_extras_threads(capsys):
     assert status == 0 and facts["amiss"] == []
     assert facts["versions"]["torch"] == torch.__version__ == version("torch")
     assert {"scripts", "export", "serving"} <= facts["extras"].keys() and "dev" not in facts["extras"]
-    assert not any(facts["extras"].values()), "the environment of the tests has them all"
+    missing = {name: packages for name, packages in facts["extras"].items() if packages and name != "quantization"}
+    assert not missing, "the environment of the tests has all but torchao, with which every import takes longer"
     assert facts["threads"]["torch"] == torch.get_num_threads()
     assert facts["device"]["cpu"]
 

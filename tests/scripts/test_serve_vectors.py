@@ -2,7 +2,6 @@
 
 import base64
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -178,40 +177,15 @@ def test_numbers_that_are_not_finite(client, monkeypatch):
         assert answer.status_code == 400 and "not finite" in answer.json()["error"]["message"]
 
 
-def test_the_client_of_openai_embeds(folder, models, monkeypatch, capsys):
-    """Over HTTP, from a server that serves no decoder."""
-    from trine.scripts.serving import chat_server
-
-    started, servers = threading.Event(), []
-
-    class Told(chat_server.Server):
-        async def startup(self, sockets=None):
-            await super().startup(sockets)
-            servers.append(self)
-            started.set()
-
-    monkeypatch.setattr(chat_server, "Server", Told)
-    with serve.socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    words = ["--embedding_model", str(folder / "embed"), "--port", str(port), "--device", "cpu"]
-    (arguments,) = parse_arguments([serve.ServeArguments], words, command="serve", description=None)
-    thread = threading.Thread(target=serve.serve, args=(arguments, None, serve.load_others(arguments)))
-    thread.start()
-    try:
-        assert started.wait(60)
-        client = openai.OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none", max_retries=0)
-        (card,) = client.models.list()
-        answer = client.embeddings.create(model=card.id, input=TEXTS)
-        np.testing.assert_allclose([item.embedding for item in answer.data], models[0].encode(TEXTS), atol=1e-6)
-        with pytest.raises(openai.BadRequestError, match="dimensions=64 is more than"):
-            client.embeddings.create(model=card.id, input="a", dimensions=64)
-        with pytest.raises(openai.NotFoundError, match="only '.*embed'"):
-            client.embeddings.create(model="other", input="a")
-    finally:
-        servers[0].should_exit = True
-        thread.join(60)
-    assert not thread.is_alive() and f"/v1 serves '{card.id}', until Ctrl-C." in capsys.readouterr().out
+def test_the_client_of_openai_embeds(client, models):
+    asker = openai.OpenAI(base_url="http://testserver/v1", api_key="none", max_retries=0, http_client=client)
+    assert [card.id for card in asker.models.list()] == ["embed", "rank"]
+    answer = asker.embeddings.create(model="embed", input=TEXTS)
+    np.testing.assert_allclose([item.embedding for item in answer.data], models[0].encode(TEXTS), atol=1e-6)
+    with pytest.raises(openai.BadRequestError, match="dimensions=64 is more than"):
+        asker.embeddings.create(model="embed", input="a", dimensions=64)
+    with pytest.raises(openai.NotFoundError, match="only 'embed'"):
+        asker.embeddings.create(model="other", input="a")
 
 
 def test_what_is_not_served(folder, capsys, monkeypatch):
