@@ -10,14 +10,14 @@ GROUP_SIZE = 32
 
 def int8_dynamic(group_size: int) -> Any:
     """Weights of 8 bits with a scale for each output; activations are rounded to 8 bits token by token."""
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig  # pyright: ignore[reportMissingImports] optional
 
     return Int8DynamicActivationInt8WeightConfig()
 
 
 def int8_weights(group_size: int) -> Any:
     """Weights of 8 bits with a scale for each output; activations stay as they are."""
-    from torchao.quantization import Int8WeightOnlyConfig
+    from torchao.quantization import Int8WeightOnlyConfig  # pyright: ignore[reportMissingImports] optional
 
     return Int8WeightOnlyConfig()
 
@@ -25,8 +25,8 @@ def int8_weights(group_size: int) -> Any:
 def int4_weights(group_size: int) -> Any:
     """Weights of 4 bits with a scale for each group of inputs; activations stay as they are."""
     import torch
-    from torchao.quantization import IntxWeightOnlyConfig
-    from torchao.quantization.granularity import PerGroup
+    from torchao.quantization import IntxWeightOnlyConfig  # pyright: ignore[reportMissingImports] optional
+    from torchao.quantization.granularity import PerGroup  # pyright: ignore[reportMissingImports] optional
 
     four: Any = torch.int4  # pyright: ignore[reportAttributeAccessIssue] it is there
     return IntxWeightOnlyConfig(weight_dtype=four, granularity=PerGroup(group_size))

@@ -164,7 +164,7 @@ def check_groups(weights: list[Weight], group_size: int = GROUP_SIZE) -> None:
 
 def make_settings(weights: list[Weight], scheme: Scheme, group_size: int = GROUP_SIZE) -> Any:
     """The `TorchAoConfig` with which transformers loads and quantises these weights, and no others."""
-    from torchao.quantization import FqnToConfig
+    from torchao.quantization import FqnToConfig  # pyright: ignore[reportMissingImports] optional
     from transformers import TorchAoConfig
 
     everything = [name for weight in weights for name in weight.names]
