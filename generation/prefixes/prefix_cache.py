@@ -80,8 +80,8 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int = 2**30, block_size: int = 128):
         for name, value in (("max_bytes", max_bytes), ("block_size", block_size)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
         self.max_bytes, self.block_size = max_bytes, block_size
         self._tree = PrefixTree(max_bytes)
         self._lock = threading.RLock()

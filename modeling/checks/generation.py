@@ -64,6 +64,8 @@ class CheckedGeneration(MendedGeneration):
         """Transformers'; with a `PrefixCache`, what was read before is not read again."""
         if prefix_cache is None:
             return super().generate(*args, **kwargs)
+        if not hasattr(prefix_cache, "cached_tokens"):
+            raise ValueError(f"prefix_cache={prefix_cache!r} must be a PrefixCache of trine.generation.")
         return prefix_cache.generate(self, *args, **kwargs)
 
     def position_limits(self) -> tuple[int | None, int | None]:

@@ -80,7 +80,8 @@ def tell_analogies(source: Source, path: Path) -> None:
         share = f"{right / answered:.3f}" if answered else "-"
         ends = f" ({scores.interval[0]:.3f} to {scores.interval[1]:.3f})" if name == TOTAL and answered else ""
         print(f"  {name:<{width}}  {right:6,} of {answered:6,}  {share}{ends}")
-    print(f"{scores.skipped:,} questions hold words that are not among the vectors, and are left out.")
+    if scores.skipped:
+        print(f"{scores.skipped:,} questions hold words that are not among the vectors, and are left out.")
 
 
 def tell_similarity(source: Source, path: Path) -> None:

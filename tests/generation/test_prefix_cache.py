@@ -245,10 +245,11 @@ def test_an_end_token_is_no_padding():
     assert cache.cached_tokens == 2
 
 
-@pytest.mark.parametrize("options", [{"max_bytes": 0}, {"block_size": 0}])
-def test_bad_sizes(options):
-    with pytest.raises(ValueError, match=rf"{next(iter(options))}=0 must be at least 1"):
-        PrefixCache(**options)
+@pytest.mark.parametrize("name", ["max_bytes", "block_size"])
+@pytest.mark.parametrize("value", [0, 1.5, "1GiB", True])
+def test_bad_sizes(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r} must be a whole number of at least 1"):
+        PrefixCache(**{name: value})
 
 
 def test_the_least_recently_used_end_goes_first():

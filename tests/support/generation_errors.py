@@ -49,6 +49,7 @@ BAD_SETTINGS = {
         {"generation_config": GenerationConfig(do_sample=True, top_k=99)},
         "top_k=99 must be a whole number from 0 to vocab_size=61; 0 keeps every token.",
     ),
+    "prefix_cache=5": ({"prefix_cache": 5}, "prefix_cache=5 must be a PrefixCache of trine.generation."),
     "empty": (
         {"ids": torch.zeros(1, 0, dtype=torch.long)},
         "input_ids has shape (1, 0), but must be (batch, length) with one token at least. An empty text can be begun ",
