@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from trine.configuration.patterns import check_choice
@@ -124,6 +125,8 @@ def opened_index(arguments: SearchArguments) -> Iterator[HybridSearch]:
     with ExitStack() as stack:
         index: Any = arguments.index
         if arguments.store is not None:
+            if arguments.store.endswith(".db") and not Path(arguments.store).exists():
+                raise ValueError(f"store='{arguments.store}' is not there. `trine index` makes one.")
             index = stack.enter_context(opened_store(arguments.store, arguments.store_name))
             if index.encoder is None:
                 raise ValueError(

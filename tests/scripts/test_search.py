@@ -114,6 +114,9 @@ def test_a_database_in_place_of_a_folder(folder, tmp_path, capsys):
     pytest.importorskip("milvus_lite")
     store = ["--store", str(tmp_path / "documents.db"), "--store_name", "words"]
     words = ["--files", str(folder / "docs.jsonl"), "--text_field", "words", "--id_field", "name", "--device", "cpu"]
+    with pytest.raises(SystemExit, match=r"store='.*documents\.db' is not there. `trine index` makes one"):
+        search.main(["red", *store])
+    assert not (tmp_path / "documents.db").exists()
     with pytest.raises(SystemExit, match="model: store_name='words' of store='.*documents.db' holds no index yet"):
         index.main([*words, *store])
     with pytest.raises(SystemExit, match="store_name='words': the store has no such index. `trine index` makes one"):
