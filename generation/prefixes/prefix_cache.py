@@ -244,4 +244,4 @@ def fingerprint(model: PreTrainedModel) -> tuple:
         for layer in model.modules()
         if hasattr(layer, "merged_adapters") and hasattr(layer, "disable_adapters")
     )
-    return weights, adapters
+    return weights, adapters, model.training  # in which dropout makes states random

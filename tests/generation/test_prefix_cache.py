@@ -153,6 +153,10 @@ def test_new_weights_and_adapters_are_read_anew():
 
     check(False)
     check(True)
+    adapted.train()
+    check(False)  # no dropout here, but elsewhere states would be random
+    adapted.eval()
+    check(False)
     with adapted.disable_adapter():
         check(False)
     adapted.merge_adapter()
