@@ -6,6 +6,7 @@ from .._lazy import lazy_names
 
 
 if TYPE_CHECKING:
+    from .batching.generation_batch import GenerationBatch, GenerationRow
     from .constraints.processor import constrained_by
     from .coverage import CoverageBeamSearch
     from .ensembles.model import Ensemble, EnsembleConfig
@@ -22,6 +23,8 @@ __all__ = [
     "CoverageBeamSearch",
     "Ensemble",
     "EnsembleConfig",
+    "GenerationBatch",
+    "GenerationRow",
     "MaskPredict",
     "PrefixCache",
     "PrefixCacheState",

@@ -16,7 +16,7 @@ from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESE
 
 LONGEST_README = 12 * 1024
 DOCS = ROOT / "docs"
-BLOCKS = 44  # Python blocks of all pages
+BLOCKS = 45  # Python blocks of all pages
 COMMANDS = 33
 # Pages of the site that are made when it is built, or are files of the root.
 MADE = {"project/contributing.md", "project/changelog.md", "project/security.md"}

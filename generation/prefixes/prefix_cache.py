@@ -55,6 +55,25 @@ class EncodedSource:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A text of which a beginning has been read: its states, and where they are kept.
+
+    Attributes:
+        cache: A copy, which may be changed.
+        node: The last node that the cache has.
+        start: The mark of the model.
+        cached_tokens: Tokens of the prompt that need not be read.
+        can_be_cut: Whether the states can be taken at any token, not only where a pass ends.
+    """
+
+    cache: Cache
+    node: Node
+    start: tuple[int, ...]
+    cached_tokens: int
+    can_be_cut: bool
+
+
 class PrefixCache:
     """Keeps what a model has read, so that prompts with the same beginning are read from there on.
 
@@ -111,11 +130,9 @@ class PrefixCache:
         """`model.generate(inputs, **options)`, with what was read before."""
         ids = inputs if inputs is not None else options.pop("input_ids", None)
         check(model, ids, options)
-        tokens = ids[0].tolist()
-        start = self.start(model)
         options["attention_mask"] = torch.ones_like(ids)
         run = self._from_source if model.config.is_encoder_decoder else self._from_prompt
-        return run(model, ids, tokens, start, options)
+        return run(model, ids, options)
 
     def start(self, model: PreTrainedModel) -> tuple[int, ...]:
         """The mark that the paths of a model begin with. It changes with its weights and active adapters."""
@@ -128,29 +145,42 @@ class PrefixCache:
                 self._starts[model] = number, print_
             return (-number,)
 
-    def _from_prompt(
-        self, model: Any, ids: torch.Tensor, tokens: list[int], start: tuple[int, ...], options: dict[str, Any]
-    ) -> Any:
+    def _from_prompt(self, model: Any, ids: torch.Tensor, options: dict[str, Any]) -> Any:
+        copies = max(setting(model, options, name) or 1 for name in ("num_beams", "num_return_sequences"))
+        begun = self.begin(model, ids, copies)
+        output = model.generate(ids, past_key_values=begun.cache, **options)
+        if copies == 1:
+            sequence = (output if isinstance(output, torch.Tensor) else output.sequences)[0].tolist()
+            self.keep(begun, sequence, begun.cache)
+        return output
+
+    @torch.no_grad()
+    def begin(self, model: PreTrainedModel, ids: torch.Tensor, copies: int = 1) -> "Begun":
+        """Looks for the longest beginning of a prompt (1, tokens) that was read before.
+
+        Returns a copy of its states, in `copies` rows: those of the last token are never among them.
+        """
+        tokens, start = ids[0].tolist(), self.start(model)
         text = [*start, *tokens]
         with self._lock:
             node = self._tree.find(text[:-1])  # `generate` needs a token to read
             path = [part.held for part in node.path()]
-        self._count(len(tokens), node.length - len(start) if path else 0)
+        cached = node.length - len(start) if path else 0
+        self._count(len(tokens), cached)
         cache = join(path) if path else DynamicCache(config=model.config.get_text_config(decoder=True))
-        copies = max(setting(model, options, name) or 1 for name in ("num_beams", "num_return_sequences"))
         can_be_cut = all(map(grows, cache.layers))
         if copies > 1 or not can_be_cut:
             node = self._read(model, ids, text, node, cache)
         if copies > 1 and cache.get_seq_length():
             cache.batch_repeat_interleave(copies)
-        output = model.generate(ids, past_key_values=cache, **options)
-        if copies == 1:
-            sequence = (output if isinstance(output, torch.Tensor) else output.sequences)[0].tolist()
-            length, text = cache.get_seq_length(), [*start, *sequence]
-            read = max(0, node.length - len(start))
-            for stop in [*(self._blocks(read, length) if can_be_cut else ()), length]:
-                node = self._keep(node, text, cache, stop)
-        return output
+        return Begun(cache, node, start, cached, can_be_cut)
+
+    def keep(self, begun: "Begun", sequence: list[int], cache: Cache) -> None:
+        """Keeps the states of a text that was begun and has been continued, of which `cache` has one row."""
+        node, length, text = begun.node, cache.get_seq_length(), [*begun.start, *sequence]
+        read = max(0, node.length - len(begun.start))
+        for stop in [*(self._blocks(read, length) if begun.can_be_cut else ()), length]:
+            node = self._keep(node, text, cache, stop)
 
     def _blocks(self, start: int, end: int) -> range:
         """The ends of the blocks behind `start` tokens, up to `end` tokens."""
@@ -177,10 +207,9 @@ class PrefixCache:
         with self._lock:
             return self._tree.add(node, text[node.length : stop + 1], snapshot)
 
-    def _from_source(
-        self, model: Any, ids: torch.Tensor, tokens: list[int], start: tuple[int, ...], options: dict[str, Any]
-    ) -> Any:
-        text = [*start, *tokens]
+    def _from_source(self, model: Any, ids: torch.Tensor, options: dict[str, Any]) -> Any:
+        tokens = ids[0].tolist()
+        text = [*self.start(model), *tokens]
         with self._lock:
             node = self._tree.find(text)
         is_known = node.length == len(text)
