@@ -12,7 +12,7 @@ TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check fast test tiers coverage fuzz lint conformance consumers surface docs bench bench-simplicial bench-attention bench-gpu wheel clean
+.PHONY: help demo check fast test tiers coverage fuzz lint conformance consumers surface docs tutorials bench bench-simplicial bench-attention bench-gpu wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ docs: .venv/docs.stamp  ## build the documentation into build/site, and look at 
 	$(BIN)/python docs/builder/tables.py
 	OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/site
+
+tutorials: .venv/docs.stamp  ## run the tutorials with their full sizes, which `make docs` shows then (TUTORIAL=NAME: one)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/builder/tutorials.py $(TUTORIAL)
 
 bench: .venv/test.stamp  ## compare speed and memory with Llama, Mixtral, BERT and T5, in docs/measurements/benchmarks.md
 	$(BIN)/trine benchmark models

@@ -18,8 +18,9 @@ LONGEST_README = 12 * 1024
 DOCS = ROOT / "docs"
 BLOCKS = 45  # Python blocks of all pages
 COMMANDS = 33
+TUTORIALS = {f"tutorials/{path.stem}.md" for path in (DOCS / "tutorials").glob("*.py")}
 # Pages of the site that are made when it is built, or are files of the root.
-MADE = {"project/contributing.md", "project/changelog.md", "project/security.md"}
+MADE = {"project/contributing.md", "project/changelog.md", "project/security.md", *TUTORIALS}
 
 
 def listed_pages() -> list[str]:
@@ -30,6 +31,7 @@ def listed_pages() -> list[str]:
 
 PAGES = [README, *(DOCS / page for page in listed_pages() if page not in MADE)]
 WRITTEN = [*PAGES, *ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *DOCS.rglob("*.md")]
+WRITTEN = [path for path in WRITTEN if path.parent.name != "zh"]  # tests/test_tutorials.py looks at these
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in WRITTEN}
 SHOWN = [path.relative_to(ROOT).as_posix() for path in PAGES]
 
@@ -41,8 +43,8 @@ def test_the_readme_is_short_and_its_tables_are_current():
 
 
 def test_every_page_is_listed():
-    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if path.parent.name != "measurements"}
-    assert pages <= {*listed_pages()}
+    pages = {path.relative_to(DOCS).as_posix() for path in WRITTEN if path.is_relative_to(DOCS)}
+    assert {page for page in pages | TUTORIALS if not page.startswith("measurements/")} <= {*listed_pages()}
 
 
 def test_every_table_that_a_page_asks_for_is_there():
@@ -72,6 +74,8 @@ def test_links_lead_somewhere(page):
             continue
         name, _, anchor = link.partition("#")
         target = ((ROOT / page).parent / name).resolve() if name else ROOT / page
+        if target.parent == DOCS / "tutorials":
+            target = target.with_suffix(".py")
         assert target.is_file(), f"{page} links to {link}"
         if anchor:
             assert anchor in anchors(target.read_text(encoding="utf-8")), f"{page} links to {link}"

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import nbformat
 import public_names
 import tables
-from mkdocs.structure.files import File
+import tutorials
+from pymdownx.slugs import slugify
 
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "build" / "package" / "trine"
+PAGES = ROOT / "build" / "pages"
 # Files of the repository that are pages of the site as well.
 ROOT_PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
@@ -22,6 +25,7 @@ ROOT_PAGES = {
     "SECURITY.md": "project/security.md",
 }
 API = {f"reference/api/{name}": text for name, text in public_names.api_pages().items()}
+RUNS: dict[str, Any] = {}
 FILE = re.compile(r"<!-- file: ([\w./-]+) -->\n")
 LINK = re.compile(r"\]\(((?:\.\./)*)([\w./-]+\.md)(#[\w-]+)?\)")
 
@@ -38,27 +42,40 @@ def on_startup(**kwargs: Any) -> None:
 
 
 def on_config(config: Any) -> Any:
-    """Add the pages of public names and measurements to the navigation."""
+    """Lay out all pages in one folder, and add those that are made to the navigation."""
+    shutil.rmtree(PAGES, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("*.py", "builder", "tutorials"))
+    RUNS.update(RUNS or tutorials.run_all(small=True))
+    for place, content in made_files().items():
+        path = PAGES / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    config.docs_dir = str(PAGES)
+    config.mdx_configs["toc"]["slugify"] = slugify(case="lower")  # keeps Chinese signs
     complete(config.nav, API)
     return config
+
+
+def made_files() -> dict[str, str | bytes]:
+    """Pages of public names, files of the repository that are pages as well, and tutorials, by their places."""
+    files: dict[str, str | bytes] = dict(API)
+    for name, place in ROOT_PAGES.items():
+        files[place] = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](../")
+    for name, notebook in RUNS.items():
+        files[f"tutorials/{name}.md"], pictures = tutorials.page(name, notebook)
+        files[f"tutorials/{name}.ipynb"] = nbformat.writes(notebook)
+        files.update({f"tutorials/{picture}": content for picture, content in pictures.items()})
+        if tutorials.translated(name, "zh"):
+            files[f"tutorials/{name}.zh.md"] = tutorials.page(name, notebook, "zh")[0]
+    return files
 
 
 def complete(nav: list[dict[str, Any]], made: Iterable[str]) -> None:
     """Add the pages that are made, and those that measurements write, to the sections of their folders."""
     sections = {title: pages for part in nav for title, pages in part.items() if isinstance(pages, list)}
-    sections["Reference"] += made
+    sections["Reference"] += [page for page in made if page not in sections["Reference"]]
     written = {f"measurements/{path.name}" for path in (ROOT / "docs" / "measurements").glob("*.md")}
     sections["Measurements"] += sorted(written - {*sections["Measurements"]})
-
-
-def on_files(files: Any, config: Any) -> Any:
-    """Add the pages of the public names, and those files of the repository that are pages as well."""
-    pages = dict(API)
-    for name, place in ROOT_PAGES.items():
-        pages[place] = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](../")
-    for place, text in pages.items():
-        files.append(File.generated(config, place, content=text))
-    return files
 
 
 def shown(match: re.Match) -> str:
