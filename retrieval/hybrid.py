@@ -11,7 +11,7 @@ from ..configuration.patterns import check_choice
 from .encoder_identity import check_same, identify
 from .encoding import USUAL_BATCH, encode_texts
 from .fusion import Candidates, Fused, check_fusion, fuse
-from .reranking import Reranker, rank_again
+from .reranking import RERANK_WEIGHT, Reranker, check_rerank_weight, mix, rank_again
 from .sparse_models import find_sparse_model
 from .stores.base import Store
 from .stores.embedded import EmbeddedStore
@@ -36,6 +36,9 @@ class Hit(NamedTuple):
         lexical: BM25, or the product of weights of tokens; 0 where the text has no word of the query, None where words
             have no weight.
         rerank: The score of the reranker that put it in its place; None without one.
+        rerank_part: What that adds to `mixed`: the score, normalised, times `rerank_weight`.
+        mixed: The sum of it and of `score`, normalised anew, by the rest of 1; None without a reranker, or where that
+            alone decides.
     """
 
     id: str
@@ -46,6 +49,14 @@ class Hit(NamedTuple):
     dense: float | None
     lexical: float | None
     rerank: float | None = None
+    rerank_part: float | None = None
+    mixed: float | None = None
+
+    @property
+    def ranked_by(self) -> float:
+        """The score of its place: the sum of search and reranker, the reranker's alone, or the search's."""
+        scores = (self.mixed, self.rerank, self.score)
+        return next(score for score in scores if score is not None)
 
 
 class Changes(NamedTuple):
@@ -184,7 +195,13 @@ class HybridSearch:
         self.store.remove(ids)
 
     def search(
-        self, query: str, k: int = 10, *, rerank: Reranker | None = None, rerank_candidates: int = 50
+        self,
+        query: str,
+        k: int = 10,
+        *,
+        rerank: Reranker | None = None,
+        rerank_candidates: int = 50,
+        rerank_weight: float = RERANK_WEIGHT,
     ) -> list[Hit]:
         """Finds the best documents for a query, the best first.
 
@@ -194,21 +211,33 @@ class HybridSearch:
             rerank: Ranks the best of them again: a `CrossEncoder`, a `ListwiseReranker`, or whatever has a method
                 `rank` like theirs.
             rerank_candidates: How many of the best it ranks; k, where that is more.
+            rerank_weight: Of its score, the search's has the rest of 1; both are made comparable by `fusion`. With 1
+                the reranker alone decides.
 
         Raises:
-            ValueError: The query is empty, k or rerank_candidates are no numbers of at least 1, or the reranker fails.
+            ValueError: The query is empty, k or rerank_candidates are no numbers of at least 1, rerank_weight is not
+                above 0 and at most 1, or the reranker fails.
         """
-        return self.search_all([query], k, rerank=rerank, rerank_candidates=rerank_candidates)[0]
+        options: Any = {"rerank_candidates": rerank_candidates, "rerank_weight": rerank_weight}
+        return self.search_all([query], k, rerank=rerank, **options)[0]
 
     def search_all(
-        self, queries: Sequence[str], k: int = 10, *, rerank: Reranker | None = None, rerank_candidates: int = 50
+        self,
+        queries: Sequence[str],
+        k: int = 10,
+        *,
+        rerank: Reranker | None = None,
+        rerank_candidates: int = 50,
+        rerank_weight: float = RERANK_WEIGHT,
     ) -> list[list[Hit]]:
         """As `search`, for several queries, which are encoded together."""
         check_count("k", k)
         check_count("rerank_candidates", rerank_candidates)
+        check_rerank_weight(rerank_weight)
         if rerank is not None:
             found = self.search_all(queries, max(k, rerank_candidates))
-            return [ranked_hits(rerank, query, hits)[:k] for query, hits in zip(queries, found, strict=True)]
+            how = rerank_weight, self.fusion
+            return [ranked_hits(rerank, query, hits, *how)[:k] for query, hits in zip(queries, found, strict=True)]
         check_fusion(self.fusion, self.dense_weight, self.lexical_weight)
         if isinstance(queries, str):
             raise TypeError(f"queries={queries!r} is one text; pass a list, or call `search`.")
@@ -322,10 +351,11 @@ def as_hit(fused: Fused, text: str) -> Hit:
     )
 
 
-def ranked_hits(reranker: Reranker, query: str, hits: Sequence[Hit]) -> list[Hit]:
-    """Hits in the order of a reranker, with its scores."""
+def ranked_hits(reranker: Reranker, query: str, hits: Sequence[Hit], weight: float, fusion: str) -> list[Hit]:
+    """Hits in the order of a reranker, or of its scores and theirs together, with these."""
     ranked = rank_again(reranker, query, [hit.text for hit in hits])
-    return [hits[each.place]._replace(rerank=each.score) for each in ranked]
+    mixed = mix(ranked, [hit.score for hit in hits], weight, fusion)
+    return [hits[each.place]._replace(rerank=each.score, rerank_part=each.part, mixed=each.total) for each in mixed]
 
 
 def check_count(name: str, value: Any) -> None:
@@ -337,7 +367,8 @@ def check_count(name: str, value: Any) -> None:
 def check_text(name: str, value: Any) -> None:
     """Raises a TypeError for what is no text, and a ValueError for one that is empty or has half a character."""
     if not isinstance(value, str):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}, not a text.")
+        kind = type(value).__name__
+        raise TypeError(f"{name}={value!r} is {'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}, not a text.")
     if not value.strip():
         raise ValueError(f"{name}={value!r} is an empty text.")
     try:

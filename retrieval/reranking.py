@@ -6,11 +6,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from sentence_transformers import CrossEncoder
 from sentence_transformers.util import get_device_name
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from .fusion import FUSIONS
 from .listwise import ListwiseReranker
+
+
+RERANK_WEIGHT = 1.0  # of a reranker's score beside that of the search before it
 
 
 class Reranker(Protocol):
@@ -26,6 +31,22 @@ class Ranked(NamedTuple):
 
     place: int
     score: float
+
+
+class Mixed(NamedTuple):
+    """A document that is ranked by its reranker and by the search before it.
+
+    Args:
+        place: Its place in the list before.
+        score: The reranker's score.
+        total: The sum of the two normalised scores, by their weights; None where the reranker alone decides.
+        part: What the reranker adds to it.
+    """
+
+    place: int
+    score: float
+    total: float | None = None
+    part: float | None = None
 
 
 def rank_again(reranker: Reranker, query: str, documents: Sequence[str]) -> list[Ranked]:
@@ -55,10 +76,43 @@ def rank_again(reranker: Reranker, query: str, documents: Sequence[str]) -> list
     return sorted(found, key=lambda each: (-each.score, each.place))
 
 
+def mix(ranked: Sequence[Ranked], before: Sequence[float], weight: float, fusion: str) -> list[Mixed]:
+    """Adds the scores of a reranker and of the search before it, made comparable among these documents.
+
+    Args:
+        ranked: All documents of a query, in any order.
+        before: Their scores in the search, in its order.
+        weight: Of the reranker's score, the search has the rest of 1; with 1 its own order stands.
+        fusion: How scores are made comparable, one of `FUSIONS`. Those that are all equal add nothing.
+
+    Returns:
+        The documents, the best first; equal sums keep the order of the search.
+    """
+    if weight == 1 or not ranked:
+        return [Mixed(*each) for each in ranked]
+    scores = np.empty(len(ranked))
+    scores[[each.place for each in ranked]] = [each.score for each in ranked]
+    parts = [
+        share * (FUSIONS[fusion](values, float(values.min()), len(values)) if np.ptp(values) > 0 else 0 * values)
+        for share, values in ((weight, scores), (1 - weight, np.asarray(before, dtype=np.float64)))
+    ]
+    totals = parts[0] + parts[1]
+    order: list[int] = np.argsort(-totals, kind="stable").tolist()
+    return [Mixed(place, float(scores[place]), float(totals[place]), float(parts[0][place])) for place in order]
+
+
+def check_rerank_weight(weight: Any) -> None:
+    """Raises a ValueError for a weight that is no number above 0 and at most 1."""
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight <= 1:
+        raise ValueError(f"rerank_weight={weight!r} must be a number above 0 and at most 1, the reranker alone.")
+
+
 def check_cross_encoder(model: CrossEncoder, query: str | None = None) -> None:
     """Raises a ValueError for a model with several scores for a pair, and for a query that fills its whole input."""
     if model.num_labels != 1:
-        raise ValueError(f"The CrossEncoder has num_labels={model.num_labels}; to rank, a pair needs one score.")
+        raise ValueError(
+            f"rerank='{name_of(model)}' has num_labels={model.num_labels}; to rank, a pair needs one score."
+        )
     limit = model.max_seq_length
     if query is None or limit is None:
         return
@@ -68,6 +122,12 @@ def check_cross_encoder(model: CrossEncoder, query: str | None = None) -> None:
             f"query={query[:40]!r}... has {tokens} tokens with those around it, which leaves no room for a document "
             f"in the reranker's {limit}."
         )
+
+
+def name_of(model: CrossEncoder) -> str:
+    """Where a CrossEncoder was loaded from, or else its class."""
+    transformer: Any = model[0]
+    return getattr(transformer.model.config, "name_or_path", "") or type(model).__name__
 
 
 def load_reranker(name: str, device: str | None = None, trust_remote_code: bool = False, **options: Any) -> Reranker:

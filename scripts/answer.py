@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.retrieval.hybrid import Hit, check_count
-from trine.retrieval.reranking import load_reranker
+from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.sources import INSTRUCTION, SourcedPrompt, cited_numbers, prompt_with_sources
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
 from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP
 from trine.scripts.jobs.memory import keep_freed_memory
-from trine.scripts.search import SearchArguments, cut, opened_index, queries_first
+from trine.scripts.search import RERANK_WEIGHT_HELP, SearchArguments, cut, opened_index, queries_first
 
 
 UNLIMITED = 10**9  # above this a tokenizer's limit is none
@@ -45,6 +45,7 @@ class AnswerArguments:
         default=None, metadata={"help": "What ranks the best of them again first, as for trine search."}
     )
     rerank_candidates: int = field(default=50, metadata={"help": "How many of the best are ranked again."})
+    rerank_weight: float = field(default=RERANK_WEIGHT, metadata={"help": RERANK_WEIGHT_HELP})
     embedding_model: str | None = field(
         default=None, metadata={"help": "Where the model that made the index is now, if it was moved."}
     )
@@ -70,6 +71,7 @@ class AnswerArguments:
             raise ValueError("Name either index, a folder, or store, a database.")
         check_count("k", self.k)
         check_count("rerank_candidates", self.rerank_candidates)
+        check_rerank_weight(self.rerank_weight)
         for name in ("max_new_tokens", "max_length"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -113,7 +115,8 @@ def find(arguments: AnswerArguments, question: str) -> list[Hit]:
     code: Any = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
     reranker = load_reranker(arguments.rerank, **code) if arguments.rerank else None
     with opened_index(SearchArguments(model=arguments.embedding_model, **options, **code)) as search:
-        hits = search.search(question, arguments.k, rerank=reranker, rerank_candidates=arguments.rerank_candidates)
+        how = {name: getattr(arguments, name) for name in ("rerank_candidates", "rerank_weight")}
+        hits = search.search(question, arguments.k, rerank=reranker, **how)
     least = arguments.min_similarity
     if least is not None and hits and hits[0].dense is None:
         raise ValueError(f"min_similarity={least} needs vectors, whose weight in the index is 0.")

@@ -14,7 +14,7 @@ import numpy as np
 from trine.configuration.patterns import check_choice
 from trine.retrieval.fusion import FUSIONS, check_fusion
 from trine.retrieval.hybrid import check_count
-from trine.retrieval.reranking import load_reranker
+from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.words import CHINESE, Words
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP
@@ -28,11 +28,12 @@ from trine.scripts.jobs.retrieval_runs import (
     encoder_runs,
     index_run,
     measure_runs,
+    mixed_run,
     parse_metrics,
-    reranked,
+    ranked_again,
     write_run,
 )
-from trine.scripts.search import SearchArguments, opened_index
+from trine.scripts.search import RERANK_WEIGHT_HELP, SearchArguments, opened_index
 from trine.tokenization.records import BadRecords
 from trine.training.measures.intervals import bootstrap_interval
 from trine.training.run.resuming import check_writable
@@ -73,6 +74,10 @@ class RetrievalArguments:
         },
     )
     rerank_candidates: int = field(default=50, metadata={"help": "How many of the best it ranks."})
+    rerank_weight: list[float] = field(
+        default_factory=lambda: [RERANK_WEIGHT],
+        metadata={"help": f"{RERANK_WEIGHT_HELP} Of several, each is a column."},
+    )
     bm25: bool = field(default=True, metadata={"help": "A column of BM25."})
     hybrid: bool = field(default=True, metadata={"help": "A column of hybrid search for each model."})
     dense_weight: float = field(default=0.7, metadata={"help": "Weight of vectors in hybrid search."})
@@ -122,6 +127,8 @@ class RetrievalArguments:
         check_choice("chinese", self.chinese, CHINESE)
         check_count("batch_size", self.batch_size)
         check_count("rerank_candidates", self.rerank_candidates)
+        for weight in self.rerank_weight:
+            check_rerank_weight(weight)
         for name in ("depth", "max_queries"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -134,9 +141,12 @@ class RetrievalArguments:
         return self.index is not None or self.store is not None
 
     @property
-    def rerank_name(self) -> str:
-        """The name of the reranker's column."""
-        return f"reranked by {Path(str(self.rerank)).name}"
+    def rerank_names(self) -> dict[str, float]:
+        """The names of the reranker's columns, each with its weight."""
+        name = f"reranked by {Path(str(self.rerank)).name}"
+        if len(self.rerank_weight) == 1:
+            return {name: self.rerank_weight[0]}
+        return {f"{name}, weight {weight:g}": weight for weight in self.rerank_weight}
 
     @property
     def index_name(self) -> str:
@@ -203,8 +213,11 @@ def run_all(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[s
     else:
         runs = run_models(arguments, judged, depth)
     if reranker is not None:
-        last, name = [*runs][-1], arguments.rerank_name
-        runs[name] = reranked(name, reranker, runs[last], judged.queries, texts, arguments.rerank_candidates)
+        last, (first_name, *_) = runs[[*runs][-1]], arguments.rerank_names
+        ranked = ranked_again(reranker, first_name, last, judged.queries, texts, arguments.rerank_candidates)
+        runs |= {
+            name: mixed_run(last, ranked, weight, arguments.fusion) for name, weight in arguments.rerank_names.items()
+        }
     return runs
 
 
@@ -287,8 +300,11 @@ def card(arguments: RetrievalArguments, metrics: Mapping[str, Any], argv: Sequen
     if arguments.has_index:
         about[arguments.index_name] = f"the index `{arguments.index or arguments.store_name}` with its own settings"
     if arguments.rerank is not None:
-        what = f"the {arguments.rerank_candidates} best of the column before, ranked again by `{arguments.rerank}`"
-        about[arguments.rerank_name] = what
+        last = [name for name in metrics["scores"] if name not in arguments.rerank_names][-1]
+        what = f"the {arguments.rerank_candidates} best of {last}, ranked again by `{arguments.rerank}`"
+        for name, weight in arguments.rerank_names.items():
+            share = f", whose scores have the weight {weight:g} ({arguments.fusion})" if weight < 1 else ""
+            about[name] = what + share
     lines = [f"* {name}: {about[name]}" for name in metrics["scores"]]
     parts = ["# Retrieval", describe(metrics), "\n".join(lines)]
     parts.append(

@@ -13,7 +13,7 @@ from trine.configuration.patterns import check_choice
 from trine.retrieval.fusion import FUSIONS
 from trine.retrieval.hybrid import Hit, HybridSearch, check_count
 from trine.retrieval.listwise import METHODS
-from trine.retrieval.reranking import Reranker, load_reranker
+from trine.retrieval.reranking import RERANK_WEIGHT, Reranker, check_rerank_weight, load_reranker
 from trine.retrieval.words import Words
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
@@ -22,6 +22,10 @@ from trine.scripts.jobs.encoders import load_encoder
 
 
 SHOWN = 240  # characters of a text
+RERANK_WEIGHT_HELP = (
+    "Weight of the reranker's score; the search's has the rest of 1, both made comparable by its fusion. With 1 the "
+    "reranker alone decides."
+)
 BOLD, PLAIN = "\033[1m", "\033[0m"  # of a terminal
 
 
@@ -52,6 +56,7 @@ class SearchArguments:
         },
     )
     rerank_candidates: int = field(default=50, metadata={"help": "How many of the best are ranked again."})
+    rerank_weight: float = field(default=RERANK_WEIGHT, metadata={"help": RERANK_WEIGHT_HELP})
     rerank_window: int = field(
         default=20,
         metadata={"help": "How many of them a causal language model orders at once, in steps of half of it."},
@@ -74,6 +79,7 @@ class SearchArguments:
         if (self.index is None) == (self.store is None):
             raise ValueError("Name either index, a folder, or store, a database.")
         check_count("rerank_candidates", self.rerank_candidates)
+        check_rerank_weight(self.rerank_weight)
         check_choice("rerank_method", self.rerank_method, METHODS)
         if self.rerank_window < 2:
             raise ValueError(f"rerank_window={self.rerank_window} must be at least 2.")
@@ -87,9 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         reranker = load_named_reranker(arguments)
         with opened_index(arguments) as search:
-            found = search.search_all(
-                queries, arguments.k, rerank=reranker, rerank_candidates=arguments.rerank_candidates
-            )
+            options = {name: getattr(arguments, name) for name in ("rerank_candidates", "rerank_weight")}
+            found = search.search_all(queries, arguments.k, rerank=reranker, **options)
             words = search.store.words
     except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine: {error}")
@@ -146,10 +151,16 @@ def as_record(query: str, hits: Sequence[Hit], words: Words, explain: bool) -> d
     records = []
     for hit in hits:
         record: dict[str, Any] = {"id": hit.id, "score": hit.score, "text": hit.text}
-        if hit.rerank is not None:
-            record["rerank"] = hit.rerank
+        record |= {name: getattr(hit, name) for name in ("rerank", "mixed") if getattr(hit, name) is not None}
         if explain:
-            record |= {name: getattr(hit, name) for name in ("dense", "lexical", "dense_part", "lexical_part")}
+            parts = (
+                "dense",
+                "lexical",
+                "dense_part",
+                "lexical_part",
+                *(["rerank_part"] if hit.mixed is not None else []),
+            )
+            record |= {name: getattr(hit, name) for name in parts}
             record["words"] = words_found(query, hit.text, words)
         records.append(record)
     return {"query": query, "hits": records}
@@ -165,12 +176,20 @@ def as_text(query: str, hits: Sequence[Hit], words: Words, explain: bool, name_q
     """Lines for a reader: the hits of a query."""
     lines = [f"{query}:"] if name_query else []
     for rank, hit in enumerate(hits, 1):
-        score = f"{hit.score:.4f}{explained(query, hit, words) if explain else ''}"
-        if hit.rerank is not None:
-            score = f"{hit.rerank:.4f}" + (f" of the reranker, before it {score}" if explain else "")
-        lines.append(f"{rank:>2}. {hit.id}  {score}")
+        why = f"{reranked(hit)}{explained(query, hit, words)}" if explain else ""
+        lines.append(f"{rank:>2}. {hit.id}  {hit.ranked_by:.4f}{why}")
         lines.append(f"    {marked(query, hit.text, words) if explain else cut(hit.text)}")
     return "\n".join([*lines, ""] if hits else [*lines, "Nothing is found."])
+
+
+def reranked(hit: Hit) -> str:
+    """What a reranker has made of a score, up to the one before it."""
+    if hit.mixed is not None and hit.rerank_part is not None:
+        rest = hit.mixed - hit.rerank_part
+        return (
+            f" = {hit.rerank_part:.4f} of the reranker ({hit.rerank:.4f}) + {rest:.4f} of the search, {hit.score:.4f}"
+        )
+    return "" if hit.rerank is None else f" of the reranker, before it {hit.score:.4f}"
 
 
 def explained(query: str, hit: Hit, words: Words) -> str:

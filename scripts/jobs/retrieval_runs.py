@@ -12,7 +12,7 @@ from tqdm import tqdm
 from trine.retrieval.bm25 import BM25
 from trine.retrieval.fusion import best, fuse
 from trine.retrieval.hybrid import HybridSearch
-from trine.retrieval.reranking import Reranker, rank_again
+from trine.retrieval.reranking import Ranked, Reranker, mix, rank_again
 from trine.retrieval.stores.embedded import EmbeddedStore
 from trine.retrieval.words import Words
 from trine.scripts.jobs.retrieval_data import Judged
@@ -118,28 +118,43 @@ def index_run(
     return {name: run}
 
 
-def reranked(
-    name: str, reranker: Reranker, run: Run, queries: Mapping[str, str], texts: Mapping[str, str], candidates: int
-) -> Run:
-    """A run whose first documents another model has ranked again; the others stay behind them.
+def ranked_again(
+    reranker: Reranker, name: str, run: Run, queries: Mapping[str, str], texts: Mapping[str, str], candidates: int
+) -> dict[str, list[Ranked]]:
+    """The first documents of a run for each query, ranked by another model.
 
     Args:
-        name: What the result is called.
         reranker: Ranks texts for a query.
+        name: What it is called.
         run: The documents that were found.
         queries: Their queries.
         texts: The documents' texts.
         candidates: How many of the first are ranked.
     """
-    ranked_run: Run = {}
+    ranked: dict[str, list[Ranked]] = {}
     for block in in_blocks([*run.items()], name, size=8):
         for id_, found in block:
-            first, rest = [*found][:candidates], [*found][candidates:]
-            ranked = rank_again(reranker, queries[id_], [texts[each] for each in first])
-            lowest = min((each.score for each in ranked), default=0.0)
-            behind = [(each, lowest - rank) for rank, each in enumerate(rest, 1)]
-            ranked_run[id_] = falling([(first[each.place], each.score) for each in ranked] + behind)
-    return ranked_run
+            ranked[id_] = rank_again(reranker, queries[id_], [texts[each] for each in [*found][:candidates]])
+    return ranked
+
+
+def mixed_run(run: Run, ranked: Mapping[str, list[Ranked]], weight: float, fusion: str) -> Run:
+    """A run whose first documents stand as a reranker and the search together have them; the others stay behind.
+
+    Args:
+        run: The documents that were found.
+        ranked: As `ranked_again` returns them.
+        weight: Of the reranker, as for `mix`.
+        fusion: How the two scores are made comparable.
+    """
+    mixed: Run = {}
+    for id_, found in run.items():
+        ids, count = [*found], len(ranked[id_])
+        rows = mix(ranked[id_], [*found.values()][:count], weight, fusion)
+        first = [(ids[each.place], each.score if each.total is None else each.total) for each in rows]
+        lowest = min((score for _, score in first), default=0.0)
+        mixed[id_] = falling([*first, *((each, lowest - rank) for rank, each in enumerate(ids[count:], 1))])
+    return mixed
 
 
 def falling(hits: Iterable[tuple[str, Any]]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trine import TrineConfig, TrineForCausalLM, TrineForSequenceClassification
 from trine.retrieval import HybridSearch, ListwiseReranker, load_reranker
-from trine.retrieval.reranking import rank_again
+from trine.retrieval.reranking import check_rerank_weight, mix, rank_again
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,63 @@ def test_the_best_are_ranked_again(search):
     ]
 
 
+def normalised(scores, fusion):
+    """The definitions, number by number."""
+    mean = sum(scores) / len(scores)
+    deviation = math.sqrt(sum((score - mean) ** 2 for score in scores) / len(scores))
+    by_rank = sorted(range(len(scores)), key=lambda place: -scores[place])
+    last = len(scores) + 1
+    ranks = [last if score == min(scores) else by_rank.index(place) + 1 for place, score in enumerate(scores)]
+    return {
+        "min-max": [(score - min(scores)) / (max(scores) - min(scores)) for score in scores],
+        "z-score": [(score - mean) / deviation for score in scores],
+        "rrf": [1 / (60 + rank) for rank in ranks],
+    }[fusion]
+
+
+@pytest.mark.parametrize("fusion", ["min-max", "z-score", "rrf"])
+@pytest.mark.parametrize("weight", [0.2, 0.5])
+def test_search_and_reranker_are_added(search, fusion, weight):
+    own = HybridSearch(search.model, store=search.store, fusion=fusion)
+    before = own.search("a red house", 12)
+    parts = normalised([len(hit.text) for hit in before], fusion)
+    rest = normalised([hit.score for hit in before], fusion)
+    totals = [weight * part + (1 - weight) * each for part, each in zip(parts, rest, strict=True)]
+    order = sorted(range(12), key=lambda place: -totals[place])[:5]
+    found = own.search("a red house", 5, rerank=ByLength(), rerank_candidates=12, rerank_weight=weight)
+    assert [hit.id for hit in found] == [before[place].id for place in order]
+    assert [hit.mixed for hit in found] == pytest.approx([totals[place] for place in order])
+    assert [hit.rerank_part for hit in found] == pytest.approx([weight * parts[place] for place in order])
+    assert [hit.ranked_by for hit in found] == [hit.mixed for hit in found]
+    bare = {"rerank": None, "rerank_part": None, "mixed": None}
+    assert [hit._replace(**bare) for hit in found] == [before[place] for place in order]
+    alone = own.search("a red house", 5, rerank=ByLength(), rerank_candidates=12, rerank_weight=1)
+    assert [hit.ranked_by for hit in alone] == [hit.rerank for hit in alone] and alone[0].mixed is None
+    assert before[0].ranked_by == before[0].score
+
+
+def test_scores_that_are_equal_add_nothing():
+    ranked = rank_again(Wrong((2, 1.0), (0, 1.0), (1, 1.0)), "red", ["a", "b", "c"])
+    assert [(each.place, each.part) for each in mix(ranked, [0.1, 0.3, 0.2], 0.5, "min-max")] == [
+        (1, 0),
+        (2, 0),
+        (0, 0),
+    ]
+    ranked = rank_again(Wrong((2, 3.0), (0, 1.0), (1, 2.0)), "red", ["a", "b", "c"])
+    assert [each.place for each in mix(ranked, [0.1, 0.1, 0.1], 0.1, "z-score")] == [2, 1, 0]
+    assert mix([], [], 0.5, "min-max") == []
+
+
+@pytest.mark.parametrize("weight", [0, 1.01, -1, float("nan"), True, "0.5", None])
+def test_weights_of_no_use(search, weight):
+    with pytest.raises(
+        ValueError, match=r"rerank_weight=.* must be a number above 0 and at most 1, the reranker alone"
+    ):
+        search.search("red", rerank=ByLength(), rerank_weight=weight)
+    with pytest.raises(ValueError, match="rerank_weight="):
+        check_rerank_weight(weight)
+
+
 def test_a_cross_encoder_gives_its_own_scores(folder, search):
     model = AutoModelForSequenceClassification.from_pretrained(folder / "cross").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "cross")
@@ -128,7 +185,7 @@ def test_what_is_no_reranker(folder, search, tmp_path):
         search.search("red", rerank=search.model)
     with pytest.raises(ValueError, match=r"encoder' holds TrineModel, which has no score for a pair"):
         load_reranker(str(folder / "encoder"), "cpu")
-    with pytest.raises(ValueError, match=r"has num_labels=3; to rank, a pair needs one score"):
+    with pytest.raises(ValueError, match=r"rerank='.*three' has num_labels=3; to rank, a pair needs one score"):
         load_reranker(str(folder / "three"), "cpu")
     with pytest.raises(OSError, match=r"rerank='.*nowhere' cannot be read"):
         load_reranker(str(tmp_path / "nowhere"), "cpu")

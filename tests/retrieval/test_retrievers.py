@@ -105,6 +105,15 @@ def test_a_reranker_and_metadata_of_a_function(search):
     ]
     nodes = LlamaIndexRetriever(search, **options).retrieve("a red house")
     assert [(node.node_id, node.score) for node in nodes] == [(hit.id, hit.rerank) for hit in expected]
+    options["rerank_weight"] = 0.3
+    expected = search.search("a red house", **options)
+    nodes = LlamaIndexRetriever(search, **options).retrieve("a red house")
+    assert [(node.node_id, node.score) for node in nodes] == [(hit.id, hit.mixed) for hit in expected]
+    found = LangChainRetriever(search=search, **options).invoke("a red house")
+    assert [(each.id, each.metadata["mixed"]) for each in found] == [(hit.id, hit.mixed) for hit in expected]
+    for make in (LlamaIndexRetriever, LangChainRetriever):
+        with pytest.raises(ValueError, match="rerank_weight=2.* must be a number above 0"):
+            make(search=search, rerank_weight=2)
 
 
 def test_a_chain_of_langchain(search, decoder):

@@ -12,7 +12,7 @@ from support.tokenizer_texts import TEXTS
 from transformers import PreTrainedConfig
 
 from trine import train_byte_level_bpe
-from trine.retrieval import HybridSearch, cited_numbers, prompt_with_sources
+from trine.retrieval import HybridSearch, cited_numbers, load_reranker, prompt_with_sources
 from trine.retrieval.hybrid import Hit
 from trine.retrieval.sources import INSTRUCTION
 from trine.scripts import answer
@@ -130,6 +130,13 @@ def test_sources_in_the_order_of_a_reranker(folder, capsys):
     sources = json.loads(capsys.readouterr().out)["sources"]
     assert [source["id"] for source in sources] == [found[each["corpus_id"]].id for each in best[:3]]
     assert [source["id"] for source in sources] != [hit.id for hit in found[:3]]
+    reranker = load_reranker(str(folder / "cross"), "cpu")
+    search = HybridSearch.load(folder / "index", lambda name: tiny_encoder(folder / "encoder"))
+    mixed = search.search(QUESTION, 3, rerank=reranker, rerank_candidates=6, rerank_weight=0.2)
+    words = ["--rerank", str(folder / "cross"), "--rerank_candidates", "6", "--rerank_weight", "0.2"]
+    ask(folder, "chat", "-k", "3", *words, "--json")
+    sources = json.loads(capsys.readouterr().out)["sources"]
+    assert [source["id"] for source in sources] == [hit.id for hit in mixed]
 
 
 def test_what_is_left_out_is_told(folder, capsys):
@@ -198,6 +205,7 @@ def test_wrong_options(capsys):
         ("-k", "0"): "k=0 must be a whole number of at least 1",
         ("--store", "x"): "Name either index, a folder, or store, a database",
         ("--rerank_candidates", "0"): "rerank_candidates=0 must be",
+        ("--rerank_weight", "1.5"): "rerank_weight=1.5 must be a number above 0",
         ("--max_new_tokens", "0"): "max_new_tokens=0 must be",
         ("--max_length", "-1"): "max_length=-1 must be",
         ("--temperature", "-1"): "temperature=-1.0 must be a number of at least 0",

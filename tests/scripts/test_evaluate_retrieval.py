@@ -11,7 +11,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 from support.searches import DOCUMENTS, QUERIES, both_scores, save_classifier, save_encoder
 
-from trine.retrieval import EmbeddedStore, HybridSearch
+from trine.retrieval import EmbeddedStore, HybridSearch, load_reranker
 from trine.scripts import evaluate_retrieval, index
 from trine.scripts.jobs.encoders import load_encoder
 from trine.scripts.jobs.retrieval_runs import call_them, falling, measure_runs, parse_metrics
@@ -176,7 +176,24 @@ def test_what_a_reranker_adds(folder, capsys):
     index_option = ["--index", folder / "index", "--rerank", folder / "cross", "--output_dir", folder / "out"]
     (folder / "one.jsonl").write_text((folder / "pairs.jsonl").read_text().splitlines()[0])  # the index holds more
     assert "reranked by cross" in evaluate(capsys, "--files", folder / "one.jsonl", *index_option)["scores"]
-    assert "the 50 best of the column before" in (folder / "out" / "README.md").read_text()
+    assert "the 50 best of index index, ranked again by" in (folder / "out" / "README.md").read_text()
+
+
+def test_search_and_reranker_are_weighed(folder, capsys):
+    save_classifier(folder / "cross")
+    search = HybridSearch(load_encoder(str(folder / "encoder"), "cpu"), DOCUMENTS)
+    model, weights = load_reranker(str(folder / "cross"), device="cpu"), {"0.3": {}, "0.6": {}, "1": {}}
+    for weight, order in weights.items():
+        for query in RELEVANT:
+            options = {"rerank": model, "rerank_candidates": 5, "rerank_weight": float(weight)}
+            best = [hit.id for hit in search.search(ASKED[query], 5, **options)]
+            order[query] = best + [hit.id for hit in search.search(ASKED[query], 36) if hit.id not in best]
+    options = ["--models", folder / "encoder", "--rerank", folder / "cross", "--rerank_candidates", "5"]
+    options += ["--rerank_weight", *weights, "--output_dir", folder / "weighed"]
+    metrics = evaluate(capsys, "--data_folder", folder / "beir", *options, "--metrics", "nDCG@10", "R@10", "RR@10")
+    for weight, order in weights.items():
+        assert metrics["scores"][f"reranked by cross, weight {weight}"] == pytest.approx(by_hand(order), abs=1e-9)
+    assert "whose scores have the weight 0.3 (min-max)" in (folder / "weighed" / "README.md").read_text()
 
 
 def test_equal_scores_keep_their_order():
@@ -203,6 +220,7 @@ def test_names_of_columns():
         (["--files", "x", "--max_queries", "0"], "max_queries=0 must be a whole number of at least 1"),
         (["--files", "x", "--batch_size", "0"], "batch_size=0 must be"),
         (["--files", "x", "--rerank_candidates", "0"], "rerank_candidates=0 must be"),
+        (["--files", "x", "--rerank_weight", "0.5", "2"], "rerank_weight=2.0 must be a number above 0"),
         (["--files", "pairs.jsonl", "--rerank", "encoder"], "rerank='encoder' holds TrineModel, which has no score"),
         (["--files", "x", "--save_runs"], "save_runs=True needs an output_dir"),
         (["--files", "x", "--metrics", "foo@10"], "metrics.0.='foo@10' is no measure of ir-measures"),

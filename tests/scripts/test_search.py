@@ -273,12 +273,22 @@ def test_what_is_ranked_again(folder, capsys):
         best = f"1. {hits[0]['id']}  {scores[0]:.4f} of the reranker, before it {hits[0]['score']:.4f} = "
         assert best in printed
         assert f"1. {hits[0]['id']}  {scores[0]:.4f}\n" in find(capsys, *words)
+        words += ["--rerank_weight", "0.4"]
+        mixed = json.loads(find(capsys, *words, "--json", "--explain"))["hits"]
+        assert [hit["mixed"] for hit in mixed] == sorted((hit["mixed"] for hit in mixed), reverse=True)
+        low, best = min(first.values()), mixed[0]
+        rest = 0.6 * (best["score"] - low) / (max(first.values()) - low)
+        assert best["mixed"] == pytest.approx(best["rerank_part"] + rest)
+        own = f"{best['rerank_part']:.4f} of the reranker ({best['rerank']:.4f})"
+        printed = f"1. {best['id']}  {best['mixed']:.4f} = {own} + {rest:.4f} of the search, {best['score']:.4f} = "
+        assert printed in find(capsys, *words, "--explain")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--rerank_candidates", "0"], "rerank_candidates=0 must be a whole number of at least 1"),
+        (["--rerank_weight", "0"], "rerank_weight=0.0 must be a number above 0 and at most 1"),
         (["--rerank_window", "1"], "rerank_window=1 must be at least 2"),
         (["--rerank_method", "guess"], "rerank_method='guess' is not one of"),
     ],
