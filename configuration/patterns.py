@@ -30,6 +30,12 @@ def shorten(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def named_type(value: object) -> str:
+    """Returns the type of a value with its article, as `an int`, for messages."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
 def check_choice(field: str, value: object, choices: Iterable[str]) -> None:
     """Raises a `ValueError` that names field, value and choices unless `value` is one of `choices`."""
     names = list(choices)

@@ -68,6 +68,9 @@ def parse_equation(text: str) -> Equation | None:
     sides = re.split(r"(?:^|\s)=(?=\s|$)", text)
     if len(sides) > 2:
         raise ValueError(f"expression={text!r} has {len(sides) - 1} signs of equality, and may have one.")
+    if len(sides) == 2 and not all(map(str.strip, sides)):
+        side = "after" if sides[0].strip() else "before"
+        raise ValueError(f"expression={text!r} has nothing {side} its '='.")
     return Equation(*map(parse_expression, sides)) if len(sides) == 2 else None
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
-from ..configuration.patterns import check_choice
+from ..configuration.patterns import check_choice, named_type
 from .encoder_identity import check_same, identify
 from .encoding import USUAL_BATCH, encode_texts
 from .fusion import Candidates, Fused, check_fusion, fuse
@@ -367,8 +367,7 @@ def check_count(name: str, value: Any) -> None:
 def check_text(name: str, value: Any) -> None:
     """Raises a TypeError for what is no text, and a ValueError for one that is empty or has half a character."""
     if not isinstance(value, str):
-        kind = type(value).__name__
-        raise TypeError(f"{name}={value!r} is {'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}, not a text.")
+        raise TypeError(f"{name}={value!r} is {named_type(value)}, not a text.")
     if not value.strip():
         raise ValueError(f"{name}={value!r} is an empty text.")
     try:
@@ -380,7 +379,7 @@ def check_text(name: str, value: Any) -> None:
 def check_documents(documents: Any) -> None:
     """Raises a TypeError or ValueError that names the first document that cannot be used."""
     if not isinstance(documents, Mapping):
-        raise TypeError(f"documents is a {type(documents).__name__}; pass a mapping from ids to texts.")
+        raise TypeError(f"documents is {named_type(documents)}; pass a mapping from ids to texts.")
     for id_, text in documents.items():
         check_text("id", id_)
         check_text(f"documents[{id_!r}]", text)

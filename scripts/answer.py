@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
-from trine.retrieval.hybrid import Hit, check_count
+from trine.retrieval.hybrid import Hit, check_count, check_text
 from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.sources import INSTRUCTION, SourcedPrompt, cited_numbers, prompt_with_sources
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
@@ -22,6 +22,8 @@ from trine.scripts.search import RERANK_WEIGHT_HELP, SearchArguments, cut, opene
 
 
 UNLIMITED = 10**9  # above this a tokenizer's limit is none
+# How the classes of models end that transformers would load as a decoder, with a head of random weights.
+OTHER_TASKS = ("Classification", "MaskedLM", "QuestionAnswering", "MultipleChoice", "ForRetrieval", "PreTraining")
 
 
 @dataclass
@@ -75,6 +77,8 @@ class AnswerArguments:
         for name in ("max_new_tokens", "max_length"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if self.min_similarity is not None and not -1 <= self.min_similarity <= 1:
+            raise ValueError(f"min_similarity={self.min_similarity} must be from -1 to 1: it is a cosine.")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature={self.temperature} must be a number of at least 0.")
         if len(self.text) > 1:
@@ -88,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     question = (arguments.text or [read_standard_input("a question")])[0]
     try:
+        check_text("question", question)
+        check_decoder(arguments)
         sources = find(arguments, question)
         model, tokenizer = load(arguments)
         room = room_for(arguments, model, tokenizer)
@@ -126,6 +132,26 @@ def find(arguments: AnswerArguments, question: str) -> list[Hit]:
         far = f": the nearest document has {nearest:.3f}, and min_similarity={least}" if nearest is not None else ""
         raise ValueError(f"Nothing is found for {question!r}{far}. Without a source there is no answer.")
     return near
+
+
+def check_decoder(arguments: AnswerArguments) -> None:
+    """Refuses a model that does not continue texts, before anything is searched.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: Its checkpoint is that of an encoder, or of another kind of model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    except OSError as error:
+        raise OSError(f"model='{arguments.model}' cannot be read: {error}") from error
+    kind = (getattr(config, "architectures", None) or [""])[0]
+    is_encoder = config.model_type == "trine" and not config.is_causal
+    if is_encoder or kind.endswith(OTHER_TASKS):
+        raise ValueError(
+            f"model='{arguments.model}' holds {kind or 'an encoder'}, which writes no answer: name a causal language "
+            "model. The model of the embeddings is named by the index, or --embedding_model."
+        )
 
 
 def load(arguments: AnswerArguments) -> tuple[Any, Any]:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..configuration.patterns import named_type
+
 
 # A record with its number in the source, or in place of the record a text that says why there is none.
 Numbered = Iterator[tuple[int, Any]]
@@ -72,7 +74,7 @@ def _read_json(file: Path) -> Numbered:
         raise ValueError(f"The file '{file}' holds neither a list of records nor one record a line: {data}.")
     else:
         for number, record in enumerate(data if isinstance(data, list) else [data], 1):
-            yield number, record if isinstance(record, dict) else f"it is a {type(record).__name__}"
+            yield number, record if isinstance(record, dict) else f"it is {named_type(record)}"
 
 
 def _parse(text: bytes, types: tuple[type, ...] = (dict,)) -> Any:
@@ -85,7 +87,7 @@ def _parse(text: bytes, types: tuple[type, ...] = (dict,)) -> Any:
         return "it is nested too deeply"
     except ValueError as error:  # a number of too many digits is no JSONDecodeError
         return f"it is not JSON: {error}"
-    return value if isinstance(value, types) else f"it is a {type(value).__name__}"
+    return value if isinstance(value, types) else f"it is {named_type(value)}"
 
 
 def _read_csv(file: Path) -> Numbered:

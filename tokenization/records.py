@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..configuration.patterns import named_type
 from .hub_data import HUB_PREFIX, HubData, iterate_rows
 from .record_files import READERS, Numbered, read_records
 from .source_files import find_files
@@ -111,7 +112,7 @@ def wrong_field(record: Any, fields: Mapping[str, type | tuple[type, ...]]) -> s
         if name not in record:
             return f"the field '{name}' is missing from {sorted(map(str, record))}"
         if not isinstance(record[name], type_):
-            return f"the field '{name}' holds a {type(record[name]).__name__}"
+            return f"the field '{name}' holds {named_type(record[name])}"
         if half := lone_surrogate(record[name]):
             return f"the field '{name}' holds {ascii(half)}, one half of a character, which is no text"
     return None

@@ -11,7 +11,7 @@ from typing import Any, get_origin, get_type_hints
 from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser
 
-from trine.configuration.patterns import suggest
+from trine.configuration.patterns import named_type, suggest
 from trine.configuration.plugin_checkpoints import load_checkpoint_plugins
 from trine.configuration.plugin_files import load_plugin
 from trine.scripts.arguments.optional_packages import NEEDS, require, require_for
@@ -169,7 +169,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f"The recipe '{path}' is not YAML: {error}") from error
     if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe '{path}' holds a {type(recipe).__name__}, not a mapping of arguments to values.")
+        raise ValueError(f"The recipe '{path}' holds {named_type(recipe)}, not a mapping of arguments to values.")
     return recipe
 
 

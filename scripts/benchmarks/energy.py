@@ -84,7 +84,11 @@ class Measured:
 def load(name: str, dtype: str, arguments: EnergyBenchmarkArguments) -> tuple[PreTrainedModel, str]:
     """A model, and what it is measured at: `decoding` if it can continue or translate texts, else `encoding`."""
     remote = {"trust_remote_code": arguments.trust_remote_code}
-    (architecture, *_) = AutoConfig.from_pretrained(name, **remote).architectures or [""]
+    try:
+        (architecture, *_) = AutoConfig.from_pretrained(name, **remote).architectures or [""]
+    except (OSError, ValueError) as error:
+        why = error if Path(name).exists() else "there is no such folder, nor such a model on the Hub or in its cache."
+        raise OSError(f"models: '{name}' cannot be read: {why}") from error
     model_class: Any = AutoModel
     if architecture.endswith("LMHeadModel") or "CausalLM" in architecture:
         model_class = AutoModelForCausalLM

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from trine.retrieval.bm25 import BM25
 from trine.retrieval.encoder_identity import hash_weights
+from trine.retrieval.encoding import batch_of
 from trine.retrieval.words import Words
 from trine.scripts.arguments.hard_negatives import HardNegativeArguments
 from trine.scripts.jobs.encoders import load_encoder
@@ -20,6 +21,7 @@ from trine.training.data.cache_folders import DEFAULT_CACHE, find_or_make
 
 
 FILE = "negatives.json"
+USUAL_BATCH = 64
 LARGEST = 2**26  # numbers in a matrix of similarities
 
 
@@ -52,7 +54,7 @@ def mine_rows(
     arguments: HardNegativeArguments,
     *,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
     corpus: Sequence[str] = (),
@@ -66,7 +68,7 @@ def mine_rows(
         pairs: Anchors and positives; what comes after them in a row is left out.
         arguments: How many, by what, and what to leave out.
         seed: Of all that is drawn.
-        batch_size: Texts that the model reads at a time.
+        batch_size: Texts that the model reads at a time. By default 64, and on a CPU fewer of long ones.
         device: Where the model computes.
         trust_remote_code: Whether code that comes with the model may run.
         corpus: Further texts that may be negatives, beside all positives.
@@ -137,11 +139,18 @@ def search_words(pairs: Sequence[tuple[str, str]], texts: Sequence[str], rules: 
 
 
 def search_vectors(
-    pairs: Sequence[tuple[str, str]], texts: Sequence[str], rules: Rules, model: SentenceTransformer, batch_size: int
+    pairs: Sequence[tuple[str, str]],
+    texts: Sequence[str],
+    rules: Rules,
+    model: SentenceTransformer,
+    batch_size: int | None,
 ) -> list[list[int]]:
     """As `search_words`, but by a model's vectors, with `mine_hard_negatives` of sentence-transformers."""
     from datasets import Dataset
 
+    if batch_size is None:
+        usual = sorted(texts, key=len)[len(texts) // 2]
+        batch_size = batch_of(usual, model.max_seq_length) if model.device.type == "cpu" else USUAL_BATCH
     anchors, positives = map(list, zip(*pairs, strict=True))
     state = random.getstate()
     random.seed(rules.seed)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trine.configuration.patterns import named_type
 from trine.retrieval.scores import Retrieval
 from trine.scripts.jobs.text_pairs import read_texts
 from trine.tokenization.records import BadRecords, read_examples
@@ -112,7 +113,7 @@ def read_texts_by_id(file: Path, bad: BadRecords) -> dict[str, str]:
     def read(record: Mapping[str, Any]) -> None:
         id_, title = str(record[ID]), record.get("title") or ""
         if not isinstance(title, str):
-            raise ValueError(f"the field 'title' holds a {type(title).__name__}")
+            raise ValueError(f"the field 'title' holds {named_type(title)}")
         text = f"{title} {record['text']}".strip()
         if not id_.strip() or not text:
             raise ValueError(f"the field '{'text' if id_.strip() else ID}' is empty")

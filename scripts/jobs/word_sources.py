@@ -12,7 +12,7 @@ import trine  # noqa: F401 - registers the models of this package with the Auto 
 from trine.inspection.word_lookup import look_up
 from trine.inspection.word_pieces import Spelling
 from trine.inspection.words import SENTENCE, add_words, read_vectors, word_vectors
-from trine.scripts.jobs.encoders import load_encoder
+from trine.scripts.jobs.encoders import check_weights, load_encoder, quiet_loading
 
 
 class Source(NamedTuple):
@@ -64,9 +64,12 @@ def load_model(name: str, layer: int | str, device: str | None, trust_remote_cod
     folder, code = text_folder(name), {"trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **code)
-        model = AutoModel.from_pretrained(folder, dtype=torch.float32, **code)
+        with quiet_loading(folder):  # `check_weights` says what matters
+            model = AutoModel.from_pretrained(folder, dtype=torch.float32, **code)
     except OSError as error:
         raise OSError(f"model='{name}' cannot be read: {error}") from error
+    with quiet_loading(folder):
+        check_weights(name, model, code)
     return model.to(device or torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer
 
 

@@ -213,6 +213,9 @@ def test_expressions_that_are_refused(text, message):
 def test_equations():
     assert parse_equation("table - chair = mouse - keyboard") == ((["table"], ["chair"]), (["mouse"], ["keyboard"]))
     assert parse_equation("a=b") is None
+    for text, side in {"king = ": "after", "= king": "before", " = ": "before"}.items():
+        with pytest.raises(ValueError, match=f"expression='{text}' has nothing {side} its '='"):
+            parse_equation(text)
     with pytest.raises(ValueError, match="expression='a = b = c' has 2 signs of equality, and may have one"):
         parse_equation("a = b = c")
 

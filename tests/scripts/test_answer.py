@@ -152,7 +152,7 @@ def test_nothing_that_is_near(folder, tmp_path, capsys):
     record = json.loads(capsys.readouterr().out)
     assert {source["id"] for source in record["sources"]} == {id_ for id_, value in dense.items() if value >= least}
     with pytest.raises(SystemExit, match=r"Nothing is found for .*: the nearest document has .*Without a source"):
-        ask(folder, "chat", "--min_similarity", "1.1")
+        ask(folder, "chat", "--min_similarity", "1")
     search = HybridSearch(tiny_encoder(folder / "encoder"), {"a": "a red bird"}, dense_weight=0, lexical_weight=1)
     search.save(tmp_path / "words")
     with pytest.raises(SystemExit, match="min_similarity=0.5 needs vectors, whose weight in the index is 0"):
@@ -178,7 +178,10 @@ def test_a_template_is_given_and_a_temperature(folder, capsys):
         (["--index", "nowhere"], "index='nowhere' is not a folder"),
         (["--max_length", "12"], "max_new_tokens=12 leaves no room for a prompt in the 12 tokens of model="),
         (["--max_length", "20"], "max_tokens=8 has no room for a source"),
-        (["--model", "ENCODER"], "is_causal=False describes an encoder"),
+        (["--model", "ENCODER"], "model='.*' holds TrineModel, which writes no answer: name a causal language model"),
+        (["--model", "CROSS"], "model='.*' holds TrineForSequenceClassification, which writes no answer"),
+        (["--model", "nowhere"], "model='nowhere' cannot be read"),
+        (["--text", ""], "question='' is an empty text"),
         (["--embedding_model", "OTHER"], "The index was made by model="),
         (["--chat_template", "chatlm"], "Did you mean 'chatml'"),
     ],
@@ -186,7 +189,9 @@ def test_a_template_is_given_and_a_temperature(folder, capsys):
 def test_what_is_refused(folder, options, message):
     if "OTHER" in options:
         save_encoder(folder / "other", seed=1)
-    places = {"ENCODER": str(folder / "encoder"), "OTHER": str(folder / "other")}
+    if "CROSS" in options:
+        save_classifier(folder / "cross")
+    places = {"ENCODER": str(folder / "encoder"), "OTHER": str(folder / "other"), "CROSS": str(folder / "cross")}
     with pytest.raises(SystemExit, match=f"trine answer: .*{message}"):
         ask(folder, "chat", *[places.get(word, word) for word in options])
 
@@ -208,6 +213,8 @@ def test_wrong_options(capsys):
         ("--rerank_weight", "1.5"): "rerank_weight=1.5 must be a number above 0",
         ("--max_new_tokens", "0"): "max_new_tokens=0 must be",
         ("--max_length", "-1"): "max_length=-1 must be",
+        ("--min_similarity", "5"): "min_similarity=5.0 must be from -1 to 1: it is a cosine",
+        ("--min_similarity", "nan"): "min_similarity=nan must be from -1 to 1",
         ("--temperature", "-1"): "temperature=-1.0 must be a number of at least 0",
         ("--text", "a", "b"): "are 2 questions; put one between quotation marks",
     }.items():

@@ -43,6 +43,17 @@ def test_it_prints_and_writes_a_table(name, task, request, tmp_path, capsys):
     assert rows[0][3] == "1" and re.fullmatch(number, rows[1][3])
 
 
+def test_a_model_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        SystemExit, match=r"trine benchmark energy: models: 'nowhere' cannot be read: there is no such"
+    ):
+        main(["--models", "nowhere", *SMALL])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match=r"trine benchmark energy: models: '.*empty' cannot be read: .*config.json"):
+        main(["--models", str(tmp_path / "empty"), *SMALL])
+
+
 def test_encoders_are_not_compared_with_decoders(decoder, encoder, capsys):
     with pytest.raises(SystemExit, match=r"trine benchmark energy: models: '.*encoder' is for encoding, '.*decoder'"):
         main(["--models", str(decoder), str(encoder), *SMALL])

@@ -249,7 +249,7 @@ def test_what_is_refused(folder, options, message, monkeypatch, capsys):
         (("corpus.jsonl", '{"_id": "red-house", "text": "x"}'), "the field '_id' holds 'red-house', which an earlier"),
         (("corpus.jsonl", '{"_id": "new", "text": " ", "title": ""}'), "the field 'text' is empty"),
         (("corpus.jsonl", '{"_id": "", "text": "x"}'), "the field '_id' is empty"),
-        (("corpus.jsonl", '{"_id": "new", "text": "x", "title": 3}'), "the field 'title' holds a int"),
+        (("corpus.jsonl", '{"_id": "new", "text": "x", "title": 3}'), "the field 'title' holds an int"),
         (("queries.jsonl", '{"_id": "new"}'), "the field 'text' is missing"),
         (("qrels/test.tsv", "q0\tred-house"), "is not query, document and a whole number"),
         (("qrels/test.tsv", "q9\tred-house\t1"), "names the query 'q9', which is not there"),

@@ -177,7 +177,7 @@ def test_all_weights_and_completions(folder):
         run(folder, "dense", "full", *words)
     write(folder / "held-out.jsonl", [{"ask": "say seven", "answer": "seven"}, {"ask": "say six", "answer": 6}])
     words[-1] = str(folder / "held-out.jsonl")
-    with pytest.raises(SystemExit, match=r"held-out.jsonl', record 2: the field 'answer' holds a int"):
+    with pytest.raises(SystemExit, match=r"held-out.jsonl', record 2: the field 'answer' holds an int"):
         run(folder, "dense", "full", *words)
     with pytest.warns(UserWarning, match="1 records cannot be used"):
         assert run(folder, "dense", "full", *words, "--skip_bad_records") == 0

@@ -1,6 +1,7 @@
 """`trine words`: what it prints is gensim's, its map and page hold the vectors, and bad input is a line."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
+from safetensors.torch import load_file, save_file
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from support.tiny import SIZES
+from transformers import AutoTokenizer, BertConfig, BertModel
 
-from trine import TrineConfig, TrineModel, train_wordpiece
+from trine import TrineConfig, TrineForMaskedLM, TrineModel, train_wordpiece
 from trine.inspection import word_vectors
 from trine.scripts import cli, words
 from trine.scripts.jobs.word_tests import score_analogies
@@ -199,6 +202,7 @@ def test_a_map_of_a_sum(folder, tmp_path, capsys):
     ("argv", "message"),
     [
         (["king - "], "has no word after a '-'"),
+        (["king = "], "expression='king = ' has nothing after its '='"),
         (["☃"], "The word '☃' is unknown"),
         (["king", "--layer", "9"], "layer=9 must be 0 for the input embeddings, 1 to 2"),
         (["king", "--words", "empty.txt"], "words='.*' holds no words"),
@@ -216,6 +220,27 @@ def test_a_map_of_a_sum(folder, tmp_path, capsys):
 def test_what_is_refused(folder, capsys, argv, message):
     with pytest.raises(SystemExit, match=f"trine words: .*{message}"):
         ask(folder, capsys, str(folder / "model"), *(word.format(folder=folder) for word in argv))
+
+
+def test_a_head_is_no_news_and_lacking_weights_are(folder, capsys, caplog, monkeypatch, tmp_path):
+    """The trunk of a model with a head is read without a report; one that is not whole is refused."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)  # else caplog hears nothing
+    trunk = TrineModel.from_pretrained(folder / "model")
+    model = TrineForMaskedLM(trunk.config)
+    model.base_model.load_state_dict(trunk.state_dict(), strict=False)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder / "model").save_pretrained(tmp_path)
+    expected = ask(folder, capsys, str(folder / "model"), "king").split("\n", 1)[1]
+    caplog.clear()
+    assert ask(folder, capsys, str(tmp_path), "king").split("\n", 1)[1] == expected
+    assert "LOAD REPORT" not in caplog.text
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=trunk.config.vocab_size, **sizes)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["encoder.layer.0.attention.self.query.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SystemExit, match="trine words: model='.*' lacks 1 of the weights of BertModel"):
+        ask(folder, capsys, str(tmp_path), "king")
 
 
 @pytest.mark.parametrize(

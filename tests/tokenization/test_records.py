@@ -65,7 +65,7 @@ def test_bad_records_are_counted_with_their_places(tmp_path):
     assert [line.partition(": ")[0].strip() for line in lines[:5]] == [
         f"'{file}', record {number}" for number in (2, 4, 5, 6, 7)
     ]
-    assert lines[0].endswith("the field 'name' holds a int") and lines[1].endswith("is missing from ['nom']")
+    assert lines[0].endswith("the field 'name' holds an int") and lines[1].endswith("is missing from ['nom']")
     assert lines[2].endswith("it is a list") and lines[3].endswith("it is a str") and "it is not JSON" in lines[4]
     assert lines[5:] == ["  and 1 more", "Mend them, or leave them out with --skip_bad_records."]
 

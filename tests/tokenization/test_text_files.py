@@ -70,7 +70,7 @@ def test_long_plain_texts_come_in_pieces_that_end_lines(tmp_path, monkeypatch):
         ),
         ("a.jsonl", b'{"text": "x"}\n{"text"', ValueError, "a.jsonl', record 2: it is not JSON"),
         ("a.jsonl", b'{"body": "x"}', ValueError, r"the field 'text' is missing from \['body'\]"),
-        ("a.jsonl", b'{"text": 3}', ValueError, "record 1: the field 'text' holds a int"),
+        ("a.jsonl", b'{"text": 3}', ValueError, "record 1: the field 'text' holds an int"),
         ("a.jsonl", b'["x"]', ValueError, "it is a list"),
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from ...configuration.patterns import named_type
 from ...modeling.losses import IGNORE_INDEX
 
 
@@ -74,7 +75,7 @@ def plain_message(message: Any) -> Message:
         raise ValueError(f"{message!r} is not a message, which has 'role' and 'content'.")
     role, content = message["role"], message["content"]
     if not isinstance(role, str):
-        raise ValueError(f"the 'role' of a message is a {type(role).__name__}, not a text.")
+        raise ValueError(f"the 'role' of a message is {named_type(role)}, not a text.")
     parts = content if isinstance(content, list) else [content]
     texts: list[Any] = [
         part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part for part in parts
