@@ -8,7 +8,8 @@ from .._lazy import lazy_names
 if TYPE_CHECKING:
     from ..modeling.heads.retrieval_scores import RetrievalVectors
     from .chunking import sentence_spans
-    from .hybrid import Hit, HybridSearch
+    from .hits import Hit
+    from .hybrid import HybridSearch
     from .late_chunking import LateChunks, late_chunks
     from .listwise import ListwiseReranker
     from .reranking import Reranker, load_reranker

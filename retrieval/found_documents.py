@@ -5,7 +5,9 @@ from threading import Lock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from .hybrid import Hit, HybridSearch, check_count
+from .checks import check_count
+from .hits import Hit
+from .hybrid import HybridSearch
 from .reranking import check_rerank_weight
 
 
@@ -63,8 +65,9 @@ def find(search: HybridSearch, query: str, k: int, metadata: Metadata, **rerank:
 
 def as_found(hit: Hit, metadata: Metadata) -> Found:
     """A hit with what is known of its document."""
-    known = dict(metadata(hit.id) if callable(metadata) else (metadata or {}).get(hit.id, {}))
+    name = hit.document or hit.id
+    known = dict(metadata(name) if callable(metadata) else (metadata or {}).get(name, {}))
     if taken := [name for name in SCORES if name in known]:
-        raise ValueError(f"The metadata of document {hit.id!r} have the key {taken[0]!r}, which is that of a score.")
+        raise ValueError(f"The metadata of document {name!r} have the key {taken[0]!r}, which is that of a score.")
     scores = {name: getattr(hit, name) for name in SCORES if getattr(hit, name) is not None}
     return Found(hit.id, hit.text, hit.ranked_by, {**known, **scores})

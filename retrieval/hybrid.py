@@ -1,17 +1,21 @@
 """Search by dense vectors and by words at once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
-from ..configuration.patterns import check_choice, named_type
+from ..configuration.patterns import check_choice
+from .checks import check_count, check_documents, check_text
+from .document_chunks import KEY, LateChunking, ids_by_document
 from .encoder_identity import check_same, identify
 from .encoding import USUAL_BATCH, encode_texts
-from .fusion import Candidates, Fused, check_fusion, fuse
-from .reranking import RERANK_WEIGHT, Reranker, check_rerank_weight, mix, rank_again
+from .fusion import Candidates, check_fusion, fuse
+from .hits import Hit, as_hit, ranked_hits
+from .reranking import RERANK_WEIGHT, Reranker, check_rerank_weight
 from .sparse_models import find_sparse_model
 from .stores.base import Store
 from .stores.embedded import EmbeddedStore
@@ -21,42 +25,6 @@ from .stores.index_folder import damaged
 LEXICAL = ("bm25", "sparse")  # what scores words
 SETTINGS = ("dense_weight", "lexical_weight", "fusion", "candidates")  # that an index keeps
 USUAL: dict[str, Any] = {"fusion": "min-max", "dense_weight": 0.7, "lexical_weight": 0.3}
-
-
-class Hit(NamedTuple):
-    """A document that was found.
-
-    Args:
-        id: Its id.
-        text: Its text.
-        score: The sum of the two parts.
-        dense_part: What its vector adds: its normalised score times `dense_weight`.
-        lexical_part: What its words add.
-        dense: Cosine or dot product with the query; None where vectors have no weight.
-        lexical: BM25, or the product of weights of tokens; 0 where the text has no word of the query, None where words
-            have no weight.
-        rerank: The score of the reranker that put it in its place; None without one.
-        rerank_part: What that adds to `mixed`: the score, normalised, times `rerank_weight`.
-        mixed: The sum of it and of `score`, normalised anew, by the rest of 1; None without a reranker, or where that
-            alone decides.
-    """
-
-    id: str
-    text: str
-    score: float
-    dense_part: float
-    lexical_part: float
-    dense: float | None
-    lexical: float | None
-    rerank: float | None = None
-    rerank_part: float | None = None
-    mixed: float | None = None
-
-    @property
-    def ranked_by(self) -> float:
-        """The score of its place: the sum of search and reranker, the reranker's alone, or the search's."""
-        scores = (self.mixed, self.rerank, self.score)
-        return next(score for score in scores if score is not None)
 
 
 class Changes(NamedTuple):
@@ -88,10 +56,15 @@ class HybridSearch:
             store, and BM25 in a new one.
         sparse_model: Gives these weights: a `SparseEncoder`, or what loads one by its name. By default the one that
             made the index; in a new one, that in the folder of `model`, if it is a `TrineForRetrieval` with `sparse`.
+        late_chunking: Whether documents are cut into chunks, each embedded in the context of its document, as by
+            `late_chunks`; hits are chunks then, and name document and span. By default as the store, and False in a
+            new one.
+        chunk_size: Tokens of such a chunk. By default as the store, and a sentence each in a new one.
 
     Raises:
-        ValueError: Weights, fusion or candidates that cannot be used, a sparse model without a trained head, or a
-            store with vectors of another model.
+        ValueError: Weights, fusion or candidates that cannot be used, a sparse model without a trained head, late
+            chunking of a model that does not take the mean over tokens, or a store with vectors of another model or
+            with other chunks.
     """
 
     def __init__(
@@ -107,6 +80,8 @@ class HybridSearch:
         batch_size: int | None = None,
         lexical: str | None = None,
         sparse_model: SparseEncoder | Callable[[str], SparseEncoder] | None = None,
+        late_chunking: bool | None = None,
+        chunk_size: int | None = None,
     ):
         check_fusion(fusion, dense_weight, lexical_weight)
         if candidates is not None:
@@ -117,6 +92,7 @@ class HybridSearch:
         self.sparse = None
         if self._is_sparse(lexical, sparse_model):
             self.sparse = find_sparse_model(sparse_model, model, self.store.encoder)
+        self.chunking = self._find_chunking(late_chunking, chunk_size)
         self._meet(identify(model))
         if documents:
             self.add(documents)
@@ -133,8 +109,25 @@ class HybridSearch:
             raise ValueError(f"sparse_model is for lexical='sparse', not for {lexical or known or 'bm25'!r}.")
         return is_sparse
 
+    def _find_chunking(self, late_chunking: bool | None, chunk_size: int | None) -> LateChunking | None:
+        """How documents are cut; None where they stay whole."""
+        if chunk_size is not None and not late_chunking:
+            raise ValueError(f"chunk_size={chunk_size} is for late_chunking=True.")
+        known = (self.store.encoder or {}).get(KEY)
+        if self.store.encoder is not None and late_chunking is not None:
+            wanted = {"chunk_size": chunk_size} if late_chunking else None
+            if wanted != known:
+                have = "whole documents" if known is None else f"chunks with chunk_size={known['chunk_size']}"
+                options = f"late_chunking={late_chunking}, chunk_size={chunk_size}"
+                raise ValueError(f"{options}: the index has {have}. Leave them out, or make a new index.")
+        if known is None and not late_chunking:
+            return None
+        return LateChunking(self.model, known["chunk_size"] if known else chunk_size, self.batch_size)
+
     def _meet(self, encoder: dict[str, Any]) -> None:
         """Checks that the store has been made with these models, and keeps where they are now."""
+        if self.chunking is not None:
+            encoder[KEY] = {"chunk_size": self.chunking.chunk_size}
         if self.sparse is not None:
             encoder["sparse"] = self.sparse.identify()
         if self.store.encoder is None:
@@ -148,7 +141,26 @@ class HybridSearch:
         self.store.encoder = now
 
     def __len__(self) -> int:
-        return len(self.store)
+        return len(self.store)  # of chunks, where documents are cut
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all documents."""
+        return self.store.ids if self.chunking is None else [*ids_by_document(self.store.ids)]
+
+    def texts(self, ids: Iterable[str]) -> dict[str, str]:
+        """The whole texts of those of these documents that are there, by their ids."""
+        wanted = [*dict.fromkeys(ids)]
+        if self.chunking is None:
+            return self.store.texts(wanted)
+        parts = self._chunks_of(wanted)
+        texts = self.store.texts([id_ for own in parts.values() for id_ in own])
+        return {name: "".join(texts[id_] for id_ in own) for name, own in parts.items()}
+
+    def _chunks_of(self, ids: Sequence[str]) -> dict[str, list[str]]:
+        """The ids of the chunks of those of these documents that are there."""
+        there = ids_by_document(self.store.ids)
+        return {id_: there[id_] for id_ in ids if id_ in there}
 
     def add(self, documents: Mapping[str, str], show_progress: bool = False) -> None:
         """Adds documents.
@@ -162,7 +174,7 @@ class HybridSearch:
             TypeError: Ids or texts are no texts.
         """
         check_documents(documents)
-        if there := [*self.store.texts([*documents])]:
+        if there := [*self.texts(documents)]:
             raise ValueError(f"documents has ids that are there already: {there[:5]}. `update` replaces their texts.")
         if documents:
             self._put(documents, show_progress)
@@ -173,7 +185,7 @@ class HybridSearch:
         Arguments and errors are those of `add`, but that ids may be there.
         """
         check_documents(documents)
-        there = self.store.texts([*documents])
+        there = self.texts(documents)
         changed = {id_: text for id_, text in documents.items() if there.get(id_) != text}
         if changed:
             self._put(changed, show_progress)
@@ -189,9 +201,11 @@ class HybridSearch:
         if isinstance(ids, str):
             raise TypeError(f"ids={ids!r} is one text; pass a list.")
         ids = [*dict.fromkeys(ids)]
-        there = self.store.texts(ids)
+        there = self.texts(ids)
         if missing := [id_ for id_ in ids if id_ not in there]:
             raise KeyError(f"ids={missing[:5]} are not among the documents.")
+        if self.chunking is not None:
+            ids = [*chain(*self._chunks_of(ids).values())]
         self.store.remove(ids)
 
     def search(
@@ -248,7 +262,8 @@ class HybridSearch:
         weights = self.dense_weight, self.lexical_weight
         fused = [fuse(each, *weights, self.fusion, k) for each in self._candidates(queries, k)]
         texts = self.store.texts([*dict.fromkeys(each.id for row in fused for each in row)])
-        return [[as_hit(each, texts[each.id]) for each in row if each.id in texts] for row in fused]
+        cut = self.chunking is not None
+        return [[as_hit(each, texts[each.id], cut) for each in row if each.id in texts] for row in fused]
 
     def _candidates(self, queries: Sequence[str], k: int) -> list[Candidates]:
         """The documents that each query can find; kinds of weight 0 are left out."""
@@ -260,17 +275,28 @@ class HybridSearch:
         return self.store.candidates(vectors, words, len(self) if depth is None else min(len(self), max(depth, k)))
 
     def _put(self, documents: Mapping[str, str], show_progress: bool) -> None:
-        vectors, weights = self._encode_documents(documents, show_progress), None
+        before = [] if self.chunking is None else [*chain(*self._chunks_of([*documents]).values())]
+        documents, vectors = self._encode_documents(documents, show_progress)
+        weights = None
         if self.sparse is not None:
             weights = self.sparse.documents([*documents.values()], self.batch_size or USUAL_BATCH)
         self.store.put(documents, vectors, weights)
+        if gone := [id_ for id_ in before if id_ not in documents]:
+            self.store.remove(gone)
 
-    def _encode_documents(self, documents: Mapping[str, str], show_progress: bool) -> np.ndarray:
-        vectors = self._encode(self.model.encode_document, [*documents.values()], show_progress)
+    def _encode_documents(
+        self, documents: Mapping[str, str], show_progress: bool
+    ) -> tuple[Mapping[str, str], np.ndarray]:
+        """The texts that the store gets, documents or their chunks, by their ids, and their vectors."""
+        if self.chunking is None:
+            vectors = self._encode(self.model.encode_document, [*documents.values()], show_progress)
+        else:
+            documents, vectors = self.chunking.cut(documents)
+            vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         bad = [id_ for id_, row in zip(documents, vectors, strict=True) if not np.isfinite(row).all()]
         if bad:
             raise ValueError(f"The model gives vectors that are not finite for {len(bad)} documents: {bad[:5]}.")
-        return vectors
+        return documents, vectors
 
     def _encode(self, encode: Any, texts: Sequence[str], show_progress: bool = False) -> np.ndarray:
         vectors = encode_texts(
@@ -308,6 +334,8 @@ class HybridSearch:
         fusion: str | None = None,
         batch_size: int | None = None,
         sparse_model: SparseEncoder | Callable[[str], SparseEncoder] | None = None,
+        late_chunking: bool | None = None,
+        chunk_size: int | None = None,
     ) -> "HybridSearch":
         """Reads what `save` wrote, or begins with a store that holds documents.
 
@@ -319,6 +347,8 @@ class HybridSearch:
             fusion: In place of the one that was saved; a store that is a database has `min-max`.
             batch_size: As for the class.
             sparse_model: As for the class.
+            late_chunking: As for the class.
+            chunk_size: As for the class.
 
         Raises:
             FileNotFoundError: There is no index.
@@ -341,45 +371,5 @@ class HybridSearch:
             if not name:
                 raise ValueError(f"{place} does not name the model that made it; pass that model.")
             model = model(name)
+        options |= {"late_chunking": late_chunking, "chunk_size": chunk_size}
         return cls(model, store=store, batch_size=batch_size, sparse_model=sparse_model, **options)
-
-
-def as_hit(fused: Fused, text: str) -> Hit:
-    """Puts a fused score and its text together."""
-    return Hit(
-        fused.id, text, fused.score, fused.dense_part, fused.lexical_part, dense=fused.dense, lexical=fused.lexical
-    )
-
-
-def ranked_hits(reranker: Reranker, query: str, hits: Sequence[Hit], weight: float, fusion: str) -> list[Hit]:
-    """Hits in the order of a reranker, or of its scores and theirs together, with these."""
-    ranked = rank_again(reranker, query, [hit.text for hit in hits])
-    mixed = mix(ranked, [hit.score for hit in hits], weight, fusion)
-    return [hits[each.place]._replace(rerank=each.score, rerank_part=each.part, mixed=each.total) for each in mixed]
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raises a ValueError unless a value is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1.")
-
-
-def check_text(name: str, value: Any) -> None:
-    """Raises a TypeError for what is no text, and a ValueError for one that is empty or has half a character."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name}={value!r} is {named_type(value)}, not a text.")
-    if not value.strip():
-        raise ValueError(f"{name}={value!r} is an empty text.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name}={value!r} holds one half of a character, which is no text.") from error
-
-
-def check_documents(documents: Any) -> None:
-    """Raises a TypeError or ValueError that names the first document that cannot be used."""
-    if not isinstance(documents, Mapping):
-        raise TypeError(f"documents is {named_type(documents)}; pass a mapping from ids to texts.")
-    for id_, text in documents.items():
-        check_text("id", id_)
-        check_text(f"documents[{id_!r}]", text)

@@ -111,7 +111,7 @@ def late_chunks(
     for name, value in (("chunk_size", chunk_size), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} is not a number from 1 on.")
-    _check_parts(model)
+    check_parts(model)
     single = isinstance(document, str)
     texts = [document] if isinstance(document, str) else [*document]
     given = [chunks] if single or chunks is None else [*chunks]
@@ -132,7 +132,7 @@ def late_chunks(
     return results[0] if single else results
 
 
-def _check_parts(model: SentenceTransformer) -> None:
+def check_parts(model: SentenceTransformer) -> None:
     """Refuses a model of whose vectors a part of the document has none."""
     modules: list[Any] = [*model]
     if len(modules) < 2 or not isinstance(modules[0], Transformer) or not isinstance(modules[1], Pooling):

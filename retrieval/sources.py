@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .checks import check_count, check_text
 from .chunking import sentence_spans
-from .hybrid import Hit, check_count, check_text
+from .hits import Hit
 
 
 INSTRUCTION = (

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
-from trine.retrieval.hybrid import Hit, check_count, check_text
+from trine.retrieval.checks import check_count, check_text
+from trine.retrieval.hits import Hit
 from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.sources import INSTRUCTION, SourcedPrompt, cited_numbers, prompt_with_sources
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from trine.configuration.patterns import check_choice
+from trine.retrieval.checks import check_count
 from trine.retrieval.fusion import FUSIONS, check_fusion
-from trine.retrieval.hybrid import check_count
 from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.words import CHINESE, Words
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments

@@ -79,6 +79,16 @@ class IndexArguments:
         default=None,
         metadata={"help": "A SparseEncoder for them. By default the model itself, if it was trained to give them."},
     )
+    late_chunking: bool = field(
+        default=False,
+        metadata={
+            "help": "Cut documents into sentences, each embedded in the context of its document; hits are sentences, "
+            "and name document and characters. An index that is there goes on as it was made."
+        },
+    )
+    chunk_size: int | None = field(
+        default=None, metadata={"help": "With 'late_chunking', cut after so many tokens in place of sentences."}
+    )
     batch_size: int | None = field(
         default=None,
         metadata={"help": "Texts that are encoded at a time. By default 32, and on a CPU fewer of long ones."},
@@ -94,6 +104,8 @@ class IndexArguments:
     def __post_init__(self):
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
+        if self.chunk_size is not None and not (self.late_chunking and self.chunk_size >= 1):
+            raise ValueError(f"chunk_size={self.chunk_size} must be at least 1, and needs late_chunking.")
         for name, choices in (("chinese", CHINESE), ("lexical", LEXICAL)):
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
@@ -108,11 +120,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         count, whole = index_folder(arguments) if arguments.store is None else index_store(arguments)
     except (*INPUT_ERRORS, ImportError) as error:
         sys.exit(f"trine: {error}")
-    print(f"{count:,} documents in {described(arguments)}")
+    print(f"{count} in {described(arguments)}")
     return 0 if whole else INTERRUPTED
 
 
-def index_folder(arguments: IndexArguments) -> tuple[int, bool]:
+def counted(search: HybridSearch) -> str:
+    """How many documents there are, and chunks of them."""
+    if search.chunking is None:
+        return f"{len(search):,} documents"
+    return f"{len(search):,} chunks of {len(search.ids):,} documents"
+
+
+def index_folder(arguments: IndexArguments) -> tuple[str, bool]:
     """Brings the index in a folder up to date; returns how many documents it has, and whether all files are in it."""
     folder = Path(str(arguments.output_dir))
     check_writable(folder)
@@ -124,10 +143,10 @@ def index_folder(arguments: IndexArguments) -> tuple[int, bool]:
         search = open_or_begin(arguments, folder, model, sparse_model)
         whole = bring_up_to_date(search, documents, arguments.remove_missing)
         search.save(folder)
-    return len(search), whole
+    return counted(search), whole
 
 
-def index_store(arguments: IndexArguments) -> tuple[int, bool]:
+def index_store(arguments: IndexArguments) -> tuple[str, bool]:
     """As `index_folder`, in a database, where every part is written at once."""
     documents = read_documents(arguments)
     options: Any = {"chinese": arguments.chinese, "exact": False if arguments.approximate else None}
@@ -135,7 +154,7 @@ def index_store(arguments: IndexArguments) -> tuple[int, bool]:
         model = load_model(arguments, (store.encoder or {}).get("name"))
         search = begin(arguments, model, store, find_sparse_model(arguments))
         whole = bring_up_to_date(search, documents, arguments.remove_missing)
-        return len(search), whole
+        return counted(search), whole
 
 
 def described(arguments: IndexArguments) -> str:
@@ -194,6 +213,7 @@ def find_sparse_model(arguments: IndexArguments) -> Any:
 def begin(arguments: IndexArguments, model: SentenceTransformer, store: Store, sparse_model: Any) -> HybridSearch:
     """A search in a store, with these models."""
     options: Any = {"lexical": arguments.lexical, "sparse_model": sparse_model}
+    options |= {"late_chunking": arguments.late_chunking or None, "chunk_size": arguments.chunk_size}
     return HybridSearch(model, store=store, batch_size=arguments.batch_size, **options)
 
 
@@ -212,6 +232,7 @@ def open_or_begin(
     if model is not None and not (folder / INDEX).exists():
         return begin(arguments, model, EmbeddedStore(exact, arguments.chinese or "bigrams"), sparse_model)
     options: Any = {"batch_size": arguments.batch_size, "sparse_model": sparse_model}
+    options |= {"late_chunking": arguments.late_chunking or None, "chunk_size": arguments.chunk_size}
     search = HybridSearch.load(folder, model or partial(load_model, arguments), **options)
     there = {"chinese": search.store.words.chinese, "lexical": search.store.lexical}
     for name, value in there.items():
@@ -250,7 +271,7 @@ def bring_up_to_date(search: HybridSearch, documents: Mapping[str, str], remove_
     except KeyboardInterrupt:
         print("Interrupted. What is encoded is saved; the same command goes on.", file=sys.stderr)
         whole, remove_missing = False, False
-    gone = [id_ for id_ in search.store.ids if id_ not in documents] if remove_missing else []
+    gone = [id_ for id_ in search.ids if id_ not in documents] if remove_missing else []
     search.remove(gone)
     added, replaced, unchanged = changes
     print(f"{added:,} added, {replaced:,} replaced, {unchanged:,} unchanged, {len(gone):,} removed", file=sys.stderr)

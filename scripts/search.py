@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from trine.configuration.patterns import check_choice
+from trine.retrieval.checks import check_count
 from trine.retrieval.fusion import FUSIONS
-from trine.retrieval.hybrid import Hit, HybridSearch, check_count
+from trine.retrieval.hits import Hit
+from trine.retrieval.hybrid import HybridSearch
 from trine.retrieval.listwise import METHODS
 from trine.retrieval.reranking import RERANK_WEIGHT, Reranker, check_rerank_weight, load_reranker
 from trine.retrieval.words import Words
@@ -151,7 +153,8 @@ def as_record(query: str, hits: Sequence[Hit], words: Words, explain: bool) -> d
     records = []
     for hit in hits:
         record: dict[str, Any] = {"id": hit.id, "score": hit.score, "text": hit.text}
-        record |= {name: getattr(hit, name) for name in ("rerank", "mixed") if getattr(hit, name) is not None}
+        given = ("document", "span", "rerank", "mixed")
+        record |= {name: getattr(hit, name) for name in given if getattr(hit, name) is not None}
         if explain:
             parts = (
                 "dense",

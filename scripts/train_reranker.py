@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         task.model,
         training,
         train_dataset=make_dataset(task.train_rows, arguments.loss),
-        eval_dataset=make_dataset(task.validation_rows, arguments.loss),
+        eval_dataset=make_dataset(task.validation_rows, arguments.loss) if task.validation_rows else None,
         loss=LOSSES[arguments.loss].make(task.model),
         evaluator=CandidatesEvaluator(task.candidates),
         callbacks=[RandomFeatureCallback()],
@@ -98,6 +98,8 @@ def prepare(
     validation_pairs = [pair for pair in validation_pairs if pair[0] in asked]
     corpus = [pair[1] for pair in train_pairs]  # which holds enough for a few validation pairs, too
     options: dict[str, Any] = {"seed": training.seed, "device": device}
+    if training.eval_strategy == "no":
+        validation_pairs = []  # of no loss, for which negatives would be searched
     rows = [
         add_negatives(pairs, negatives, corpus, {**options, "trust_remote_code": arguments.trust_remote_code})
         for pairs in (train_pairs, validation_pairs)
@@ -112,7 +114,7 @@ def add_negatives(
     pairs: Sequence[Pair], negatives: RerankerNegativeArguments, corpus: Sequence[str], options: Mapping[str, Any]
 ) -> list[Pair]:
     """Rows of anchor, positive, the negative of the record if it has one, and those that are mined."""
-    if not negatives.hard_negatives:
+    if not negatives.hard_negatives or not pairs:
         return [*pairs]
     mined = mine_rows(pairs, negatives, corpus=corpus, **options).rows
     return [(*pair, *row[2:]) for pair, row in zip(pairs, mined, strict=True)]

@@ -1,5 +1,6 @@
 """Searches in several ways; a run holds, for each query, the scores of the best documents by their ids."""
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -88,6 +89,8 @@ def index_run(
 ) -> dict[str, Run]:
     """The documents that an index finds, under the ids that they have in `judged`; others count as not relevant.
 
+    Of chunks the best one counts for its document; as many are looked for as `depth` documents have on average.
+
     Args:
         name: What it is called.
         search: The index.
@@ -99,7 +102,8 @@ def index_run(
         ValueError: The index holds no relevant document.
     """
     ids_here = {text: id_ for id_, text in judged.documents.items()} if judged.by_text else None
-    texts = search.store.texts(search.store.ids)
+    texts = search.texts(search.ids)
+    depth *= math.ceil(len(search) / max(1, len(texts)))
     names = {id_: id_ if ids_here is None else ids_here.get(text, f"index:{id_}") for id_, text in texts.items()}
     wanted = {id_ for found in judged.qrels.values() for id_, judgment in found.items() if judgment > 0}
     lacking = wanted - {*names.values()}
@@ -114,7 +118,7 @@ def index_run(
     run: Run = {}
     for block in in_blocks([*judged.queries.items()], name):
         for (id_, _), hits in zip(block, search.search_all([query for _, query in block], depth), strict=True):
-            run[id_] = falling((names[hit.id], hit.score) for hit in hits)
+            run[id_] = falling((names[hit.document or hit.id], hit.score) for hit in hits)
     return {name: run}
 
 

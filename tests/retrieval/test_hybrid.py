@@ -138,7 +138,7 @@ def test_dot_products(tmp_path):
     ("call", "error", "message"),
     [
         (lambda s: s.search("  "), ValueError, "query='  ' is an empty text"),
-        (lambda s: s.search(7), TypeError, "query=7 is a int, not a text"),
+        (lambda s: s.search(7), TypeError, "query=7 is an int, not a text"),
         (lambda s: s.search("\ud800"), ValueError, "holds one half of a character"),
         (lambda s: s.search_all("red"), TypeError, "queries='red' is one text; pass a list"),
         (lambda s: s.search("red", 0), ValueError, "k=0 must be a whole number of at least 1"),

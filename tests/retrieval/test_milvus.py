@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from support.searches import DOCUMENTS, assert_same_hits, tiny_encoder
+from support.searches import DOCUMENTS, assert_holds_chunks, assert_same_hits, tiny_encoder
 
 from trine.retrieval import EmbeddedStore, HybridSearch, MilvusStore, PostgresStore, open_store
 from trine.retrieval.stores import milvus, milvus_rows
@@ -43,6 +43,10 @@ def test_it_finds_what_the_embedded_store_finds(model, file, exact, monkeypatch)
     assert_same_hits(ours, theirs)
     monkeypatch.setattr(ours.store, "is_file", False)  # a server counts documents by an index
     assert_same_hits(ours, theirs)
+
+
+def test_it_holds_chunks(model, file):
+    assert_holds_chunks(model, MilvusStore(file, "chunks"))
 
 
 def test_a_second_store_sees_the_same(model, file):

@@ -3,10 +3,11 @@
 import sys
 import tempfile
 import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
-from support.searches import DOCUMENTS, assert_same_hits, tiny_encoder
+from support.searches import DOCUMENTS, assert_holds_chunks, assert_same_hits, tiny_encoder
 
 from trine.retrieval import EmbeddedStore, HybridSearch, PostgresStore
 
@@ -37,6 +38,11 @@ def search(model, database, request):
         return HybridSearch(model, store=store)
 
     return make
+
+
+def test_it_holds_chunks(model, database):
+    with closing(PostgresStore(database, "chunks")) as store:
+        assert_holds_chunks(model, store)
 
 
 @pytest.mark.parametrize("exact", [True, False])

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 
 from trine import train_byte_level_bpe
 from trine.retrieval import HybridSearch, cited_numbers, load_reranker, prompt_with_sources
-from trine.retrieval.hybrid import Hit
+from trine.retrieval.hits import Hit
 from trine.retrieval.sources import INSTRUCTION
 from trine.scripts import answer
 

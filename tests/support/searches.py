@@ -10,11 +10,18 @@ from sentence_transformers import SentenceTransformer
 from support.tiny import SIZES
 
 from trine import TrineConfig, TrineForSequenceClassification, TrineModel, train_wordpiece
+from trine.retrieval import HybridSearch, Store
 
 
 NAMES = ["red", "green", "blue", "white", "black", "brown"]
 THINGS = ["house", "horse", "river", "stone", "bird", "lamp"]
 DOCUMENTS = {f"{a}-{b}": f"a {b} that is {a} by the {THINGS[n]}" for n, a in enumerate(NAMES) for b in THINGS}
+LONG = {
+    "first": ". ".join([*DOCUMENTS.values()][:6]).title(),
+    "a#1-2": "\n".join([*DOCUMENTS.values()][6:10]),
+    "黑鸟": "树上有两只鸟。一只是黑鸟！它在河边。",
+    "one": [*DOCUMENTS.values()][11],
+}
 QUERIES = ["a red house", "the black bird", "river", "stone stone lamp", "the of and", "zebra"]
 
 
@@ -68,3 +75,21 @@ def assert_same_hits(ours, theirs, k=9):
                 assert [scores[0][id_] for id_ in both] == pytest.approx([scores[1][id_] for id_ in both], abs=1e-5)
             distinct = np.unique(np.round([hit.score for hit in expected], 5)).size == len(expected)
             assert not distinct or [hit.id for hit in found] == [hit.id for hit in expected]
+
+
+def chunk_scores(search: HybridSearch) -> dict[str, float]:
+    """The score of each chunk for one query."""
+    return {hit.id: hit.score for hit in search.search("the black bird", 50)}
+
+
+def assert_holds_chunks(model: SentenceTransformer, store: Store) -> None:
+    """A store that is a database holds what the embedded one holds, after a document has become shorter."""
+    changed = {**LONG, "first": "A lamp. A red house."}
+    search = HybridSearch(model, LONG, store=store, late_chunking=True)
+    search.update(changed)
+    expected = HybridSearch(model, changed, late_chunking=True)
+    assert chunk_scores(search) == pytest.approx(chunk_scores(expected), abs=1e-5)
+    assert search.texts(search.ids) == expected.texts(expected.ids) == changed
+    search.remove(["first", "one"])
+    again = HybridSearch.load(store, model)
+    assert sorted(again.ids) == sorted(["a#1-2", "黑鸟"]) and again.chunking is not None
