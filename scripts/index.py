@@ -86,7 +86,7 @@ class IndexArguments:
             "and name document and characters. An index that is there goes on as it was made."
         },
     )
-    chunk_size: int | None = field(
+    chunk_tokens: int | None = field(
         default=None, metadata={"help": "With 'late_chunking', cut after so many tokens in place of sentences."}
     )
     batch_size: int | None = field(
@@ -104,8 +104,8 @@ class IndexArguments:
     def __post_init__(self):
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
-        if self.chunk_size is not None and not (self.late_chunking and self.chunk_size >= 1):
-            raise ValueError(f"chunk_size={self.chunk_size} must be at least 1, and needs late_chunking.")
+        if self.chunk_tokens is not None and not (self.late_chunking and self.chunk_tokens >= 1):
+            raise ValueError(f"chunk_tokens={self.chunk_tokens} must be at least 1, and needs late_chunking.")
         for name, choices in (("chinese", CHINESE), ("lexical", LEXICAL)):
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
@@ -213,7 +213,7 @@ def find_sparse_model(arguments: IndexArguments) -> Any:
 def begin(arguments: IndexArguments, model: SentenceTransformer, store: Store, sparse_model: Any) -> HybridSearch:
     """A search in a store, with these models."""
     options: Any = {"lexical": arguments.lexical, "sparse_model": sparse_model}
-    options |= {"late_chunking": arguments.late_chunking or None, "chunk_size": arguments.chunk_size}
+    options |= {"late_chunking": arguments.late_chunking or None, "chunk_size": arguments.chunk_tokens}
     return HybridSearch(model, store=store, batch_size=arguments.batch_size, **options)
 
 
@@ -232,7 +232,7 @@ def open_or_begin(
     if model is not None and not (folder / INDEX).exists():
         return begin(arguments, model, EmbeddedStore(exact, arguments.chinese or "bigrams"), sparse_model)
     options: Any = {"batch_size": arguments.batch_size, "sparse_model": sparse_model}
-    options |= {"late_chunking": arguments.late_chunking or None, "chunk_size": arguments.chunk_size}
+    options |= {"late_chunking": arguments.late_chunking or None, "chunk_size": arguments.chunk_tokens}
     search = HybridSearch.load(folder, model or partial(load_model, arguments), **options)
     there = {"chinese": search.store.words.chinese, "lexical": search.store.lexical}
     for name, value in there.items():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sentence_transformers import CrossEncoder
 from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
-from support.searches import DOCUMENTS, QUERIES, both_scores, save_classifier, save_encoder
+from support.searches import DOCUMENTS, LONG, QUERIES, both_scores, save_classifier, save_encoder
 
 from trine.retrieval import EmbeddedStore, HybridSearch, load_reranker
 from trine.scripts import evaluate_retrieval, index
@@ -177,6 +177,22 @@ def test_what_a_reranker_adds(folder, capsys):
     (folder / "one.jsonl").write_text((folder / "pairs.jsonl").read_text().splitlines()[0])  # the index holds more
     assert "reranked by cross" in evaluate(capsys, "--files", folder / "one.jsonl", *index_option)["scores"]
     assert "the 50 best of index index, ranked again by" in (folder / "out" / "README.md").read_text()
+
+
+def test_an_index_of_chunks(folder, capsys, tmp_path):
+    """The best chunk counts for its document, which is known by its id or by its whole text."""
+    search = HybridSearch(load_encoder(str(folder / "encoder"), "cpu"), LONG, late_chunking=True)
+    search.save(tmp_path / "chunks")
+    asked = {"q1": ("a red house", "first"), "q2": ("黑鸟", "黑鸟"), "q3": ("the river", "a#1-2")}
+    order = {}
+    for name, (query, _) in asked.items():
+        order[name] = [*dict.fromkeys(hit.document for hit in search.search(query, 50))]
+    ranks = [1 + order[name].index(right) for name, (_, right) in asked.items()]
+    pairs = [{"anchor": query, "positive": LONG[right]} for query, right in asked.values()]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, pairs)), encoding="utf-8")
+    options = ["--index", tmp_path / "chunks", "--bm25", "false", "--metrics", "RR@10"]
+    metrics = evaluate(capsys, "--files", tmp_path / "long.jsonl", *options)
+    assert metrics["scores"] == {"index chunks": {"RR@10": pytest.approx(np.mean([1 / rank for rank in ranks]))}}
 
 
 def test_search_and_reranker_are_weighed(folder, capsys):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.searches import DOCUMENTS, save_encoder
+from support.searches import DOCUMENTS, LONG, save_encoder
 from transformers import AutoTokenizer
 
 from trine import TrineConfig, TrineForCausalLM, TrineForMaskedLM, TrineForSequenceClassification
@@ -108,6 +108,34 @@ def test_progress_and_interruption(folder, capsys, monkeypatch):
     assert run(folder, "halted") == 0
     told = capsys.readouterr()
     assert "16 added, 0 replaced, 20 unchanged" in told.err and "36 documents in" in told.out
+
+
+def test_an_index_of_chunks(folder, capsys):
+    """Hits name document and characters; what is unchanged stays, and a document is replaced or removed whole."""
+    write(folder / "long.jsonl", LONG)
+    options = ["--model", str(folder / "encoder"), "--late_chunking"]
+    assert run(folder, "chunks", *options, files="long.jsonl") == 0
+    told = capsys.readouterr()
+    assert "14 chunks of 4 documents in" in told.out and "4 added, 0 replaced, 0 unchanged" in told.err
+    expected = HybridSearch(load_encoder(str(folder / "encoder"), "cpu"), LONG, late_chunking=True)
+    hits = expected.search("a red house", 3)
+    where = ["--index", str(folder / "chunks"), "-k", "3"]
+    found = json.loads(find(capsys, "a red house", *where, "--json"))["hits"]
+    named = [(hit["id"], hit["document"], tuple(hit["span"]), hit["text"]) for hit in found]
+    assert named == [(hit.id, hit.document, hit.span, hit.text) for hit in hits]
+    assert f"1. {hits[0].document}#{hits[0].span[0]}-{hits[0].span[1]}  " in find(capsys, "a red house", *where)
+    write(folder / "less.jsonl", {"first": "A lamp.\nA red house.", "one": LONG["one"], "new": "a zebra"})
+    assert run(folder, "chunks", "--remove_missing", files="less.jsonl") == 0
+    told = capsys.readouterr()
+    assert "1 added, 1 replaced, 1 unchanged, 2 removed" in told.err and "4 chunks of 3 documents in" in told.out
+    with pytest.raises(
+        SystemExit, match="trine: late_chunking=True, chunk_size=3: the index has chunks with chunk_size"
+    ):
+        run(folder, "chunks", "--late_chunking", "--chunk_tokens", "3", files="less.jsonl")
+    for wrong in (["--chunk_tokens", "3"], ["--late_chunking", "--chunk_tokens", "0"]):
+        with pytest.raises(SystemExit):
+            run(folder, "chunks", *wrong)
+        assert f"chunk_tokens={wrong[-1]} must be at least 1, and needs late_chunking" in capsys.readouterr().err
 
 
 def test_a_database_in_place_of_a_folder(folder, tmp_path, capsys):
