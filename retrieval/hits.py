@@ -1,4 +1,4 @@
-"""What a search finds, and how a reranker puts it into another order."""
+"""The hits of a search, and their order after a reranker."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -186,7 +186,7 @@ def as_text(query: str, hits: Sequence[Hit], words: Words, explain: bool, name_q
 
 
 def reranked(hit: Hit) -> str:
-    """What a reranker has made of a score, up to the one before it."""
+    """The sum of reranker and search, or the score of the reranker alone, up to the score before it."""
     if hit.mixed is not None and hit.rerank_part is not None:
         rest = hit.mixed - hit.rerank_part
         return (
