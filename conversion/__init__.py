@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .lifts.table import LIFTS
     from .programs.export import FORMATS
     from .quantization.fast import fast_on_cpu
+    from .quantization.qat import QATCallback
     from .quantization.quality import measure_quality
     from .quantization.quantize import quantize
     from .quantization.schemes import SCHEMES
@@ -31,6 +32,7 @@ __all__ = [
     "CheckpointReader",
     "CheckpointWriter",
     "Family",
+    "QATCallback",
     "exact_length",
     "fast_on_cpu",
     "largest_change",

@@ -202,8 +202,7 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: Something with that name is there already, other than an empty folder.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"target='{target}' is there already. Name another folder, or remove it.")
+    check_free(target)
     new_parents = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_killed(target)
@@ -222,6 +221,12 @@ def all_or_nothing(target: Path) -> Iterator[Path]:
             with suppress(OSError):
                 parent.rmdir()
         raise
+
+
+def check_free(target: Path) -> None:
+    """Raises a FileExistsError if something with that name is there already, other than an empty folder."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"target='{target}' is there already. Name another folder, or remove it.")
 
 
 def remove_killed(target: Path) -> None:

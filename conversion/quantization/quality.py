@@ -35,6 +35,16 @@ def measure_quality(report: Report, texts: Sequence[str], max_length: int = LONG
         ValueError: There is no text with a token to predict.
         OSError: The source has no tokenizer.
     """
+    source, made, batches = load_sides(report, texts, max_length)
+    compare = compare_predictions if source.can_generate() else compare_vectors
+    report.quality |= {"texts": f"{len(batches)}", **compare(source, made, batches)}
+    return report.quality
+
+
+def load_sides(
+    report: Report, texts: Sequence[str], max_length: int = LONGEST
+) -> tuple[Any, dict[str, Callable[..., Any]], list[dict[str, torch.Tensor]]]:
+    """The source, what was made of it by names, and the inputs of texts, one at a time; errors as above."""
     folder, target = find_source(report.source), Path(report.target)
     model_class = find_class(folder, QUANTIZED)
     batches = encode(folder, texts, max_length, model_class)
@@ -45,9 +55,13 @@ def measure_quality(report: Report, texts: Sequence[str], max_length: int = LONG
         made[f"{report.scheme}, fast_on_cpu"] = fast_on_cpu(model_class.from_pretrained(target).eval())
     else:
         made[report.scheme] = load_program(target)
-    compare = compare_predictions if model_class.can_generate() else compare_vectors
-    report.quality = {"texts": f"{len(batches)}", **compare(source, made, batches)}
-    return report.quality
+    return source, made, batches
+
+
+def run(model: Callable[..., Any], inputs: dict[str, torch.Tensor], is_seq2seq: bool) -> Any:
+    """Outputs of a model for one text; an encoder-decoder writes what it reads."""
+    ids = inputs["input_ids"]
+    return model(**({**inputs, "decoder_input_ids": ids[:, :-1]} if is_seq2seq else inputs))
 
 
 def encode(folder: Path, texts: Sequence[str], max_length: int, model_class: Any) -> list[dict[str, torch.Tensor]]:
@@ -71,25 +85,17 @@ def compare_predictions(source: Any, made: dict[str, Callable[..., Any]], batche
     sums: dict[str, list[float]] = {name: [0.0, 0.0] for name in ("before", *made)}
     tokens = 0
     for inputs in batches:
-        given, targets = targets_of(source, inputs)
-        expected = logits_of(source(**given), len(targets))
+        targets, is_seq2seq = inputs["input_ids"][0, 1:], source.config.is_encoder_decoder
+        expected = logits_of(run(source, inputs, is_seq2seq), len(targets))
         tokens += len(targets)
         for name, model in (("before", None), *made.items()):
-            logits = expected if model is None else logits_of(model(**given), len(targets))
+            logits = expected if model is None else logits_of(run(model, inputs, is_seq2seq), len(targets))
             sums[name][0] += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
             sums[name][1] += float((logits.argmax(-1) == expected.argmax(-1)).sum())
     found: dict[str, Any] = {"tokens": f"{tokens}", "loss before": sums["before"][0] / tokens}
     for name in made:
         found |= {f"loss, {name}": sums[name][0] / tokens, f"top-1 agreement, {name}": sums[name][1] / tokens}
     return found
-
-
-def targets_of(source: Any, inputs: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Inputs of a model, and the tokens to predict: the next ones, of an encoder-decoder those of the same text."""
-    ids = inputs["input_ids"]
-    if not source.config.is_encoder_decoder:
-        return inputs, ids[0, 1:]
-    return {**inputs, "decoder_input_ids": ids[:, :-1]}, ids[0, 1:]
 
 
 def logits_of(outputs: Any, count: int) -> torch.Tensor:

@@ -46,7 +46,7 @@ def quantize(
         target: A folder that is not there yet.
         scheme: Of `SCHEMES`.
         embeddings: Whether the embeddings of tokens and the head over the vocabulary are quantised, too.
-        group_size: Inputs that share a scale, for `int4`.
+        group_size: Inputs that share a scale, for `int4` and `int2`.
         show_progress: Whether to show a bar.
 
     Returns:

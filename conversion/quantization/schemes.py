@@ -1,6 +1,7 @@
 """The schemes of `trine quantize`: which weights get how many bits, by which tool."""
 
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -22,14 +23,13 @@ def int8_weights(group_size: int) -> Any:
     return Int8WeightOnlyConfig()
 
 
-def int4_weights(group_size: int) -> Any:
-    """Weights of 4 bits with a scale for each group of inputs; activations stay as they are."""
+def grouped_weights(bits: int, group_size: int) -> Any:
+    """Weights of so many bits with a scale for each group of inputs; activations stay as they are."""
     import torch
     from torchao.quantization import IntxWeightOnlyConfig  # pyright: ignore[reportMissingImports] optional
     from torchao.quantization.granularity import PerGroup  # pyright: ignore[reportMissingImports] optional
 
-    four: Any = torch.int4  # pyright: ignore[reportAttributeAccessIssue] it is there
-    return IntxWeightOnlyConfig(weight_dtype=four, granularity=PerGroup(group_size))
+    return IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=PerGroup(group_size))
 
 
 class Rule(NamedTuple):
@@ -39,11 +39,13 @@ class Rule(NamedTuple):
         stored: What the table calls it.
         make: torchao's config for it.
         note: Why it is another one than the scheme's name says.
+        is_grouped: Whether inputs share scales in groups, whose size has to divide the width.
     """
 
     stored: str
     make: Callable[[int], Any]
     note: str = ""
+    is_grouped: bool = False
 
 
 class Scheme(NamedTuple):
@@ -53,14 +55,32 @@ class Scheme(NamedTuple):
         about: One sentence for users.
         packages: What it takes beside transformers, with the extra that brings it.
         rules: For each kind of weight (see `weights.py`); none for a scheme of another tool.
-        is_grouped: Whether a width has to be a multiple of the group size.
     """
 
     about: str
     packages: tuple[str, ...]
     extra: str
     rules: dict[str, Rule]
-    is_grouped: bool = False
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether it has weights of few bits in groups."""
+        return any(rule.is_grouped for rule in self.rules.values())
+
+
+def few_bits(bits: int, about: str) -> Scheme:
+    """A scheme of linear layers with weights of few bits in groups, and of 8 bits where torchao has no fewer."""
+    return Scheme(
+        about,
+        ("torchao",),
+        "quantization",
+        {
+            "linear": Rule(f"int{bits}", partial(grouped_weights, bits), is_grouped=True),
+            "experts": WEIGHTS_ONLY._replace(note=f"torchao has no int{bits} of stacked experts"),
+            "embedding": WEIGHTS_ONLY._replace(note="a table is read by rows"),
+            "lstm": WEIGHTS_ONLY._replace(note="an LSTM is read whole"),
+        },
+    )
 
 
 WEIGHTS_ONLY = Rule("int8", int8_weights)
@@ -80,18 +100,8 @@ SCHEMES = {
         "quantization",
         dict.fromkeys(("linear", "experts", "embedding", "lstm"), WEIGHTS_ONLY),
     ),
-    "int4": Scheme(
-        "weights of 4 bits in groups, of which torchao stores each in a byte",
-        ("torchao",),
-        "quantization",
-        {
-            "linear": Rule("int4", int4_weights),
-            "experts": WEIGHTS_ONLY._replace(note="torchao has no int4 of stacked experts"),
-            "embedding": WEIGHTS_ONLY._replace(note="a table is read by rows"),
-            "lstm": WEIGHTS_ONLY._replace(note="an LSTM is read whole"),
-        },
-        is_grouped=True,
-    ),
+    "int4": few_bits(4, "weights of 4 bits in groups, of which torchao stores each in a byte"),
+    "int2": few_bits(2, "weights of 2 bits, likewise, to see what they cost and what training repairs"),
     "onnx-int8": Scheme(
         "an ONNX graph with weights and activations of 8 bits, for ONNX Runtime",
         ("onnx", "onnxruntime", "onnxscript"),

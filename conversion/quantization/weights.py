@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ...modeling.feed_forward.experts import StackedExperts
-from .schemes import GROUP_SIZE, Scheme
+from .schemes import GROUP_SIZE, SCHEMES, Scheme
 
 
 @dataclass
@@ -140,15 +140,18 @@ def why_not(module: nn.Module, name: str, tensor: Any) -> str:
     return next(reasons, "no layer of a kind that is quantised")
 
 
+GROUPED = {rule.stored for scheme in SCHEMES.values() for rule in scheme.rules.values() if rule.is_grouped}
+
+
 def check_groups(weights: list[Weight], group_size: int = GROUP_SIZE) -> None:
-    """Refuses a group size that does not divide the inputs of a weight of four bits.
+    """Refuses a group size that does not divide the inputs of a weight of few bits.
 
     Raises:
         ValueError: The message names the weight, and the sizes that divide all.
     """
     if group_size < 1:
         raise ValueError(f"group_size={group_size} must be at least 1.")
-    grouped = [weight for weight in weights if weight.stored == "int4"]
+    grouped = [weight for weight in weights if weight.stored in GROUPED]
     bad = [weight for weight in grouped if weight.shape[-1] % group_size]
     if not bad:
         return

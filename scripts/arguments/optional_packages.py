@@ -83,7 +83,7 @@ IF_ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
     "reasoning_gym": lambda values: "word-problems" in (values.get("experiments") or ()),
     "sacrebleu": lambda values: "translation" in (values.get("experiments") or ()),
     "seqeval": lambda values: "tagging" in (values.get("experiments") or ()),
-    "torchao": lambda values: values.get("scheme") in ("int8", "int8-weights", "int4"),
+    "torchao": lambda values: values.get("scheme") in ("int8", "int8-weights", "int4", "int2"),
     "xgrammar": lambda values: any(values.get(name) for name in ("json_schema", "grammar", "regex")),
 }
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from support import forks
 from support.tiny import random_ids, tiny_model
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, TrainingArguments
 
 from trine import (
     TrineForCausalLM,
@@ -16,10 +16,11 @@ from trine import (
     TrineRecurrentForConditionalGeneration,
     train_byte_level_bpe,
 )
-from trine.conversion import fast_on_cpu, quantize
+from trine.conversion import QATCallback, fast_on_cpu, quantize
 from trine.modeling.quantized import is_packed
 from trine.scripts import generate
 from trine.scripts.quantize import main
+from trine.training import TrineTrainer
 
 
 ao = pytest.importorskip("torchao.quantization")
@@ -50,7 +51,7 @@ def quantized(model, folder, **options):
 
 @torch.no_grad()
 @pytest.mark.parametrize("fields", MODELS.values(), ids=[*MODELS])
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8", "int4", "int2"])
 def test_every_kind_is_quantised_and_loads(fields, scheme, tmp_path):
     model, ids = small(**fields), random_ids(2, 9)
     report = quantized(model, tmp_path, scheme=scheme)
@@ -59,7 +60,7 @@ def test_every_kind_is_quantised_and_loads(fields, scheme, tmp_path):
     assert all(weight.why for weight in left) and sum(weight.before for weight in left) < 0.05 * report.bytes_before
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "target").eval()
     logits, expected = again(ids).logits, model(ids).logits
-    assert 0 < error(logits, expected) < {"int8": 0.1, "int4": 0.6}[scheme]
+    assert 0 < error(logits, expected) < {"int8": 0.1, "int4": 0.6, "int2": 2}[scheme]
     again.save_pretrained(tmp_path / "more")
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path / "more").eval()(ids).logits, logits)
     fast = fast_on_cpu(again)
@@ -168,3 +169,85 @@ def test_the_command_tells_what_texts_say(tmp_path, capsys):
     assert "top-1 agreement, int8, fast_on_cpu" in (tmp_path / "target" / "README.md").read_text()
     generate.main(["--model", places[1], "--text", "two", "--max_new_tokens", "3", "--fast_on_cpu"])
     assert capsys.readouterr().out.startswith("two")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", MODELS.values(), ids=[*MODELS])
+def test_training_computes_with_the_weights_that_are_stored(fields, tmp_path):
+    """With layers that round, a model computes what the quantised one does; afterwards they are its own again."""
+    model, ids = small(**fields), random_ids(2, 9)
+    before, keys = model(ids).logits, [*model.state_dict()]
+    model.save_pretrained(tmp_path / "source")
+    for scheme in ("int4", "int2"):
+        callback = QATCallback(scheme, group_size=16)
+        callback.prepare(model)
+        rounded = model(ids).logits
+        assert [*model.state_dict()] == keys and error(rounded, before) > 0.01
+        callback.restore(model)
+        assert torch.equal(model(ids).logits, before)
+        quantize(tmp_path / "source", tmp_path / scheme, scheme=scheme, group_size=16)
+        stored = AutoModelForCausalLM.from_pretrained(tmp_path / scheme).eval()
+        if callback.scheme.rules["experts"].stored == "int8" and "sparse" in str(fields):  # these train unrounded
+            assert error(stored(ids).logits, rounded) < 0.1
+        else:
+            assert error(stored(ids).logits, rounded) < 1e-5
+
+
+def test_a_trainer_with_rounded_weights(tmp_path):
+    """Its evaluation has the loss of the quantised checkpoint, which training has made smaller than without."""
+    torch.manual_seed(0)
+    rows = [{"input_ids": row, "labels": row} for row in random_ids(16, 12)]
+    arguments = TrainingArguments(
+        str(tmp_path / "run"), max_steps=80, learning_rate=3e-3, use_cpu=True, report_to="none", disable_tqdm=True,
+        per_device_train_batch_size=16, save_strategy="steps", save_steps=80, eval_strategy="steps", eval_steps=80,
+    )  # fmt: skip
+    ids = torch.stack([row["labels"] for row in rows])
+    losses = {}
+    for name, callbacks in (("rounded", [QATCallback("int2", group_size=16)]), ("plain", [])):
+        model = small(scale=0.3)
+        trainer = TrineTrainer(model, arguments, train_dataset=rows, eval_dataset=rows, callbacks=callbacks)
+        trainer.train()
+        assert type(model.model.layers[0].self_attn.q_proj) is torch.nn.Linear
+        trainer.save_model(tmp_path / name)
+        quantize(tmp_path / name, tmp_path / f"{name}-int2", scheme="int2", group_size=16)
+        with torch.no_grad():
+            stored = AutoModelForCausalLM.from_pretrained(tmp_path / f"{name}-int2").eval()
+            losses[name] = float(stored(ids, labels=ids).loss)
+        (seen,) = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+        assert (abs(seen - losses[name]) < 1e-4) == (name == "rounded")
+    assert losses["rounded"] < losses["plain"] - 0.1
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-80")
+    assert not any(is_packed(tensor) for tensor in kept.parameters())
+
+
+def test_the_command_trains_before_it_quantises(tmp_path, capsys):
+    text = "two red birds sit in a tree by the river and sing of the sea"
+    tokenizer = train_byte_level_bpe([text], vocab_size=300, show_progress=False)
+    small(vocab_size=len(tokenizer), scale=0.3).save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    (tmp_path / "texts.txt").write_text(f"{text}\n" * 8)
+    places, texts = [str(tmp_path / "source"), str(tmp_path / "target")], str(tmp_path / "texts.txt")
+    argv = [*places, "--scheme", "int2", "--qat_steps", "8", "--files", texts, "--calibrate", texts, "--json"]
+    main([*argv, "--max_length", "16", "--batch_size", "2", "--learning_rate", "3e-3"])
+    told = capsys.readouterr().out
+    quality = json.loads(told[told.index("{\n") :])["quality"]
+    assert quality["steps of training with rounded weights"] == 8
+    assert quality["loss, int2"] < quality["loss before"]  # which the source had before it was trained
+    assert f"{tmp_path}" not in (tmp_path / "target" / "README.md").read_text()
+    with pytest.raises(SystemExit, match="is there already"):
+        main(argv)
+
+
+def test_what_cannot_be_trained_for_few_bits_is_named(tmp_path):
+    small(TrineForSequenceClassification).save_pretrained(tmp_path / "classifier")
+    (tmp_path / "texts.txt").write_text("a b")
+    argv = [str(tmp_path / "classifier"), str(tmp_path / "target"), "--qat_steps", "2"]
+    argv += ["--files", str(tmp_path / "texts.txt")]
+    with pytest.raises(SystemExit, match="qat_steps=2 trains a decoder, TrineForCausalLM, and source='.*classifier'"):
+        main([*argv, "--scheme", "int4"])
+    with pytest.raises(SystemExit, match="scheme='int8' leaves nothing for training to repair"):
+        main(argv)
+    with pytest.raises(ValueError, match="group_size=48 does not divide the 64 inputs of"):
+        QATCallback("int4", group_size=48).prepare(small())
+    with pytest.raises(ValueError, match="LayerNorm has no linear layers whose weights would have few bits"):
+        QATCallback("int4").prepare(torch.nn.LayerNorm(4))
