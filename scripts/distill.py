@@ -16,8 +16,10 @@ from trine.scripts.jobs.cut_texts import say_cut
 from trine.scripts.jobs.distillation_data import DistillationCollator, make_features, masks_tokens, read_texts
 from trine.scripts.jobs.distillation_models import Models, load_models, pooling_of, save_encoder, teacher_vectors
 from trine.scripts.jobs.job import INTERRUPTED, bad_input_ends, begin, figures_of, save, train, write_report
+from trine.scripts.jobs.written_targets import write_targets
 from trine.training.data.padding_free import takes_packed_rows
 from trine.training.objectives.distillation.base import DistillationOptions
+from trine.training.objectives.distillation.sequences import SequencesObjective
 from trine.training.run.callbacks import ExpertLoadCallback, RandomFeatureCallback
 from trine.training.run.distillation import DistillationTrainer
 from trine.training.run.freezing import PartialTraining
@@ -68,6 +70,10 @@ def prepare(arguments: DistillArguments, partial: PartialTraining, training: Dis
     set_seed(training.seed)
     models = load_models(arguments, training.device)
     student, embeds, pooling = models.student, "embeddings" in arguments.objective, None
+    if "sequences" in arguments.objective:
+        SequencesObjective(student, None, arguments)  # refuses a student before its teacher writes for long
+        size = training.per_device_eval_batch_size
+        texts, held_out, metrics["empty_targets"] = written(models.teacher, texts, held_out, arguments, size)
     made = [make_features(student, models.tokenizers, part, arguments) for part in (texts, held_out)]
     cut, what = sum(number for _, number in made), "texts"
     if "teacher" in models.tokenizers:
@@ -76,7 +82,8 @@ def prepare(arguments: DistillArguments, partial: PartialTraining, training: Dis
         )
     else:
         say_cut(cut, len(texts) + len(held_out), what, arguments.max_length)
-    options: dict[str, Any] = {"teacher_model": None if embeds else models.teacher}
+    teacher = models.teacher.model if "sequences" in arguments.objective else models.teacher
+    options: dict[str, Any] = {"teacher_model": None if embeds else teacher}
     if embeds:
         pooling = pooling_of(models.teacher, arguments.pooling)
         models.teacher.to(training.device)
@@ -112,6 +119,16 @@ def enough(texts: list[Any], training: DistillTrainingArguments) -> list[Any]:
         return texts
     print(f"{number:,} of {len(texts):,} texts, drawn at random, are all that max_steps={training.max_steps} reads.")
     return random.Random(training.seed).sample(texts, number)
+
+
+def written(
+    teacher: Any, texts: list[str], held_out: list[str], arguments: DistillArguments, batch_size: int
+) -> tuple[list[Any], list[Any], int]:
+    """Texts to train on and held out, each with what the teacher writes, and for how many it writes nothing."""
+    pairs, others = (write_targets(teacher, part, arguments, batch_size) for part in (texts, held_out))
+    empty = len(texts) + len(held_out) - len(pairs) - len(others)
+    print(f"The teacher wrote {len(pairs) + len(others):,} texts, and nothing for {empty:,}.")
+    return pairs, others, empty
 
 
 def evaluate(trainer: DistillationTrainer) -> dict[str, float]:

@@ -24,7 +24,7 @@ class DistillArguments(DistillationOptions):
         kw_only=True,
         metadata={
             "help": "Folder or Hub id of the model to learn from: a Trine checkpoint, or for 'embeddings' any of "
-            "sentence-transformers."
+            "sentence-transformers, for 'sequences' any encoder-decoder of transformers."
         },
     )
     files: list[str] = field(kw_only=True, metadata={"help": f"Texts: .txt, .md, .rst. {RECORDS_HELP}"})
@@ -65,7 +65,10 @@ class DistillArguments(DistillationOptions):
     source_field: str | None = field(
         default=None, metadata={"help": "For an encoder-decoder: name of what it reads, with target_field."}
     )
-    target_field: str | None = field(default=None, metadata={"help": "Name of what it writes."})
+    target_field: str | None = field(
+        default=None, metadata={"help": "Name of what it writes; with 'sequences' the teacher writes it."}
+    )
+    num_beams: int = field(default=5, metadata={"help": "Beams by which the teacher writes for 'sequences'."})
     prefix: str = field(default="", metadata={"help": "What each text begins with, such as 'query: ' for E5."})
     validation_files: list[str] = field(
         default_factory=list, metadata={"help": "Texts to validate with. By default some of 'files' are held out."}
@@ -93,7 +96,10 @@ class DistillArguments(DistillationOptions):
     )
     cache_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder of the teacher's vectors, which later runs on the same texts find again."},
+        metadata={
+            "help": "Folder of the teacher's vectors and of what it wrote, which later runs on the same texts find "
+            "again."
+        },
     )
     skip_bad_records: bool = field(
         default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
@@ -119,10 +125,7 @@ class DistillArguments(DistillationOptions):
         if self.pooling is not None:
             check_choice("pooling", self.pooling, POOLINGS)
         check_choice("teacher_dtype", self.teacher_dtype, TEACHER_DTYPES)
-        if (self.source_field is None) != (self.target_field is None):
-            raise ValueError(
-                f"source_field={self.source_field!r} and target_field={self.target_field!r}: give both, or none."
-            )
+        self.check_pairs()
         if not self.text_field:
             raise ValueError("text_field=[] names no field.")
         for name in ("validation_fraction", "mlm_probability"):
@@ -134,6 +137,19 @@ class DistillArguments(DistillationOptions):
             raise ValueError(
                 f"objective={self.objective}: 'embeddings' stands alone, as its teacher gives vectors of texts only."
             )
+
+    def check_pairs(self) -> None:
+        """Raises a ValueError unless the fields of pairs, and beams, suit the objective."""
+        fields = f"source_field={self.source_field!r} and target_field={self.target_field!r}"
+        if "sequences" in self.objective:
+            if self.source_field is None or self.target_field is not None:
+                raise ValueError(
+                    f"{fields}: 'sequences' takes the source_field alone, as the teacher writes the targets."
+                )
+        elif (self.source_field is None) != (self.target_field is None):
+            raise ValueError(f"{fields}: give both, or none.")
+        if self.num_beams < 1:
+            raise ValueError(f"num_beams={self.num_beams} must be at least 1.")
 
 
 @dataclass

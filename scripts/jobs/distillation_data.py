@@ -23,7 +23,7 @@ Features = dict[str, Any]
 
 
 def read_texts(arguments: DistillArguments, seed: int) -> tuple[list[Any], list[Any], dict[str, int]]:
-    """The texts to train on and to validate with, each once, and numbers; pairs where there is a `source_field`.
+    """The texts to train on and to validate with, each once, and numbers; pairs where there is a `target_field`.
 
     Raises:
         OSError: A file cannot be read.
@@ -49,11 +49,12 @@ def iterate_texts(files: Sequence[str], arguments: DistillArguments, bad: BadRec
     """The texts of files, with their prefix: plain texts whole, and each text field of each record by itself."""
     if not files:
         return
-    if arguments.source_field is not None and arguments.target_field is not None:
-        names = [arguments.source_field, arguments.target_field]
+    if arguments.source_field is not None:
+        names = [name for name in (arguments.source_field, arguments.target_field) if name is not None]
         for record in iterate_records(files, dict.fromkeys(names, str), bad):
             if all(record[name].strip() for name in names):
-                yield arguments.prefix + record[names[0]], record[names[1]]
+                texts = [arguments.prefix + record[names[0]], *(record[name] for name in names[1:])]
+                yield tuple(texts) if len(texts) > 1 else texts[0]
         return
     for source in find_text_sources(files):
         if isinstance(source, Path) and ending_of(source) in PLAIN:

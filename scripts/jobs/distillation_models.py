@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
-from trine import TrineModel
+from trine import TrineForConditionalGeneration, TrineModel
 from trine.conversion.inside import read_fields
 from trine.conversion.lifts.checkpoint import load_checkpoint
 from trine.conversion.lifts.student import (
@@ -21,11 +21,13 @@ from trine.conversion.lifts.student import (
     take_by_config,
 )
 from trine.conversion.plan import CONFIGS
+from trine.generation.translation.translator import Translator
 from trine.scripts.arguments.distillation import DistillArguments
 from trine.scripts.arguments.pretraining import parse_overrides
 from trine.scripts.jobs.encoders import load_encoder
 from trine.tokenization.loading import fit_inputs, load_target_tokenizer, load_tokenizer
 from trine.training.data.cache_folders import DEFAULT_CACHE, checksum_of, find_or_make
+from trine.training.objectives.distillation.base import TAUGHT_BEFORE
 from trine.training.objectives.distillation.embeddings import POOLINGS
 from trine.training.run.precision import has_fast_bfloat16
 
@@ -37,7 +39,7 @@ class Models(NamedTuple):
     """Teacher, student and tokenizers.
 
     Attributes:
-        teacher: A Trine model, or the sentence encoder whose vectors are learned.
+        teacher: A Trine model, the sentence encoder whose vectors are learned, or the translator that writes.
         student: The model to train.
         tokenizers: As `make_features` takes them.
         lines: What to tell of the student.
@@ -58,28 +60,19 @@ def load_models(arguments: DistillArguments, device: torch.device) -> Models:
         OSError: A model cannot be read.
         ValueError: The two do not fit together, or a config is wrong.
     """
-    embeds = "embeddings" in arguments.objective
-    teacher: Any = None
-    if embeds:
-        try:
-            teacher = load_encoder(arguments.teacher, trust_remote_code=arguments.trust_remote_code)
-        except OSError as error:
-            raise OSError(str(error).replace("model=", "teacher=", 1)) from error
-        model: Any = teacher.transformers_model
-    else:
-        model = load_trine(arguments.teacher, "teacher")[1]
+    teacher, model = load_teacher(arguments, device)
     source, student = make_student(model, arguments)
     tokenizer = load_tokenizer(source, writes=student.model.can_generate())
     check_tokenizer(tokenizer, source, student.model, arguments.max_length)
     tokenizers = {"student": tokenizer, "target": load_target_tokenizer(source) or tokenizer}
-    if not embeds:
+    if not {*arguments.objective} <= {*TAUGHT_BEFORE}:
         other = load_tokenizer(arguments.teacher, writes=student.model.can_generate())
         if tokenizer.get_vocab() != other.get_vocab():
             if arguments.objective != ["relations"]:
                 raise ValueError(
                     f"student='{source}' has another vocabulary than teacher='{arguments.teacher}': objective="
-                    f"{arguments.objective} compares what models make of the same tokens. Choose 'embeddings', or "
-                    "'relations' where both cut texts alike."
+                    f"{arguments.objective} compares what models make of the same tokens. Choose 'embeddings' or "
+                    "'sequences', or 'relations' where both cut texts alike."
                 )
             tokenizers["teacher"] = other
     lines = describe_student(model, student) if isinstance(model, type(student.model)) else []
@@ -90,8 +83,27 @@ def load_models(arguments: DistillArguments, device: torch.device) -> Models:
         "taken_layers": student.layers,
         "random_parameters": student.random,
     }
-    set_dtype(teacher if embeds else model, arguments.teacher_dtype, device)
-    return Models(teacher if embeds else model, student.model.float(), tokenizers, lines, figures)
+    set_dtype(teacher if "embeddings" in arguments.objective else model, arguments.teacher_dtype, device)
+    return Models(teacher, student.model.float(), tokenizers, lines, figures)
+
+
+def load_teacher(arguments: DistillArguments, device: torch.device) -> tuple[Any, Any]:
+    """What teaches, and the model of transformers in it, or None; errors name the teacher."""
+    if "sequences" in arguments.objective:
+        limits = {"max_length": arguments.max_length, "trust_remote_code": arguments.trust_remote_code}
+        try:
+            writer = Translator.from_pretrained(arguments.teacher, device=device, **limits)
+        except (OSError, ValueError) as error:
+            raise type(error)(f"teacher='{arguments.teacher}': {error}") from error
+        return writer, writer.model.float()
+    if "embeddings" not in arguments.objective:
+        model = load_trine(arguments.teacher, "teacher")[1]
+        return model, model
+    try:
+        teacher = load_encoder(arguments.teacher, trust_remote_code=arguments.trust_remote_code)
+    except OSError as error:
+        raise OSError(str(error).replace("model=", "teacher=", 1)) from error
+    return teacher, teacher.transformers_model
 
 
 def load_trine(source: str, role: str) -> tuple[Path, Any]:
@@ -128,7 +140,8 @@ def make_student(model: Any, arguments: DistillArguments) -> tuple[str, Student]
                     f"take_layers='{arguments.take_layers}' takes layers of a Trine checkpoint, and "
                     f"teacher='{arguments.teacher}' is none."
                 )
-            return tokenizer_source(place, arguments), Student(TrineModel(config), {}, 0, ["all"])
+            model_class = TrineForConditionalGeneration if config.is_encoder_decoder else TrineModel
+            return tokenizer_source(place, arguments), Student(model_class(config), {}, 0, ["all"])
         student = take_by_config(model.float(), config, arguments.take_layers or NO_LAYERS)
         return tokenizer_source(place, arguments), student
     for name in ("take_layers", "student_config_overrides"):
@@ -190,19 +203,24 @@ def teacher_vectors(
         vectors = teacher.encode(list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False)
         np.save(folder / "vectors.npy", vectors.float().cpu().numpy())
 
-    folder = Path(arguments.teacher)
-    files = (
-        sorted(file for pattern in (WEIGHTS, "*.json") for file in folder.rglob(pattern)) if folder.is_dir() else []
-    )
     key = {
         "vectors of": arguments.teacher,
-        "files": [(file.relative_to(folder).as_posix(), checksum_of(file)) for file in files],
+        "files": files_of(arguments.teacher),
         "dtype": str(next(teacher.parameters()).dtype),
         "max_length": teacher.max_seq_length,
         "texts": list(texts),
     }
     made = find_or_make(Path(arguments.cache_dir or DEFAULT_CACHE), key, make)
     return torch.from_numpy(np.load(made / "vectors.npy"))
+
+
+def files_of(teacher: str) -> list[tuple[str, int]]:
+    """The files of a teacher's folder with their checksums, for the key of what it gave; none for one on the Hub."""
+    folder = Path(teacher)
+    if not folder.is_dir():
+        return []
+    files = sorted(file for pattern in (WEIGHTS, "*.json") for file in folder.rglob(pattern))
+    return [(file.relative_to(folder).as_posix(), checksum_of(file)) for file in files]
 
 
 def pooling_of(teacher: SentenceTransformer, wanted: str | None) -> str:

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from support.tiny import SIZES, tiny_config
+from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
 from trine import (
     TrineConfig,
@@ -19,7 +20,9 @@ from trine import (
     train_byte_level_bpe,
     train_wordpiece,
 )
+from trine.generation.translation.translator import Translation, Translator
 from trine.scripts import distill
+from trine.scripts.jobs import written_targets
 
 
 COLOURS = ["red", "green", "blue", "white", "black", "brown"]
@@ -137,6 +140,66 @@ def test_other_teachers(folder, tmp_path, teacher, argv, model_class):
     assert len(getattr(stack, "decoder", stack).layers) == 2
 
 
+SEQUENCES = ("--objective", "sequences", "--source_field", "text", "--num_beams", "2")
+
+
+def test_a_student_of_what_its_teacher_writes(folder, tmp_path, capsys, monkeypatch):
+    """It learns the teacher's own best texts; pieces that were written before a run stopped are found again."""
+    monkeypatch.setattr(written_targets, "PIECE", 16)
+    asked, whole = [], Translator.translate
+
+    def translate(self, texts, **options):
+        if len(asked) == 1:  # the second piece
+            asked.append(0)
+            raise KeyboardInterrupt
+        asked.append(len(texts))
+        return whole(self, texts, **options)
+
+    monkeypatch.setattr(Translator, "translate", translate)
+    argv = (*SEQUENCES, "--cache_dir", str(tmp_path / "cache"), "--max_steps", "12", "--teacher_dtype", "float32")
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, tmp_path / "a", "translator", *argv)
+    assert run(folder, tmp_path / "a", "translator", *argv) == 0
+    assert "The teacher wrote 36 texts" in capsys.readouterr().out
+    assert asked == [16, 0, 16, 2, 2]  # the first piece once, those after it, and the texts that are held out
+    metrics = metrics_of(tmp_path / "a")
+    assert metrics["scores"]["after"]["loss_sequences"] < metrics["scores"]["before"]["loss_sequences"]
+    assert run(folder, tmp_path / "b", "translator", *argv) == 0 and len(asked) == 5
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "cache").glob("*/targets.json")]
+    teacher = Translator.from_pretrained(folder / "translator", max_length=24)
+    texts = [f"a {b} that is {a}" for a in COLOURS for b in THINGS]
+    expected = teacher(texts, num_beams=2, do_sample=False)
+    assert {text for piece in kept for text in piece} <= {*expected}
+
+
+def test_a_teacher_of_transformers_writes_for_a_new_student(folder, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(folder / "translator")
+    torch.manual_seed(0)
+    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.sep_token_id}
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=64, init_std=0.5,
+        bos_token_id=tokenizer.cls_token_id, decoder_start_token_id=tokenizer.cls_token_id, forced_eos_token_id=None,
+        **special,
+    )  # fmt: skip
+    BartForConditionalGeneration(config).save_pretrained(tmp_path / "bart")
+    tokenizer.save_pretrained(tmp_path / "bart")
+    TrineSeq2SeqConfig.from_pretrained(folder / "translator").save_pretrained(tmp_path / "student")
+    argv = (*SEQUENCES, "--student", str(tmp_path / "student"))
+    assert run(folder, tmp_path / "a", str(tmp_path / "bart"), *argv) == 0
+    assert isinstance(TrineForConditionalGeneration.from_pretrained(tmp_path / "a"), TrineForConditionalGeneration)
+    with pytest.raises(SystemExit, match="takes layers of a Trine checkpoint, and .* is a BartForConditionalGen"):
+        run(folder, tmp_path / "b", str(tmp_path / "bart"), *SEQUENCES)
+
+
+def test_a_teacher_that_writes_nothing_is_named(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Translator, "translate", lambda self, texts, **options: [Translation("", [], [])] * len(texts))
+    with pytest.raises(SystemExit, match="translator' writes nothing for any of the 32 texts"):
+        run(folder, tmp_path / "a", "translator", *SEQUENCES, "--cache_dir", str(tmp_path / "cache"))
+
+
 def test_relations_across_vocabularies_leave_texts_out_that_are_cut_otherwise(folder, tmp_path, capsys):
     argv = ("--student", str(folder / "other"), "--objective", "relations")
     assert run(folder, tmp_path / "a", "encoder", *argv) == 0
@@ -161,6 +224,13 @@ ERRORS = {
         "source_field='text' is for an encoder-dec",
     ),
     "half a pair": (("translator", "--source_field", "text"), "give both, or none"),
+    "writes no texts": (("decoder", *SEQUENCES), "teacher='.*decoder': "),
+    "a target": (("translator", *SEQUENCES, "--target_field", "out"), "as the teacher writes the targets"),
+    "beams": (("translator", *SEQUENCES, "--num_beams", "0"), "num_beams=0 must be at least 1"),
+    "an encoder as student": (
+        ("translator", *SEQUENCES, "--student", "ENCODER"),
+        "objective='sequences' needs a student that reads a text and writes another",
+    ),
     "student folder": (("decoder", "--student", "CACHE"), "has neither weights nor a config.json"),
     "its own weights": (
         ("encoder", *EMBEDDINGS, "--student", "other", "--take_layers", "first"),
@@ -169,7 +239,7 @@ ERRORS = {
     "stack": (("decoder", "--student", "decoder", "--stack", "encoder"), "stack='encoder' goes with student_layers"),
     "vocabulary": (
         ("encoder", "--student", "other", "--objective", "hidden"),
-        "has another vocabulary than teacher=.*Choose 'embeddings', or 'relations'",
+        "has another vocabulary than teacher=.*Choose 'embeddings' or 'sequences', or 'relations'",
     ),
     "long": (("encoder", *EMBEDDINGS, "--max_length", "200"), "max_length=200 is above max_position_embeddings=96"),
 }
@@ -179,7 +249,12 @@ ERRORS = {
 def test_what_is_refused(case, folder, tmp_path, capsys):
     (teacher, *words), message = ERRORS[case]
     (folder / "cache").mkdir(exist_ok=True)
-    places = {"other": folder / "other", "decoder": folder / "decoder", "CACHE": folder / "cache"}
+    places = {
+        "other": folder / "other",
+        "decoder": folder / "decoder",
+        "CACHE": folder / "cache",
+        "ENCODER": folder / "encoder",
+    }
     words = [str(places.get(word, word)) for word in words]
     with pytest.raises(SystemExit) as stop:
         run(folder, tmp_path / "a", teacher, *words)

@@ -75,6 +75,26 @@ def test_logits_of_masked_tokens_and_of_what_is_written(tmp_path):
     assert math.isfinite(loss_of(make_trainer(tmp_path, models[1], models[0], objective=["relations"]), batch).item())
 
 
+def test_written_texts_are_the_loop_with_the_gradients_of_the_whole(tmp_path, monkeypatch):
+    """Every label of a text that a teacher wrote counts once, whatever the chunks."""
+    monkeypatch.setattr(logits_file, "SHORTEST_CHUNK", 3)
+    monkeypatch.setattr(logits_file, "LARGEST_BUFFER", 3 * 61)
+    batch, student = padded_batch(), translator(seed=2)
+    for parameter in student.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    logits = student(**batch).logits
+    rows, labels = logits.flatten(0, 1).tolist(), batch["labels"].flatten().tolist()
+    losses = [-math.log(softmax(row)[label]) for row, label in zip(rows, labels, strict=True) if label != -100]
+    loss = loss_of(make_trainer(tmp_path, student, None, objective=["sequences"], alpha_sequences=0.5), batch)
+    assert loss.item() == pytest.approx(0.5 * sum(losses) / len(losses), rel=1e-9)
+    loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in student.named_parameters()}
+    student.zero_grad()
+    (0.5 * torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten())).backward()
+    for name, parameter in student.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, **CLOSE)
+
+
 @pytest.mark.parametrize("distance", ["cosine", "mse"])
 def test_hidden_states_are_the_loop(distance, tmp_path):
     teacher, student, batch = tiny_model(seed=1, num_hidden_layers=4), tiny_model(seed=2, **NARROW), padded_batch()

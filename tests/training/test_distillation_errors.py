@@ -67,6 +67,13 @@ MODEL_ERRORS = {
         {"objective": ["relations"], "relation_layer": 2},
         "relation_layer=2 is no layer of the teacher, which has 0 to 1",
     ),
+    "writer": (tiny_model, lambda: None, {"objective": ["sequences"]}, "needs a student that reads a text and writes"),
+    "copier": (
+        lambda: translator(pointer_size=8),
+        lambda: None,
+        {"objective": ["sequences"]},
+        "objective='sequences' does not take a student that copies",
+    ),
     "translator": (translator, lambda: None, {"objective": ["embeddings"]}, "needs a student with one stack"),
 }
 
@@ -96,6 +103,8 @@ def test_batches_and_processes_are_refused(tmp_path, monkeypatch):
     del batch["labels"]
     with pytest.raises(ValueError, match="objective='logits' needs labels in the batch"):
         loss_of(make_trainer(tmp_path, tiny_model(), tiny_model()), batch)
+    with pytest.raises(ValueError, match="objective='sequences' needs labels in the batch, what the teacher wrote"):
+        loss_of(make_trainer(tmp_path, translator(), None, objective=["sequences"]), batch)
     monkeypatch.setattr(TrainingArguments, "world_size", property(lambda self: 2))
     with pytest.raises(ValueError, match="world_size=2 and n_gpu=0: distillation trains on one device"):
         make_trainer(tmp_path, tiny_model(), tiny_model())

@@ -8,7 +8,15 @@ import torch
 from torch import nn
 
 from ...modeling.heads.base import add_router_losses
-from ..objectives.distillation.base import Batch, DistillationOptions, Objective, Pass, stacks_of, trunk_of
+from ..objectives.distillation.base import (
+    TAUGHT_BEFORE,
+    Batch,
+    DistillationOptions,
+    Objective,
+    Pass,
+    stacks_of,
+    trunk_of,
+)
 from ..objectives.distillation.table import DISTILLATION
 from .trainers import TrineTrainer
 
@@ -21,7 +29,8 @@ class DistillationTrainer(TrineTrainer):
 
     Batches are what a collator makes for the models, padded or packed without padding, with equal losses. They may
     also have `teacher_embeddings`, (texts, size), for the objective `embeddings`, and `teacher_input_ids`, of the same
-    shape as `input_ids`, where the teacher has another vocabulary. The teacher reads them in evaluation mode and
+    shape as `input_ids`, where the teacher has another vocabulary; for `sequences` their labels are what the teacher
+    wrote. The teacher reads them in evaluation mode and
     without gradients. The loss is the sum of the objectives, each times its alpha, and in training of the router
     losses of a sparse student; the logs have each by itself, and gradient accumulation averages over micro-batches.
 
@@ -31,7 +40,7 @@ class DistillationTrainer(TrineTrainer):
     Args:
         model: The student.
         args: As of transformers' `Trainer`.
-        teacher_model: The teacher, for all objectives but `embeddings`.
+        teacher_model: The teacher, for all objectives but `embeddings` and `sequences`.
         distillation: What is learned. Default: logits.
         embeddings: For the objective `embeddings`, the `size` of the teacher's vectors and the `pooling`.
         kwargs: As of `TrineTrainer`.
@@ -179,7 +188,7 @@ def is_sparse(model: Any) -> bool:
 
 def check_models(student: Any, teacher: Any, options: DistillationOptions) -> None:
     """Raises a ValueError for models of different roles, widths of vocabularies, or a missing teacher."""
-    needing = [name for name in options.objective if name != "embeddings"]
+    needing = [name for name in options.objective if name not in TAUGHT_BEFORE]
     if teacher is None:
         if needing:
             raise ValueError(f"objective={needing} needs a teacher_model, and there is none.")

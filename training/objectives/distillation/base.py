@@ -19,7 +19,8 @@ from ....modeling.modeling_trine import TrineModel
 from ....modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
 
 
-NAMES = ("logits", "hidden", "relations", "embeddings")
+NAMES = ("logits", "hidden", "relations", "embeddings", "sequences")
+TAUGHT_BEFORE = ("embeddings", "sequences")  # what the teacher gives is in the batch
 TOKEN_HEADS = (TrineForCausalLM, MaskedTokenHead, TrineForConditionalGeneration)
 DISTANCES = ("cosine", "mse")
 PROJECTIONS = ("query", "key", "value")
@@ -34,7 +35,7 @@ class DistillationOptions:
         metadata={
             "help": "What is learned, one or several: 'logits', the teacher's probabilities of tokens; 'hidden', its "
             "states of tokens; 'relations', how its tokens are related, at any width; 'embeddings', its vectors of "
-            "texts."
+            "texts; 'sequences', the texts that it writes."
         },
     )
     temperature: float = field(
@@ -47,6 +48,7 @@ class DistillationOptions:
     alpha_hidden: float = field(default=1.0, metadata={"help": "Weight of the states."})
     alpha_relations: float = field(default=1.0, metadata={"help": "Weight of the relations."})
     alpha_embeddings: float = field(default=1.0, metadata={"help": "Weight of the vectors of texts."})
+    alpha_sequences: float = field(default=1.0, metadata={"help": "Weight of the texts that the teacher wrote."})
     hidden_distance: str = field(
         default="cosine",
         metadata={"help": "How states are compared: 'cosine', their directions (DistilBERT); 'mse' (TinyBERT)."},

@@ -123,14 +123,14 @@ def chunked_sums(
         return sums
 
     names = [*(["logits"] if soft is not None else []), *(["labels"] if options.alpha_labels else [])]
-    parameters = [
-        each
-        for part in (getattr(student, "transform", None), student.lm_head)
-        if part is not None
-        for each in part.parameters()
-    ]
-    sums = ChunkedSums.apply(compute, len(names), chunk_size_of(student), states, *parameters)
+    sums = ChunkedSums.apply(compute, len(names), chunk_size_of(student), states, *head_parameters(student))
     return dict(zip(names, sums, strict=True))  # pyright: ignore[reportArgumentType] a tuple of tensors
+
+
+def head_parameters(model: Any) -> list[torch.Tensor]:
+    """The parameters between a model's last states and its logits."""
+    parts = (getattr(model, "transform", None), model.lm_head)
+    return [each for part in parts if part is not None for each in part.parameters()]
 
 
 class ChunkedSums(torch.autograd.Function):
