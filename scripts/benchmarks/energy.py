@@ -16,6 +16,8 @@ import transformers
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
+from trine.conversion import fast_on_cpu
+from trine.conversion.companions import find_source
 from trine.scripts.arguments.parsing import INPUT_ERRORS, check_known, parse_arguments
 from trine.scripts.benchmarks.models import Step, decode, synchronize
 from trine.scripts.reports.markdown import processor, write_part
@@ -40,8 +42,12 @@ class EnergyBenchmarkArguments:
     dtypes: list[str] = field(
         default_factory=lambda: ["auto"],
         metadata={
-            "help": f"Each model is measured in each of them: {', '.join(DTYPES)}; auto is that of the weights."
+            "help": f"Each model is measured in each of them: {', '.join(DTYPES)}; auto is that of the weights, the "
+            "only one of quantised models."
         },
+    )
+    fast_on_cpu: bool = field(
+        default=False, metadata={"help": "Let quantised models compute by PyTorch's kernels of 8 bits on a CPU."}
     )
     batch: int = field(default=8, metadata={"help": "Texts at a time."})
     length: int = field(default=128, metadata={"help": "Tokens of a text that an encoder reads."})
@@ -98,6 +104,19 @@ def load(name: str, dtype: str, arguments: EnergyBenchmarkArguments) -> tuple[Pr
     return model, "encoding" if model_class is AutoModel else "decoding"
 
 
+def dtypes_of(name: str, arguments: EnergyBenchmarkArguments) -> list[str]:
+    """The types of numbers that a model is measured in: of a quantised one those of its weights alone."""
+    config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
+    return arguments.dtypes if getattr(config, "quantization_config", None) is None else ["auto"]
+
+
+def megabytes_of(model: PreTrainedModel, name: str) -> float:
+    """Millions of bytes of a model's weights; of quantised ones those of their files."""
+    if getattr(model.config, "quantization_config", None) is None:
+        return model.get_memory_footprint(return_buffers=False) / 1e6
+    return sum(path.stat().st_size for path in find_source(name).glob("*.safetensors")) / 1e6
+
+
 def encode(model: PreTrainedModel, arguments: EnergyBenchmarkArguments) -> Step:
     """A forward pass over random tokens; it returns their number."""
     shape = (arguments.batch, arguments.length)
@@ -115,14 +134,16 @@ def prepare(arguments: EnergyBenchmarkArguments) -> list[Measured]:
     """The rows to measure: all models in all precisions."""
     rows = []
     for name in arguments.models:
-        for dtype in arguments.dtypes:
+        for dtype in dtypes_of(name, arguments):
             model, task = load(name, dtype, arguments)
             if rows and task != rows[0].task:
                 raise ValueError(f"models: '{name}' is for {task}, '{arguments.models[0]}' for {rows[0].task}.")
+            size = megabytes_of(model, name)
+            label = f"`{Path(name).name}`" + (f", {dtype}" if dtype != "auto" else "")
+            if arguments.fast_on_cpu and getattr(model.config, "quantization_config", None) is not None:
+                model, label = fast_on_cpu(model), f"{label}, fast_on_cpu"
             encodes = task == "encoding"
             step = encode(model, arguments) if encodes else decode(model, arguments.new_tokens, arguments.batch)
-            size = model.get_memory_footprint(return_buffers=False) / 1e6
-            label = f"`{Path(name).name}`" + (f", {dtype}" if dtype != "auto" else "")
             rows.append(Measured(label, task, step, size))
     return rows
 

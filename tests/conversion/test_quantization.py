@@ -2,6 +2,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from trine import (
     TrineModel,
     TrineRecurrentConfig,
     TrineRecurrentForConditionalGeneration,
+    train_byte_level_bpe,
     train_wordpiece,
 )
 from trine.conversion import SCHEMES, fast_on_cpu, quantize
@@ -34,6 +36,8 @@ from trine.modeling.feed_forward.experts import EXPERTS, choose_kernel
 from trine.modeling.quantized import with_other_names
 from trine.modeling.recurrent.layers import written_out
 from trine.scripts import generate
+from trine.scripts.jobs import energy
+from trine.scripts.jobs.rounded_training import draw_texts, make_features
 from trine.scripts.quantize import main, read_texts
 
 
@@ -145,15 +149,18 @@ def source(tmp_path_factory):
     return folder
 
 
-def test_a_graph_of_integers_by_the_command(source, tmp_path, capsys):
+def test_a_graph_of_integers_by_the_command(source, tmp_path, capsys, monkeypatch):
     import onnxruntime
+
+    pytest.importorskip("codecarbon")
 
     (tmp_path / "texts.txt").write_text("a red house\n\ntwo birds by the river\n", encoding="utf-8")
     target = tmp_path / "graph"
     logging.disable(logging.CRITICAL)  # what torch logs of every shape takes long to collect
     try:
+        monkeypatch.setattr(energy, "LEAST_SECONDS", 0.1)
         words = ["--scheme", "onnx-int8", "--embeddings", "--calibrate", str(tmp_path / "texts.txt"), "--json"]
-        main([str(source), str(target), *words])
+        main([str(source), str(target), *words, "--energy_country", "DEU"])
     finally:
         logging.disable(logging.NOTSET)
     told = json.loads(capsys.readouterr().out)
@@ -162,6 +169,13 @@ def test_a_graph_of_integers_by_the_command(source, tmp_path, capsys):
         assert weights[name]["stored"] == "int8" and weights[name]["after"] * 4 == weights[name]["before"]
     assert weights["layers.0.input_layernorm.weight"]["why"] == "a norm, a bias or the like"
     assert told["quality"]["texts"] == "2" and 0.9 < told["quality"]["worst cosine, onnx-int8"] < 1
+    found = {name.partition(" (")[0]: value for name, value in told["quality"].items()}
+    assert found["J of this command"] > 0 and found["CO2 of this command in g"] > 0
+    assert found["J per 1,000 tokens, before"] > 0 and found["J per 1,000 tokens, onnx-int8"] > 0
+    assert {name.rpartition(" (")[2] for name in told["quality"] if name.startswith("J ")} <= {
+        "estimated)",
+        "measured)",
+    }
     session = onnxruntime.InferenceSession(target / "model.onnx", providers=["CPUExecutionProvider"])
     ids = random_ids(2, 7, vocab_size=30)
     (actual, *_) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": torch.ones_like(ids).numpy()})
@@ -176,7 +190,7 @@ def test_bad_input_is_refused_before_the_work(source, tmp_path, monkeypatch):
         with pytest.raises(error, match=match):
             quantize(source, target, **{"scheme": "onnx-int8", **options})
 
-    fail(r"scheme='int7' is not one of \['int8', 'int8-weights', 'int4', 'onnx-int8'\]", scheme="int7")
+    fail(r"scheme='int7' is not one of \['int8', 'int8-weights', 'int4', 'int2', 'onnx-int8'\]", scheme="int7")
     fail("target='.*' is there already", OSError, target=source)
     fail("source='nowhere' is no folder", OSError, source="nowhere")
     fields = json.loads((source / "config.json").read_text())
@@ -199,6 +213,40 @@ def test_bad_input_is_refused_before_the_work(source, tmp_path, monkeypatch):
     monkeypatch.setattr(schemes, "find_spec", lambda name: None)
     fail(r"scheme='int8' needs torchao: pip install 'trine\[quantization\]'", scheme="int8")
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--qat_steps", "2"], "qat_steps=2 and files=[]: give both, or none"),
+        (["--files", "a.txt"], "qat_steps=0 and files=['a.txt']: give both, or none"),
+        (["--qat_steps", "-1", "--files", "a.txt"], "qat_steps=-1 must be at least 0"),
+        (["--batch_size", "0"], "batch_size=0 must be at least 1"),
+        (["--max_length", "1"], "max_length=1 must be at least 2"),
+        (["--learning_rate", "0"], "learning_rate=0.0 must be a finite number above 0"),
+    ],
+)
+def test_arguments_of_training_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["source", "target", *words])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_texts_to_train_on(tmp_path):
+    """Those that are drawn are as many as are read; without one there is nothing to train on."""
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "a{n}"}}\n' for n in range(9)))
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "model").mkdir()
+    options = {"qat_steps": 2, "batch_size": 2, "text_field": "text", "seed": 1}
+    drawn = draw_texts(SimpleNamespace(**options, files=[str(tmp_path / "texts.jsonl")]))
+    assert len({*drawn}) == 4 and {*drawn} < {f"a{n}" for n in range(9)}
+    with pytest.raises(ValueError, match="files=.* has no text to train on"):
+        draw_texts(SimpleNamespace(**options, files=[str(tmp_path / "empty.txt")]))
+    tokenizer = train_byte_level_bpe(["a b"], vocab_size=270, show_progress=False)
+    lengths = [len(each["input_ids"]) for each in make_features(tokenizer, ["a b a b a"], 4, small())]
+    assert max(lengths) <= 4 and sum(lengths) == len(tokenizer("a b a b a")["input_ids"]) + 1
+    with pytest.raises(ValueError, match="The 1 texts to train on have no token to predict"):
+        make_features(tokenizer, [""], 4, small())
 
 
 def test_texts_to_calibrate_on(source, tmp_path):

@@ -19,6 +19,7 @@ from trine import (
 from trine.conversion import QATCallback, fast_on_cpu, quantize
 from trine.modeling.quantized import is_packed
 from trine.scripts import generate
+from trine.scripts.benchmarks import energy
 from trine.scripts.quantize import main
 from trine.training import TrineTrainer
 
@@ -251,3 +252,15 @@ def test_what_cannot_be_trained_for_few_bits_is_named(tmp_path):
         QATCallback("int4", group_size=48).prepare(small())
     with pytest.raises(ValueError, match="LayerNorm has no linear layers whose weights would have few bits"):
         QATCallback("int4").prepare(torch.nn.LayerNorm(4))
+
+
+def test_the_benchmark_of_energy_takes_quantised_models(tmp_path, capsys):
+    pytest.importorskip("codecarbon")
+    quantized(small(), tmp_path)
+    words = ["--seconds", "0.1", "--rounds", "1", "--batch", "2", "--new_tokens", "2", "--fast_on_cpu"]
+    words += ["--dtypes", "float32", "bfloat16", "--models", str(tmp_path / "source"), str(tmp_path / "target")]
+    energy.main(words)
+    told = capsys.readouterr().out
+    size = (tmp_path / "target" / "model.safetensors").stat().st_size / 1e6
+    assert f"| `target`, fast_on_cpu | {size:.1f} MB |" in told
+    assert told.count("| `source`") == 2 and told.count("| `target`") == 1
