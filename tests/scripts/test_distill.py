@@ -125,6 +125,11 @@ def test_a_narrow_sentence_encoder_with_another_vocabulary(folder, tmp_path):
         ("masked", ("--objective", "logits", "hidden", "--take_layers", "last"), TrineForMaskedLM),
         ("encoder", ("--objective", "relations,hidden"), TrineModel),
         ("translator", ("--source_field", "text", "--target_field", "out"), TrineForConditionalGeneration),
+        (
+            "translator",
+            ("--objective", "sequences", "logits", "--source_field", "text", "--num_beams", "2"),
+            TrineForConditionalGeneration,
+        ),
     ],
 )
 def test_other_teachers(folder, tmp_path, teacher, argv, model_class):
