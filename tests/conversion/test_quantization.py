@@ -2,7 +2,6 @@
 
 import json
 import logging
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from trine import (
     TrineModel,
     TrineRecurrentConfig,
     TrineRecurrentForConditionalGeneration,
-    train_byte_level_bpe,
     train_wordpiece,
 )
 from trine.conversion import SCHEMES, fast_on_cpu, quantize
@@ -37,7 +35,6 @@ from trine.modeling.quantized import with_other_names
 from trine.modeling.recurrent.layers import written_out
 from trine.scripts import generate
 from trine.scripts.jobs import energy
-from trine.scripts.jobs.rounded_training import draw_texts, make_features
 from trine.scripts.quantize import main, read_texts
 
 
@@ -213,40 +210,6 @@ def test_bad_input_is_refused_before_the_work(source, tmp_path, monkeypatch):
     monkeypatch.setattr(schemes, "find_spec", lambda name: None)
     fail(r"scheme='int8' needs torchao: pip install 'trine\[quantization\]'", scheme="int8")
     assert not (tmp_path / "target").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--qat_steps", "2"], "qat_steps=2 and files=[]: give both, or none"),
-        (["--files", "a.txt"], "qat_steps=0 and files=['a.txt']: give both, or none"),
-        (["--qat_steps", "-1", "--files", "a.txt"], "qat_steps=-1 must be at least 0"),
-        (["--batch_size", "0"], "batch_size=0 must be at least 1"),
-        (["--max_length", "1"], "max_length=1 must be at least 2"),
-        (["--learning_rate", "0"], "learning_rate=0.0 must be a finite number above 0"),
-    ],
-)
-def test_arguments_of_training_are_refused(words, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["source", "target", *words])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
-
-
-def test_texts_to_train_on(tmp_path):
-    """Those that are drawn are as many as are read; without one there is nothing to train on."""
-    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "a{n}"}}\n' for n in range(9)))
-    (tmp_path / "empty.txt").write_text(" \n")
-    (tmp_path / "model").mkdir()
-    options = {"qat_steps": 2, "batch_size": 2, "text_field": "text", "seed": 1}
-    drawn = draw_texts(SimpleNamespace(**options, files=[str(tmp_path / "texts.jsonl")]))
-    assert len({*drawn}) == 4 and {*drawn} < {f"a{n}" for n in range(9)}
-    with pytest.raises(ValueError, match="files=.* has no text to train on"):
-        draw_texts(SimpleNamespace(**options, files=[str(tmp_path / "empty.txt")]))
-    tokenizer = train_byte_level_bpe(["a b"], vocab_size=270, show_progress=False)
-    lengths = [len(each["input_ids"]) for each in make_features(tokenizer, ["a b a b a"], 4, small())]
-    assert max(lengths) <= 4 and sum(lengths) == len(tokenizer("a b a b a")["input_ids"]) + 1
-    with pytest.raises(ValueError, match="The 1 texts to train on have no token to predict"):
-        make_features(tokenizer, [""], 4, small())
 
 
 def test_texts_to_calibrate_on(source, tmp_path):
