@@ -1,9 +1,10 @@
-"""Export a checkpoint as an ONNX graph or a program of torch.export, for any runtime, and check it."""
+"""Export a checkpoint as an ONNX graph, a program of torch.export or a GGUF file for llama.cpp, and check it."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from trine.conversion.gguf.tensors import DTYPES
 from trine.conversion.programs.export import FORMATS, export
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.convert import places_first
@@ -15,9 +16,12 @@ class ExportArguments:
 
     source: str = field(metadata={"help": "Folder with a checkpoint of Trine, or a name on the Hugging Face Hub."})
     target: str = field(metadata={"help": "Folder to write; it must not be there yet."})
-    format: str = field(default="onnx", metadata={"help": f"One of {', '.join(FORMATS)}."})
+    format: str = field(default="onnx", metadata={"aliases": ["--to"], "help": f"One of {', '.join(FORMATS)}."})
     cache: bool = field(
         default=False, metadata={"help": "Export a decoder as two graphs, prefill and decode, which pass a cache on."}
+    )
+    dtype: str | None = field(
+        default=None, metadata={"help": f"Of a GGUF file: {', '.join(DTYPES)}. By default that of the weights."}
     )
 
 
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except INPUT_ERRORS as error:
         sys.exit(f"trine: {error}")
     print(f"{arguments.source} -> {arguments.target}")
-    print(f"Largest difference of outputs, in float32 on random tokens of other sizes: {difference:.3g}")
+    print(f"{FORMATS[arguments.format].checked}: {difference:.3g}")
 
 
 if __name__ == "__main__":

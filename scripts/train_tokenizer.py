@@ -29,6 +29,13 @@ class TokenizerArguments:
     min_frequency: int | None = field(
         default=None, metadata={"help": "How often a pair of tokens must occur to become one (2); not for unigram."}
     )
+    pre_tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "How words are cut: trine, or as gpt-2, llama-3 or qwen2 do, which llama.cpp knows; for "
+            "byte-level-bpe only."
+        },
+    )
     lowercase: bool | None = field(
         default=None, metadata={"help": "Whether case and accents are ignored (true); for wordpiece only."}
     )
@@ -81,7 +88,7 @@ def _read_chat_template(arguments: TokenizerArguments) -> str | None:
 
 def _options_of_kind(arguments: TokenizerArguments, train) -> dict[str, object]:
     """The options that only some kinds have, where given."""
-    given = {name: getattr(arguments, name) for name in ("min_frequency", "lowercase")}
+    given = {name: getattr(arguments, name) for name in ("min_frequency", "lowercase", "pre_tokenizer")}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given.keys() - inspect.signature(train).parameters.keys():
         raise ValueError(f"--{name} does not apply to --kind {arguments.kind}.")

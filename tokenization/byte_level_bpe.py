@@ -8,7 +8,7 @@ from transformers import TokenizersBackend
 
 from .parts import check_min_frequency, check_texts, check_vocab_size, wrap_tokenizer
 from .special_tokens import collect_special_tokens
-from .word_pattern import split_words
+from .word_pattern import pre_tokenizer as make_pre_tokenizer
 
 
 def train_byte_level_bpe(
@@ -24,6 +24,7 @@ def train_byte_level_bpe(
     model_max_length: int | None = None,
     show_progress: bool = True,
     chat_template: str | None = None,
+    pre_tokenizer: str = "trine",
 ) -> TokenizersBackend:
     """Train a byte-level BPE tokenizer on an iterable of texts, which is read once.
 
@@ -42,10 +43,13 @@ def train_byte_level_bpe(
         model_max_length: number of tokens above which encoding warns or, on request, truncates; None is no limit.
         chat_template: for `apply_chat_template`, a name of `CHAT_TEMPLATES`, whose role marks become special tokens,
             or Jinja text.
+        pre_tokenizer: how texts are cut into words, a name of `word_pattern.PRE_TOKENIZERS`: "trine", or as "gpt-2",
+            "llama-3" or "qwen2" do, which other programs know, too.
 
     Raises:
         TypeError: `texts` is one string, or holds something that is not a string.
-        ValueError: duplicate or empty special tokens, a vocabulary below 256 + special tokens, or no text at all.
+        ValueError: duplicate or empty special tokens, a vocabulary below 256 + special tokens, no text at all, or no
+            such pre-tokenizer.
 
     Source: Sennrich et al. 2016, arXiv 1508.07909; bytes as the alphabet: Radford et al. 2019 (GPT-2), section 2.2.
     """
@@ -59,7 +63,7 @@ def train_byte_level_bpe(
 
     tokenizer = Tokenizer(BPE())
     as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split_words(learns=True), as_bytes])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([make_pre_tokenizer(pre_tokenizer, learns=True), as_bytes])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(
         add_prefix_space=False, trim_offsets=False, use_regex=False
@@ -72,5 +76,5 @@ def train_byte_level_bpe(
         show_progress=show_progress,
     )
     tokenizer.train_from_iterator(texts, trainer=trainer)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split_words(), as_bytes])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([make_pre_tokenizer(pre_tokenizer), as_bytes])
     return wrap_tokenizer(tokenizer, special, vocab_size, model_max_length)

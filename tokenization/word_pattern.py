@@ -1,7 +1,9 @@
 """The pre-tokenizer: cuts text into parts, each of which may become one token."""
 
 from tokenizers import Regex
-from tokenizers.pre_tokenizers import Split
+from tokenizers.pre_tokenizers import PreTokenizer, Sequence, Split
+
+from ..configuration.patterns import check_choice
 
 
 # Scripts that are written without spaces between words. A run of them is cut by what is learnt from the text.
@@ -23,6 +25,32 @@ _WORDS = "|".join(
         r"\s+",
     )
 )
+
+# Those of other models. Numbers and Chinese go by what is learnt; other programs, such as llama.cpp, know them by name.
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")  # each digit alone
+OTHERS = {"gpt-2": GPT2, "llama-3": LLAMA3, "qwen2": QWEN2}
+PRE_TOKENIZERS = ("trine", *OTHERS)
+
+
+def pre_tokenizer(name: str, *, learns: bool = False) -> PreTokenizer:
+    """The pre-tokenizer of a name of `PRE_TOKENIZERS`, which loses nothing: `split_words`, or that of another model.
+
+    While a tokenizer `learns`, runs of Chinese and Japanese are cut as in `split_words`.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    check_choice("pre_tokenizer", name, PRE_TOKENIZERS)
+    if name not in OTHERS:
+        return split_words(learns=learns)
+    words = Split(Regex(OTHERS[name]), behavior="isolated")
+    runs = Split(Regex(f"[^{_UNSPACED}]*[{_UNSPACED}]{{1,{LONGEST_UNSPACED}}}"), behavior="isolated")
+    return Sequence([words, runs]) if learns else words
 
 
 def split_words(*, learns: bool = False) -> Split:

@@ -1,4 +1,4 @@
-"""Exports models as programs: ONNX graphs, or what `torch.export` makes. Transformers' own exporters trace them."""
+"""Exports models: as ONNX graphs or what `torch.export` makes, which transformers' own exporters trace, or as GGUF."""
 
 import json
 import sys
@@ -17,6 +17,7 @@ from ...modeling.kernels.exporting.patches import ONNX_REPLACEMENTS
 from ...modeling.modeling_trine_recurrent import RECURRENT_HEADS, TrineRecurrentModel
 from ..companions import copy_companions, find_source
 from ..equivalence import random_inputs
+from ..gguf.export import export_gguf
 from ..inside import read_fields
 from ..plan import CLASSES
 from ..stream import all_or_nothing
@@ -25,19 +26,23 @@ from .noise import without_export_noise
 
 
 class Format(NamedTuple):
-    """One kind of program.
+    """One kind of file.
 
     Attributes:
         name: What transformers calls it.
         packages: What it takes beside transformers.
         cached: Attention kinds whose caches are inputs and outputs of its graphs.
         replaced: Operators of Trine that it does not know: module, name, and what computes the same.
+        extra: What installs the packages.
+        checked: The number that `export` returns.
     """
 
     name: str
     packages: tuple[str, ...]
-    cached: tuple[str, ...]
-    replaced: Sequence[tuple[str, str, Any]]  # filled as operators are loaded
+    cached: tuple[str, ...] = ()
+    replaced: Sequence[tuple[str, str, Any]] = ()  # filled as operators are loaded
+    extra: str = "export"
+    checked: str = "Largest difference of outputs, in float32 on random tokens of other sizes"
 
 
 FORMATS = {
@@ -47,7 +52,8 @@ FORMATS = {
         tuple(kind for kind, row in ATTENTION_KINDS.items() if "onnx" in row.about.cached_exports),
         ONNX_REPLACEMENTS,
     ),
-    "torch": Format("dynamo", (), (), ()),  # a file with a cache among its inputs is not loaded again
+    "torch": Format("dynamo", ()),  # a file with a cache among its inputs is not loaded again
+    "gguf": Format("gguf", ("gguf",), extra="gguf", checked="Largest difference of a weight, read back from the file"),
 }
 MODELS: dict[str, Any] = CLASSES | {
     model.__name__: model for model in (TrineRecurrentModel, *RECURRENT_HEADS.values())
@@ -55,13 +61,19 @@ MODELS: dict[str, Any] = CLASSES | {
 
 
 def export(
-    source: str | Path, target: str | Path, *, format: str = "onnx", cache: bool = False, show_progress: bool = False
+    source: str | Path,
+    target: str | Path,
+    *,
+    format: str = "onnx",
+    cache: bool = False,
+    dtype: str | None = None,
+    show_progress: bool = False,
 ) -> float:
-    """Writes a checkpoint of Trine as a program for all numbers and lengths of texts, and checks it.
+    """Writes a checkpoint of Trine as a program for all numbers and lengths of texts, or as GGUF, and checks it.
 
     The program is `model.onnx` or `model.pt2`, in float32. Config and tokenizer come along. `target` appears when the
     program's outputs, on random tokens of other numbers and lengths than it was traced with, are those of the model;
-    after an error there is nothing.
+    after an error there is nothing. `model.gguf`, for llama.cpp, is made by `conversion.gguf.export.export_gguf`.
 
     Transformers' `ExportedModel.from_pretrained(target)` runs it, and ONNX Runtime runs `model.onnx` by itself. In
     `model.pt2` 2-simplicial, BigBird and LSH layers and LSTMs stay operators of Trine, which `import trine` registers;
@@ -70,12 +82,13 @@ def export(
     Args:
         source: A folder with a checkpoint of Trine, or a name on the Hub.
         target: A folder that is not there yet.
-        format: "onnx" or "torch".
+        format: "onnx", "torch" or "gguf".
         cache: Whether a decoder becomes two ONNX graphs, `prefill` and `decode`, which pass a cache on.
+        dtype: Of a GGUF file: "f32", "f16", "bf16" or "q8_0"; default: that of the weights.
         show_progress: Whether to show a bar.
 
     Returns:
-        The largest difference between the outputs.
+        The largest difference between the outputs, or of GGUF, between the weights.
 
     Raises:
         ValueError: The model or a layer cannot be exported so, a package is missing, or outputs differ.
@@ -86,6 +99,21 @@ def export(
         6.6e-07
     """
     check_format(format)
+    if format != "gguf":
+        return export_program(source, target, format, cache, dtype, show_progress)
+    if cache:
+        raise ValueError("cache=True is for format='onnx'; llama.cpp keeps a cache by itself.")
+    return export_gguf(source, target, dtype=dtype, show_progress=show_progress)
+
+
+def export_program(
+    source: str | Path, target: str | Path, format: str, cache: bool, dtype: str | None, show_progress: bool
+) -> float:
+    """Writes and checks the programs of `export`, which says what its arguments are."""
+    if dtype is not None:
+        raise ValueError(f"dtype={dtype!r} is for format='gguf'; a program is in float32.")
+    if find_spec("transformers.exporters") is None or find_spec("transformers.exporters.metadata") is None:
+        raise ValueError(f"Exports need transformers 5.23, not {library_version}: pip install 'trine[export]'.")
     folder, target = find_source(source), Path(target)
     model_class = find_class(folder)
     config = model_class.config_class.from_pretrained(folder)
@@ -125,9 +153,9 @@ def check_format(format: str) -> None:
         raise ValueError(f"format={format!r} is not one of {[*FORMATS]}.")
     missing = [name for name in FORMATS[format].packages if find_spec(name) is None]
     if missing:
-        raise ValueError(f"format={format!r} needs {', '.join(missing)}: pip install 'trine[export]'.")
-    if find_spec("transformers.exporters") is None or find_spec("transformers.exporters.metadata") is None:
-        raise ValueError(f"Exports need transformers 5.23, not {library_version}: pip install 'trine[export]'.")
+        raise ValueError(
+            f"format={format!r} needs {', '.join(missing)}: pip install 'trine[{FORMATS[format].extra}]'."
+        )
 
 
 def find_class(folder: Path, models: dict[str, Any] = MODELS) -> Any:
