@@ -26,7 +26,7 @@ _WORDS = "|".join(
     )
 )
 
-# Those of other models. Numbers and Chinese go by what is learnt; other programs, such as llama.cpp, know them by name.
+# Those of other models, which other programs, such as llama.cpp, know by name.
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"

@@ -36,8 +36,8 @@ def find_pre_tokenizer(fields: Mapping[str, Any]) -> str:
     ignores_merges = bool(fields["model"].get("ignore_merges"))
     if (patterns, ignores_merges) not in NAMES:
         raise ValueError(
-            f"The tokenizer's pre_tokenizer cuts by {list(patterns)} with ignore_merges={ignores_merges}, which is none "
-            f"of llama.cpp's that are known to cut alike: {sorted(set(NAMES.values()))}. A tokenizer that is trained "
+            f"The tokenizer's pre_tokenizer cuts by {list(patterns)} with ignore_merges={ignores_merges}, which is "
+            f"none of llama.cpp's that are known to cut alike: {sorted(NAMES.values())}. A tokenizer that is trained "
             "with --pre_tokenizer qwen2, llama-3 or gpt-2 has one of them."
         )
     return NAMES[patterns, ignores_merges]

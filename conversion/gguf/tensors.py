@@ -150,7 +150,8 @@ def check_values(name: str, values: torch.Tensor, dtype: str) -> None:
         raise ValueError(f"The tensor '{name}' has weights that are not finite.")
     if dtype == "f16" and largest > torch.finfo(torch.float16).max:
         raise ValueError(
-            f"The tensor '{name}' has a weight of {largest:.4g}, but dtype='f16' ends at 65504; choose 'bf16' or 'f32'."
+            f"The tensor '{name}' has a weight of {largest:.4g}, but dtype='f16' ends at 65504; choose one of "
+            "['f32', 'bf16']."
         )
 
 

@@ -112,8 +112,8 @@ def check_normalizer(part: Mapping[str, Any] | None) -> None:
     name = None if part is None else part["type"]
     if name == "NFC":
         logger.warning(
-            "normalizer='NFC' of the tokenizer: llama.cpp does not normalise, so it cuts texts with combining marks in "
-            "place of composed letters otherwise. All other texts are cut alike."
+            "normalizer='NFC' of the tokenizer: llama.cpp does not normalise, so that it cuts texts with combining "
+            "marks in place of composed letters otherwise. All other texts are cut alike."
         )
     elif name is not None:
         raise ValueError(f"normalizer={name!r} of the tokenizer is not one of [None, 'NFC'], as byte-level BPE needs.")

@@ -1,51 +1,56 @@
-// Runs llama.cpp on a GGUF file: reads {model, requests} from standard input, writes the answers as JSON.
+// Runs llama.cpp on GGUF files: reads a list of {model, requests} from standard input, writes the answers as JSON.
 import {readFileSync} from "node:fs";
 import {getLlama, LlamaLogLevel} from "node-llama-cpp";
 
-const {model: modelPath, contextSize, requests} = JSON.parse(readFileSync(0, "utf-8"));
 const llama = await getLlama({gpu: false, build: "never", logLevel: LlamaLogLevel.error, maxThreads: 1});
-const model = await llama.loadModel({modelPath, gpuLayers: 0});
-const context = await model.createContext({
-    contextSize, batchSize: contextSize, threads: 1, flashAttention: false,
-    experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32"
-});
-const all = {temperature: 1, topK: 0, topP: 1, minP: 0};  // no token is left out
+const everyToken = {temperature: 1, topK: 0, topP: 1, minP: 0};
 
-const answer = {
-    // Text as tokens, marks of special tokens as such only if `special`.
-    tokenize: ({text, special}) => Array.from(model._model.tokenize(text, special)),
-    detokenize: ({ids}) => model.detokenize(ids, true),
-    // The token after all of `ids` with the highest probability, `steps` times.
-    generate: async ({ids, steps}) => {
-        const sequence = context.getSequence();
+const answers = {
+    // Text as tokens; marks of special tokens are read as such only if `special`.
+    tokenize: ({model}, {text, special}) => Array.from(model._model.tokenize(text, special ?? false)),
+    detokenize: ({model}, {ids}) => model.detokenize(ids, true),
+    // The likeliest token after all of `ids`, `steps` times.
+    generate: async ({sequence}, {ids, steps}) => {
         const made = [];
         for await (const token of sequence.evaluate(ids, {temperature: 0, yieldEogToken: true})) {
             made.push(token);
             if (made.length === steps) break;
         }
-        sequence.dispose();
         return made;
     },
-    // For each of `ids`, the probabilities of what follows, by token.
-    probabilities: async ({ids}) => {
-        const sequence = context.getSequence();
-        const options = {generateNext: {probabilities: true, options: all}};
+    // For each of `ids`, the probability of every token after it, in pairs.
+    probabilities: async ({sequence}, {ids}) => {
+        const options = {generateNext: {probabilities: true, options: everyToken}};
         const outputs = await sequence.controlledEvaluate(ids.map((id) => [id, options]));
-        sequence.dispose();
         return outputs.map(({next}) => Array.from(next.probabilities.entries()));
     },
-    render: ({messages}) => {
-        const template = new llama._bindings.AddonJinjaRenderer(model.fileInfo.metadata.tokenizer.chat_template);
-        return template.render({messages, add_generation_prompt: true, bos_token: "", eos_token: ""});
+    // The chat template of the file, for messages.
+    render: ({model}, {messages}) => {
+        const template = model.fileInfo.metadata.tokenizer.chat_template;
+        return new llama._bindings.AddonJinjaRenderer(template).render({messages, add_generation_prompt: true});
     },
-    facts: () => ({
+    facts: ({model}, {ids}) => ({
         bos: model.tokens.bos, eos: model.tokens.eos, starts: model.tokens.shouldPrependBosToken,
-        stops: requests[0].of?.map((id) => model.isEogToken(id)),
-        length: model.trainContextSize, name: model.fileInfo.metadata.general.name,
-        template: model.fileInfo.metadata.tokenizer.chat_template ?? null
+        stops: ids.filter((id) => model.isEogToken(id)), length: model.trainContextSize,
+        general: model.fileInfo.metadata.general
     })
 };
-const answers = [];
-for (const request of requests) answers.push(await answer[request.kind](request));
-process.stdout.write(JSON.stringify(answers));
-process.exit(0);
+const runs = [];
+for (const {model: modelPath, length, requests} of JSON.parse(readFileSync(0, "utf-8"))) {
+    const model = await llama.loadModel({modelPath, gpuLayers: 0});
+    const context = await model.createContext({
+        contextSize: length, batchSize: length, threads: 1, flashAttention: false,
+        experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32"
+    });
+    const sequence = context.getSequence();
+    const run = [];
+    for (const request of requests) {
+        await sequence.clearHistory();
+        run.push(await answers[request.kind]({model, sequence}, request));
+    }
+    runs.push(run);
+    await context.dispose();
+    await model.dispose();
+}
+const text = JSON.stringify(runs, (key, value) => typeof value === "bigint" ? Number(value) : value);
+process.stdout.write(text, () => process.exit(0));
