@@ -32,8 +32,8 @@ class TokenizerArguments:
     pre_tokenizer: str | None = field(
         default=None,
         metadata={
-            "help": "How words are cut: trine, or as gpt-2, llama-3 or qwen2 do, which llama.cpp knows; for "
-            "byte-level-bpe only."
+            "help": "How words are cut: trine, or as gpt-2, llama-3, qwen2 or qwen3.5 do, which llama.cpp knows; "
+            "for byte-level-bpe only."
         },
     )
     lowercase: bool | None = field(

@@ -44,7 +44,7 @@ def train_byte_level_bpe(
         chat_template: for `apply_chat_template`, a name of `CHAT_TEMPLATES`, whose role marks become special tokens,
             or Jinja text.
         pre_tokenizer: how texts are cut into words, a name of `word_pattern.PRE_TOKENIZERS`: "trine", or as "gpt-2",
-            "llama-3" or "qwen2" do, which other programs know, too.
+            "llama-3", "qwen2" or "qwen3.5" do, which other programs know, too.
 
     Raises:
         TypeError: `texts` is one string, or holds something that is not a string.

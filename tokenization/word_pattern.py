@@ -33,7 +33,10 @@ LLAMA3 = (
     r"\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")  # each digit alone
-OTHERS = {"gpt-2": GPT2, "llama-3": LLAMA3, "qwen2": QWEN2}
+QWEN35 = QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(
+    r"[^\s\p{L}\p{N}]+", r"[^\s\p{L}\p{M}\p{N}]+"
+)  # marks go with letters
+OTHERS = {"gpt-2": GPT2, "llama-3": LLAMA3, "qwen2": QWEN2, "qwen3.5": QWEN35}
 PRE_TOKENIZERS = ("trine", *OTHERS)
 
 

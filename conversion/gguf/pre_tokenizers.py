@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...tokenization.word_pattern import GPT2, LLAMA3, QWEN2
+from ...tokenization.word_pattern import GPT2, LLAMA3, OTHERS, QWEN2, QWEN35
 
 
 DIGIT = r"\p{N}"
-# Qwen3.5's: as Qwen2's, with marks as parts of words.
-QWEN35 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    r"[一-龥぀-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-# By the patterns, in their order, and whether a word that is a token is taken whole (`ignore_merges`).
+# By the patterns, in their order, and whether a word that is a token is taken whole (`ignore_merges`). Llama.cpp's
+# gpt-4o and tekken are none of them: they cut combining marks otherwise than the patterns of these models.
 NAMES: Mapping[tuple[tuple[str, ...], bool], str] = {
     ((GPT2,), False): "gpt-2",
     ((DIGIT, GPT2), False): "starcoder",
@@ -20,6 +22,7 @@ NAMES: Mapping[tuple[tuple[str, ...], bool], str] = {
     ((LLAMA3,), False): "smaug-bpe",
     ((QWEN2,), False): "qwen2",
     ((QWEN35,), False): "qwen35",
+    (DEEPSEEK3, False): "deepseek-v3",
 }
 
 
@@ -38,7 +41,7 @@ def find_pre_tokenizer(fields: Mapping[str, Any]) -> str:
         raise ValueError(
             f"The tokenizer's pre_tokenizer cuts by {list(patterns)} with ignore_merges={ignores_merges}, which is "
             f"none of llama.cpp's that are known to cut alike: {sorted(NAMES.values())}. A tokenizer that is trained "
-            "with --pre_tokenizer qwen2, llama-3 or gpt-2 has one of them."
+            f"with --pre_tokenizer, one of {[*OTHERS]}, has one of them."
         )
     return NAMES[patterns, ignores_merges]
 

@@ -136,7 +136,7 @@ def neighbours(rows: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def frequency_factors(config: Any) -> torch.Tensor:
-    """What llama.cpp divides each rotary frequency by, so that it has transformers' scaled one; (head size / 2,)."""
+    """A divisor of each rotary frequency, (head size / 2,), with which llama.cpp has transformers' scaled ones."""
     rope = rope_of(config)
     scaled, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, "cpu")
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim

@@ -19,7 +19,7 @@ UNSCORED = -1e4  # of tokens that no text is cut into
 
 @dataclass
 class Vocabulary:
-    """What llama.cpp is told of a tokenizer.
+    """A tokenizer as llama.cpp is told of it.
 
     Attributes:
         model: Its name of the kind.
@@ -71,10 +71,16 @@ def lay_out(model: str, vocab: Mapping[str, int], fields: Mapping[str, Any], siz
         vocab: Ids by token.
         fields: Of `tokenizer.json`.
         size: Number of ids of the model.
+
+    Raises:
+        ValueError: A token has a NUL.
     """
     tokens, types = [f"[PAD{number}]" for number in range(size)], ["UNUSED"] * size
     for token, number in vocab.items():
         tokens[number], types[number] = token, "NORMAL"
+    for token in vocab:
+        if "\0" in token:
+            raise ValueError(f"The tokenizer has the token {token!r}, but llama.cpp ends tokens at '\\x00'.")
     for added in fields["added_tokens"]:
         number = added["id"]
         tokens[number], types[number] = added["content"], ("USER_DEFINED", "CONTROL")[added["special"]]
@@ -148,7 +154,7 @@ def check_merges(merges: list[list[str]], vocab: Mapping[str, int]) -> None:
     made = [first + second for first, second in merges]
     firsts = {token: rank for rank, token in reversed([*enumerate(made)])}
     for rank, token in enumerate(made):
-        if rank > firsts[token] and firsts[made[rank - 1]] < firsts[token]:
+        if rank > firsts[token] and made[rank - 1] != token:
             raise ValueError(f"The tokenizer merges to {token!r} before and after other merges: no SentencePiece BPE.")
     for token in firsts:
         for end in range(1, len(token)):

@@ -8,11 +8,13 @@ import warnings
 
 import pytest
 import torch
+from gguf import GGUFReader
 from support import forks
 from support.tiny import SIZES, random_ids, tiny_model
+from support.tokenizer_texts import TEXTS
 from transformers.exporters import ExportedModel
 
-from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig
+from trine import TrineForConditionalGeneration, TrineSeq2SeqConfig, train_byte_level_bpe
 from trine.conversion.programs.noise import LOGGED, without_export_noise
 from trine.scripts import export
 
@@ -58,6 +60,23 @@ def test_an_encoder_decoder_becomes_a_program_of_torch(source, tmp_path, capsys)
     actual = ExportedModel.from_pretrained(tmp_path / "program")(**inputs)
     expected = TrineForConditionalGeneration.from_pretrained(source).eval()(**inputs)
     torch.testing.assert_close(actual.logits, expected.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_decoder_becomes_a_file_for_llama_cpp(tmp_path, capsys):
+    """`--to` is `--format`, and the type is an option; gguf's own reader finds the model and its words."""
+    tokenizer = train_byte_level_bpe(TEXTS, 300, show_progress=False, pre_tokenizer="qwen2")
+    model = tiny_model(dtype=torch.float32, vocab_size=300, eos_token_id=0)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "source")
+    export.main([str(tmp_path / "source"), str(tmp_path / "made"), "--to", "gguf", "--dtype", "f16"])
+    shown = capsys.readouterr().out
+    assert "Largest difference of a weight, read back from the file: " in shown
+    assert 0 < float(shown.rsplit(": ", 1)[1]) < 2**-9
+    fields = GGUFReader(tmp_path / "made" / "model.gguf").fields
+    assert fields["general.architecture"].contents() == "llama"
+    assert fields["tokenizer.ggml.pre"].contents() == "qwen2" and fields["general.name"].contents() == "source"
+    with pytest.raises(SystemExit, match="intermediate_size=40 is not a multiple of 32, which dtype='q8_0' needs"):
+        export.main([str(tmp_path / "source"), str(tmp_path / "other"), "--format", "gguf", "--dtype", "q8_0"])
 
 
 def test_the_command_prints_its_own_lines_only(tmp_path):
@@ -112,7 +131,7 @@ def test_without_the_packages_of_onnx_there_is_less_to_hold_back(monkeypatch):
     [
         (["nowhere", "TARGET"], "trine: source='nowhere' is no folder, and cannot be had from the Hub"),
         (["SOURCE", "SOURCE"], "trine: target='.*' is there already"),
-        (["SOURCE", "TARGET", "--format", "tf"], r"trine: format='tf' is not one of \['onnx', 'torch'\]"),
+        (["SOURCE", "TARGET", "--format", "tf"], r"trine: format='tf' is not one of \['onnx', 'torch', 'gguf'\]"),
         (["SOURCE", "TARGET", "--cache"], "trine: cache=True is for a TrineForCausalLM, not a TrineForConditional"),
     ],
 )
@@ -126,4 +145,4 @@ def test_errors_are_one_line(source, tmp_path, words, message):
 def test_help_names_the_formats(capsys):
     with pytest.raises(SystemExit, match="0"):
         export.main(["--help"])
-    assert "One of onnx, torch." in " ".join(capsys.readouterr().out.split())
+    assert "One of onnx, torch, gguf." in " ".join(capsys.readouterr().out.split())

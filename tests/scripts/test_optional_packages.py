@@ -122,6 +122,7 @@ def test_help_needs_no_package(monkeypatch, capsys):
         ("sacrebleu", {"experiments": ["translation"]}),
         ("seqeval", {"experiments": ["tagging"]}),
         ("torchao", {"scheme": "int8"}),
+        ("gguf", {"format": "gguf"}),
         ("xgrammar", {"regex": "a+"}),
     ],
 )

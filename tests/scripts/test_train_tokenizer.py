@@ -43,6 +43,13 @@ def test_the_default_is_byte_level_bpe(folder):
     assert tokenizer.chat_template == "{{ messages[0].content }}"
 
 
+def test_words_are_cut_as_another_model_does(folder):
+    tokenizer = run(folder, "--vocab_size", "380", "--pre_tokenizer", "qwen2")
+    assert tokenizer.tokenize("'string'")[0] == "'s" and len(tokenizer.tokenize("2024")) == 4
+    expected = TOKENIZERS["byte-level-bpe"](TEXTS, 380, pre_tokenizer="qwen2")
+    assert tokenizer.get_vocab() == expected.get_vocab()
+
+
 def test_options_of_wordpiece(folder):
     tokenizer = run(folder, "--kind", "wordpiece", "--lowercase", "false", "--min_frequency", "25")
     assert (
@@ -55,6 +62,7 @@ def test_options_of_wordpiece(folder):
     [
         (["--kind", "wordpeice"], "Unknown kind 'wordpeice'. Did you mean 'wordpiece'?"),
         (["--kind", "unigram", "--min_frequency", "3"], "--min_frequency does not apply to --kind unigram."),
+        (["--pre_tokenizer", "qwen3"], "pre_tokenizer='qwen3' is not one of ['trine', 'gpt-2', 'llama-3', 'qwen2', "),
         (["--lowercase", "true"], "--lowercase does not apply to --kind byte-level-bpe."),
         (
             ["--chat_template", "chatml", "--chat_template_file", "x"],

@@ -1,5 +1,5 @@
-// Runs llama.cpp on GGUF files: reads a list of {model, requests} from standard input, writes the answers as JSON.
-import {readFileSync} from "node:fs";
+// Runs llama.cpp on GGUF files: reads a list of {model, requests} from one file, writes the answers into another.
+import {readFileSync, writeFileSync} from "node:fs";
 import {getLlama, LlamaLogLevel} from "node-llama-cpp";
 
 const llama = await getLlama({gpu: false, build: "never", logLevel: LlamaLogLevel.error, maxThreads: 1});
@@ -36,7 +36,7 @@ const answers = {
     })
 };
 const runs = [];
-for (const {model: modelPath, length, requests} of JSON.parse(readFileSync(0, "utf-8"))) {
+for (const {model: modelPath, length, requests} of JSON.parse(readFileSync(process.argv[2], "utf-8"))) {
     const model = await llama.loadModel({modelPath, gpuLayers: 0});
     const context = await model.createContext({
         contextSize: length, batchSize: length, threads: 1, flashAttention: false,
@@ -53,4 +53,5 @@ for (const {model: modelPath, length, requests} of JSON.parse(readFileSync(0, "u
     await model.dispose();
 }
 const text = JSON.stringify(runs, (key, value) => typeof value === "bigint" ? Number(value) : value);
-process.stdout.write(text, () => process.exit(0));
+writeFileSync(process.argv[3], text);
+process.exit(0);

@@ -5,6 +5,7 @@ import json
 import platform
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,10 @@ def find_llama_cpp() -> Path:
 def run_llama_cpp(models: list[tuple[Path, list[dict[str, Any]]]], length: int = 64) -> list[list[Any]]:
     """The answers of llama.cpp, in float32 on one thread, to requests for each of some files; `length` in tokens."""
     jobs = [{"model": str(path), "length": length, "requests": requests} for path, requests in models]
-    result = subprocess.run(
-        ["node", SCRIPT.name],
-        cwd=find_llama_cpp(),
-        input=json.dumps(jobs),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout)
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder, "requests.json"), Path(folder, "answers.json")
+        asked.write_text(json.dumps(jobs), encoding="utf-8")
+        command = ["node", SCRIPT.name, str(asked), str(answered)]
+        result = subprocess.run(command, cwd=find_llama_cpp(), capture_output=True, text=True, timeout=SECONDS)
+        assert result.returncode == 0, result.stderr[-2000:]
+        return json.loads(answered.read_text(encoding="utf-8"))

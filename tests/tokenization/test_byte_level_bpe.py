@@ -1,5 +1,6 @@
 """Byte-level BPE: nothing is lost, and merges stay within words."""
 
+import json
 import random
 import re
 
@@ -9,6 +10,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from trine.tokenization.byte_level_bpe import train_byte_level_bpe
 from trine.tokenization.unigram import train_unigram
+from trine.tokenization.word_pattern import OTHERS
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,17 @@ def test_merges_follow_the_words(tokenizer):
     assert tokenizer.tokenize("It's")[-1] == "'s"
     for token in tokenizer.get_vocab():
         assert not ("Ċ" in token and any(letter.isalpha() and letter.isascii() for letter in token)), token
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_cuts_lose_nothing_and_bound_chinese(name):
+    """Without the bound of what is learnt, each of these sentences would become one token."""
+    sentences = ["这是一个很长的句子没有空格" * 2 + text for text in TEXTS]
+    tokenizer = train_byte_level_bpe(sentences, 500, show_progress=False, pre_tokenizer=name)
+    assert [tokenizer.decode(tokenizer(text).input_ids) for text in ADVERSARIAL] == ADVERSARIAL
+    assert max(sum("一" <= sign <= "龥" for sign in tokenizer.decode([id])) for id in range(500)) == 4
+    patterns = {str(step) for step in re.findall(r'Regex":"(.*?)"', tokenizer.backend_tokenizer.to_str())}
+    assert patterns == {json.dumps(OTHERS[name])[1:-1]}  # the bound is gone
 
 
 def test_words_are_found_in_runs_of_chinese():
