@@ -1,111 +1,26 @@
 """Serve models over HTTP: a decoder's chats and completions, embeddings, and rankings, in OpenAI's forms."""
 
-import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
-from transformers.utils.hub import convert_file_size_to_int
 
 import trine
-from trine.configuration.patterns import check_choice
 from trine.generation.prefixes.prefix_cache import PrefixCache
 from trine.modeling.checks.batching import check_continuous_batching
-from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
+from trine.scripts.arguments.chat_template import set_chat_template
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
+from trine.scripts.arguments.serving import ServeArguments, count_size
 from trine.scripts.jobs.encoders import load_cross_encoder, load_encoder
 from trine.scripts.jobs.memory import keep_freed_memory
 
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::", "")
-LOG_LEVELS = ("debug", "info", "warning", "error")
-
-
-@dataclass
-class ServeArguments:
-    """Options of `trine serve`."""
-
-    model: str | None = field(
-        default=None,
-        metadata={"help": "Folder or Hub id of a decoder, for chats and completions; chats need a chat template."},
-    )
-    embedding_model: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a model of sentence-transformers, for /v1/embeddings."}
-    )
-    rerank_model: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a CrossEncoder, for /v1/rerank."}
-    )
-    chat_template: str | None = CHAT_TEMPLATE
-    host: str = field(default="localhost", metadata={"help": "Address to listen on; localhost is this computer only."})
-    port: int = field(default=8000, metadata={"help": "Port to listen on."})
-    allowed_hosts: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "More names by which requests may call this server, or * for all. Always allowed are localhost, "
-            "--host, and where that is 0.0.0.0 or ::, the name of this computer and any number."
-        },
-    )
-    continuous_batching: bool = field(
-        default=False, metadata={"help": "Serve requests together; for full and sliding layers."}
-    )
-    cb_num_blocks: int | None = field(
-        default=None, metadata={"help": "Blocks of 256 tokens in the paged cache. On a CPU 64, else by the memory."}
-    )
-    cb_max_batch_tokens: int | None = field(
-        default=None, metadata={"help": "Most tokens in a forward pass. On a CPU 256, else by the memory."}
-    )
-    prefix_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Memory, such as 1GiB, for what was read: prompts that begin alike are read from there on. Not "
-            "with continuous_batching."
-        },
-    )
-    attn_implementation: str | None = field(default=None, metadata={"help": "Such as sdpa or flash_attention_2."})
-    device: str = field(default="auto", metadata={"help": "Such as cpu or cuda:1."})
-    dtype: str = field(default="auto", metadata={"help": "Such as bfloat16. By default that of the weights."})
-    default_seed: int | None = field(default=None, metadata={"help": "Random seed for requests without one."})
-    enable_cors: bool = field(default=False, metadata={"help": "Let pages of other sites ask, too."})
-    log_level: str = field(default="warning", metadata={"help": "Of transformers: debug, info, warning or error."})
-    trust_remote_code: bool = field(
-        default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
-    )
-
-    def __post_init__(self):
-        check_choice("log_level", self.log_level, LOG_LEVELS)
-        if not (self.model or self.embedding_model or self.rerank_model):
-            raise ValueError("Nothing is served: give --model, --embedding_model or --rerank_model.")
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port={self.port} must be from 1 to 65535.")
-        for name in ("cb_num_blocks", "cb_max_batch_tokens"):
-            if (getattr(self, name) or 1) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-            if getattr(self, name) is not None and not self.continuous_batching:
-                raise ValueError(f"{name}={getattr(self, name)} needs continuous_batching.")
-        if self.prefix_cache is not None:
-            if self.continuous_batching or self.model is None:
-                raise ValueError(f"prefix_cache='{self.prefix_cache}' needs a --model without continuous_batching.")
-            prefix_bytes(self.prefix_cache)
-        if self.continuous_batching and self.model is None:
-            raise ValueError("continuous_batching=True is for a decoder: give its --model.")
-
-
-def prefix_bytes(size: str) -> int:
-    """A size such as 1GiB or 500MB in bytes; raises a ValueError."""
-    try:
-        count = convert_file_size_to_int(size)
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise ValueError(f"prefix_cache='{size}' is not a size such as 1GiB or 500MB.")
-    return count
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -117,12 +32,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.model is not None:
             check_model(arguments)
         check_address(arguments.host, arguments.port)
-        decoder = None if arguments.model is None else load(arguments)
-        others = load_others(arguments)
+        serve(arguments)
     except INPUT_ERRORS as error:
         sys.exit(f"trine serve: {error}")
-    with contextlib.suppress(KeyboardInterrupt):
-        serve(arguments, decoder, others)
+    except ImportError as error:  # of codecarbon
+        sys.exit(f"trine serve: {error}")
+    except KeyboardInterrupt:  # Ctrl-C, once the server has closed
+        pass
 
 
 def check_model(arguments: ServeArguments) -> None:
@@ -176,47 +92,96 @@ def load(arguments: ServeArguments) -> tuple[Any, PreTrainedTokenizerBase]:
     return AutoModelForCausalLM.from_pretrained(str(arguments.model), **options, **trust).eval(), tokenizer
 
 
-def load_others(arguments: ServeArguments) -> list[Any]:
-    """The models that embed and rank, with their routes.
+def serve(arguments: ServeArguments) -> None:
+    """Answers requests until SIGTERM or Ctrl-C, which is a KeyboardInterrupt once the server has closed.
+
+    It listens first, so that `/health` tells that the models are being loaded.
 
     Raises:
-        OSError, ValueError: They cannot be read, or cannot be served.
+        OSError, ValueError: A model cannot be read, or cannot be served.
     """
-    from trine.scripts.serving.vector_models import EmbeddingModel, RerankModel
-
-    device = None if arguments.device == "auto" else arguments.device
-    device = f"cuda:{device}" if device is not None and device.isdigit() else device
-    others: list[Any] = []
-    if (name := arguments.embedding_model) is not None:
-        others.append(EmbeddingModel(name, load_encoder(name, device, arguments.trust_remote_code)))
-    if (name := arguments.rerank_model) is not None:
-        others.append(RerankModel(name, load_cross_encoder(name, device, arguments.trust_remote_code)))
-    return others
-
-
-def serve(arguments: ServeArguments, decoder: tuple[Any, Any] | None, others: Sequence[Any]) -> None:
-    """Answers requests until SIGTERM or Ctrl-C, which is a KeyboardInterrupt once the server has closed."""
-    from trine.scripts.serving.chat_server import AllowedHosts, Decoder, OneModel, Server, make_app
+    from trine.scripts.serving.guards import AllowedHosts, ApiKeys, BodyLimit
+    from trine.scripts.serving.metrics import Metrics
+    from trine.scripts.serving.server import Server
+    from trine.scripts.serving.watch import Watch
 
     logging.set_verbosity(logging.log_levels[arguments.log_level])
-    if arguments.default_seed is not None:
-        torch.manual_seed(arguments.default_seed)
-    sizes = {"num_blocks": arguments.cb_num_blocks, "max_batch_tokens": arguments.cb_max_batch_tokens}
-    cache = PrefixCache(prefix_bytes(arguments.prefix_cache)) if arguments.prefix_cache else None
-    state = OneModel(arguments.continuous_batching, {name: value for name, value in sizes.items() if value}, cache)
-    served = [] if decoder is None else [Decoder(str(arguments.model), *decoder, state)]
-    served += others
-    app = make_app(served, state, arguments.enable_cors)
+    keys = arguments.keys()
+    watch = Watch(Metrics(arguments.energy_country), arguments.access_log == "json")
     names = {*LOCAL_NAMES, arguments.host, *arguments.allowed_hosts}
     is_everywhere = arguments.host in EVERYWHERE
-    app = AllowedHosts(app, names | ({socket.gethostname()} if is_everywhere else set()), is_everywhere)
-    url = f"http://{'localhost' if is_everywhere else arguments.host}:{arguments.port}"
-    welcome = f"{url}/v1 serves {', '.join(repr(each.name) for each in served)}, until Ctrl-C."
-    welcome += "" if decoder is None else f" To chat: transformers chat {arguments.model} {url}"
-    try:
-        Server(app, arguments.host, arguments.port, arguments.log_level, welcome, state).run()
-    finally:
-        state.shutdown()
+    names |= {socket.gethostname()} if is_everywhere else set()
+
+    def load_all() -> tuple[Any, str, Callable[[], None]]:
+        app, served, stop = make(arguments, watch.metrics)
+        app = BodyLimit(app, count_size("max_body", arguments.max_body))
+        app = ApiKeys(app, keys) if keys else app
+        url = f"http://{'localhost' if is_everywhere else arguments.host}:{arguments.port}"
+        welcome = f"{url}/v1 serves {', '.join(map(repr, served))}, until Ctrl-C."
+        welcome += "" if arguments.model is None else f" To chat: transformers chat {arguments.model} {url}"
+        return AllowedHosts(app, names, is_everywhere), welcome, stop
+
+    options = {"host": arguments.host, "port": arguments.port}
+    is_logged = arguments.access_log == "uvicorn"
+    options |= {"access_log": is_logged, "log_level": "info" if is_logged else arguments.log_level}
+    server = Server(watch, load_all, arguments.grace_seconds, **options)
+    server.run()
+    if server.error is not None:
+        raise server.error
+
+
+def make(arguments: ServeArguments, metrics: Any) -> tuple[Any, list[str], Callable[[], None]]:
+    """The application with its models, their names, and what ends generation.
+
+    Raises:
+        OSError, ValueError: A model cannot be read, or cannot be served.
+    """
+    from trine.scripts.serving.app import make_app
+    from trine.scripts.serving.decoder import Decoder
+    from trine.scripts.serving.identity import identify_decoder, identify_vectors
+    from trine.scripts.serving.limits import Limits
+    from trine.scripts.serving.managers import OneModel
+    from trine.scripts.serving.response_cache import ResponseCache
+    from trine.scripts.serving.vector_models import EmbeddingModel, RerankModel
+
+    limits = Limits(
+        arguments.batch_requests,
+        arguments.batch_tokens,
+        arguments.batch_wait_ms / 1000,
+        arguments.max_queue,
+        arguments.max_tokens_per_request,
+        arguments.request_timeout,
+    )
+    responses = None
+    if arguments.response_cache is not None:
+        size = count_size("response_cache", arguments.response_cache)
+        responses = ResponseCache(size, metrics, arguments.response_cache_dir)
+    sizes = {"num_blocks": arguments.cb_num_blocks, "max_batch_tokens": arguments.cb_max_batch_tokens}
+    sizes = {name: value for name, value in sizes.items() if value}
+    prefixes = PrefixCache(count_size("prefix_cache", arguments.prefix_cache)) if arguments.prefix_cache else None
+    state = OneModel(arguments.continuous_batching, sizes, limits, metrics, prefixes, arguments.default_seed)
+    served: list[Any] = []
+    if arguments.model is not None:
+        model, tokenizer = load(arguments)
+        identity = "" if responses is None else identify_decoder(model, tokenizer)
+        served.append(Decoder(str(arguments.model), model, tokenizer, state, responses, identity))
+    for name, loader, kind in (
+        (arguments.embedding_model, load_encoder, EmbeddingModel),
+        (arguments.rerank_model, load_cross_encoder, RerankModel),
+    ):
+        if name is not None:
+            other: Any = loader(name, device_of(arguments), arguments.trust_remote_code)
+            identity = "" if responses is None else identify_vectors(other)
+            served.append(kind(name, other, limits, metrics, responses, identity))
+    clear = {"prefix": prefixes and prefixes.clear, "response": responses and responses.clear}
+    caches = {name: empty for name, empty in clear.items() if empty is not None}
+    return make_app(served, state, arguments.enable_cors, caches), [each.name for each in served], state.shutdown
+
+
+def device_of(arguments: ServeArguments) -> str | None:
+    """The device for models of sentence-transformers, which take no number."""
+    device = None if arguments.device == "auto" else arguments.device
+    return f"cuda:{device}" if device is not None and device.isdigit() else device
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 # Shapes: B rows, N tokens, V vocabulary.
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StopStringCriteria
 from transformers.cache_utils import DynamicCache
 from transformers.generation.configuration_utils import GenerationMode
 
@@ -23,6 +24,7 @@ ALONE: dict[str, tuple[Any, ...]] = {
     "cache_implementation": (None,),
     "use_cache": (None, True),
     "return_dict_in_generate": (None, False),
+    "token_healing": (None, False),
 }
 
 
@@ -113,6 +115,8 @@ class GenerationBatch:
             value = getattr(config, name, None)
             if value not in values:
                 return f"{name}={value!r}"
+        if config.stop_strings and not getattr(generation_config, "stop_strings", None):
+            return f"stop_strings={config.stop_strings!r} of the model's own settings"
         if not can_be_joined(DynamicCache(config=self.model.config.get_text_config(decoder=True))):
             return "the model has a cache whose rows cannot be joined"
         return None
@@ -138,6 +142,7 @@ class GenerationBatch:
         """
         if reason := self.why_alone(generation_config, **options):
             raise ValueError(f"A text cannot join a batch: {reason}.")
+        generation_config, options = with_stop_strings(generation_config, options)
         begun, start = None, {"past_key_values": DynamicCache(config=self.model.config.get_text_config(decoder=True))}
         if self.prefix_cache is not None:
             check(self.model, input_ids, {"generation_config": generation_config, **options})
@@ -214,3 +219,16 @@ class GenerationBatch:
         """Keeps what was read of a text that is over."""
         if self.prefix_cache is not None and row.begun is not None and row.error is None:
             self.prefix_cache.keep(row.begun, row.ids[0].tolist(), cache)
+
+
+def with_stop_strings(
+    config: GenerationConfig | None, options: dict[str, Any]
+) -> tuple[GenerationConfig | None, dict[str, Any]]:
+    """Settings and arguments with the strings that end a text as a criterion: `generate` takes no tokenizer here."""
+    tokenizer = options.get("tokenizer")
+    if config is None or not config.stop_strings or tokenizer is None:
+        return config, options
+    config, strings = copy.deepcopy(config), config.stop_strings
+    config.stop_strings = None
+    criteria = [*options.get("stopping_criteria", ()), StopStringCriteria(tokenizer, strings)]
+    return config, {**options, "stopping_criteria": criteria}

@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 
 
 class BadRequest(ValueError):
-    """A request that the client has to change; `field` names what is wrong in it, `status_code` answers it."""
+    """A request that the client has to change.
 
-    def __init__(self, message: str, field: str | None = None, status_code: int = 400):
+    `field` names what is wrong in it, `status_code` answers it, and `code` is a word for programs.
+    """
+
+    def __init__(self, message: str, field: str | None = None, status_code: int = 400, code: str | None = None):
         super().__init__(message)
-        self.field, self.status_code = field, status_code
+        self.field, self.status_code, self.code = field, status_code, code
 
 
 def _is_number(value: Any) -> bool:
@@ -49,6 +52,9 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a mapping of token ids to numbers",
     ),
     "generation_config": (_is_text, "JSON as a text"),
+    "suffix": (lambda value: isinstance(value, str), "a text"),
+    "tools": (lambda value: isinstance(value, list) and all(isinstance(each, dict) for each in value), "a list"),
+    "chat_template_kwargs": (lambda value: isinstance(value, dict), "a mapping"),
 }
 # What transformers' server would leave out without a word, unless it asks for nothing.
 UNSERVED: dict[str, tuple[Any, ...]] = {
@@ -76,6 +82,14 @@ def check_fields(body: Mapping[str, Any]) -> None:
         value = body.get(name)
         if value is not None and value not in neutral:
             raise BadRequest(f"{name}={value!r} is not served: leave it out.", name)
+
+
+def check_model(body: Mapping[str, Any], served: str) -> None:
+    """Raises a BadRequest, whose status is 404, for another model than the one that is served for this."""
+    model = body.get("model")
+    if model is not None and model != served:
+        message = f"model={model!r} is not served here, only {served!r}."
+        raise BadRequest(message, "model", status_code=404, code="model_not_found")
 
 
 def check_prompt(body: Mapping[str, Any]) -> None:
@@ -108,23 +122,36 @@ def check_input(body: Mapping[str, Any]) -> None:
         raise BadRequest(f"input={value!r} must be a text that is not empty, or a list of messages.", "input")
 
 
-def find_room(tokens: int, asked: int | None, limit: int | None) -> int | None:
-    """The number of tokens that can follow `tokens` in a model of `limit` positions; None if there is no limit.
+def find_room(tokens: int, asked: int | None, limit: int | None, most: int | None = None) -> int | None:
+    """The number of tokens that can follow `tokens`; None if there is no limit.
+
+    Args:
+        tokens: Those of the prompt.
+        asked: Those that the request wants; None if it does not say.
+        limit: Positions of the model; None for any number.
+        most: Tokens of a request, prompt and answer, that the server allows; None for any number.
 
     Raises:
         BadRequest: There is no token, or no room for those asked for.
     """
     if not tokens:
         raise BadRequest("The text has no token.")
-    if limit is None:
-        return None
-    room = limit + 1 - tokens  # the last token is written, but never read
-    if room < (asked or 1):
-        raise BadRequest(
-            f"The text has {tokens} tokens, and the model {limit} positions: with max_tokens={asked} it would reach "
-            "beyond them."
-        )
-    return room
+    rooms = []
+    if limit is not None:
+        rooms.append(limit + 1 - tokens)  # the last token is written, but never read
+        if rooms[-1] < (asked or 1):
+            raise BadRequest(
+                f"The text has {tokens} tokens, and the model {limit} positions: with max_tokens={asked} it would "
+                "reach beyond them."
+            )
+    if most is not None:
+        rooms.append(most - tokens)
+        if rooms[-1] < (asked or 1):
+            raise BadRequest(
+                f"The text has {tokens} tokens, and with max_tokens={asked} more it has more than "
+                f"max_tokens_per_request={most} of this server."
+            )
+    return min(rooms, default=None)
 
 
 def host_of(address: str) -> str | None:

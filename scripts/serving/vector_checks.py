@@ -22,13 +22,6 @@ def check_known(body: Mapping[str, Any], fields: Collection[str]) -> None:
             raise BadRequest(f"{name!r} is not one of the fields {[*fields]}.{suggest(name, fields)}", name)
 
 
-def check_model(body: Mapping[str, Any], served: str) -> None:
-    """Raises a BadRequest, whose status is 404, for another model than the one that is served for this."""
-    model = body.get("model")
-    if model is not None and model != served:
-        raise BadRequest(f"model={model!r} is not served here, only {served!r}.", "model", status_code=404)
-
-
 def check_flag(body: Mapping[str, Any], name: str) -> bool:
     """The value of a field that is true or false; false where it is left out."""
     value = body.get(name)

@@ -38,11 +38,14 @@ def client(tokenizer):
     """The application in this process, with a model of 32 learned positions."""
     from fastapi.testclient import TestClient
 
-    from trine.scripts.serving.chat_server import AllowedHosts, Decoder, OneModel, make_app
+    from trine.scripts.serving.app import make_app
+    from trine.scripts.serving.decoder import Decoder
+    from trine.scripts.serving.guards import AllowedHosts
+    from trine.scripts.serving.managers import OneModel
 
     size = {"vocab_size": len(tokenizer), "max_position_embeddings": 32, "position_type": "learned"}
     model = tiny_model(dtype=torch.float32, attn="sdpa", eos_token_id=None, **size)
-    state = OneModel(False, {})
+    state = OneModel()
     app = AllowedHosts(make_app([Decoder("mine", model, tokenizer, state)], state), {"localhost"}, False)
     return TestClient(app, "http://localhost", raise_server_exceptions=False)
 
@@ -64,14 +67,20 @@ BAD_FIELDS = [
     ("completions", {"generation_config": "{"}, "generation_config cannot be read"),
     ("completions", {"generation_config": "[]"}, "generation_config cannot be read"),
     ("completions", {"generation_config": '{"max_new_tokens": "x"}'}, "generation_config cannot be read"),
-    ("completions", {"generation_config": '{"num_beams": 0}'}, "num_beams=0 must be"),
+    ("completions", {"generation_config": '{"num_beams": 0}'}, "num_beams=0 must be a whole number from 1 to 64"),
+    ("completions", {"generation_config": '{"top_p": 2}'}, "top_p=2 must be a number above 0 to 1"),
+    ("completions", {"generation_config": '{"bad_words_ids": [[-2]]}'}, "must be a list of lists of token ids"),
+    ("completions", {"generation_config": '{"guidance_scale": 3}'}, "guidance_scale is not one of"),
+    ("completions", {"generation_config": '{"topk": 1}'}, "topk is not one of"),
+    ("completions", {"suffix": 1}, "suffix=1 must be a text"),
+    ("chat/completions", {"tools": ["a"]}, "tools=['a'] must be a list"),
+    ("chat/completions", {"chat_template_kwargs": 3}, "chat_template_kwargs=3 must be a mapping"),
     ("completions", {"n": 2}, "n=2 is not served"),
     ("chat/completions", {"response_format": {"type": "json_object"}}, "is not served"),
     ("completions", {"prompt": ""}, "prompt='' must be one text that is not empty"),
     ("completions", {"prompt": None}, "prompt=None must be"),
     ("completions", {"prompt": ["a"]}, "must be one text"),
     ("completions", {"prompt": "\ud800"}, "half a character"),
-    ("completions", {"model": "other"}, "Server is pinned to 'mine'"),
     ("chat/completions", {"messages": None}, f"messages=None {LIST}"),
     ("chat/completions", {"messages": []}, LIST),
     ("chat/completions", {"messages": ["hi"]}, "must have a role"),
@@ -119,7 +128,7 @@ def test_an_error_within_a_stream_is_json(client):
 
 
 def test_a_fault_of_the_server_is_not_the_clients(client, monkeypatch):
-    monkeypatch.setattr("trine.scripts.serving.chat_server.check_fields", lambda body: 1 / 0)
+    monkeypatch.setattr("trine.scripts.serving.decoder.check_fields", lambda body: 1 / 0)
     answer = client.post("/v1/completions", json={"prompt": "the"})
     assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
 
@@ -182,7 +191,7 @@ def test_models_that_cannot_be_served_are_named(tokenizer, tmp_path):
 
 
 def test_an_address_that_is_taken_is_named_before_the_model_is_loaded(served, monkeypatch):
-    monkeypatch.setattr(serve, "load", None)
+    monkeypatch.setattr(serve, "serve", None)
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit, match="cannot be listened on"):
         serve.main(["--model", str(served[0]), "--host", "127.0.0.1", "--port", str(taken.getsockname()[1])])
 
@@ -210,7 +219,11 @@ def without_template(served, tmp_path):
 
 def test_a_missing_chat_template_is_told_or_given(without_template, monkeypatch, capsys):
     started = []
-    monkeypatch.setattr(serve, "serve", lambda *parts: started.append(parts))
+
+    def load(arguments):
+        started.append(serve.load(arguments))
+
+    monkeypatch.setattr(serve, "serve", load)
     monkeypatch.setattr(serve, "check_address", lambda host, port: None)
     words = ["--model", str(without_template), "--device", "cpu"]
     serve.main(words)
@@ -219,8 +232,8 @@ def test_a_missing_chat_template_is_told_or_given(without_template, monkeypatch,
     (without_template / "mine.jinja").write_text("{{ messages[0].content }}!")
     serve.main([*words, "--chat_template", str(without_template / "mine.jinja")])
     assert "no chat template" not in capsys.readouterr().err
-    texts = [parts[1][1].apply_chat_template(MESSAGES, tokenize=False) for parts in started[1:]]
-    end = started[1][1][1].eos_token
+    texts = [tokenizer.apply_chat_template(MESSAGES, tokenize=False) for _, tokenizer in started[1:]]
+    end = started[1][1].eos_token
     assert texts == [f"<|im_start|>user\n{MESSAGES[0]['content']}{end}\n", f"{MESSAGES[0]['content']}!"]
 
 

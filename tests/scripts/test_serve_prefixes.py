@@ -19,12 +19,14 @@ def clients():
     """The application with a prefix cache, and without one."""
     from fastapi.testclient import TestClient
 
-    from trine.scripts.serving.chat_server import Decoder, OneModel, make_app
+    from trine.scripts.serving.app import make_app
+    from trine.scripts.serving.decoder import Decoder
+    from trine.scripts.serving.managers import OneModel
 
     tokenizer = make_tokenizer()
     size = {"vocab_size": len(tokenizer), "max_position_embeddings": 2048, "attention_types": "sliding, linear"}
     model = tiny_model(dtype=torch.float32, attn="sdpa", scale=2.0, eos_token_id=None, num_hidden_layers=2, **size)
-    states = [OneModel(False, {}, PrefixCache(block_size=4)), OneModel(False, {})]
+    states = [OneModel(prefix_cache=PrefixCache(block_size=4)), OneModel()]
     return [TestClient(make_app([Decoder("mine", model, tokenizer, state)], state)) for state in states]
 
 

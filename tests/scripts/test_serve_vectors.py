@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from sentence_transformers.base.modules import Normalize
 from support.searches import DOCUMENTS, save_classifier, save_encoder
 
 from trine.scripts import serve
-from trine.scripts.arguments.parsing import parse_arguments
+from trine.scripts.jobs.encoders import load_cross_encoder, load_encoder
 
 
 pytest.importorskip("fastapi")
@@ -42,15 +43,14 @@ def models(folder):
 def client(folder):
     from fastapi.testclient import TestClient
 
-    from trine.scripts.serving.chat_server import OneModel, make_app
+    from trine.scripts.serving.app import make_app
+    from trine.scripts.serving.managers import OneModel
     from trine.scripts.serving.vector_models import EmbeddingModel, RerankModel
 
-    words = ["--embedding_model", str(folder / "embed"), "--rerank_model", str(folder / "rank1"), "--device", "cpu"]
-    (arguments,) = parse_arguments([serve.ServeArguments], words, command="serve", description=None)
-    embed, rank = serve.load_others(arguments)
-    assert isinstance(embed, EmbeddingModel) and isinstance(rank, RerankModel)
-    embed.name, rank.name, rank.limit = "embed", "rank", 16
-    return TestClient(make_app([embed, rank], OneModel(False, {})), raise_server_exceptions=False)
+    embed = EmbeddingModel("embed", load_encoder(str(folder / "embed"), "cpu"))
+    rank = RerankModel("rank", load_cross_encoder(str(folder / "rank1"), "cpu"))
+    rank.limit = 16
+    return TestClient(make_app([embed, rank], OneModel()), raise_server_exceptions=False)
 
 
 def vectors_of(client, **body):
@@ -171,7 +171,7 @@ def test_other_models_and_texts_without_tokens(client, monkeypatch):
 
 def test_numbers_that_are_not_finite(client, monkeypatch):
     monkeypatch.setattr(SentenceTransformer, "encode", lambda self, texts, **options: np.full((1, 4), np.nan))
-    monkeypatch.setattr(CrossEncoder, "rank", lambda self, *rest, **options: [{"corpus_id": 0, "score": np.nan}])
+    monkeypatch.setattr(CrossEncoder, "predict", lambda self, *rest, **options: np.array([np.nan]))
     for route, body in (("embeddings", {"input": "a"}), ("rerank", {"query": "a", "documents": ["b"]})):
         answer = client.post(f"/v1/{route}", json=body)
         assert answer.status_code == 400 and "not finite" in answer.json()["error"]["message"]
@@ -188,18 +188,20 @@ def test_the_client_of_openai_embeds(client, models):
         asker.embeddings.create(model="other", input="a")
 
 
-def test_what_is_not_served(folder, capsys, monkeypatch):
-    monkeypatch.setattr(serve, "check_address", lambda host, port: None)
+def test_what_is_not_served(folder, capsys):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = ["--port", str(free.getsockname()[1])]
     for name, message in {
         "rank2": "rerank_model='.*rank2' has num_labels=2; to rank, a pair needs one score",
         "embed": "lacks 2 of the weights of TrineForSequenceClassification",
         "nowhere": "nowhere",
     }.items():
         with pytest.raises(SystemExit, match=f"trine serve: .*{message}"):
-            serve.main(["--rerank_model", str(folder / name), "--device", "cpu"])
+            serve.main(["--rerank_model", str(folder / name), "--device", "cpu", *port])
     for option in ("--rerank_model", "--embedding_model"):
         with pytest.raises(SystemExit, match="trine serve: .*='./nothing': there is no such folder"):
-            serve.main([option, "./nothing"])
+            serve.main([option, "./nothing", *port])
     for options, message in {
         (): "Nothing is served: give --model, --embedding_model or --rerank_model",
         ("--embedding_model", "x", "--continuous_batching"): "continuous_batching=True is for a decoder",

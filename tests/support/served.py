@@ -23,3 +23,38 @@ def save(folder, tokenizer, model=None, **fields):
 
 def make_tokenizer():
     return train_byte_level_bpe(TEXTS, 420, show_progress=False, chat_template="chatml")
+
+
+def make_watched(model, tokenizer, prefix_cache=None, responses=None, seed=None, **limits):
+    """What a server asks: the application with a decoder named "mine", and its state."""
+    from trine.scripts.serving.app import make_app
+    from trine.scripts.serving.decoder import Decoder
+    from trine.scripts.serving.limits import Limits
+    from trine.scripts.serving.managers import OneModel
+    from trine.scripts.serving.watch import Watch
+
+    state = OneModel(limits=Limits(**limits), prefix_cache=prefix_cache, default_seed=seed)
+    if responses is not None:
+        responses.metrics = state.metrics
+    watch = Watch(state.metrics)
+    caches = {"response": responses.clear} if responses is not None else {}
+    watch.app = make_app([Decoder("mine", model, tokenizer, state, responses, "identity")], state, caches=caches)
+    return watch, state
+
+
+def ask_all(app, requests, spread=0.0):
+    """Asks an application for all paths and bodies at the same time. Returns the answers in order."""
+    import asyncio
+
+    import httpx
+
+    async def ask(client, number, path, body):
+        await asyncio.sleep(spread * number)
+        return await client.post(path, json=body)
+
+    async def run():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=120) as client:
+            return await asyncio.gather(*(ask(client, n, *request) for n, request in enumerate(requests)))
+
+    return asyncio.run(run())

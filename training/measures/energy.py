@@ -89,7 +89,14 @@ class EnergyMeter:
     def stop(self) -> EnergyUse:
         """Returns the energy since `start`."""
         co2_kg = self._tracker.stop()
-        data = self._tracker.final_emissions_data
+        return self._read(self._tracker.final_emissions_data, co2_kg)
+
+    def so_far(self) -> EnergyUse:
+        """Returns the energy since `start`, and goes on measuring."""
+        co2_kg = self._tracker.flush()
+        return self._read(self._tracker._prepare_emissions_data(), co2_kg)
+
+    def _read(self, data: Any, co2_kg: float | None) -> EnergyUse:
         processors = [part for part in self._tracker._hardware if type(part).__name__ == "CPU"]
         return EnergyUse(
             processor_joules=data.cpu_energy * JOULES_PER_KWH,
