@@ -29,6 +29,7 @@ from .modeling.heads.classification import (
     TrineForSequenceClassification,
     TrineForTokenClassification,
 )
+from .modeling.heads.images import TrineForImageClassification, TrineForMaskedImageModeling
 from .modeling.heads.masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
 from .modeling.heads.retrieval import TrineForRetrieval
 from .modeling.heads.seq2seq import TrineForConditionalGeneration
@@ -37,7 +38,7 @@ from .modeling.heads.seq2seq_classification import (
     TrineSeq2SeqForSequenceClassification,
     TrineSeq2SeqForTokenClassification,
 )
-from .modeling.heads.table import HEADS, OTHER_HEADS, SEQ2SEQ_HEADS
+from .modeling.heads.table import HEADS, OTHER_HEADS, PATCH_HEADS, SEQ2SEQ_HEADS
 from .modeling.masks.visibility import Visibility
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
 from .modeling.modeling_trine_recurrent import (
@@ -83,6 +84,8 @@ FAMILIES = (
 CLASS_NAMES = {
     "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
     "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForImageClassification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForMaskedImageModeling": modeling_auto.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES,
     "AutoModelForMaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "AutoModelForMultipleChoice": modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
     "AutoModelForNextSentencePrediction": modeling_auto.MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING_NAMES,
@@ -103,7 +106,8 @@ def register() -> None:
     for config, base_model, heads in FAMILIES:
         AutoConfig.register(config.model_type, config, exist_ok=True)
         encodes = {} if config is TrineRecurrentConfig else {"AutoModelForTextEncoding": base_model}
-        for auto_class, model in {"AutoModel": base_model, **encodes, **heads}.items():
+        patch_heads = PATCH_HEADS if config is TrineConfig else {}
+        for auto_class, model in {"AutoModel": base_model, **encodes, **heads, **patch_heads}.items():
             getattr(transformers, auto_class).register(config, model, exist_ok=True)
             CLASS_NAMES[auto_class][config.model_type] = model.__name__
             setattr(transformers, model.__name__, model)  # `transformers serve` looks architectures up as attributes
@@ -123,6 +127,8 @@ __all__ = [
     "TrineConfig",
     "TrineForCausalLM",
     "TrineForConditionalGeneration",
+    "TrineForImageClassification",
+    "TrineForMaskedImageModeling",
     "TrineForMaskedLM",
     "TrineForMultipleChoice",
     "TrineForNextSentencePrediction",

@@ -335,10 +335,11 @@ def files_of(config: Any) -> dict[str, str]:
     """The two files for a config, name to text."""
     entries = config.hub_entry_modules
     configs = list(dict.fromkeys(type(stack) for stack in stacks_of(config)))
-    classes = {name for each in configs for name in (each.__name__, *each.hub_auto_map.values())}
-    classes |= {
-        name for field, names in config.hub_optional.items() if getattr(config, field) for name in names.values()
-    }
+    optional = [names for field, names in config.hub_optional.items() if getattr(config, field, None)]
+    left_out = {key for names in optional for key, name in names.items() if name is None}
+    classes = {each.__name__ for each in configs}
+    classes |= {name for each in configs for key, name in each.hub_auto_map.items() if key not in left_out}
+    classes |= {name for names in optional for name in names.values() if name is not None}
     roles = [item for each in configs for item in each.hub_roles.items()]
     unfit = {name for role, names in roles if role not in named_choices(config, "is_causal") for name in names}
     chosen = tuple((field, named_choices(config, field)) for field in table_fields(entries))

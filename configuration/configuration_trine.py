@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from .adapter_targets import AdapterTargetsMixin
 from .choices import Choices
 from .hub_export import HubExportMixin
+from .input_kinds import INPUT_HEADS
 from .keywords import StrictKeywordsMixin
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 from .layer_fields import PLUGIN_FIELDS, PREFIX_RULES, LayerFieldsMixin
@@ -43,6 +44,8 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
     layers stay.
 
     Args:
+        input_type: What is read: `tokens`, or `image`, in patches. Each but `tokens` has fields of its own, which the
+            page on it lists.
         vocab_size: Number of token ids.
         hidden_size: Width of the residual stream.
         intermediate_size: Width of a dense feed-forward. Default: 8/3 of `hidden_size` rounded up to a multiple of 64
@@ -178,7 +181,10 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
         "AutoModelForQuestionAnswering": "TrineForQuestionAnswering",
         "AutoModelForMultipleChoice": "TrineForMultipleChoice",
     }
-    hub_optional = {"retrieval_outputs": {"AutoModel": "TrineForRetrieval"}}
+    hub_optional = {
+        "retrieval_outputs": {"AutoModel": "TrineForRetrieval"},
+        **dict(INPUT_HEADS.values()),
+    }
     hub_roles = {
         True: {"TrineForCausalLM"},
         False: {"TrineForMaskedLM", "TrineForPreTraining", "TrineForNextSentencePrediction"},
@@ -190,6 +196,7 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
         "norm": (["hidden_states"], ["hidden_states"]),
     }
 
+    input_type: str = "tokens"
     vocab_size: int = 32000
     hidden_size: int = 512
     intermediate_size: DerivedInt = DERIVED

@@ -43,7 +43,7 @@ class HubExportMixin:
     """First base of every config class: saves the code and the whole `auto_map` with the config."""
 
     hub_auto_map: dict[str, str] = {}  # Auto class to the name of ours
-    hub_optional: dict[str, dict[str, str]] = {}  # the same for configs that set a field, in place of the others
+    hub_optional: dict[str, dict[str, str]] = {}  # the same for configs with a field, in place of others
     hub_roles: dict[bool, set[str]] = {}  # classes that need such a value of `is_causal`
     hub_entry_modules: tuple[str, ...] = ()  # absolute names, that of the config first
     export_code: bool = True
@@ -65,7 +65,7 @@ class HubExportMixin:
         """Auto class to file and class, for files whose names end with `stem`."""
         optional = [names for field, names in cls.hub_optional.items() if getattr(config, field, None)]
         classes = {key: name for names in (cls.hub_auto_map, *optional) for key, name in names.items()}
-        models = {key: f"modeling_{stem}.{name}" for key, name in classes.items()}
+        models = {key: f"modeling_{stem}.{name}" for key, name in classes.items() if name}
         return {"AutoConfig": f"configuration_{stem}.{cls.__name__}", **models}
 
     def write_code(self, folder: Path) -> str | None:

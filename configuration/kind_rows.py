@@ -87,6 +87,14 @@ class AboutPosition(About):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AboutInput(About):
+    """Facts about what a model reads: `description` is one line, `patch` what becomes one vector of the stream."""
+
+    description: str
+    patch: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AboutFeedForward(About):
     """Facts about a kind of feed-forward: `description` is one line; `equals` is as that of `AboutAttention`."""
 
@@ -163,3 +171,10 @@ class FeedForwardKind(Kind):
 @dataclass(frozen=True, kw_only=True)
 class RouterKind(Kind):
     """One way in which a token chooses its experts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputKind(Kind):
+    """One thing that a model reads."""
+
+    reads: tuple[str, ...]  # the arguments of a forward pass that are its own, the first of which has to be given

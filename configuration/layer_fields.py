@@ -3,16 +3,20 @@
 from typing import Any
 
 from .choices import Choices
+from .input_kinds import INPUT_KINDS
 from .kinds import ATTENTION_KINDS, KIND_TABLES
 
 
+FIELD_TABLES = {**KIND_TABLES, "input_type": INPUT_KINDS}
+
+
 class PluginFieldsMixin:
-    """Base of config classes whose kinds may have fields of their own, as registered ones have."""
+    """Base of config classes whose kinds may have fields of their own, as registered ones and inputs have."""
 
     @staticmethod
     def plugin_fields() -> dict[str, Any]:
         """The config fields that registered kinds have, by name."""
-        rows = [row for table in KIND_TABLES.values() for row in table.values()]
+        rows = [row for table in FIELD_TABLES.values() for row in table.values()]
         return {name: spec for row in rows for name, spec in row.fields}
 
     @classmethod
@@ -22,7 +26,7 @@ class PluginFieldsMixin:
     def plugin_fields_in_use(self) -> dict[str, Any]:
         """The config fields of registered kinds that the config names, which it has as attributes."""
         found = {}
-        for field, table in KIND_TABLES.items():
+        for field, table in FIELD_TABLES.items():
             value = getattr(self, field)
             for kind in value if isinstance(value, list) else [value]:
                 found |= dict(table[kind].fields if kind in table else ())

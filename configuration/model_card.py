@@ -3,6 +3,7 @@
 from itertools import groupby
 
 from .configuration_trine_recurrent import RECURRENT_ATTENTIONS
+from .input_kinds import INPUT_KINDS
 from .kinds import ATTENTION_KINDS, FEED_FORWARD_KINDS
 
 
@@ -26,10 +27,10 @@ A `{class_name}` with {num_parameters:,} parameters, made with Trine.
 ## How to load it
 
 ```python
-from transformers import {auto_class}, AutoTokenizer
+from transformers import {auto_class}, {preparer}
 
 model = {auto_class}.from_pretrained("PATH_OR_REPOSITORY", trust_remote_code=True)
-tokenizer = AutoTokenizer.from_pretrained("PATH_OR_REPOSITORY")
+{variable} = {preparer}.from_pretrained("PATH_OR_REPOSITORY")
 ```
 
 Where the package `trine` is installed, `import trine` makes the same lines work without `trust_remote_code`.
@@ -63,7 +64,7 @@ def architecture_rows(config) -> list[tuple[str, str]]:
         ("positions", config.position_type),
         ("feed-forward", f"{describe_runs(config.mlp_layer_types)} ({mlp})"),
         ("norm", f"{config.norm_type}, {config.norm_position}"),
-        ("vocabulary", f"{config.vocab_size:,}"),
+        reading_row(config),
     ]
     used = {*config.attention_types, *config.mlp_layer_types}
     kinds = [*ATTENTION_KINDS.items(), *FEED_FORWARD_KINDS.items()]
@@ -71,8 +72,16 @@ def architecture_rows(config) -> list[tuple[str, str]]:
     return rows + [(part, template.format(config)) for part, template in cards]
 
 
+def reading_row(config) -> tuple[str, str]:
+    """Part and choice for what is read: the vocabulary, or the patches."""
+    row = INPUT_KINDS[config.input_type]
+    return (row.card[0], row.card[1].format(config)) if row.card else ("vocabulary", f"{config.vocab_size:,}")
+
+
 def length_limit(config) -> str:
     """The sentence of the model card about input that is longer than `config` is made for."""
+    if config.input_type != "tokens":
+        return "Inputs of other sizes than it was trained on run, and quality may fall."
     if config.position_type == "learned":
         return f"It has positions for {config.max_position_embeddings} tokens; longer input is an error."
     return f"It is meant for up to {config.max_position_embeddings} tokens; beyond them quality may fall."
@@ -120,6 +129,8 @@ DESCRIPTIONS = {
 # or summarises, its author may write `translation` or `summarization`.
 TASKS = {
     "AutoModelForCausalLM": "text-generation",
+    "AutoModelForImageClassification": "image-classification",
+    "AutoModelForMaskedImageModeling": "image-feature-extraction",
     "AutoModelForMaskedLM": "fill-mask",
     "AutoModelForPreTraining": "fill-mask",
     "AutoModelForSeq2SeqLM": "text-generation",
@@ -130,14 +141,21 @@ TASKS = {
 }
 
 
+# What makes a model's inputs, by their kind: transformers' Auto class, and what the card calls it.
+PREPARERS = {"image": ("AutoImageProcessor", "processor")}
+
+
 def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:
     """Renders the card as Markdown with the Hub's metadata block."""
     describe, limit = DESCRIPTIONS[config.model_type]
+    preparer, variable = PREPARERS.get(getattr(config, "input_type", "tokens"), ("AutoTokenizer", "tokenizer"))
     return CARD.format(
         task=TASKS.get(auto_class, "feature-extraction"),
         title=class_name,
         class_name=class_name,
         auto_class=auto_class,
+        preparer=preparer,
+        variable=variable,
         num_parameters=num_parameters,
         rows="\n".join(f"| {part} | {choice} |" for part, choice in describe(config)),
         length_limits="\n".join(f"* {line}" for line in limit(config)),

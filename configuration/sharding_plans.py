@@ -63,10 +63,10 @@ def tensor_parallel_plan(config) -> dict[str, str] | None:
     """Module pattern to style, for the modules that the config has.
 
     None for positions that add a bias, as every process would need the bias of its own heads only, and for attention
-    of somebody's own, whose weights nobody knows how to split.
+    of somebody's own, whose weights nobody knows how to split, nor a projection of patches.
     """
     is_sharded = all(ATTENTION_KINDS[kind].sharded for kind in config.attention_types)
-    if POSITION_KINDS[config.position_type].adds_bias or not is_sharded:
+    if POSITION_KINDS[config.position_type].adds_bias or not is_sharded or config.input_type != "tokens":
         return None
     plan = {
         "embed_tokens": "embedding_rowwise",

@@ -7,6 +7,8 @@ from transformers.activations import ACT2FN
 
 from .bounds import check_fields, check_number, check_weights
 from .choices import Choices, in_package
+from .input_kinds import INPUT_KINDS
+from .input_rules import check_inputs
 from .kind_rows import ABOVE_ZERO, AT_LEAST_ONE, ZERO_OR_MORE
 from .kinds import (
     ATTENTION_KINDS,
@@ -51,6 +53,7 @@ NOT_NEGATIVE = ("type_vocab_size", *fields_of_kinds(ZERO_OR_MORE))
 POSITIVE_NUMBERS = ("norm_eps", "initializer_range", *fields_of_kinds(ABOVE_ZERO))
 CHOICES = {
     "hidden_act": ACT2FN,
+    "input_type": INPUT_KINDS,
     "position_type": POSITION_KINDS,
     "norm_type": NORM_TYPES,
     "norm_position": NORM_POSITIONS,
@@ -385,6 +388,7 @@ RULES = in_package(
         check_rope,
         check_norms,
         check_plugins,
+        check_inputs,
         check_token_ids,
         check_pooler,
         check_retrieval,

@@ -81,10 +81,15 @@ WITHOUT_EFFECT = {
 }
 CLASSIFIERS = (
     *("TrineForSequenceClassification", "TrineForTokenClassification", "TrineForQuestionAnswering"),
-    "TrineForMultipleChoice",
+    *("TrineForMultipleChoice", "TrineForImageClassification"),
 )
 MASKED_HEADS = ("TrineForMaskedLM", "TrineForPreTraining")
-POOLED_HEADS = ("TrineModel", "TrineForSequenceClassification", "TrineForMultipleChoice")
+POOLED_HEADS = (
+    *("TrineModel", "TrineForSequenceClassification", "TrineForMultipleChoice", "TrineForImageClassification"),
+)
+# Of models that read something else than tokens.
+TOKEN_FIELDS = {"vocab_size", "max_position_embeddings", "pad_token_id", "bos_token_id", "eos_token_id"}
+TOKEN_FIELDS |= {"tie_word_embeddings", "type_vocab_size", "multi_vector_dim", "unscored_token_ids"}
 
 
 def fields_without_kind(config: TrineConfig) -> set[str]:
@@ -98,6 +103,8 @@ def fields_without_kind(config: TrineConfig) -> set[str]:
 def effective(config: TrineConfig, head: str) -> dict[str, Any]:
     """The fields of one stack that something in it reads, for the class named `head`."""
     unread = WITHOUT_EFFECT | fields_without_kind(config)
+    if config.input_type != "tokens":
+        unread |= TOKEN_FIELDS
     if head not in CLASSIFIERS:
         unread.add("classifier_transform")
     if head not in MASKED_HEADS:

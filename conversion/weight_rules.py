@@ -35,6 +35,24 @@ class Transpose(Move):
         return [tensor.T if tensor.ndim == 2 else tensor for tensor in tensors]
 
 
+class Reshape(Move):
+    """A tensor of the source has the same numbers in another shape, in the same order.
+
+    Args:
+        shape: That of the source; -1 is what is left, and 0 the size that ours has there.
+    """
+
+    def __init__(self, *shape: int):
+        self.shape = shape
+
+    def to_trine(self, tensors: list[torch.Tensor], like: list[torch.Tensor]) -> list[torch.Tensor]:
+        return [tensor.reshape(other.shape) for tensor, other in zip(tensors, like, strict=True)]
+
+    def to_source(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        (tensor,) = tensors
+        return [tensor.reshape([size or tensor.shape[place] for place, size in enumerate(self.shape)])]
+
+
 class SplitRows(Move):
     """One fused projection of the source is several of ours, of equal sizes, along the output features.
 

@@ -65,7 +65,8 @@ class CheckpointedModel(CheckedLoading):
         from ..configuration.model_card import model_card
 
         name = type(self).__name__
-        auto_classes = [key for key, value in self.config.hub_auto_map.items() if value == name]
+        optional = [row for row in self.config.hub_optional.values() if name in row.values()]
+        auto_classes = [key for row in (self.config.hub_auto_map, *optional) for key in row if row[key] == name]
         return model_card(self.config, name, next(iter(auto_classes), "AutoModel"), self.num_parameters())
 
     def save_pretrained(

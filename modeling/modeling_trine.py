@@ -24,6 +24,7 @@ from .checks.ids import REQUEST_CHECKS, can_look, check_ids
 from .checks.paged_serving import check_vllm
 from .feed_forward.routers import TrineRouter
 from .feed_forward.table import EXPERT_CHOICES
+from .inputs.reading import OTHER_INPUTS, READERS
 from .lean import leanly
 from .loading import CheckedLoading
 from .masks.masks import make_masks, make_position_ids, packed_lengths
@@ -159,6 +160,10 @@ MASKS = LazyChoices(
     {False: make_causal_masks, True: later(".masks.prefix", "make_prefix_masks")},
     package=__package__,
 )
+# Training reads router logits. Left to the first forward pass, this takes a lock, which does not compile.
+RECORDED_IN_TRAINING = Choices("mlp_layer_types", {"sparse": maybe_install_capturing_hooks})
+EMBEDDING_SCALES = Choices("scale_embedding", {True: lambda embeddings: embeddings * embeddings.shape[-1] ** 0.5})
+CROSS_MASKS = Choices("add_cross_attention", {True: create_bidirectional_mask})
 LEAN = in_package((leanly,))
 
 
@@ -167,6 +172,19 @@ def evaluate_leanly(forward: Callable) -> Callable:
     for wrap in LEAN:
         forward = wrap(forward)
     return forward
+
+
+def make_token_inputs(config: TrineConfig) -> tuple[nn.Module, nn.Module]:
+    """The embeddings of tokens, and their positions."""
+    embeddings = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+    return embeddings, POSITIONS[config.position_type](config)
+
+
+INPUTS = LazyChoices(
+    "input_type",
+    {"tokens": make_token_inputs, "image": later(".inputs.images", "make_image_inputs")},
+    package=__package__,
+)
 
 
 class TrineModel(TrinePreTrainedModel):
@@ -179,11 +197,11 @@ class TrineModel(TrinePreTrainedModel):
 
     def __init__(self, config: TrineConfig, add_pooling_layer: bool | None = None):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.embed_tokens, positions = INPUTS[config.input_type](config)
         self.token_type_embeddings = None
         if config.type_vocab_size:
             self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.positions = POSITIONS[config.position_type](config)
+        self.positions = positions
         self.embedding_norm = make_norm(config, config.hidden_size) if config.embedding_norm else nn.Identity()
         self.dropout = nn.Dropout(config.hidden_dropout)
         layer_class = LAYERS[config.norm_position]
@@ -191,12 +209,11 @@ class TrineModel(TrinePreTrainedModel):
         self.norm = make_norm(config, config.hidden_size) if config.norm_position == "pre" else nn.Identity()
         has_pooler = config.add_pooling_layer if add_pooling_layer is None else add_pooling_layer
         self.pooler = POOLERS[config.is_causal](config) if has_pooler else None
-        self.embedding_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
         self.gradient_checkpointing = False
         self.post_init()
-        if "sparse" in config.mlp_layer_types:
-            # Training reads router logits. Left to the first forward pass, this takes a lock, which does not compile.
-            maybe_install_capturing_hooks(self)
+        for kind, prepare in RECORDED_IN_TRAINING.items():
+            if kind in config.mlp_layer_types:
+                prepare(self)
 
     @evaluate_leanly
     @merge_with_config_defaults
@@ -234,7 +251,9 @@ class TrineModel(TrinePreTrainedModel):
             encoder_attention_mask: 1 for a token of the source and 0 for padding, (batch, source length).
             prefix_length: With `config.prefix_lm`, the number of first tokens that see each other, for all texts, or
                 (batch,), or (sequences,) of a packed row: those at positions below it. Default: none.
-            kwargs: `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
+            kwargs: With another `config.input_type`, what is read in place of ids: `pixel_values`, images (batch,
+                channels, height, width), or a list of images of any sizes, which becomes one packed row, and
+                `bool_masked_pos`, True for hidden patches, (batch, patches). Else `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
                 `output_router_logits`, and what the attention functions of transformers read.
 
         Returns:
@@ -251,6 +270,12 @@ class TrineModel(TrinePreTrainedModel):
         """
         for check in REQUEST_CHECKS:
             check(self.config, kwargs.get("output_router_logits"))
+        for check in OTHER_INPUTS:
+            check(self.config, kwargs)
+        for kind, read in READERS.items():
+            if kind == self.config.input_type:
+                inputs_embeds, position_ids = read(self, input_ids, inputs_embeds, position_ids, kwargs)
+                input_ids = None
         inputs_embeds = self.embed(input_ids, inputs_embeds)
         if self.config.add_cross_attention != (encoder_hidden_states is not None):
             raise ValueError(
@@ -275,17 +300,16 @@ class TrineModel(TrinePreTrainedModel):
         length = max(lengths) if lengths else inputs_embeds.shape[1]
         layer_types = self.config.layer_types
         biases = self.positions.biases(length, inputs_embeds.device, self_cache, layer_types)
-        if encoder_hidden_states is not None:
-            encoder_attention_mask = create_bidirectional_mask(
-                self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states
-            )
-
-        if self.embedding_scale != 1.0:
-            inputs_embeds = inputs_embeds * self.embedding_scale
+        for crosses, make in CROSS_MASKS.items():
+            if crosses == self.config.add_cross_attention:
+                encoder_attention_mask = make(self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states)
+        for scales, scale in EMBEDDING_SCALES.items():
+            if scales == self.config.scale_embedding:
+                inputs_embeds = scale(inputs_embeds)
         hidden_states = self.positions.add_to(inputs_embeds, position_ids)
         hidden_states = self.add_segments(hidden_states, token_type_ids)
         hidden_states = self.dropout(self.embedding_norm(hidden_states))
-        rotations = self.positions.rotations(hidden_states, position_ids, layer_types)
+        rotations = self.positions.rotations(hidden_states, kwargs.pop("coordinates", position_ids), layer_types)
         for layer, layer_type in zip(self.layers, layer_types, strict=False):
             hidden_states = layer(
                 hidden_states,

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndCrossAttentions,
+    ImageClassifierOutput,
+    MaskedImageModelingOutput,
     MaskedLMOutput,
     MoeCausalLMOutputWithPast,
     MultipleChoiceModelOutput,
@@ -110,6 +112,16 @@ class TrineQuestionAnsweringOutput(TrineHeadOutput, QuestionAnsweringModelOutput
 @dataclass
 class TrineMultipleChoiceOutput(TrineHeadOutput, MultipleChoiceModelOutput):
     """Output of the multiple-choice head: `logits` (batch, choices)."""
+
+
+@dataclass
+class TrineImageClassifierOutput(TrineHeadOutput, ImageClassifierOutput):
+    """Output of a classifier of images: `logits` (images, labels)."""
+
+
+@dataclass
+class TrineMaskedImageModelingOutput(TrineHeadOutput, MaskedImageModelingOutput):
+    """Output of the head that paints hidden patches: `reconstruction` (images, channels, height, width)."""
 
 
 @dataclass

@@ -8,9 +8,10 @@ from .llama import LLAMA, MISTRAL, QWEN3
 from .mixtral import MIXTRAL, QWEN3_MOE
 from .modernbert import MODERNBERT
 from .t5 import T5
+from .vit import VIT
 
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (BERT, ROBERTA, XLM_ROBERTA, MODERNBERT, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE, T5, BART)
+    for family in (BERT, ROBERTA, XLM_ROBERTA, MODERNBERT, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE, T5, BART, VIT)
 }

@@ -7,6 +7,7 @@ from .classification import (
     TrineForSequenceClassification,
     TrineForTokenClassification,
 )
+from .images import TrineForImageClassification, TrineForMaskedImageModeling
 from .masked_lm import TrineForMaskedLM, TrineForNextSentencePrediction, TrineForPreTraining
 from .retrieval import TrineForRetrieval
 from .seq2seq import TrineForConditionalGeneration
@@ -33,6 +34,12 @@ SEQ2SEQ_HEADS = {
     "AutoModelForSequenceClassification": TrineSeq2SeqForSequenceClassification,
     "AutoModelForTokenClassification": TrineSeq2SeqForTokenClassification,
     "AutoModelForQuestionAnswering": TrineSeq2SeqForQuestionAnswering,
+}
+
+# On models that read something else than tokens.
+PATCH_HEADS = {
+    "AutoModelForImageClassification": TrineForImageClassification,
+    "AutoModelForMaskedImageModeling": TrineForMaskedImageModeling,
 }
 
 # transformers has no Auto class for these; sentence-transformers finds them by name.

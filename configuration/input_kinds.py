@@ -1,0 +1,67 @@
+"""The rows of what a model can read, and the heads that only models of patches have."""
+
+from .choices import Choices
+from .kind_fields import KindField
+from .kind_rows import AboutInput, InputKind
+
+
+# transformers' Auto classes of heads that read tokens, and that no checkpoint of a model of patches names.
+TEXT_HEADS = dict.fromkeys(
+    (
+        "AutoModelForCausalLM",
+        "AutoModelForMaskedLM",
+        "AutoModelForPreTraining",
+        "AutoModelForNextSentencePrediction",
+        "AutoModelForTextEncoding",
+        "AutoModelForSequenceClassification",
+        "AutoModelForTokenClassification",
+        "AutoModelForQuestionAnswering",
+        "AutoModelForMultipleChoice",
+    )
+)
+
+INPUT_KINDS = Choices(
+    "input_type",
+    {
+        "tokens": InputKind(
+            reads=("input_ids", "token_type_ids"),
+            about=AboutInput(
+                description="ids of a vocabulary, each with a vector of its own",
+                patch="a token",
+                source="Bengio et al. 2003, A neural probabilistic language model",
+            ),
+        ),
+        "image": InputKind(
+            reads=("pixel_values", "bool_masked_pos"),
+            card=("images", "of {0.image_size} pixels squared, {0.num_channels} channels, patches of {0.patch_size}"),
+            fields=(
+                ("image_size", KindField(224, "Height and width of an image that positions are made for.", minimum=1)),
+                ("patch_size", KindField(16, "Height and width of a patch, in pixels.", minimum=1)),
+                ("num_channels", KindField(3, "Channels of an image: 3 of colours, 1 of grey.", minimum=1)),
+                ("use_cls_token", KindField(True, "Whether a learned token stands before the patches.")),
+                ("num_register_tokens", KindField(0, "Further learned tokens that nothing reads out.", minimum=0)),
+                ("use_mask_token", KindField(False, "Whether `bool_masked_pos` may hide patches.")),
+            ),
+            about=AboutInput(
+                description="pictures of any size, in patches of `patch_size` pixels squared",
+                patch="a square of pixels",
+                source="Dosovitskiy et al. 2020, ViT, arXiv 2010.11929",
+            ),
+        ),
+    },
+)
+
+# By input: a field that its models alone have, and their classes by transformers' Auto class.
+INPUT_HEADS = Choices(
+    "input_type",
+    {
+        "image": (
+            "image_size",
+            {
+                **TEXT_HEADS,
+                "AutoModelForImageClassification": "TrineForImageClassification",
+                "AutoModelForMaskedImageModeling": "TrineForMaskedImageModeling",
+            },
+        ),
+    },
+)
