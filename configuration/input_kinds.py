@@ -24,7 +24,7 @@ INPUT_KINDS = Choices(
     "input_type",
     {
         "tokens": InputKind(
-            reads=("input_ids", "token_type_ids"),
+            reads=("input_ids",),
             about=AboutInput(
                 description="ids of a vocabulary, each with a vector of its own",
                 patch="a token",

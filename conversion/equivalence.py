@@ -49,7 +49,7 @@ def random_inputs(config: Any, class_name: str, length: int | None = None, batch
 
 
 def random_images(config: Any, class_name: str, batch: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Random images (batch, channels, height, width) for a source, and for one that paints patches which are hidden."""
+    """Random images (batch, channels, height, width) of a source, with hidden patches for one that paints them."""
     size, patch = (value if isinstance(value, int) else value[0] for value in (config.image_size, config.patch_size))
     inputs = {"pixel_values": torch.randn((batch, config.num_channels, size, size), generator=generator)}
     if "Masked" in class_name:

@@ -253,8 +253,9 @@ class TrineModel(TrinePreTrainedModel):
                 (batch,), or (sequences,) of a packed row: those at positions below it. Default: none.
             kwargs: With another `config.input_type`, what is read in place of ids: `pixel_values`, images (batch,
                 channels, height, width), or a list of images of any sizes, which becomes one packed row, and
-                `bool_masked_pos`, True for hidden patches, (batch, patches). Else `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
-                `output_router_logits`, and what the attention functions of transformers read.
+                `bool_masked_pos`, True for hidden patches, (batch, patches). Else `output_hidden_states`,
+                `output_attentions` (with `attn_implementation="eager"`), `output_router_logits`, and what the
+                attention functions of transformers read.
 
         Returns:
             `last_hidden_state` (batch, length, hidden), the cache, `pooler_output` (sequences, hidden) if there is a
@@ -302,7 +303,9 @@ class TrineModel(TrinePreTrainedModel):
         biases = self.positions.biases(length, inputs_embeds.device, self_cache, layer_types)
         for crosses, make in CROSS_MASKS.items():
             if crosses == self.config.add_cross_attention:
-                encoder_attention_mask = make(self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states)
+                encoder_attention_mask = make(
+                    self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states
+                )
         for scales, scale in EMBEDDING_SCALES.items():
             if scales == self.config.scale_embedding:
                 inputs_embeds = scale(inputs_embeds)

@@ -65,7 +65,8 @@ class ImageArguments(FinetuneArguments):
     image_field: str = field(default="image", metadata={"help": "Name of the picture in a record."})
     label_field: str = field(default="label", metadata={"help": "Name of the class in a record."})
     image_size: int | None = field(
-        default=None, metadata={"help": "Height and width that pictures get. Default: the model's, or 224 for a new one."}
+        default=None,
+        metadata={"help": "Height and width that pictures get. Default: the model's, or 224 for a new one."},
     )
     patch_size: int = field(default=16, metadata={"help": "Height and width of a patch of a new model."})
     config_overrides: list[str] = field(

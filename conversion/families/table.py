@@ -13,5 +13,19 @@ from .vit import VIT
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
-    for family in (BERT, ROBERTA, XLM_ROBERTA, MODERNBERT, GPT2, LLAMA, MISTRAL, QWEN3, MIXTRAL, QWEN3_MOE, T5, BART, VIT)
+    for family in (
+        BERT,
+        ROBERTA,
+        XLM_ROBERTA,
+        MODERNBERT,
+        GPT2,
+        LLAMA,
+        MISTRAL,
+        QWEN3,
+        MIXTRAL,
+        QWEN3_MOE,
+        T5,
+        BART,
+        VIT,
+    )
 }

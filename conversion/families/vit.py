@@ -113,7 +113,9 @@ VIT = Family(
     [
         Head("ViTModel", "TrineModel"),
         Head(
-            "ViTForImageClassification", "TrineForImageClassification", [Rule("classifier.{kind}", "classifier.{kind}")]
+            "ViTForImageClassification",
+            "TrineForImageClassification",
+            [Rule("classifier.{kind}", "classifier.{kind}")],
         ),
         Head(
             "ViTForMaskedImageModeling",

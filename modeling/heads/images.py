@@ -53,7 +53,7 @@ class TrineForImageClassification(PatchClassifier[TrineImageClassifierOutput]):
 
 
 class TrineForMaskedImageModeling(TrineHead[TrineMaskedImageModelingOutput]):
-    """An encoder that paints hidden patches: `reconstruction` (B, C, Y, X), the mean distance of their pixels the loss.
+    """An encoder that paints hidden patches: `reconstruction` (B, C, Y, X).
 
     `bool_masked_pos` (B, N) is True for the patches that a learned token takes the place of. Their loss is the mean of
     the absolute differences of their pixels, a sum over hidden pixels over their number.
@@ -80,7 +80,9 @@ class TrineForMaskedImageModeling(TrineHead[TrineMaskedImageModelingOutput]):
 
     def answer(self, inputs, targets, *args, **asked) -> TrineMaskedImageModelingOutput:
         if isinstance(inputs["pixel_values"], list | tuple):
-            raise ValueError("pixel_values are a list, but hidden patches are painted in images of one size: stack them.")
+            raise ValueError(
+                "pixel_values are a list, but hidden patches are painted in images of one size: stack them."
+            )
         inputs = {**inputs, "attention_mask": None}
         return super().answer(inputs, {"hidden_patches": inputs["bool_masked_pos"]}, *args, **asked)
 

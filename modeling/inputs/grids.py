@@ -35,10 +35,10 @@ def sinusoidal_grid(size: int, wanted: tuple[int, int], device: torch.device, dt
     Within a half, feature 2i of place p is `sin(p / 10000^(2i/d))`, feature 2i + 1 the cosine, d being half of `size`.
     Source: He et al. 2021, MAE, arXiv 2111.06377, as released, with Vaswani's order of sines and cosines.
     """
-    half = size // 2
-    frequencies = torch.exp(torch.arange(0, half, 2, device=device, dtype=torch.float) * (-math.log(10000.0) / half))
+    half, exact = size // 2, torch.promote_types(dtype, torch.float32)
+    frequencies = torch.exp(torch.arange(0, half, 2, device=device, dtype=exact) * (-math.log(10000.0) / half))
     waves = []
-    for places in grid_coordinates(wanted, device).float().unbind(dim=-1):
+    for places in grid_coordinates(wanted, device).to(exact).unbind(dim=-1):
         angles = places[:, None] * frequencies
         waves.append(torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2))
     return torch.cat(waves, dim=-1).to(dtype)

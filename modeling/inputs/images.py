@@ -21,7 +21,7 @@ class ImagePatches(GridPatches):
     The map is that of a convolution whose kernel and stride are a patch: its weight (hidden, C, S, S), flattened.
     A list of images (C, Y, X) of different sizes becomes one row without padding.
     Source: Dosovitskiy et al. 2020, ViT, arXiv 2010.11929; registers: Darcet et al. 2023, arXiv 2309.16588; masked
-    patches: Bao et al. 2021, BEiT, arXiv 2106.08254; rows of mixed sizes: Dehghani et al. 2023, NaViT, arXiv 2307.06304.
+    patches: Bao et al. 2021, BEiT, arXiv 2106.08254; mixed sizes: Dehghani et al. 2023, NaViT, arXiv 2307.06304.
     """
 
     name = "pixel_values"

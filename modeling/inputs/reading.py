@@ -29,7 +29,9 @@ def read_patches(
     values = kwargs.pop(name, None)
     given = {option: kwargs.pop(option) for option in options if option in kwargs}
     if values is None or input_ids is not None or inputs_embeds is not None:
-        wrong = [key for key, value in (("input_ids", input_ids), ("inputs_embeds", inputs_embeds)) if value is not None]
+        wrong = [
+            key for key, value in (("input_ids", input_ids), ("inputs_embeds", inputs_embeds)) if value is not None
+        ]
         raise ValueError(
             f"input_type={config.input_type!r} reads {name}, which is {'missing' if values is None else 'given'}"
             + (f", and not {wrong[0]}, which is given." if wrong else ".")

@@ -56,13 +56,16 @@ def build_emoji(archive: Path) -> Iterator[tuple[str, Record]]:
     (listed,) = (data for path, data in files.items() if path.endswith("emoji.json"))
     for entry in select_emoji(json.loads(listed), pictures):
         name = str(entry["name"]).lower()
-        yield name, {
-            "image": pictures[str(entry["image"])],
-            "name": name,
-            "short_names": entry["short_names"],
-            "label": entry["category"],
-            "subcategory": entry["subcategory"],
-        }
+        yield (
+            name,
+            {
+                "image": pictures[str(entry["image"])],
+                "name": name,
+                "short_names": entry["short_names"],
+                "label": entry["category"],
+                "subcategory": entry["subcategory"],
+            },
+        )
 
 
 def select_emoji(entries: Iterable[Mapping[str, object]], pictures: Mapping[str, bytes]) -> Iterator[Mapping]:

@@ -29,6 +29,10 @@ CONFIGS = {
     "prefixes": lambda: tiny_config(prefix_lm=True, num_hidden_layers=3, attention_types="sliding, full, chunked"),
     "masked next token": lambda: tiny_config(is_causal=False, masked_lm_head="next_token"),
     "retrieval": lambda: tiny_config(is_causal=False, retrieval_outputs=["sparse"], unscored_token_ids=[0]),
+    "images": lambda: tiny_config(
+        input_type="image", image_size=16, patch_size=4, is_causal=False, position_type="learned"
+    ),
+    "images, rotary": lambda: tiny_config(input_type="image", image_size=16, patch_size=4, is_causal=False),
     "bert": lambda: TrineConfig.from_preset("bert-base"),
     "everything": lambda: tiny_config(**EVERYTHING),
     "everything, encoder": lambda: tiny_config(is_causal=False, **EVERYTHING),

@@ -163,6 +163,7 @@ for row in ATTENTION_KINDS.values():
     STACK |= {name: NUMBERS[rule] for name, rule in own.items() if rule in NUMBERS}
 # Set by the shape, not drawn.
 ROLES = {
+    "input_type": st.just("tokens"),  # others would be other models
     "is_causal": st.booleans(),
     "prefix_lm": st.just(False),
     "add_cross_attention": st.just(False),

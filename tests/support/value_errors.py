@@ -7,6 +7,44 @@ from trine.configuration.bounds import DTYPES
 NAN, INFINITY = float("nan"), float("inf")
 ROPE = "rope_parameters"
 VALUE_ERRORS = {
+    "input": (TrineConfig, {"input_type": "imag"}, "input_type='imag' is not one of ['tokens', 'image'"),
+    "images of texts": (
+        TrineConfig,
+        {"image_size": 32},
+        "image_size=32 is read with input_type='image' only, but inp",
+    ),
+    "part of a patch": (
+        TrineConfig,
+        {"input_type": "image", "image_size": 30},
+        "image_size=30 is not a multiple of patch_size=16. The nearest that are: [16, 32].",
+    ),
+    "no patch": (TrineConfig, {"input_type": "image", "patch_size": 0}, "patch_size=0 must be at least 1."),
+    "half a channel": (TrineConfig, {"input_type": "image", "num_channels": 1.5}, "num_channels=1.5 must be an int."),
+    "segments of images": (
+        TrineConfig,
+        {"input_type": "image", "type_vocab_size": 2},
+        "type_vocab_size=2 is a number of segments of texts, but input_type='image': it must be 0.",
+    ),
+    "scaled grid": (
+        TrineConfig,
+        {"input_type": "image", "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        "rope_parameters={",
+    ),
+    "odd grid": (
+        TrineConfig,
+        {"input_type": "image", "head_dim": 6},
+        "head_dim=6 rotates 6 features, but with input_type='image' rows and columns share them in pairs",
+    ),
+    "odd waves": (
+        TrineConfig,
+        {"input_type": "image", "position_type": "sinusoidal", "hidden_size": 10, "num_attention_heads": 5},
+        "hidden_size=10 must be a multiple of 4: with position_type='sinusoidal' rows and columns",
+    ),
+    "pooler without class token": (
+        TrineConfig,
+        {"input_type": "image", "use_cls_token": False, "add_pooling_layer": True, "is_causal": False},
+        "add_pooling_layer=True reads the class token, but use_cls_token=False.",
+    ),
     "count": (
         TrineConfig,
         {"attention_types": "full*1000000000"},
