@@ -101,6 +101,12 @@ class ImageTrainingArguments(FinetuneTrainingArguments):
     remove_unused_columns: bool = trainer_default("remove_unused_columns", False)
 
 
+class PictureClass(OneClass):
+    """A picture has one of the labels."""
+
+    loss_unit = "nats per picture"
+
+
 @dataclass
 class Task:
     """Everything that training needs."""
@@ -172,7 +178,7 @@ def prepare(arguments: ImageArguments, training: ImageTrainingArguments) -> Task
     examples = read_pictures(arguments.files, *fields, bad)
     others = read_pictures(arguments.validation_files, *fields, bad)
     bad.check()
-    problem = OneClass([label for _, label in examples], arguments.label_field)
+    problem = PictureClass([label for _, label in examples], arguments.label_field)
     check_metric(training, problem.scores)
     if unknown := set().union(*(problem.unknown(label) for _, label in others)):
         raise ValueError(f"validation_files have the classes {sorted(unknown)[:10]}, which the training files lack.")
