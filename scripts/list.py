@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from trine.configuration.configuration_trine import TrineConfig
 from trine.configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
+from trine.configuration.input_kinds import INPUT_KINDS
 from trine.configuration.kinds import (
     ATTENTION_KINDS,
     FEED_FORWARD_KINDS,
@@ -21,6 +22,7 @@ from trine.scripts.cli import find_scripts, summary_of
 
 
 TABLES = {
+    "input_type": INPUT_KINDS,
     "attention_types": ATTENTION_KINDS,
     "position_type": POSITION_KINDS,
     "mlp_layer_types": FEED_FORWARD_KINDS,

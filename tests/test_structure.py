@@ -28,7 +28,17 @@ ROOMS = {
 }
 EXPORTED_CODE_MAY_TRY = {"fcntl", "transformers", "triton"}  # of transformers what its older versions lack
 EXPORTED_CODE_MAY_IMPORT = {"torch", "transformers", "huggingface_hub", "safetensors"} | sys.stdlib_module_names
-OPTIONAL = {"codecarbon", "datasets", "gensim", "langchain_core", "llama_index", "matplotlib", "pyarrow", "yaml"}
+OPTIONAL = {
+    "PIL",
+    "codecarbon",
+    "datasets",
+    "gensim",
+    "langchain_core",
+    "llama_index",
+    "matplotlib",
+    "pyarrow",
+    "yaml",
+}
 # Modules with subclasses of another library's classes, which no other module imports.
 SUBCLASSES = {"retrieval/langchain.py": {"langchain_core"}, "retrieval/llama_index.py": {"llama_index"}}
 LONGEST_FILE = 400

@@ -13,6 +13,7 @@ from typing import Any
 
 from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
 from trine.configuration import kinds
+from trine.configuration.input_kinds import INPUT_KINDS
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
 from trine.conversion.families.table import FAMILIES
 from trine.conversion.lifts.table import LIFTS
@@ -74,6 +75,15 @@ def positions() -> str:
     return table(
         ("kind", "what it does", "beyond the trained length", "source"),
         ((code(name), row.about.description, row.about.beyond, linked(row.about.source)) for name, row in rows),
+    )
+
+
+def inputs() -> str:
+    """The fields of each input, with defaults and meanings."""
+    rows = ((kind, name, spec) for kind, row in INPUT_KINDS.items() for name, spec in row.fields)
+    return table(
+        ("`input_type`", "field", "default", "meaning"),
+        ((code(kind), code(name), code(spec.default), spec.doc) for kind, name, spec in rows),
     )
 
 
@@ -185,6 +195,7 @@ def choices() -> str:
 
 
 DESCRIBED: tuple[tuple[str, dict[str, Any], Callable[[Any], str]], ...] = (
+    ("input_type", INPUT_KINDS, lambda row: row.about.description),
     ("attention_types", kinds.ATTENTION_KINDS, lambda row: f"sees {row.about.sees}; {row.about.cost}"),
     ("simplicial_form", kinds.TRILINEAR_KINDS, lambda row: row.about.logit),
     ("position_type", kinds.POSITION_KINDS, lambda row: row.about.description),
@@ -234,6 +245,7 @@ def field_table(config: type) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "attention": attention,
+    "inputs": inputs,
     "positions": positions,
     "routers": routers,
     "simplicial-forms": simplicial_forms,

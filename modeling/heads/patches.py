@@ -1,4 +1,4 @@
-"""What heads share whose trunk reads patches."""
+"""Classifiers of what is read in patches: the base of those of images."""
 
 from typing import Any
 

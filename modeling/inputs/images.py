@@ -81,7 +81,7 @@ def make_image_inputs(config: TrineConfig) -> tuple[nn.Module, PositionEncoding]
 
 
 def grid_positions(config: TrineConfig) -> PositionEncoding:
-    """What positions on a grid do in the layers. Those that are added to patches are added with them."""
+    """The part of positions on a grid that acts in the layers: rotations, a bias, or nothing where they are added."""
     if config.position_type in GRID_POSITIONS:
         return GRID_POSITIONS[config.position_type](config)
     if config.position_type in ("learned", "sinusoidal"):

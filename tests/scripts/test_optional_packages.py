@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Requirements of the package under the names of their modules, and what they bring in any case.
 REQUIRED = {re.split(r"[>=\[]", name)[0].replace("-", "_") for name in PROJECT["dependencies"]}
-REQUIRED |= {"jinja2", "numpy", "packaging", "scipy", "tqdm", "trine", "yaml"}
+REQUIRED |= {"jinja2", "numpy", "packaging", "scipy", "sklearn", "tqdm", "trine", "yaml"}
 # What a function of a module can import that these commands never call, or import where it is there.
 NEVER = {
     "evaluate-retrieval": {"matplotlib"},
@@ -68,7 +68,7 @@ def reachable(path: Path) -> frozenset[str]:
 
 def test_the_extras_bring_what_the_table_says():
     packages = {"faiss": "faiss-cpu", "ir_measures": "ir-measures", "reasoning_gym": "reasoning-gym"}
-    packages |= {"prometheus_client": "prometheus-client"}
+    packages |= {"PIL": "pillow", "prometheus_client": "prometheus-client"}
     brought = {"fastapi": "transformers", "openai": "transformers", "uvicorn": "transformers", "pyarrow": "datasets"}
     for module, extra in EXTRAS.items():
         named = {re.split(r"[>=\[]", name)[0] for name in PROJECT["optional-dependencies"][extra]}
@@ -107,6 +107,7 @@ def test_help_needs_no_package(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("module", "values"),
     [
+        ("PIL", {"sets": ["zh-en", "digits"]}),
         ("bm25s", {"bm25": True}),
         ("codecarbon", {"energy_country": "DEU"}),
         ("datasets", {"files": ["a.jsonl", "hf:NAME"]}),
