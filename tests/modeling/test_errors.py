@@ -31,7 +31,7 @@ from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 
 PARTS = ("checkpoints", "checks/checkpoints", "loading", "registration", "returned", "quantized")
-HEADS = ("heads/pointer", "heads/retrieval")
+HEADS = ("heads/images", "heads/patches", "heads/pointer", "heads/retrieval", "inputs/")
 ELSEWHERE = tuple(f"modeling/{part}" for part in PARTS + HEADS)  # whose errors have files of their own
 
 
