@@ -95,7 +95,7 @@ def test_a_reranker_and_other_libraries_get_chunks(model):
 
     search = HybridSearch(model, LONG, late_chunking=True)
     before = search.search("red", 5)
-    found = search.search("red", 5, rerank=Backwards(), rerank_candidates=5)
+    found = search.search("red", 5, rerank=Backwards(), rerank_candidates=5, rerank_weight=1)
     assert [(hit.id, hit.document, hit.span) for hit in found] == [
         (hit.id, hit.document, hit.span) for hit in before[::-1]
     ]

@@ -63,12 +63,12 @@ def test_the_best_are_ranked_again(search):
     for k, candidates in ((3, 12), (12, 3), (12, 12)):
         first = before[: max(k, candidates)]
         expected = sorted(first, key=lambda hit: -len(hit.text))[:k]
-        found = search.search("a red house", k, rerank=ByLength(), rerank_candidates=candidates)
+        found = search.search("a red house", k, rerank=ByLength(), rerank_candidates=candidates, rerank_weight=1)
         assert [hit.id for hit in found] == [hit.id for hit in expected]
         assert [hit.rerank for hit in found] == [len(hit.text) for hit in expected]
         assert [hit._replace(rerank=None) for hit in found] == expected
     assert before[0].rerank is None
-    pairs = search.search_all(["red", "blue lamp"], 2, rerank=ByLength())
+    pairs = search.search_all(["red", "blue lamp"], 2, rerank=ByLength(), rerank_weight=1)
     assert [hits[0].rerank for hits in pairs] == [
         max(len(hit.text) for hit in search.search(q, 50)) for q in ("red", "blue lamp")
     ]
@@ -102,6 +102,7 @@ def test_search_and_reranker_are_added(search, fusion, weight):
     assert [hit.mixed for hit in found] == pytest.approx([totals[place] for place in order])
     assert [hit.rerank_part for hit in found] == pytest.approx([weight * parts[place] for place in order])
     assert [hit.ranked_by for hit in found] == [hit.mixed for hit in found]
+    assert own.search("red", 9, rerank=ByLength()) == own.search("red", 9, rerank=ByLength(), rerank_weight=0.3)
     bare = {"rerank": None, "rerank_part": None, "mixed": None}
     assert [hit._replace(**bare) for hit in found] == [before[place] for place in order]
     alone = own.search("a red house", 5, rerank=ByLength(), rerank_candidates=12, rerank_weight=1)
@@ -135,7 +136,7 @@ def test_a_cross_encoder_gives_its_own_scores(folder, search):
     model = AutoModelForSequenceClassification.from_pretrained(folder / "cross").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "cross")
     for name in ("cross", "saved"):
-        hits = search.search("a red house", 5, rerank=load_reranker(str(folder / name), "cpu"))
+        hits = search.search("a red house", 5, rerank=load_reranker(str(folder / name), "cpu"), rerank_weight=1)
         for hit in hits:
             with torch.no_grad():
                 logit = model(**tokenizer("a red house", hit.text, return_tensors="pt")).logits.item()
@@ -146,7 +147,8 @@ def test_a_cross_encoder_gives_its_own_scores(folder, search):
 def test_a_decoder_ranks_a_list(folder, search):
     reranker = load_reranker(str(folder / "decoder"), "cpu", window=6, step=3, method="logits")
     assert isinstance(reranker, ListwiseReranker) and reranker.window == 6
-    before, hits = search.search("river", 15), search.search("river", 15, rerank=reranker, rerank_candidates=15)
+    options = {"rerank": reranker, "rerank_candidates": 15, "rerank_weight": 1}
+    before, hits = search.search("river", 15), search.search("river", 15, **options)
     assert {hit.id for hit in hits} == {hit.id for hit in before}
     assert [hit.rerank for hit in hits] == [1 / rank for rank in range(1, 16)]
 

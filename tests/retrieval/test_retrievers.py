@@ -95,8 +95,8 @@ def test_llama_index_finds_what_the_search_finds(search):
 
 
 def test_a_reranker_and_metadata_of_a_function(search):
-    expected = search.search("a red house", 3, rerank=Backwards(), rerank_candidates=6)
-    options = {"k": 3, "rerank": Backwards(), "rerank_candidates": 6}
+    expected = search.search("a red house", 3, rerank=Backwards(), rerank_candidates=6, rerank_weight=1)
+    options = {"k": 3, "rerank": Backwards(), "rerank_candidates": 6, "rerank_weight": 1}
     found = LangChainRetriever(search=search, document_metadata=lambda id_: {"name": id_}, **options).invoke(
         "a red house"
     )

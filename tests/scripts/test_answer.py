@@ -126,7 +126,8 @@ def test_sources_in_the_order_of_a_reranker(folder, capsys):
     save_classifier(folder / "cross")
     found = hits_of(folder, 6)
     best = CrossEncoder(str(folder / "cross"), device="cpu").rank(QUESTION, [hit.text for hit in found])
-    ask(folder, "chat", "-k", "3", "--rerank", str(folder / "cross"), "--rerank_candidates", "6", "--json")
+    words = ["--rerank", str(folder / "cross"), "--rerank_candidates", "6", "--json", "--rerank_weight", "1"]
+    ask(folder, "chat", "-k", "3", *words)
     sources = json.loads(capsys.readouterr().out)["sources"]
     assert [source["id"] for source in sources] == [found[each["corpus_id"]].id for each in best[:3]]
     assert [source["id"] for source in sources] != [hit.id for hit in found[:3]]

@@ -169,6 +169,7 @@ def test_what_a_reranker_adds(folder, capsys):
         best = model.rank(ASKED[query], [hit.text for hit in found[:5]])
         order[query] = [found[each["corpus_id"]].id for each in best] + [hit.id for hit in found[5:]]
     options = ["--models", folder / "encoder", "--rerank", folder / "cross", "--rerank_candidates", "5"]
+    options += ["--rerank_weight", "1"]
     metrics = evaluate(capsys, "--data_folder", folder / "beir", *options, "--metrics", "nDCG@10", "R@10", "RR@10")
     assert [*metrics["scores"]] == ["BM25", "encoder", "encoder + BM25", "reranked by cross"]
     assert metrics["scores"]["reranked by cross"] == pytest.approx(by_hand(order), abs=1e-9)

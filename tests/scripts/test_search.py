@@ -293,6 +293,7 @@ def test_what_is_ranked_again(folder, capsys):
     first = {hit.id: hit.score for hit in hits_of(folder, "a red house", 9)}
     for name in ("pairs", "lists"):
         words = ["a red house", *options, "--rerank", str(folder / name), "--rerank_method", "logits"]
+        words += ["--rerank_weight", "1"]
         hits = json.loads(find(capsys, *words, "--json", "--explain"))["hits"]
         assert len(hits) == 4 and all(hit["score"] == pytest.approx(first[hit["id"]]) for hit in hits)
         scores = [hit["rerank"] for hit in hits]
