@@ -38,6 +38,7 @@ from .modeling.heads.seq2seq_classification import (
     TrineSeq2SeqForSequenceClassification,
     TrineSeq2SeqForTokenClassification,
 )
+from .modeling.heads.sounds import TrineForAudioClassification
 from .modeling.heads.table import HEADS, OTHER_HEADS, PATCH_HEADS, SEQ2SEQ_HEADS
 from .modeling.masks.visibility import Visibility
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
@@ -83,6 +84,7 @@ FAMILIES = (
 # for label smoothing; a class that is missing is smoothed against the wrong tokens without a warning.
 CLASS_NAMES = {
     "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
+    "AutoModelForAudioClassification": modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForImageClassification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForMaskedImageModeling": modeling_auto.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES,
@@ -125,6 +127,7 @@ __all__ = [
     "StateAttention",
     "StatesCacheLayer",
     "TrineConfig",
+    "TrineForAudioClassification",
     "TrineForCausalLM",
     "TrineForConditionalGeneration",
     "TrineForImageClassification",

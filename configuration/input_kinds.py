@@ -20,6 +20,12 @@ TEXT_HEADS = dict.fromkeys(
     )
 )
 
+LEARNED_TOKENS = (
+    ("use_cls_token", KindField(True, "Whether a learned token stands before the patches.")),
+    ("num_register_tokens", KindField(0, "Further learned tokens that nothing reads out.", minimum=0)),
+    ("use_mask_token", KindField(False, "Whether `bool_masked_pos` may hide patches.")),
+)
+
 INPUT_KINDS = Choices(
     "input_type",
     {
@@ -38,14 +44,28 @@ INPUT_KINDS = Choices(
                 ("image_size", KindField(224, "Height and width of an image that positions are made for.", minimum=1)),
                 ("patch_size", KindField(16, "Height and width of a patch, in pixels.", minimum=1)),
                 ("num_channels", KindField(3, "Channels of an image: 3 of colours, 1 of grey.", minimum=1)),
-                ("use_cls_token", KindField(True, "Whether a learned token stands before the patches.")),
-                ("num_register_tokens", KindField(0, "Further learned tokens that nothing reads out.", minimum=0)),
-                ("use_mask_token", KindField(False, "Whether `bool_masked_pos` may hide patches.")),
+                *LEARNED_TOKENS,
             ),
             about=AboutInput(
                 description="pictures of any size, in patches of `patch_size` pixels squared",
                 patch="a square of pixels",
                 source="Dosovitskiy et al. 2020, ViT, arXiv 2010.11929",
+            ),
+        ),
+        "audio": InputKind(
+            reads=("input_values", "bool_masked_pos"),
+            aliases=("input_features",),
+            card=("sounds", "spectrograms of {0.num_mel_bins} mel bands, patches of {0.patch_size}"),
+            fields=(
+                ("num_mel_bins", KindField(128, "Mel bands of a spectrogram.", minimum=1)),
+                ("num_frames", KindField(1024, "Frames of a spectrogram that positions are made for.", minimum=1)),
+                ("patch_size", KindField(16, "Mel bands and frames of a patch.", minimum=1)),
+                *LEARNED_TOKENS,
+            ),
+            about=AboutInput(
+                description="log-mel spectrograms of any length, in patches of `patch_size` bands and frames",
+                patch="some bands of some frames",
+                source="Gong et al. 2021, AST, arXiv 2104.01778",
             ),
         ),
     },
@@ -62,6 +82,10 @@ INPUT_HEADS = Choices(
                 "AutoModelForImageClassification": "TrineForImageClassification",
                 "AutoModelForMaskedImageModeling": "TrineForMaskedImageModeling",
             },
+        ),
+        "audio": (
+            "num_mel_bins",
+            {**TEXT_HEADS, "AutoModelForAudioClassification": "TrineForAudioClassification"},
         ),
     },
 )

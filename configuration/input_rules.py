@@ -58,6 +58,18 @@ def check_grid_rotation(config: Any) -> None:
 def check_image(config: Any) -> None:
     """Raises a `ValueError` for sizes of images and patches that do not fit."""
     check_whole_patches("image_size", config.image_size, "patch_size", config.patch_size)
+    check_grid(config)
+
+
+def check_audio(config: Any) -> None:
+    """Raises a `ValueError` for sizes of spectrograms and patches that do not fit."""
+    for name in ("num_mel_bins", "num_frames"):
+        check_whole_patches(name, getattr(config, name), "patch_size", config.patch_size)
+    check_grid(config)
+
+
+def check_grid(config: Any) -> None:
+    """Raises a `ValueError` where positions of two coordinates do not fit, or a pooler has nothing to read."""
     if config.position_type == "sinusoidal" and config.hidden_size % 4:
         raise ValueError(
             f"hidden_size={config.hidden_size} must be a multiple of 4: with position_type='sinusoidal' rows and "
@@ -76,4 +88,4 @@ def check_whole_patches(name: str, size: int, patch_name: str, patch: int) -> No
         )
 
 
-PATCH_RULES = Choices("input_type", {"image": check_image})
+PATCH_RULES = Choices("input_type", {"image": check_image, "audio": check_audio})

@@ -178,3 +178,4 @@ class InputKind(Kind):
     """One thing that a model reads."""
 
     reads: tuple[str, ...]  # the arguments of a forward pass that are its own, the first of which has to be given
+    aliases: tuple[str, ...] = ()  # other names of the first

@@ -129,6 +129,7 @@ DESCRIPTIONS = {
 # or summarises, its author may write `translation` or `summarization`.
 TASKS = {
     "AutoModelForCausalLM": "text-generation",
+    "AutoModelForAudioClassification": "audio-classification",
     "AutoModelForImageClassification": "image-classification",
     "AutoModelForMaskedImageModeling": "image-feature-extraction",
     "AutoModelForMaskedLM": "fill-mask",
@@ -142,7 +143,10 @@ TASKS = {
 
 
 # What makes a model's inputs, by their kind: transformers' Auto class, and what the card calls it.
-PREPARERS = {"image": ("AutoImageProcessor", "processor")}
+PREPARERS = {
+    "image": ("AutoImageProcessor", "processor"),
+    "audio": ("AutoFeatureExtractor", "feature_extractor"),
+}
 
 
 def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:

@@ -182,7 +182,11 @@ def make_token_inputs(config: TrineConfig) -> tuple[nn.Module, nn.Module]:
 
 INPUTS = LazyChoices(
     "input_type",
-    {"tokens": make_token_inputs, "image": later(".inputs.images", "make_image_inputs")},
+    {
+        "tokens": make_token_inputs,
+        "image": later(".inputs.images", "make_image_inputs"),
+        "audio": later(".inputs.sounds", "make_audio_inputs"),
+    },
     package=__package__,
 )
 
@@ -253,9 +257,10 @@ class TrineModel(TrinePreTrainedModel):
                 (batch,), or (sequences,) of a packed row: those at positions below it. Default: none.
             kwargs: With another `config.input_type`, what is read in place of ids: `pixel_values`, images (batch,
                 channels, height, width), or a list of images of any sizes, which becomes one packed row, and
-                `bool_masked_pos`, True for hidden patches, (batch, patches). Else `output_hidden_states`,
-                `output_attentions` (with `attn_implementation="eager"`), `output_router_logits`, and what the
-                attention functions of transformers read.
+                `bool_masked_pos`, True for hidden patches, (batch, patches); or `input_values`, also called
+                `input_features`, spectrograms (batch, frames, mel bands), or a list of such. Else
+                `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
+                `output_router_logits`, and what the attention functions of transformers read.
 
         Returns:
             `last_hidden_state` (batch, length, hidden), the cache, `pooler_output` (sequences, hidden) if there is a

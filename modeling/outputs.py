@@ -116,7 +116,7 @@ class TrineMultipleChoiceOutput(TrineHeadOutput, MultipleChoiceModelOutput):
 
 @dataclass
 class TrineImageClassifierOutput(TrineHeadOutput, ImageClassifierOutput):
-    """Output of a classifier of images: `logits` (images, labels)."""
+    """Output of a classifier of images or sounds: `logits` (items, labels)."""
 
 
 @dataclass

@@ -16,6 +16,7 @@ from .seq2seq_classification import (
     TrineSeq2SeqForSequenceClassification,
     TrineSeq2SeqForTokenClassification,
 )
+from .sounds import TrineForAudioClassification
 
 
 HEADS = {
@@ -40,6 +41,7 @@ SEQ2SEQ_HEADS = {
 PATCH_HEADS = {
     "AutoModelForImageClassification": TrineForImageClassification,
     "AutoModelForMaskedImageModeling": TrineForMaskedImageModeling,
+    "AutoModelForAudioClassification": TrineForAudioClassification,
 }
 
 # transformers has no Auto class for these; sentence-transformers finds them by name.

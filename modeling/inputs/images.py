@@ -10,9 +10,7 @@ from torch import nn
 
 from ...configuration.configuration_trine import TrineConfig
 from ..positions.base import PositionEncoding
-from ..positions.table import POSITIONS
-from .grids import GRID_POSITIONS
-from .patches import Grid, GridPatches
+from .patches import Grid, GridPatches, cut_squares, grid_positions
 
 
 class ImagePatches(GridPatches):
@@ -33,9 +31,7 @@ class ImagePatches(GridPatches):
         self.patch_size, self.num_channels = fields.patch_size, fields.num_channels
 
     def cut(self, values: torch.Tensor) -> torch.Tensor:
-        (rows, columns), size = self.grid_of(values), self.patch_size
-        squares = values.reshape(values.shape[0], self.num_channels, rows, size, columns, size)
-        return squares.permute(0, 2, 4, 1, 3, 5).reshape(values.shape[0], rows * columns, -1)
+        return cut_squares(values, self.grid_of(values), self.patch_size)
 
     def grid_of(self, values: torch.Tensor) -> Grid:
         check_images(values, self.num_channels, self.patch_size)
@@ -78,12 +74,3 @@ def uncut(patches: torch.Tensor, grid: Grid, num_channels: int) -> torch.Tensor:
 def make_image_inputs(config: TrineConfig) -> tuple[nn.Module, PositionEncoding]:
     """The patches of images, and what positions do after them: rotations, a bias, or nothing more."""
     return ImagePatches(config), grid_positions(config)
-
-
-def grid_positions(config: TrineConfig) -> PositionEncoding:
-    """The part of positions on a grid that acts in the layers: rotations, a bias, or nothing where they are added."""
-    if config.position_type in GRID_POSITIONS:
-        return GRID_POSITIONS[config.position_type](config)
-    if config.position_type in ("learned", "sinusoidal"):
-        return PositionEncoding(config)
-    return POSITIONS[config.position_type](config)

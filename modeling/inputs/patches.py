@@ -13,7 +13,9 @@ from transformers import initialization as init
 from ...configuration.configuration_trine import TrineConfig
 from ..checks.ids import has_shape
 from ..initialization import fill_
-from .grids import grid_coordinates, learned_grid, sinusoidal_grid
+from ..positions.base import PositionEncoding
+from ..positions.table import POSITIONS
+from .grids import GRID_POSITIONS, grid_coordinates, learned_grid, sinusoidal_grid
 
 
 Grid = tuple[int, int]  # rows and columns of patches
@@ -136,3 +138,19 @@ class GridPatches(nn.Module):
         lengths = [self.num_prefix_tokens + rows * columns for rows, columns in map(self.grid_of, self.items(values))]
         device = self.projection.weight.device
         return torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+
+
+def cut_squares(values: torch.Tensor, grid: Grid, size: int) -> torch.Tensor:
+    """Cuts (B, C, Y, X) into squares, row by row: (B, N, C * size * size)."""
+    rows, columns = grid
+    squares = values.reshape(values.shape[0], values.shape[1], rows, size, columns, size)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(values.shape[0], rows * columns, -1)
+
+
+def grid_positions(config: TrineConfig) -> PositionEncoding:
+    """The part of positions on a grid that acts in the layers: rotations, a bias, or nothing where they are added."""
+    if config.position_type in GRID_POSITIONS:
+        return GRID_POSITIONS[config.position_type](config)
+    if config.position_type in ("learned", "sinusoidal"):
+        return PositionEncoding(config)
+    return POSITIONS[config.position_type](config)

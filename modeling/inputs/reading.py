@@ -26,7 +26,8 @@ def read_patches(
     """
     config, patches = model.config, model.embed_tokens
     name, *options = INPUT_KINDS[config.input_type].reads
-    values = kwargs.pop(name, None)
+    given_values = [kwargs.pop(each, None) for each in (name, *INPUT_KINDS[config.input_type].aliases)]
+    values = next((each for each in given_values if each is not None), None)
     given = {option: kwargs.pop(option) for option in options if option in kwargs}
     if values is None or input_ids is not None or inputs_embeds is not None:
         wrong = [
@@ -45,9 +46,9 @@ def read_patches(
 
 def check_other_inputs(config: Any, kwargs: dict[str, Any]) -> None:
     """Raises a `ValueError` for what models of another input read."""
-    own = INPUT_KINDS[config.input_type].reads
+    own = (*INPUT_KINDS[config.input_type].reads, *INPUT_KINDS[config.input_type].aliases)
     for kind, row in INPUT_KINDS.items():
-        for name in row.reads:
+        for name in (*row.reads, *row.aliases):
             if name not in own and kwargs.get(name) is not None:
                 raise ValueError(
                     f"{name} is read with input_type={kind!r}, but this model has input_type={config.input_type!r} "
@@ -55,5 +56,5 @@ def check_other_inputs(config: Any, kwargs: dict[str, Any]) -> None:
                 )
 
 
-READERS = Choices("input_type", {"image": read_patches})
+READERS = Choices("input_type", {"image": read_patches, "audio": read_patches})
 OTHER_INPUTS = in_package((check_other_inputs,))
