@@ -63,8 +63,11 @@ def check_fields(config) -> None:
 
 
 def check_dtype(name: str, dtype: Any) -> None:
-    """Raises a `ValueError` for what is neither a dtype of PyTorch nor the name of one; None passes."""
-    if dtype is not None and dtype not in DTYPES and not str(dtype).startswith("torch."):
+    """Raises a `ValueError` for what is neither a dtype of PyTorch nor the name of one; None passes.
+
+    So does "auto", which `transformers serve` asks a config to be read with: the dtype of the weights.
+    """
+    if dtype is not None and dtype not in (*DTYPES, "auto") and not str(dtype).startswith("torch."):
         raise ValueError(f"{name}={dtype!r} is not one of {list(DTYPES)}.")
 
 

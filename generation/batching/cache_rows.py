@@ -2,6 +2,7 @@
 
 # Shapes: B batch, G heads, N tokens, D head size.
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def padded(tensors: list[torch.Tensor], layer: Any) -> list[torch.Tensor]:
 def combined(layers: Sequence[Any], combine: Callable[[list[torch.Tensor]], torch.Tensor], length: int) -> Any:
     """A layer whose tensors are those of some layers, combined; everything else is that of the first."""
     first = layers[0]
-    layer = type(first).__new__(type(first))
+    layer = copy.copy(first)
     for name, value in vars(first).items():
         setattr(layer, name, in_values([vars(each)[name] for each in layers], value, combine))
     if hasattr(first, "cumulative_length"):

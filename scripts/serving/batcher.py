@@ -88,7 +88,7 @@ class Batcher(BaseGenerateManager):
         return self._thread.is_alive()
 
     def generate_streaming(
-        self, model, processor, inputs, gen_config, request_id, response_parser=None
+        self, model, processor: Any, inputs, gen_config, request_id, response_parser=None
     ) -> tuple[asyncio.Queue, DirectStreamer]:
         """Streams an answer, which ends with its request. Raises an Unavailable where there is no place."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue()
@@ -107,7 +107,7 @@ class Batcher(BaseGenerateManager):
         return queue, streamer
 
     async def generate_non_streaming(
-        self, model, processor, inputs, gen_config, request_id
+        self, model, processor: Any, inputs, gen_config, request_id
     ) -> tuple[str, int, torch.Tensor]:
         """Generates an answer, which ends with its request. Raises an Unavailable where there is no place."""
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support import forks
-from support.tiny import SIZES, random_ids, tiny_model
+from support.tiny import SIZES, random_ids, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from trine import (
@@ -271,3 +271,11 @@ def test_overrides_without_the_package(tmp_path, monkeypatch):
     assert result.returncode == 0, result.stderr
     expected = TrineForCausalLM.from_pretrained(tmp_path, num_hidden_layers=2)(ids).logits
     torch.testing.assert_close(load_file(tmp_path / "logits.safetensors")["logits"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_config_is_read_with_the_dtype_of_the_weights(tmp_path):
+    """As `transformers serve` does, whose `--dtype` is auto by default."""
+    tiny_config().save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path, dtype="auto").hidden_size == tiny_config().hidden_size
+    with pytest.raises(ValueError, match="dtype='automatic' is not one of"):
+        AutoConfig.from_pretrained(tmp_path, dtype="automatic")
