@@ -16,7 +16,7 @@ from .listwise import ListwiseReranker
 
 
 # Of a reranker's score beside that of the search before it: the best of ten on held-out queries, of a MiniLM that was
-# trained for minutes; docs/how-to/rerank.md.
+# trained for minutes; see docs/how-to/rerank.md.
 RERANK_WEIGHT = 0.3
 
 
