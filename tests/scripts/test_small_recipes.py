@@ -38,6 +38,6 @@ def test_the_command_of_its_first_lines_reads_it(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = shlex.split(typed)[2:]
     assert argv[:2] == ["--recipe", name]
-    missing = r"data/[a-z-]+/train.jsonl' does not exist|model='(start|outputs/english)' cannot be read"
+    missing = r"(data/[a-z-]+/train|pairs).jsonl' does not exist|model='(start|outputs/english)' cannot be read"
     with pytest.raises(SystemExit, match=missing):
         module.main([*argv, "--use_cpu"])
