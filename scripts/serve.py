@@ -17,6 +17,7 @@ from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.serving import ServeArguments, count_size
 from trine.scripts.jobs.encoders import load_cross_encoder, load_encoder
 from trine.scripts.jobs.memory import keep_freed_memory
+from trine.scripts.serving.engines import OTHERS, find_engine
 
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -25,6 +26,9 @@ EVERYWHERE = ("0.0.0.0", "::", "")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `trine serve` with these arguments, by default the process's."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if (engine := find_engine(argv)) in OTHERS:
+        return OTHERS[engine](argv)
     (arguments,) = parse_arguments([ServeArguments], argv, command="serve", description=__doc__)
     keep_freed_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

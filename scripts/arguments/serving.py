@@ -14,6 +14,8 @@ from trine.scripts.arguments.chat_template import CHAT_TEMPLATE
 LOG_LEVELS = ("debug", "info", "warning", "error")
 ACCESS_LOGS = ("none", "json", "uvicorn")
 KEY_VARIABLE = "TRINE_API_KEY"
+OWN_ENGINE = "transformers"  # whose handlers answer
+ENGINES = (OWN_ENGINE, "vllm")
 
 
 def option(default: Any, text: str) -> Any:
@@ -32,6 +34,9 @@ class ServeArguments:
         None, "Folder or Hub id of a model of sentence-transformers, for /v1/embeddings."
     )
     rerank_model: str | None = option(None, "Folder or Hub id of a CrossEncoder, for /v1/rerank.")
+    engine: str = option(
+        OWN_ENGINE, f"What serves, {' or '.join(ENGINES)}; vllm has options of its own: --engine vllm --help."
+    )
     chat_template: str | None = CHAT_TEMPLATE
     host: str = option("localhost", "Address to listen on; localhost is this computer only.")
     port: int = option(8000, "Port to listen on.")
