@@ -184,7 +184,7 @@ def make_command(
         "host": arguments.host,
         "port": arguments.port,
         "runner": runner,
-        "dtype": arguments.dtype,
+        "dtype": choose_dtype(arguments.dtype, config),
         "tensor-parallel-size": arguments.tensor_parallel_size,
         "model-impl": "transformers" if is_own(config) else "auto",
         "chat-template": template,
@@ -192,6 +192,12 @@ def make_command(
     given = [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
     trust = ["--trust-remote-code"] if arguments.trust_remote_code else []
     return [sys.executable, "-m", *STARTS[package], arguments.model, *given, *trust, *rest]
+
+
+def choose_dtype(asked: str, config: Any) -> str:
+    """The type that is asked for, or that of the weights: vLLM by itself makes float32 bfloat16, with other tokens."""
+    of_weights = getattr(config, "dtype", None)
+    return asked if asked != "auto" or of_weights is None else str(of_weights).removeprefix("torch.")
 
 
 def make_environment(arguments: VllmArguments, environment: Mapping[str, str]) -> dict[str, str]:

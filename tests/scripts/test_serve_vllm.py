@@ -94,7 +94,7 @@ def test_a_decoder_is_handed_over(models, installed, monkeypatch):
             "--port": "8123",
             "--runner": "generate",
             "--model-impl": "transformers",
-            "--dtype": "auto",
+            "--dtype": "float32",  # of the weights; auto would be bfloat16
             "--tensor-parallel-size": "1",
         }.items()
     )
@@ -117,7 +117,9 @@ def test_a_model_of_another_family_is_left_to_vllm(installed, tmp_path):
     assert start("--model", tmp_path, "--trust_remote_code", "true") == 7
     [(command, _, _)] = installed
     options = options_of(command)
-    assert (options["--runner"], options["--model-impl"]) == ("auto", "auto") and command[-1] == "--trust-remote-code"
+    assert (options["--runner"], options["--model-impl"], options["--dtype"]) == ("auto", "auto", "auto") and command[
+        -1
+    ] == "--trust-remote-code"
 
 
 REFUSED = {
