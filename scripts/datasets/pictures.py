@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def build_digits() -> Iterator[tuple[str, Record]]:
     """Written digits of 8 x 8 pixels, which come with scikit-learn; 16 shades become 256."""
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     for number, (pixels, label) in enumerate(zip(digits["images"], digits["target"], strict=True)):
         yield f"digit {number}", {"image": to_png(pixels * (255 / 16)), "label": str(label)}
 

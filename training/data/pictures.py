@@ -27,12 +27,13 @@ def decode_picture(source: PictureSource, height: int, width: int) -> np.ndarray
     """
     from PIL import Image, UnidentifiedImageError
 
+    opened: Any = source
     name = source if isinstance(source, str | Path) else "a picture"
     try:
         if isinstance(source, Mapping):
             data, name = source.get("bytes"), source.get("path") or name
-            source = name if data is None else io.BytesIO(data)
-        picture = source if isinstance(source, Image.Image) else Image.open(source)
+            opened = name if data is None else io.BytesIO(data)
+        picture = opened if isinstance(opened, Image.Image) else Image.open(opened)
         picture = picture.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"'{name}' cannot be read as a picture: {error}") from error
