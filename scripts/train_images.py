@@ -31,6 +31,7 @@ from trine.training.objectives.labels import OneClass
 # How strongly training pictures are changed: what `Augmentation` is given.
 AUGMENTATIONS: dict[str, dict[str, float] | None] = {
     "none": None,
+    "mirror": {"flip": 0.5, "shift": 0.0},
     "shift": {"flip": 0.0, "shift": 0.1},
     "light": {"flip": 0.5, "shift": 0.1},
     "erase": {"flip": 0.5, "shift": 0.1, "erase": 0.25},
