@@ -105,8 +105,10 @@ torch.save(model(torch.load("ids.pt")).logits, "logits.pt")
 
 
 @torch.no_grad()
-def test_a_process_without_the_package_computes_the_same(tmp_path):
-    quantized(small(mlp_layer_types="dense, sparse", num_experts=4, moe_intermediate_size=64), tmp_path)
+@pytest.mark.parametrize("scheme", ["int8", "int2"])
+def test_a_process_without_the_package_computes_the_same(scheme, tmp_path):
+    model = small(mlp_layer_types="dense, sparse", num_experts=4, moe_intermediate_size=64)
+    quantized(model, tmp_path, scheme=scheme)
     torch.save(random_ids(2, 9), tmp_path / "ids.pt")
     result = forks.run(["-c", STRANGER], tmp_path, os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")})
     assert result.returncode == 0, result.stderr

@@ -1,12 +1,14 @@
 """`trine distill`: students of encoders, decoders and encoder-decoders, what runs leave, and what is refused."""
 
 import json
+import os
 import re
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from support import forks
 from support.tiny import SIZES, tiny_config
 from transformers import AutoTokenizer, BartConfig, BartForConditionalGeneration
 
@@ -203,6 +205,27 @@ def test_a_teacher_that_writes_nothing_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(Translator, "translate", lambda self, texts, **options: [Translation("", [], [])] * len(texts))
     with pytest.raises(SystemExit, match="translator' writes nothing for any of the 32 texts"):
         run(folder, tmp_path / "a", "translator", *SEQUENCES, "--cache_dir", str(tmp_path / "cache"))
+
+
+STRANGER = """
+import sys, torch
+sys.modules["trine"] = None
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("a", trust_remote_code=True).eval()
+assert type(model).__module__.startswith("transformers_modules")
+torch.save(model(torch.arange(9)[None]).logits.detach(), "logits.pt")
+"""
+
+
+def test_a_process_without_the_package_computes_the_same(folder, tmp_path):
+    argv = ("--student_config_overrides", "attention_types=sliding,linear", "mlp_layer_types=dense,sparse")
+    held_out = ("--validation_files", str(folder / "texts.jsonl"))
+    assert run(folder, tmp_path / "a", "decoder", *argv, *held_out, files="plain.txt") == 0
+    result = forks.run(["-c", STRANGER], tmp_path, os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")})
+    assert result.returncode == 0, result.stderr
+    with torch.no_grad():
+        expected = TrineForCausalLM.from_pretrained(tmp_path / "a").eval()(torch.arange(9)[None]).logits
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
 
 
 def test_relations_across_vocabularies_leave_texts_out_that_are_cut_otherwise(folder, tmp_path, capsys):
