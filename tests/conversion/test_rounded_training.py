@@ -7,6 +7,7 @@ import torch
 from support.tiny import tiny_model
 
 from trine import train_byte_level_bpe
+from trine.conversion import QATCallback
 from trine.scripts.jobs.rounded_training import draw_texts, make_features
 from trine.scripts.quantize import main
 
@@ -45,3 +46,10 @@ def test_texts_to_train_on(tmp_path):
     assert max(lengths) <= 4 and sum(lengths) == len(tokenizer("a b a b a")["input_ids"]) + 1
     with pytest.raises(ValueError, match="The 1 texts to train on have no token to predict"):
         make_features(tokenizer, [""], 4, tiny_model(dtype=torch.float32))
+
+
+def test_eight_bits_are_not_trained_for():
+    with pytest.raises(ValueError, match=r"scheme='int8' leaves nothing for .* one of \['int4', 'int2'\]"):
+        QATCallback("int8")
+    with pytest.raises(ValueError, match=r"scheme='int3' is not one of \['int8'"):
+        QATCallback("int3")
