@@ -211,7 +211,8 @@ def read_unigram(fields: Mapping[str, Any], size: int) -> Vocabulary:
     Raises:
         ValueError: A setting is none of llama.cpp's.
     """
-    model, pre_tokenizer = fields["model"], fields["pre_tokenizer"] or {"type": None}
+    model = fields["model"]
+    pre_tokenizer: Mapping[str, Any] = fields["pre_tokenizer"] or {"type": None}
     if model["byte_fallback"]:
         raise ValueError(
             "model.byte_fallback=True of a Unigram tokenizer: llama.cpp writes unknown characters as unk_token, not "
