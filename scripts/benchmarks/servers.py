@@ -211,10 +211,8 @@ def report(
     """The part of the Markdown file."""
     table = ""
     if embeddings:
-        table = (
-            "\n\n| embeddings | texts/s | texts per CPU second | p50 s | p95 s | apart |\n|---|---|---|---|---|---|\n"
-        )
-        table += "\n".join(embeddings)
+        head = "| words | embeddings | texts/s | texts per CPU s | p50 s | p95 s | apart |"
+        table = "\n\n" + "\n".join([head, "|---" * 7 + "|", *embeddings])
     return f"""## Servers
 
 Made on {date.today()} by `{command}`: {processor()}, {arguments.threads} thread(s) of {os.cpu_count()} cores, torch \
