@@ -169,4 +169,4 @@ for kind in kinds[:-1]:
 #
 # So the choice is one of what a text asks for. Where far details count, let one layer in some few be full, as in the
 # last model; where they do not, windows are the cheapest ([Attention for long texts](../concepts/long-texts.md)).
-# Next: [a mechanism of your own](../how-to/own-mechanism.md).
+# Next: [a mechanism of your own](own-mechanism.md).
