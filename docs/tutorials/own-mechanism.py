@@ -44,7 +44,7 @@ class QuietAttention(PairwiseAttention):
         return torch.cat([scores, nothing], dim=-1).softmax(dim=-1)[..., :-1]
 '''
 Path("quiet_attention.py").write_text(source, encoding="utf-8")
-load_plugin("quiet_attention.py")
+plugin = load_plugin("quiet_attention.py")
 
 # %% [markdown]
 # ## Does it keep what it promises?
