@@ -66,7 +66,7 @@ def test_every_kind_is_quantised_and_loads(fields, scheme, tmp_path):
     assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path / "more").eval()(ids).logits, logits)
     fast = fast_on_cpu(again)
     assert not any(is_packed(tensor) for tensor in fast.parameters())
-    assert error(fast(ids).logits, logits) < (0.3 if "lsh" in str(fields) else 0.1)  # another bucket, other tokens
+    assert error(fast(ids).logits, logits) < (0.5 if "lsh" in str(fields) else 0.1)  # another bucket, other tokens
     assert fast.generate(ids, max_new_tokens=3, min_new_tokens=3, do_sample=False).shape == (2, 12)
 
 
