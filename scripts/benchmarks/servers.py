@@ -192,9 +192,10 @@ def soak(arguments: ServersArguments, folder: Path) -> list[str]:
     model = save_models(folder, arguments)[f"Trine, {arguments.attention_types}"]
     command = commands(model, False, arguments)[OURS]
     command += ["--prefix_cache", "64MiB", "--response_cache", "16MiB"]
-    sizes, count, begun = [], 0, time.monotonic()
+    sizes, count = [], 0
     with running(command, arguments.threads) as process:
-        while time.monotonic() - begun < arguments.soak_seconds:
+        begun = time.monotonic()
+        while not sizes or time.monotonic() - begun < arguments.soak_seconds:
             bodies = [{**body, "prompt": f"{count} {body['prompt']}"} for body in make_bodies(arguments)[:50]]
             load = send(process, "/v1/completions", bodies, [0.0] * 50)
             assert all(answer.status == 200 for answer in load.answers)
