@@ -26,12 +26,20 @@ MADE = {"project/contributing.md", "project/changelog.md", "project/security.md"
 def listed_pages() -> list[str]:
     """The pages in the order of the site."""
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    return [page for part in nav for pages in part.values() for page in pages]
+    return [page for part in nav for page in pages_of(part)]
+
+
+def pages_of(part: object) -> list[str]:
+    """The pages of a part of the navigation, and of its parts."""
+    if isinstance(part, str):
+        return [part]
+    return [page for each in (part.values() if isinstance(part, dict) else part) for page in pages_of(each)]
 
 
 PAGES = [README, *(DOCS / page for page in listed_pages() if page not in MADE)]
 WRITTEN = [*PAGES, *ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *DOCS.rglob("*.md")]
-WRITTEN = [path for path in WRITTEN if path.parent.name != "zh"]  # tests/test_tutorials.py looks at these
+# tests/test_translations.py and test_tutorials.py look at Chinese texts.
+WRITTEN = [path for path in WRITTEN if path.parent.name != "zh" and ".zh" not in path.suffixes]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in WRITTEN}
 SHOWN = [path.relative_to(ROOT).as_posix() for path in PAGES]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import mechanisms
 import nbformat
 import public_names
 import tables
@@ -26,6 +27,7 @@ ROOT_PAGES = {
 }
 API = {f"reference/api/{name}": text for name, text in public_names.api_pages().items()}
 RUNS: dict[str, Any] = {}
+PICTURES: dict[str, bytes] = {}
 FILE = re.compile(r"<!-- file: ([\w./-]+) -->\n")
 LINK = re.compile(r"\]\(((?:\.\./)*)([\w./-]+\.md)(#[\w-]+)?\)")
 
@@ -46,6 +48,7 @@ def on_config(config: Any) -> Any:
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(ROOT / "docs", PAGES, ignore=shutil.ignore_patterns("*.py", "builder", "tutorials"))
     RUNS.update(RUNS or tutorials.run_all(small=True))
+    PICTURES.update(PICTURES or mechanisms.files())
     for place, content in made_files().items():
         path = PAGES / place
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +61,7 @@ def on_config(config: Any) -> Any:
 
 def made_files() -> dict[str, str | bytes]:
     """Pages of public names, files of the repository that are pages as well, and tutorials, by their places."""
-    files: dict[str, str | bytes] = dict(API)
+    files: dict[str, str | bytes] = {**API, **PICTURES}
     for name, place in ROOT_PAGES.items():
         files[place] = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](../")
     for name, notebook in RUNS.items():
@@ -95,6 +98,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         return match[0]
 
     text = FILE.sub(shown, tables.expand(markdown + "\n"))
+    text = mechanisms.expand(text, page.file.src_uri, config.theme["language"])
     if "<!-- commands -->" in text:
         text = text.replace("<!-- commands -->", commands.command_sections())
     return LINK.sub(lead, text)
