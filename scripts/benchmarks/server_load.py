@@ -22,7 +22,7 @@ LOAD_SECONDS = 300
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a request: status, text or vector, new tokens, and seconds to the first piece and to the end."""
+    """Result of a request: status, text or vector, new tokens, and seconds to the first piece and to the end."""
 
     status: int
     content: Any
@@ -33,7 +33,7 @@ class Answer:
 
 @dataclass
 class Load:
-    """What a server did with all requests: its answers in order, the time on the clock and of its process."""
+    """Results of all requests of a server: its answers in order, the time on the clock and of its process."""
 
     answers: list[Answer] = field(default_factory=list)
     seconds: float = 0.0

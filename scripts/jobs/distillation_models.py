@@ -88,7 +88,7 @@ def load_models(arguments: DistillArguments, device: torch.device) -> Models:
 
 
 def load_teacher(arguments: DistillArguments, device: torch.device) -> tuple[Any, Any]:
-    """What teaches, and the model of transformers in it, or None; errors name the teacher."""
+    """The teacher, and the model of transformers in it, or None; errors name the teacher."""
     if "sequences" in arguments.objective:
         limits = {"max_length": arguments.max_length, "trust_remote_code": arguments.trust_remote_code}
         try:

@@ -1,4 +1,4 @@
-"""What the teacher of `trine distill --objective sequences` writes, kept in a cache piece by piece."""
+"""Texts that the teacher of `trine distill --objective sequences` writes, kept in a cache piece by piece."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is known of the request that is being answered: each task of the server's loop sees its own."""
+"""Facts of the request that is being answered: each task of the server's loop sees its own."""
 
 import time
 from contextvars import ContextVar

@@ -137,7 +137,7 @@ class Decoder:
             current().seed = body.pop("seed", None)  # the handlers would set the one seed that all share
 
     def key(self, body: Mapping[str, Any], way: Way) -> bytes | None:
-        """What a request's answer depends on; None where chance does, too."""
+        """All that a request's answer depends on; None where chance does, too."""
         settings = way.handler._build_generation_config({**body}, self.model.generation_config)
         settings, _ = self.model._prepare_generation_config(settings)
         if settings.do_sample and current().seed is None:

@@ -1,4 +1,4 @@
-"""What stands before the application: who may ask, how much they may send, and whether the server still answers."""
+"""Guards before the application: who may ask, how much they may send, and whether the server still answers."""
 
 import hmac
 from collections.abc import Collection

@@ -41,7 +41,7 @@ def words_of(tokenizer: Any) -> list[str]:
 
 
 def versions(model: Any) -> list[str]:
-    """What else rounds or decides: the programs, the type of numbers, the device."""
+    """All else that rounds or decides: the programs, the type of numbers, the device."""
     weight = next(model.parameters())
     return [torch.__version__, transformers.__version__, trine.__version__, str(weight.dtype), weight.device.type]
 

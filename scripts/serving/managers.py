@@ -1,4 +1,4 @@
-"""What generates for the handlers of transformers: requests together, or continuous batching with paged caches."""
+"""Managers that generate for the handlers of transformers: requests together, or continuous batching with paged caches."""
 
 import asyncio
 from typing import Any
