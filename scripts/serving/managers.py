@@ -1,4 +1,4 @@
-"""Managers that generate for the handlers of transformers: requests together, or continuous batching with paged caches."""
+"""Managers of generation for the handlers of transformers: requests together, or continuous batching with pages."""
 
 import asyncio
 from typing import Any
