@@ -58,7 +58,7 @@ class DecoderFieldsMixin:
 
 def without_sizes(given: dict[str, Any], decoder: Any) -> dict[str, Any]:
     """Leaves out the sizes that `decoder`, a config or its fields, already has."""
-    fields = decoder if isinstance(decoder, dict) else vars(decoder or object)
+    fields = decoder if isinstance(decoder, dict) else getattr(decoder, "__dict__", {})
     return {key: value for key, value in given.items() if key not in SIZES or fields.get(key) != value}
 
 

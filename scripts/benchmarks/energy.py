@@ -1,5 +1,6 @@
 """Measure the energy per 1,000 tokens of models and precisions, beside the first of them, in one run."""
 
+import math
 import shlex
 import statistics
 import sys
@@ -87,14 +88,19 @@ class Measured:
         return [1000 * PARTS[part](use) / tokens for use, tokens in zip(self.uses, self.tokens, strict=True)]
 
 
-def load(name: str, dtype: str, arguments: EnergyBenchmarkArguments) -> tuple[PreTrainedModel, str]:
-    """A model, and what it is measured at: `decoding` if it can continue or translate texts, else `encoding`."""
-    remote = {"trust_remote_code": arguments.trust_remote_code}
+def read_config(name: str, **remote: bool) -> Any:
+    """The config of a model; raises an OSError that names it."""
     try:
-        (architecture, *_) = AutoConfig.from_pretrained(name, **remote).architectures or [""]
+        return AutoConfig.from_pretrained(name, **remote)
     except (OSError, ValueError) as error:
         why = error if Path(name).exists() else "there is no such folder, nor such a model on the Hub or in its cache."
         raise OSError(f"models: '{name}' cannot be read: {why}") from error
+
+
+def load(name: str, dtype: str, arguments: EnergyBenchmarkArguments) -> tuple[PreTrainedModel, str]:
+    """A model, and what it is measured at: `decoding` if it can continue or translate texts, else `encoding`."""
+    remote = {"trust_remote_code": arguments.trust_remote_code}
+    (architecture, *_) = read_config(name, **remote).architectures or [""]
     model_class: Any = AutoModel
     if architecture.endswith("LMHeadModel") or "CausalLM" in architecture:
         model_class = AutoModelForCausalLM
@@ -106,7 +112,7 @@ def load(name: str, dtype: str, arguments: EnergyBenchmarkArguments) -> tuple[Pr
 
 def dtypes_of(name: str, arguments: EnergyBenchmarkArguments) -> list[str]:
     """The types of numbers that a model is measured in: of a quantised one those of its weights alone."""
-    config = AutoConfig.from_pretrained(name, trust_remote_code=arguments.trust_remote_code)
+    config = read_config(name, trust_remote_code=arguments.trust_remote_code)
     return arguments.dtypes if getattr(config, "quantization_config", None) is None else ["auto"]
 
 
@@ -182,7 +188,8 @@ def table(rows: list[Measured]) -> list[str]:
     """The rows of the report."""
     lines = []
     for row in rows:
-        ratios = [ours / theirs for ours, theirs in zip(row.joules(), rows[0].joules(), strict=True)]
+        pairs = zip(row.joules(), rows[0].joules(), strict=True)
+        ratios = [ours / theirs for ours, theirs in pairs if theirs] or [math.nan]  # too little work measures as none
         speeds = [tokens / seconds for tokens, seconds in zip(row.tokens, row.seconds, strict=True)]
         cells = (
             row.name,

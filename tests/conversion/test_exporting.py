@@ -176,7 +176,7 @@ def saved(folder, model=None):
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [
-        ({}, {"format": "onxx"}, "format='onxx' is not one of ['onnx', 'torch']."),
+        ({}, {"format": "onxx"}, "format='onxx' is not one of ['onnx', 'torch', 'gguf']."),
         (
             {"attention_types": "full, lsh", "num_hidden_layers": 2},
             {"cache": True},

@@ -145,7 +145,7 @@ def test_dot_products(tmp_path):
         (lambda s: s.search("red", 2.5), ValueError, "k=2.5 must be a whole number"),
         (lambda s: s.add({"red-house": "x"}), ValueError, r"ids that are there already: \['red-house'\]. `update`"),
         (lambda s: s.add({"a": "x", "b": " "}), ValueError, r"documents\['b'\]=' ' is an empty text"),
-        (lambda s: s.add({3: "x"}), TypeError, "id=3 is a int, not a text"),
+        (lambda s: s.add({3: "x"}), TypeError, "id=3 is an int, not a text"),
         (lambda s: s.add(["x"]), TypeError, "documents is a list; pass a mapping from ids to texts"),
         (lambda s: s.remove("red-house"), TypeError, "ids='red-house' is one text; pass a list"),
         (lambda s: s.remove(["red-house", "no"]), KeyError, r"ids=\['no'\] are not among the documents"),

@@ -11,7 +11,7 @@ from trine.scripts.benchmarks.energy import main
 
 
 pytest.importorskip("codecarbon")
-SMALL = ["--seconds", "0.1", "--rounds", "2", "--batch", "2", "--length", "8", "--new_tokens", "2"]
+SMALL = ["--seconds", "0.3", "--rounds", "2", "--batch", "2", "--length", "8", "--new_tokens", "2"]
 
 
 @pytest.fixture

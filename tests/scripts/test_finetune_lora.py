@@ -148,7 +148,7 @@ def test_the_next_command_takes_the_merged_model(folder, capsys, monkeypatch):
     assert not (folder / "twice" / "adapter_model.safetensors").exists()
     words = shlex.split(re.search(r"Try next:\n  trine serve (.*)", capsys.readouterr().out)[1])
     monkeypatch.setattr(serve, "check_address", lambda host, port: None)
-    monkeypatch.setattr(serve, "serve", lambda arguments, decoder, others: served.append(decoder))
+    monkeypatch.setattr(serve, "serve", lambda arguments: served.append(serve.load(arguments)))
     served = []
     serve.main([*words, "--device", "cpu"])
     ((model, tokenizer),) = served

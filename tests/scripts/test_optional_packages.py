@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Requirements of the package under the names of their modules, and what they bring in any case.
 REQUIRED = {re.split(r"[>=\[]", name)[0].replace("-", "_") for name in PROJECT["dependencies"]}
-REQUIRED |= {"jinja2", "numpy", "packaging", "scipy", "sklearn", "tqdm", "trine", "yaml"}
+REQUIRED |= {"httpx", "jinja2", "numpy", "packaging", "scipy", "sklearn", "tqdm", "trine", "yaml"}
 # What a function of a module can import that these commands never call, or import where it is there.
 NEVER = {
     "evaluate-retrieval": {"matplotlib"},

@@ -36,7 +36,7 @@ def test_a_list_that_holds_other_things(tmp_path):
     (tmp_path / "a.json").write_text('[{"text": "x"}, 3, null]')
     records, bad = read(tmp_path / "a.json")
     assert records == [{"text": "x"}] and [text.rpartition(": ")[2] for text in bad] == [
-        "it is a int",
+        "it is an int",
         "it is a NoneType",
     ]
 
@@ -47,7 +47,7 @@ def test_a_list_that_holds_other_things(tmp_path):
         ("a.json", b'[{"text": "x"}', "neither a list of records nor one record a line: it is not JSON"),
         ("a.json", b"[" * 100_000, "it is nested too deeply"),
         ("a.json", b'["\xff"]', "it is not UTF-8 text"),
-        ("a.json", b"3", "it is a int"),
+        ("a.json", b"3", "it is an int"),
         ("a.csv", b"text\nfirst\n\xe4\n", r"a.csv' is not UTF-8 text: line 3 has the byte 0xe4 at place 1. Save it"),
         ("a.jsonl", '{"text": "a"}\n'.encode("utf-16"), "a.jsonl' is not UTF-8 text, but UTF-16 or binary. Save it"),
         (

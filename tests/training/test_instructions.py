@@ -115,7 +115,7 @@ def test_errors(tokenizer, unmarked):
     cases = [
         (unmarked, MESSAGES[:2], "No message has the role 'assistant'"),
         (unmarked, [{"role": "user"}, *MESSAGES[2:]], "{'role': 'user'} is not a message, which has 'role' and"),
-        (unmarked, [{"role": 1, "content": "x"}, *MESSAGES[2:]], "the 'role' of a message is a int, not a text"),
+        (unmarked, [{"role": 1, "content": "x"}, *MESSAGES[2:]], "the 'role' of a message is an int, not a text"),
         (unmarked, [{"role": "user", "content": None}, *MESSAGES[2:]], "'user' holds a NoneType; only texts"),
         (unmarked, [{"role": "user", "content": [{"type": "text"}]}, *MESSAGES[2:]], "'user' holds a NoneType"),
         (
