@@ -18,22 +18,22 @@ from ..prefixes.snapshots import without_layers
 
 
 TOKEN_AXIS = 2
+# Classes of layers by name, since a checkpoint with code of its own brings copies of them.
 # Layers that keep (B, G, N, ...) of all tokens or of the last ones, where padding on the left is hidden by the mask.
-BY_TOKEN = (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    PairwiseCacheLayer,
-    BigBirdCacheLayer,
-    LSHCacheLayer,
-    SimplicialCacheLayer,
-)
+BY_TOKEN = {
+    layer.__name__
+    for layer in (
+        *(DynamicLayer, DynamicSlidingWindowLayer, PairwiseCacheLayer),
+        *(BigBirdCacheLayer, LSHCacheLayer, SimplicialCacheLayer),
+    )
+}
 # Layers that keep a state (B, ...), in which padding leaves no trace.
-BY_STATE = (KernelizedCacheLayer, ScannedCacheLayer)
+BY_STATE = {layer.__name__ for layer in (KernelizedCacheLayer, ScannedCacheLayer)}
 
 
 def can_be_joined(cache: Cache) -> bool:
     """Whether rows of such caches can be put together: whether every layer is of a known kind."""
-    return all(type(layer) in (*BY_TOKEN, *BY_STATE) for layer in cache.layers)
+    return all(type(layer).__name__ in BY_TOKEN | BY_STATE for layer in cache.layers)
 
 
 def join_rows(caches: Sequence[Cache]) -> Cache:
@@ -53,7 +53,9 @@ def select_rows(cache: Cache, rows: Sequence[int], length: int) -> Cache:
     def choose(tensors: list[torch.Tensor], layer: Any) -> torch.Tensor:
         (states,) = tensors
         states = states[torch.tensor(rows, device=states.device)]
-        return states[:, :, max(0, states.shape[TOKEN_AXIS] - length) :] if type(layer) in BY_TOKEN else states
+        return (
+            states[:, :, max(0, states.shape[TOKEN_AXIS] - length) :] if type(layer).__name__ in BY_TOKEN else states
+        )
 
     chosen = without_layers(cache)
     chosen.layers = [
@@ -64,7 +66,7 @@ def select_rows(cache: Cache, rows: Sequence[int], length: int) -> Cache:
 
 def padded(tensors: list[torch.Tensor], layer: Any) -> list[torch.Tensor]:
     """States of equal numbers of tokens, where the layer keeps them by tokens."""
-    if type(layer) not in BY_TOKEN:
+    if type(layer).__name__ not in BY_TOKEN:
         return tensors
     most = max(states.shape[TOKEN_AXIS] for states in tensors)
     equal = []
