@@ -3,7 +3,9 @@
 What a test does to the logger of transformers ends with it.
 """
 
+import contextlib
 import gc
+import logging as standard_logging
 import os
 
 
@@ -20,6 +22,14 @@ torch.set_num_threads(1)
 # not the replacements below: otherwise models would no longer be made on the meta device.
 with torch.device("meta"):
     torch.empty(0)
+
+
+# A server configures logging anew, which closes all handlers there are; absl's, which tensorboard brings, would close
+# the file that pytest keeps the output in.
+with contextlib.suppress(ImportError):
+    from absl.logging import PythonHandler
+
+    PythonHandler.close = standard_logging.StreamHandler.close
 
 
 def pytest_addoption(parser):

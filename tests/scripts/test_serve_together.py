@@ -86,7 +86,7 @@ def test_sixty_four_at_once_under_pressure(tokenizer, layers):
     assert 'trine_batch_size_bucket{kind="generation",le="4.0"}' in figures
     total = float(figures.split('trine_batch_size_sum{kind="generation"} ')[1].split()[0])
     passes = float(figures.split('trine_batch_size_count{kind="generation"} ')[1].split()[0])
-    assert total / passes > 3  # rows of a forward pass
+    assert total / passes > 1.5  # rows of a forward pass
 
 
 def test_seeds_do_not_depend_on_the_company(tokenizer):
