@@ -14,10 +14,10 @@ from sentence_transformers import SentenceTransformer
 from trine.configuration.atomic_saving import locked
 from trine.configuration.patterns import check_choice
 from trine.retrieval.hybrid import LEXICAL, HybridSearch
-from trine.retrieval.stores.addresses import without_password
 from trine.retrieval.stores.base import Store
 from trine.retrieval.stores.embedded import EmbeddedStore
 from trine.retrieval.stores.index_folder import INDEX
+from trine.retrieval.stores.passwords import without_password
 from trine.retrieval.words import CHINESE
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.cli import INTERRUPTED

@@ -16,7 +16,6 @@ from scipy.sparse import csr_matrix
 from ..encoder_identity import check_same
 from ..fusion import Candidates, best
 from ..words import Words
-from .addresses import hide_password, without_password
 from .base import Store, count_queries
 from .milvus_rows import (
     BITS,
@@ -32,6 +31,7 @@ from .milvus_rows import (
     saturated,
     token_of,
 )
+from .passwords import hide_password, without_password
 
 
 SETTINGS = "trine"  # name of the property in which milvus-lite keeps what a server has as description

@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 
 from ..fusion import Candidates
 from ..words import Words
-from .addresses import hide_password
 from .base import Store, count_queries
+from .passwords import hide_password
 
 
 NAME = "[A-Za-z][A-Za-z0-9_]{0,49}"

@@ -18,9 +18,9 @@ from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from trine.retrieval.fusion import fuse
 from trine.retrieval.hybrid import HybridSearch
-from trine.retrieval.stores.addresses import without_password
 from trine.retrieval.stores.base import Store
 from trine.retrieval.stores.embedded import SEARCH_WIDTH, EmbeddedStore
+from trine.retrieval.stores.passwords import without_password
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.jobs.document_stores import opened_store
 from trine.scripts.jobs.encoders import load_encoder

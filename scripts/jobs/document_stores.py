@@ -7,8 +7,9 @@ from typing import Any
 from sentence_transformers import SparseEncoder
 
 from trine.retrieval.sparse_models import check_trained
-from trine.retrieval.stores.addresses import open_store, without_password
+from trine.retrieval.stores.addresses import open_store
 from trine.retrieval.stores.base import Store
+from trine.retrieval.stores.passwords import without_password
 from trine.scripts.jobs.encoders import quiet_loading
 
 

@@ -10,7 +10,7 @@ from support.searches import DOCUMENTS, assert_holds_chunks, assert_same_hits, t
 
 from trine.retrieval import EmbeddedStore, HybridSearch, MilvusStore, PostgresStore, open_store
 from trine.retrieval.stores import milvus, milvus_rows
-from trine.retrieval.stores.addresses import hide_password, without_password
+from trine.retrieval.stores.passwords import hide_password, without_password
 
 
 pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
