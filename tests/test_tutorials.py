@@ -114,6 +114,37 @@ def test_a_page_shows_what_ran(adding):
     assert tutorials.find_run("adding", small=True) is None
 
 
+@pytest.mark.parametrize("address", ["https://github.com/somebody/trine", "https://github.com/somebody/trine.git"])
+def test_where_the_repository_has_an_address_colab_opens_the_notebook(adding, monkeypatch, address):
+    (notebook,) = tutorials.run_all(small=True).values()
+    monkeypatch.setattr(tutorials, "repository", lambda: address)
+    url = "https://colab.research.google.com/github/somebody/trine/blob/notebooks/adding.ipynb"
+    text, _ = tutorials.page("adding", notebook)
+    chinese, _ = tutorials.page("adding", notebook, "zh")
+    assert f"[Open in Colab]({url})" in text.split("```")[0]  # before the first code
+    assert f"[在 Colab 中打开]({url})" in chinese.split("```")[0]
+    download = tutorials.download("adding", notebook)
+    nbformat.validate(download)
+    assert url in download.cells[0].source and f'"trine[scripts] @ git+{address}"' in download.cells[1].source
+    assert [cell.source for cell in download.cells[2:]] == [cell.source for cell in notebook.cells]
+
+
+@pytest.mark.parametrize("address", [None, "https://example.org/trine"])
+def test_without_an_address_on_github_nothing_leads_to_colab(adding, monkeypatch, address):
+    (notebook,) = tutorials.run_all(small=True).values()
+    monkeypatch.setattr(tutorials, "repository", lambda: address)
+    text, _ = tutorials.page("adding", notebook)
+    assert "colab" not in text.lower() and tutorials.download("adding", notebook) is notebook
+
+
+def test_the_address_is_that_of_the_project(monkeypatch, tmp_path):
+    monkeypatch.setattr(tutorials, "ROOT", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "trine"\n')
+    assert tutorials.repository() is None
+    (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "https://github.com/somebody/trine"\n')
+    assert tutorials.repository() == "https://github.com/somebody/trine"
+
+
 def test_a_tutorial_that_fails_stops_the_build(adding):
     adding.write_text(SOURCE.replace("sum(", "total("))
     with pytest.raises(Exception, match="NameError.*total"):

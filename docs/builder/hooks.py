@@ -30,6 +30,8 @@ RUNS: dict[str, Any] = {}
 PICTURES: dict[str, bytes] = {}
 FILE = re.compile(r"<!-- file: ([\w./-]+) -->\n")
 LINK = re.compile(r"\]\(((?:\.\./)*)([\w./-]+\.md)(#[\w-]+)?\)")
+BLOCK_OR_HEADING = re.compile(r"^ *```.*?^ *```$|^(?P<marks>#+) (?P<title>[^\n]*)$", flags=re.DOTALL | re.MULTILINE)
+SLUG = slugify(case="lower")  # keeps Chinese signs
 
 
 def on_startup(**kwargs: Any) -> None:
@@ -54,7 +56,7 @@ def on_config(config: Any) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     config.docs_dir = str(PAGES)
-    config.mdx_configs["toc"]["slugify"] = slugify(case="lower")  # keeps Chinese signs
+    config.mdx_configs["toc"]["slugify"] = SLUG
     complete(config.nav, API)
     return config
 
@@ -66,7 +68,7 @@ def made_files() -> dict[str, str | bytes]:
         files[place] = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](../")
     for name, notebook in RUNS.items():
         files[f"tutorials/{name}.md"], pictures = tutorials.page(name, notebook)
-        files[f"tutorials/{name}.ipynb"] = nbformat.writes(notebook)
+        files[f"tutorials/{name}.ipynb"] = nbformat.writes(tutorials.download(name, notebook))
         files.update({f"tutorials/{picture}": content for picture, content in pictures.items()})
         if tutorials.translated(name, "zh"):
             files[f"tutorials/{name}.zh.md"] = tutorials.page(name, notebook, "zh")[0]
@@ -87,9 +89,28 @@ def shown(match: re.Match) -> str:
     return f'```python title="{Path(match[1]).name}"\n{text}```\n'
 
 
+def with_anchors(translated: str, english: str) -> str:
+    """A translated page whose headings have the anchors of the English ones, so that one link leads to both."""
+    titles = iter([match["title"] for match in BLOCK_OR_HEADING.finditer(english) if match["title"]])
+
+    def name(match: re.Match) -> str:
+        if match["title"] is None:
+            return match[0]
+        if match["marks"] == "#":  # titles of pages need none
+            next(titles, None)
+            return match[0]
+        plain = re.sub(r"`|\]\([^)]*\)|\[", "", next(titles, match["title"]))
+        return f"{match[0]} {{#{SLUG(plain, '-')}}}"
+
+    return BLOCK_OR_HEADING.sub(name, translated)
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Fill in what a page asks for, and lead links to files of the repository to their pages."""
     depth = page.file.src_uri.count("/")
+    if page.file.src_uri.endswith(".zh.md"):
+        english = (PAGES / page.file.src_uri.replace(".zh.md", ".md")).read_text(encoding="utf-8")
+        markdown = with_anchors(markdown, english)
 
     def lead(match: re.Match) -> str:
         ups, name, anchor = match[1], match[2], match[3] or ""

@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,6 +36,13 @@ NOTES = {
     "zh": "!!! note\n    本页的输出来自构建时的小规模运行；`make tutorials` 运行完整规模。\n",
 }
 NOTEBOOK = {"": "This page as a [notebook]({name}.ipynb).", "zh": "本页的 [notebook]({name}.ipynb)。"}
+OPEN = {"": "[Open in Colab]({url}).", "zh": "[在 Colab 中打开]({url})。"}
+# Where Trine is not installed, as in Colab: the first cell of a notebook.
+INSTALL = """import importlib.util
+
+if importlib.util.find_spec("trine") is None:
+    %pip install --quiet "trine[scripts] @ git+{repository}"
+"""
 
 
 def names() -> list[str]:
@@ -105,6 +113,39 @@ def run_all(small: bool, chosen: Iterable[str] = (), workers: int = 2) -> dict[s
         return dict(zip(wanted, made, strict=True))
 
 
+def repository() -> str | None:
+    """The public address of the repository, `Repository` of the project's addresses, or None where it has none."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository")
+
+
+def colab(name: str) -> str | None:
+    """The address at which Colab opens a tutorial, or None where the repository is not on GitHub.
+
+    The notebooks stand on the branch `notebooks`, which the workflow `docs` writes.
+    """
+    found = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?", repository() or "")
+    return f"https://colab.research.google.com/github/{found[1]}/blob/notebooks/{name}.ipynb" if found else None
+
+
+def first_line(name: str, language: str = "") -> str:
+    """What stands below the title of a page: its notebook, and where it opens in Colab."""
+    url = colab(name)
+    parts = [NOTEBOOK[language].format(name=name), *([OPEN[language].format(url=url)] if url else [])]
+    return ("" if language == "zh" else " ").join(parts)
+
+
+def download(name: str, notebook: Any) -> Any:
+    """A run as the notebook that readers get: where Colab opens it, with a link and a cell that installs Trine."""
+    url = colab(name)
+    if url is None:
+        return notebook
+    copy = nbformat.from_dict(notebook)
+    install = nbformat.v4.new_code_cell(INSTALL.format(repository=repository()))
+    copy.cells = [nbformat.v4.new_markdown_cell(OPEN[""].format(url=url)), install, *copy.cells]
+    return copy
+
+
 def page(name: str, notebook: Any, language: str = "") -> tuple[str, dict[str, bytes]]:
     """The page of a run in a language, and its pictures by their names."""
     texts = translated(name, language) if language else None
@@ -115,7 +156,7 @@ def page(name: str, notebook: Any, language: str = "") -> tuple[str, dict[str, b
         if cell.cell_type == "markdown":
             parts.append(next(words) if words else cell.source)
             if len(parts) == 1:
-                parts.append(NOTEBOOK[language].format(name=name))
+                parts.append(first_line(name, language))
                 parts += [NOTES[language]] if notebook.metadata.get("small") else []
             continue
         parts.append(f"```python\n{cell.source}\n```")
