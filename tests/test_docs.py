@@ -39,7 +39,8 @@ def pages_of(part: object) -> list[str]:
 PAGES = [README, *(DOCS / page for page in listed_pages() if page not in MADE)]
 WRITTEN = [*PAGES, *ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md"), *DOCS.rglob("*.md")]
 # tests/test_translations.py and test_tutorials.py look at Chinese texts.
-WRITTEN = [path for path in WRITTEN if path.parent.name != "zh" and ".zh" not in path.suffixes]
+CHINESE = re.compile(r"\.zh(-CN)?\.md$|^docs/tutorials/zh/")
+WRITTEN = [path for path in WRITTEN if not CHINESE.search(path.relative_to(ROOT).as_posix())]
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in WRITTEN}
 SHOWN = [path.relative_to(ROOT).as_posix() for path in PAGES]
 

@@ -19,7 +19,9 @@ TRANSLATED |= {"README.zh-CN.md": ROOT / "README.md"} if (ROOT / "README.zh-CN.m
 def test_a_chinese_page_says_what_the_english_one_says(page):
     translated = (ROOT / page).read_text(encoding="utf-8")
     assert drift(TRANSLATED[page].read_text(encoding="utf-8"), translated) == []
-    prose = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->", "", translated, flags=re.DOTALL)
+    prose = re.sub(
+        r"```.*?```|`[^`\n]*`|\]\([^)]*\)|<!--.*?-->|^> [^\n]*$", "", translated, flags=re.DOTALL | re.MULTILINE
+    )
     paragraphs = [part for part in prose.split("\n\n") if re.search(r"[A-Za-z]{2,}(?: [A-Za-z]+){9}", part)]
     assert all(re.search(r"[\u4e00-\u9fff]", part) for part in paragraphs), "a paragraph is not translated"
 

@@ -9,7 +9,7 @@ from itertools import zip_longest
 BLOCK = re.compile(r"^( *)```.*?^\1```$", flags=re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^(#+) (.*)$", flags=re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-CODE = re.compile(r"`([^`\n]+)`")
+CODE = re.compile(r"`([^`]+)`")
 COMMENT = re.compile(r"(?:(?<=\s)|^)# .*$", flags=re.MULTILINE)
 FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 # Large numbers are counted in millions, and in ten thousands and hundred millions.
@@ -79,7 +79,7 @@ PARTS: dict[str, Callable[[str], Counter[str]]] = {
     "blocks": blocks,
     "comments of blocks": comments,
     "links": lambda text: Counter(LANGUAGE.sub("", link) for link in LINK.findall(BLOCK.sub("", text))),
-    "code": lambda text: Counter({*CODE.findall(BLOCK.sub("", text))}),
+    "code": lambda text: Counter({re.sub(r"\s+", " ", name) for name in CODE.findall(BLOCK.sub("", text))}),
     "figures": lambda text: Counter({*FIGURE.findall(prose(text))}),
     "rows of tables": rows,
     "comments of HTML": lambda text: Counter(re.findall("<!-- .*? -->", BLOCK.sub("", text))),
