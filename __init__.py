@@ -17,6 +17,7 @@ from transformers.models.auto import modeling_auto
 from ._lazy import lazy_names
 from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
+from .configuration.configuration_trine_dual import TrineDualEncoderConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .modeling.caches.kernelized import KernelizedCacheLayer
@@ -42,6 +43,7 @@ from .modeling.heads.sounds import TrineForAudioClassification
 from .modeling.heads.table import HEADS, OTHER_HEADS, PATCH_HEADS, SEQ2SEQ_HEADS
 from .modeling.masks.visibility import Visibility
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
+from .modeling.modeling_trine_dual import TrineDualEncoder
 from .modeling.modeling_trine_recurrent import (
     RECURRENT_HEADS,
     TrineRecurrentForConditionalGeneration,
@@ -80,6 +82,10 @@ FAMILIES = (
     (TrineSeq2SeqConfig, TrineSeq2SeqModel, SEQ2SEQ_HEADS),
     (TrineRecurrentConfig, TrineRecurrentModel, RECURRENT_HEADS),
 )
+# Models of several stacks, and the Auto classes that make them.
+COMPOSED = (
+    (TrineDualEncoderConfig, TrineDualEncoder, ("AutoModel", "AutoModelForZeroShotImageClassification")),
+)
 # Transformers' static tables of class names, by Auto class. `Trainer` looks a class up there before it shifts labels
 # for label smoothing; a class that is missing is smoothed against the wrong tokens without a warning.
 CLASS_NAMES = {
@@ -97,6 +103,9 @@ CLASS_NAMES = {
     "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForTextEncoding": modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
     "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForZeroShotImageClassification": (
+        modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    ),
 }
 
 
@@ -105,11 +114,14 @@ def register() -> None:
 
     It runs on `import trine`, and is the entry point of vLLM's plugin group `vllm.general_plugins`.
     """
+    families = [(config, dict.fromkeys(names, model)) for config, model, names in COMPOSED]
     for config, base_model, heads in FAMILIES:
-        AutoConfig.register(config.model_type, config, exist_ok=True)
         encodes = {} if config is TrineRecurrentConfig else {"AutoModelForTextEncoding": base_model}
         patch_heads = PATCH_HEADS if config is TrineConfig else {}
-        for auto_class, model in {"AutoModel": base_model, **encodes, **heads, **patch_heads}.items():
+        families.append((config, {"AutoModel": base_model, **encodes, **heads, **patch_heads}))
+    for config, models in families:
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        for auto_class, model in models.items():
             getattr(transformers, auto_class).register(config, model, exist_ok=True)
             CLASS_NAMES[auto_class][config.model_type] = model.__name__
             setattr(transformers, model.__name__, model)  # `transformers serve` looks architectures up as attributes
@@ -127,6 +139,8 @@ __all__ = [
     "StateAttention",
     "StatesCacheLayer",
     "TrineConfig",
+    "TrineDualEncoder",
+    "TrineDualEncoderConfig",
     "TrineForAudioClassification",
     "TrineForCausalLM",
     "TrineForConditionalGeneration",

@@ -114,6 +114,23 @@ def pair_limits(config) -> list[str]:
     return [f"Of the {name}: {length_limit(getattr(config, name))}" for name in ("encoder", "decoder")]
 
 
+def dual_rows(config) -> list[tuple[str, str]]:
+    """Part and choice for both stacks of a dual encoder, and for what makes vectors of their states."""
+    stacks = {"texts": config.text_config, "images": config.vision_config}
+    rows = [(f"{name}: {part}", choice) for name, stack in stacks.items() for part, choice in architecture_rows(stack)]
+    return [
+        *rows,
+        ("texts: pooling, projection", f"{config.text_pooling}, {config.text_projection}"),
+        ("images: pooling, projection", f"{config.vision_pooling}, {config.vision_projection}"),
+        ("vectors", f"of {config.projection_dim} features, trained with the {config.contrastive_loss} loss"),
+    ]
+
+
+def dual_limits(config) -> list[str]:
+    """The sentences about long texts and images of other sizes."""
+    return [f"Of texts: {length_limit(config.text_config)}", f"Of images: {length_limit(config.vision_config)}"]
+
+
 def recurrent_limits(config) -> list[str]:
     """The sentence about long input to a recurrent model."""
     return ["It reads texts of any length; quality falls on longer ones than it was trained on."]
@@ -124,6 +141,7 @@ DESCRIPTIONS = {
     "trine": (architecture_rows, lambda config: [length_limit(config)]),
     "trine_seq2seq": (pair_rows, pair_limits),
     "trine_recurrent": (recurrent_rows, recurrent_limits),
+    "trine_dual_encoder": (dual_rows, dual_limits),
 }
 # The `pipeline_tag` of what a model of an Auto class does. The Hub has none for encoder-decoders: where one translates
 # or summarises, its author may write `translation` or `summarization`.
@@ -139,6 +157,7 @@ TASKS = {
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
 }
 
 
@@ -147,12 +166,15 @@ PREPARERS = {
     "image": ("AutoImageProcessor", "processor"),
     "audio": ("AutoFeatureExtractor", "feature_extractor"),
 }
+# The same of models of several inputs, by their type.
+PROCESSORS = {"trine_dual_encoder": ("AutoProcessor", "processor")}
 
 
 def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:
     """Renders the card as Markdown with the Hub's metadata block."""
     describe, limit = DESCRIPTIONS[config.model_type]
-    preparer, variable = PREPARERS.get(getattr(config, "input_type", "tokens"), ("AutoTokenizer", "tokenizer"))
+    prepared = PREPARERS.get(getattr(config, "input_type", "tokens"), ("AutoTokenizer", "tokenizer"))
+    preparer, variable = PROCESSORS.get(config.model_type, prepared)
     return CARD.format(
         task=TASKS.get(auto_class, "feature-extraction"),
         title=class_name,

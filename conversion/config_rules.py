@@ -7,7 +7,6 @@ from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from ..configuration.configuration_trine import TrineConfig
-from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from ..configuration.kinds import KIND_TABLES
 
 
@@ -78,6 +77,7 @@ WITHOUT_EFFECT = {
     *("output_router_logits", "router_bias_update_rate", "require_shift_invariance", "performer_redraw_interval"),
     *("router_aux_loss_reduction", "coverage_loss_coef"),
     *("cross_attention_hidden_size", "task_specific_params", "classifier_dropout"),
+    *("logit_scale_init_value", "logit_bias_init_value"),
 }
 CLASSIFIERS = (
     *("TrineForSequenceClassification", "TrineForTokenClassification", "TrineForQuestionAnswering"),
@@ -121,15 +121,16 @@ def effective(config: TrineConfig, head: str) -> dict[str, Any]:
     return fields
 
 
-def effective_fields(config: TrineConfig | TrineSeq2SeqConfig, head: str) -> dict[str, Any]:
-    """The fields of a config that something reads; those of the stacks of an encoder-decoder under dotted names."""
+def effective_fields(config: Any, head: str) -> dict[str, Any]:
+    """The fields of a config that something reads; those of the stacks within it under dotted names."""
     if isinstance(config, TrineConfig):
         return effective(config, head)
+    stack_unread = STACK_UNREAD if config.is_encoder_decoder else {"tie_word_embeddings"}
     own = {name: value for name, value in config.to_dict().items() if name not in WITHOUT_EFFECT}
-    own = {name: value for name, value in own.items() if name not in ("encoder", "decoder")}
-    for side in ("encoder", "decoder"):
+    own = {name: value for name, value in own.items() if name not in config.sub_configs}
+    for side in config.sub_configs:
         stack = effective(getattr(config, side), head)
-        own |= {f"{side}.{name}": value for name, value in stack.items() if name not in STACK_UNREAD}
+        own |= {f"{side}.{name}": value for name, value in stack.items() if name not in stack_unread}
     return own
 
 
@@ -144,9 +145,7 @@ STACK_UNREAD = {
 }
 
 
-def differences(
-    config: TrineConfig | TrineSeq2SeqConfig, other: TrineConfig | TrineSeq2SeqConfig, head: str
-) -> Iterator[tuple[str, Any, Any]]:
+def differences(config: Any, other: Any, head: str) -> Iterator[tuple[str, Any, Any]]:
     """Fields that are read and differ between two configs, with both values."""
     theirs = effective_fields(other, head)
     for name, value in effective_fields(config, head).items():

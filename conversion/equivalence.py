@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 TOKEN_OUTPUTS = ("logits", "prediction_logits", "start_logits", "end_logits", "last_hidden_state")
 TOKEN_OUTPUTS += ("token_weights", "embeddings")  # of `TrineForRetrieval`, and so `dense`
 SEQUENCE_OUTPUTS = ("logits", "seq_relationship_logits", "pooler_output", "dense", "reconstruction")
+SEQUENCE_OUTPUTS += ("logits_per_image", "text_embeds", "image_embeds")
 TOLERANCE = 1e-5  # of the largest output, or of 1 where all are smaller
 
 
@@ -28,6 +29,9 @@ def random_inputs(config: Any, class_name: str, length: int | None = None, batch
     generator = torch.Generator().manual_seed(0)
     if hasattr(config, "image_size"):
         return random_images(config, class_name, batch, generator)
+    if hasattr(config, "vision_config"):
+        images = random_images(config.vision_config, class_name, batch, generator)
+        return {**random_texts(config.text_config, batch, generator), **images}
     special = {config.pad_token_id, *(getattr(config, name, None) for name in ("bos_token_id", "eos_token_id"))}
     # Not the last rows of a table of positions, which begin after the padding id in some families.
     length = int(length or min(24, max(2, getattr(config, "max_position_embeddings", None) or 48) // 2))
@@ -46,6 +50,15 @@ def random_inputs(config: Any, class_name: str, length: int | None = None, batch
     if config.is_encoder_decoder and "Encoder" not in class_name:
         inputs["decoder_input_ids"] = tokens[torch.randint(len(tokens), (batch, length), generator=generator)]
     return inputs
+
+
+def random_texts(config: Any, batch: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Random ids (batch, positions) of texts that end with the id of their end, as those of a dual encoder."""
+    length = config.max_position_embeddings
+    ids = torch.randint(min(config.vocab_size, 100_000), (batch, length), generator=generator)
+    if config.eos_token_id is not None:
+        ids[:, -1] = config.eos_token_id
+    return {"input_ids": ids}
 
 
 def random_images(config: Any, class_name: str, batch: int, generator: torch.Generator) -> dict[str, torch.Tensor]:

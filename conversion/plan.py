@@ -13,10 +13,12 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ..configuration.configuration_trine import TrineConfig
+from ..configuration.configuration_trine_dual import TrineDualEncoderConfig
 from ..configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from ..configuration.patterns import shorten
 from ..modeling.heads.table import HEADS, OTHER_HEADS, PATCH_HEADS, SEQ2SEQ_HEADS
 from ..modeling.modeling_trine import TrineModel
+from ..modeling.modeling_trine_dual import TrineDualEncoder
 from ..modeling.modeling_trine_seq2seq import TrineSeq2SeqModel
 from .config_rules import differences
 from .families.base import Family, Head
@@ -25,11 +27,11 @@ from .stream import CheckpointReader
 from .weight_rules import Step, make_steps
 
 
-CONFIGS = {config.model_type: config for config in (TrineConfig, TrineSeq2SeqConfig)}
+CONFIGS = {config.model_type: config for config in (TrineConfig, TrineSeq2SeqConfig, TrineDualEncoderConfig)}
 CLASSES: dict[str, Any] = {
     model.__name__: model
     for models in (HEADS.values(), PATCH_HEADS.values(), SEQ2SEQ_HEADS.values(), OTHER_HEADS)
-    for model in (TrineModel, TrineSeq2SeqModel, *models)
+    for model in (TrineModel, TrineSeq2SeqModel, TrineDualEncoder, *models)
 }
 
 

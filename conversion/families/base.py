@@ -36,7 +36,7 @@ class Head:
     @property
     def is_base(self) -> bool:
         """Whether it is the bare model, without a head."""
-        return self.trine in ("TrineModel", "TrineSeq2SeqModel")
+        return self.trine in ("TrineModel", "TrineSeq2SeqModel", "TrineDualEncoder")
 
 
 def no_fields(*args) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Family:
         a checkpoint with a head.
         """
         target = self.prefix(head)
-        prefix = target or next(self.prefix(other) for other in self.heads if not other.is_base)
+        prefix = target or next((self.prefix(other) for other in self.heads if not other.is_base), "")
         has_prefix = bool(prefix) and any(name.startswith(prefix) for name in tensors)
         own = [pattern for rule in head.rules for pattern in rule.source_patterns()]
 

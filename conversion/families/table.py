@@ -3,6 +3,7 @@
 from .bart import BART
 from .base import Family
 from .bert import BERT, ROBERTA, XLM_ROBERTA
+from .clip import CLIP, SIGLIP
 from .gpt2 import GPT2
 from .llama import LLAMA, MISTRAL, QWEN3
 from .mixtral import MIXTRAL, QWEN3_MOE
@@ -27,5 +28,7 @@ FAMILIES: dict[str, Family] = {
         T5,
         BART,
         VIT,
+        CLIP,
+        SIGLIP,
     )
 }
