@@ -83,9 +83,7 @@ FAMILIES = (
     (TrineRecurrentConfig, TrineRecurrentModel, RECURRENT_HEADS),
 )
 # Models of several stacks, and the Auto classes that make them.
-COMPOSED = (
-    (TrineDualEncoderConfig, TrineDualEncoder, ("AutoModel", "AutoModelForZeroShotImageClassification")),
-)
+COMPOSED = ((TrineDualEncoderConfig, TrineDualEncoder, ("AutoModel", "AutoModelForZeroShotImageClassification")),)
 # Transformers' static tables of class names, by Auto class. `Trainer` looks a class up there before it shifts labels
 # for label smoothing; a class that is missing is smoothed against the wrong tokens without a warning.
 CLASS_NAMES = {
@@ -103,9 +101,7 @@ CLASS_NAMES = {
     "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForTextEncoding": modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
     "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
-    "AutoModelForZeroShotImageClassification": (
-        modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
-    ),
+    "AutoModelForZeroShotImageClassification": (modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES),
 }
 
 

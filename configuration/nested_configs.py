@@ -11,8 +11,8 @@ from .configuration_trine import TrineConfig
 class NestedConfigsMixin:
     """Base of a config in which the fields that `stacks` names are `TrineConfig`s, each with defaults of its own.
 
-    A stack may be given as a config or as its fields. `from_pretrained(..., vision_config={...})` changes the fields of
-    one stack, and leaves its others as they were saved.
+    A stack may be given as a config or as its fields. `from_pretrained(..., vision_config={...})` changes some fields
+    of one stack, and leaves its others as they were saved.
     """
 
     stacks: dict[str, dict[str, Any]] = {}  # field to what its config has unless something else is given

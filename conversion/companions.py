@@ -24,7 +24,14 @@ TOKENIZER_FILES = (
 COPIED = (
     *TOKENIZER_FILES,
     TARGET_TOKENIZER,
-    *("chat_template*", "additional_chat_templates", "preprocessor_config.json", "processor_config.json", GENERATION, "LICENSE*"),
+    *(
+        "chat_template*",
+        "additional_chat_templates",
+        "preprocessor_config.json",
+        "processor_config.json",
+        GENERATION,
+        "LICENSE*",
+    ),
 )
 # sentence-transformers reads its own files beside the model's, and a folder for each further module.
 SENTENCE_ENCODER = (MODULES, "sentence_*_config.json", "config_sentence_transformers.json")

@@ -56,7 +56,7 @@ def random_texts(config: Any, batch: int, generator: torch.Generator) -> dict[st
     """Random ids (batch, positions) of texts that end with the id of their end, as those of a dual encoder."""
     length = config.max_position_embeddings
     ids = torch.randint(min(config.vocab_size, 100_000), (batch, length), generator=generator)
-    if config.eos_token_id is not None:
+    if isinstance(config.eos_token_id, int) and config.eos_token_id < config.vocab_size:
         ids[:, -1] = config.eos_token_id
     return {"input_ids": ids}
 

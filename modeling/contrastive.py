@@ -9,7 +9,7 @@ from ..configuration.choices import Choices
 
 
 def softmax_loss(logits: torch.Tensor) -> torch.Tensor:
-    """The mean cross-entropy in nats of each text among the texts, and of each image among the images, of logits (B, B).
+    """The mean cross-entropy in nats of each text among the texts and each image among the images, of logits (B, B).
 
     Source: Radford et al. 2021, CLIP, arXiv 2103.00020, figure 3.
     """

@@ -3,12 +3,12 @@
 # Shapes: B rows of a batch, N tokens in a row, T texts, I images, P size of a vector.
 
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils.generic import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from ..configuration.choices import Choices
 from ..configuration.configuration_trine_dual import TrineDualEncoderConfig
@@ -83,7 +83,7 @@ class TrineDualEncoder(TrinePreTrainedModel):
     config: TrineDualEncoderConfig  # pyright: ignore[reportIncompatibleVariableOverride] another family of configs
     input_modalities = ("image", "text")
     _can_record_outputs = None  # each trunk records its own
-    _can_compile_fullgraph = False  # `generate` is not there to compile
+    _can_compile_fullgraph = False  # pyright: ignore[reportAssignmentType] there is no `generate` to compile
 
     def __init__(self, config: TrineDualEncoderConfig):
         super().__init__(config)
@@ -124,7 +124,7 @@ class TrineDualEncoder(TrinePreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
+        **kwargs: Any,
     ) -> TrineModelOutput:
         """The output of the trunk that reads texts; its `pooler_output` (T, P) are their vectors, not normalised.
 
@@ -154,7 +154,7 @@ class TrineDualEncoder(TrinePreTrainedModel):
     def get_image_features(
         self,
         pixel_values: torch.Tensor | list[torch.Tensor] | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
+        **kwargs: Any,
     ) -> TrineModelOutput:
         """The output of the trunk that reads images; its `pooler_output` (I, P) are their vectors, not normalised.
 
@@ -182,7 +182,7 @@ class TrineDualEncoder(TrinePreTrainedModel):
         position_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],  # pyright: ignore[reportGeneralTypeIssues] as in transformers
+        **kwargs: Any,
     ) -> TrineDualEncoderOutput:
         """Compares all texts with all images.
 
@@ -191,16 +191,15 @@ class TrineDualEncoder(TrinePreTrainedModel):
             pixel_values: As in `get_image_features`.
             attention_mask: 1 for a token and 0 for padding, (T, N).
             position_ids: (T, N).
-            return_loss: Whether to return `config.contrastive_loss`, for which text number i belongs to image number i.
+            return_loss: Whether to return `config.contrastive_loss`: text number i belongs to image number i.
             inputs_embeds: (T, N, hidden), in place of `input_ids`.
 
         Raises:
             ValueError: With `return_loss`, other numbers of texts and images; or what the trunks raise.
         """
-        image_output = self.get_image_features(pixel_values=pixel_values, **{**kwargs, "return_dict": True})
-        text_output = self.get_text_features(
-            input_ids, attention_mask, position_ids, inputs_embeds, **{**kwargs, "return_dict": True}
-        )
+        kwargs["return_dict"] = True
+        image_output: Any = self.get_image_features(pixel_values=pixel_values, **kwargs)
+        text_output: Any = self.get_text_features(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         texts, images = (
             nn.functional.normalize(output.pooler_output, dim=-1) for output in (text_output, image_output)
         )

@@ -114,7 +114,7 @@ def read_vision(config: Any, ignored: Collection[str], has_class: bool) -> dict[
 
 
 def without_foreign_ids(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields without ids of special tokens that lie outside the vocabulary, as SigLIP's defaults do: it reads none."""
+    """The fields without ids of special tokens outside the vocabulary, as SigLIP's defaults are: it reads none."""
     foreign = {
         name: None
         for name in ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -182,8 +182,8 @@ class SiglipFamily(DualFamily):
         text, vision = config.text_config, config.vision_config
         if not vision.vision_use_head:
             raise ValueError(
-                f"vision_use_head=False of model_type='{config.model_type}' cannot be represented: without it there is "
-                "no vector of an image."
+                f"vision_use_head=False of model_type='{config.model_type}' cannot be represented: without it there "
+                "is no vector of an image."
             )
         if text.projection_size != vision.hidden_size:
             raise ValueError(

@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from trine import TrineConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
+from trine import TrineConfig, TrineDualEncoderConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
 from trine.configuration import kinds
 from trine.configuration.input_kinds import INPUT_KINDS
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
@@ -260,7 +260,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     **{
         f"fields-{config.__name__}": lambda config=config: field_table(config)
-        for config in (TrineConfig, TrineSeq2SeqConfig, TrineRecurrentConfig)
+        for config in (TrineConfig, TrineSeq2SeqConfig, TrineDualEncoderConfig, TrineRecurrentConfig)
     },
 }
 

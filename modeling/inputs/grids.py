@@ -25,7 +25,8 @@ def learned_grid(table: torch.Tensor, own: tuple[int, int], wanted: tuple[int, i
     if own == wanted:
         return table
     grid = table.T.reshape(1, -1, *own)
-    grid = nn.functional.interpolate(grid.float(), size=wanted, mode="bicubic", align_corners=False)
+    grid = grid.to(torch.promote_types(grid.dtype, torch.float32))
+    grid = nn.functional.interpolate(grid, size=wanted, mode="bicubic", align_corners=False)
     return grid.flatten(2)[0].T.to(table.dtype)
 
 

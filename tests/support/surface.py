@@ -17,6 +17,7 @@ import torch
 from commands import is_inherited, parser_of, usual
 from public_names import rooms
 from support.bundles import HEAD_CONFIGS
+from support.duals import dual_config
 from support.tiny import SPARSE, tiny_config
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -27,7 +28,7 @@ from trine.scripts.cli import find_scripts
 
 
 FILE = Path(__file__).parents[1] / "surface.json"
-CONFIGS = tuple(config for config, _, _ in trine.FAMILIES)
+CONFIGS = tuple(config for config, _, _ in (*trine.FAMILIES, *trine.COMPOSED))
 OF_MODELS = ("forward", "from_preset")  # what users call by name; the rest is transformers' own or the inside of ours
 Lines = dict[str, str]
 
@@ -143,6 +144,8 @@ def models() -> Iterator[tuple[str, type, PreTrainedConfig]]:
     for config, base, heads in trine.FAMILIES:
         for head in dict.fromkeys((base, *heads.values())):
             yield head.__name__, head, tiny_config() if head is trine.TrineForCausalLM else HEAD_CONFIGS[config]()
+    dual = {"contrastive_loss": "sigmoid", "vision_pooling": "attention", "text_projection": "affine"}
+    yield "TrineDualEncoder", trine.TrineDualEncoder, dual_config(**dual)
     decoders = {f"attention {kind}": {"attention_types": kind, "qk_norm": True} for kind in ATTENTION_KINDS}
     decoders |= {f"position {kind}": {"position_type": kind} for kind in POSITION_KINDS}
     decoders |= {f"router {kind}": {"router_type": kind, **SPARSE} for kind in ROUTER_KINDS}
