@@ -13,8 +13,8 @@ CODE = re.compile(r"`([^`]+)`")
 COMMENT = re.compile(r"(?:(?<=\s)|^)# .*$", flags=re.MULTILINE)
 FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 # Large numbers are counted in millions, and in ten thousands and hundred millions.
-SCALES = {" million": 10**6, " billion": 10**9, " 万": 10**4, " 亿": 10**8}
-SCALED = re.compile(rf"(\d+(?:\.\d+)?)({'|'.join(SCALES)})")
+SCALES = {"million": 10**6, "billion": 10**9, "万": 10**4, "亿": 10**8}
+SCALED = re.compile(rf"(\d+(?:\.\d+)?)\s+({'|'.join(SCALES)})")
 # The language of a page stands in the names of pages that are read as they are.
 LANGUAGE = re.compile(r"(?:\.zh(?:-CN)?)(?=\.md)")
 
