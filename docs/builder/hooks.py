@@ -19,6 +19,7 @@ from pymdownx.slugs import slugify
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "build" / "package" / "trine"
 PAGES = ROOT / "build" / "pages"
+WORDS = ROOT / "build" / "words.txt"
 # Files of the repository that are pages of the site as well.
 ROOT_PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
@@ -35,7 +36,10 @@ SLUG = slugify(case="lower")  # keeps Chinese signs
 
 
 def on_startup(**kwargs: Any) -> None:
-    """Copy the package's code, and nothing else of the repository, to where mkdocstrings reads it."""
+    """Copy the package's code, and nothing else of the repository, to where mkdocstrings reads it; write WORDS."""
+    WORDS.parent.mkdir(exist_ok=True)
+    glossary = (ROOT / "docs" / "concepts" / "glossary.zh.md").read_text(encoding="utf-8")
+    WORDS.write_text("\n".join(chinese_terms(glossary)) + "\n", encoding="utf-8")
     shutil.rmtree(PACKAGE, ignore_errors=True)
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
     for package in packages:
@@ -43,6 +47,13 @@ def on_startup(**kwargs: Any) -> None:
         (PACKAGE / folder).mkdir(parents=True, exist_ok=True)
         for file in (ROOT / folder).glob("*.py"):
             shutil.copy(file, PACKAGE / folder)
+
+
+def chinese_terms(glossary: str) -> list[str]:
+    """The Chinese terms of the glossary, which the search keeps whole."""
+    cells = re.findall(r"^\|[^|]+\|([^|]+)\|", glossary, flags=re.MULTILINE)
+    terms = {term for cell in cells for term in re.findall("[\u4e00-\u9fff]{2,}", cell)}
+    return sorted(terms - {"中文"})
 
 
 def on_config(config: Any) -> Any:
