@@ -49,8 +49,8 @@ next(0);
 </script>
 """
 
-# Types each query into the search of a page, and writes down where the results lead. The browser waits for the picture,
-# which the server holds back until it is asked for /driver/done.
+# Types each query into the search of a page, and writes down where the results lead. The browser waits for the
+# picture, which the server holds back until it is asked for /driver/done.
 SEARCHER = """<!doctype html><title>searcher</title><pre id="report"></pre><img src="/driver/held">
 <script>
 const queries = QUERIES, found = {};
