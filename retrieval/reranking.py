@@ -11,6 +11,8 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.util import get_device_name
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from ..configuration.patterns import check_choice
+from .computing import AUTO, DTYPES, compute_in
 from .fusion import FUSIONS
 from .listwise import ListwiseReranker
 
@@ -132,19 +134,24 @@ def name_of(model: CrossEncoder) -> str:
     return getattr(transformer.model.config, "name_or_path", "") or type(model).__name__
 
 
-def load_reranker(name: str, device: str | None = None, trust_remote_code: bool = False, **options: Any) -> Reranker:
+def load_reranker(
+    name: str, device: str | None = None, trust_remote_code: bool = False, dtype: str = AUTO, **options: Any
+) -> Reranker:
     """Loads a `CrossEncoder`, or a causal language model as `ListwiseReranker`.
 
     Args:
         name: A folder, or a name on the Hub.
         device: Where it computes, by default the accelerator.
         trust_remote_code: Whether code that comes with the model may run.
+        dtype: In which type it computes, one of `DTYPES`: a language model with weights of this type, a `CrossEncoder`
+            as `compute_in` does.
         options: Of `ListwiseReranker`.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is neither, or gives several scores for a pair.
+        ValueError: It is neither, gives several scores for a pair, or there is no such type.
     """
+    check_choice("dtype", dtype, DTYPES)
     code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **code)
@@ -154,10 +161,10 @@ def load_reranker(name: str, device: str | None = None, trust_remote_code: bool 
     if kind.endswith("ForSequenceClassification") or is_saved_cross_encoder(name):
         model = cut_documents(CrossEncoder(name, device=device, **code))
         check_cross_encoder(model)
-        return model
+        return compute_in(model, dtype)
     if kind.endswith(("ForCausalLM", "LMHeadModel")):
         tokenizer = AutoTokenizer.from_pretrained(name, **code)
-        model: Any = AutoModelForCausalLM.from_pretrained(name, **code)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **code)
         return ListwiseReranker(model.to(device or get_device_name()), tokenizer, **options)
     raise ValueError(
         f"rerank='{name}' holds {kind}, which has no score for a pair: name the folder of a CrossEncoder, which trine "

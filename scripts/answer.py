@@ -10,7 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TextStreamer, set_seed
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
+from trine.configuration.patterns import check_choice
 from trine.retrieval.checks import check_count, check_text
+from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.retrieval.hits import Hit
 from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.sources import INSTRUCTION, SourcedPrompt, cited_numbers, prompt_with_sources
@@ -65,11 +67,13 @@ class AnswerArguments:
     dtype: str = field(
         default="auto", metadata={"help": "Such as float32 or bfloat16. By default that of the weights."}
     )
+    search_dtype: str = field(default=AUTO, metadata={"help": f"The same of what searches and ranks. {DTYPE_HELP}"})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
     )
 
     def __post_init__(self):
+        check_choice("search_dtype", self.search_dtype, DTYPES)
         if (self.index is None) == (self.store is None):
             raise ValueError("Name either index, a folder, or store, a database.")
         check_count("k", self.k)
@@ -120,6 +124,7 @@ def find(arguments: AnswerArguments, question: str) -> list[Hit]:
     """
     options: Any = {name: getattr(arguments, name) for name in ("index", "store", "store_name")}
     code: Any = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+    code["dtype"] = arguments.search_dtype
     reranker = load_reranker(arguments.rerank, **code) if arguments.rerank else None
     with opened_index(SearchArguments(model=arguments.embedding_model, **options, **code)) as search:
         how = {name: getattr(arguments, name) for name in ("rerank_candidates", "rerank_weight")}

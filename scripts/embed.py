@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
 
 from trine.configuration.patterns import check_choice
+from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.retrieval.late_chunking import late_chunks
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.cli import INTERRUPTED
@@ -76,11 +77,13 @@ class EmbedArguments:
         default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
     )
     device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
+    dtype: str = field(default=AUTO, metadata={"help": DTYPE_HELP})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
     )
 
     def __post_init__(self):
+        check_choice("dtype", self.dtype, DTYPES)
         check_choice("format", self.format, WRITERS)
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
@@ -122,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_writable(folder)
         documents = read_documents(arguments)
-        model = load_encoder(arguments.model, arguments.device, arguments.trust_remote_code)
+        model = load_encoder(arguments.model, arguments.device, arguments.trust_remote_code, arguments.dtype)
         parts = [*embed(model, documents, arguments)]
         folder.mkdir(parents=True, exist_ok=True)
         vectors = np.concatenate([part.vectors for part in parts])

@@ -13,6 +13,7 @@ import numpy as np
 
 from trine.configuration.patterns import check_choice
 from trine.retrieval.checks import check_count
+from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.retrieval.fusion import FUSIONS, check_fusion
 from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.words import CHINESE, Words
@@ -112,11 +113,13 @@ class RetrievalArguments:
         default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
     )
     device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
+    dtype: str = field(default=AUTO, metadata={"help": DTYPE_HELP})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
     )
 
     def __post_init__(self):
+        check_choice("dtype", self.dtype, DTYPES)
         if bool(self.files) == (self.data_folder is not None):
             raise ValueError(f"files={self.files} and data_folder={self.data_folder!r}: give one of them.")
         if self.index is not None and self.store is not None:
@@ -201,7 +204,7 @@ def depth_of(measures: Sequence[Any]) -> int:
 
 def run_all(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[str, Run]:
     """Runs each system, in the order of the columns."""
-    code = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+    code: Any = {name: getattr(arguments, name) for name in ("device", "trust_remote_code", "dtype")}
     reranker = load_reranker(arguments.rerank, **code) if arguments.rerank else None
     texts = {**judged.documents}
     if arguments.has_index:
@@ -223,7 +226,8 @@ def run_all(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[s
 
 def run_models(arguments: RetrievalArguments, judged: Judged, depth: int) -> dict[str, Run]:
     """Runs the systems that are made here: BM25, and each model."""
-    load = partial(load_encoder, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+    where: Any = {name: getattr(arguments, name) for name in ("device", "trust_remote_code", "dtype")}
+    load = partial(load_encoder, **where)
     encoders = {name: load(model) for model, name in call_them(arguments.models).items()}
     runs = {"BM25": bm25_run(judged, Words(arguments.chinese), depth)} if arguments.bm25 else {}
     for name, encoder in encoders.items():

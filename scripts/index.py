@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from trine.configuration.atomic_saving import locked
 from trine.configuration.patterns import check_choice
+from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.retrieval.hybrid import LEXICAL, HybridSearch
 from trine.retrieval.stores.base import Store
 from trine.retrieval.stores.embedded import EmbeddedStore
@@ -97,11 +98,13 @@ class IndexArguments:
         default=False, metadata={"help": "Leave out records that cannot be used, with a warning, instead of stopping."}
     )
     device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
+    dtype: str = field(default=AUTO, metadata={"help": DTYPE_HELP})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
     )
 
     def __post_init__(self):
+        check_choice("dtype", self.dtype, DTYPES)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1.")
         if self.chunk_tokens is not None and not (self.late_chunking and self.chunk_tokens >= 1):
@@ -201,12 +204,13 @@ def load_model(arguments: IndexArguments, name: str | None = None) -> SentenceTr
         if arguments.store is not None:
             place = f"store_name={arguments.store_name!r} of store='{without_password(arguments.store)}'"
         raise ValueError(f"model: {place} holds no index yet, so name a model.")
-    return load_encoder(name, arguments.device, arguments.trust_remote_code)
+    return load_encoder(name, arguments.device, arguments.trust_remote_code, arguments.dtype)
 
 
 def find_sparse_model(arguments: IndexArguments) -> Any:
     """The model of weights of tokens that is named, or what loads the one that an index names."""
-    load = partial(load_sparse_encoder, device=arguments.device, trust_remote_code=arguments.trust_remote_code)
+    where: Any = {name: getattr(arguments, name) for name in ("device", "trust_remote_code", "dtype")}
+    load = partial(load_sparse_encoder, **where)
     return load(arguments.sparse_model) if arguments.sparse_model else load
 
 

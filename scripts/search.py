@@ -11,6 +11,7 @@ from typing import Any
 
 from trine.configuration.patterns import check_choice
 from trine.retrieval.checks import check_count
+from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.retrieval.fusion import FUSIONS
 from trine.retrieval.hits import Hit
 from trine.retrieval.hybrid import HybridSearch
@@ -72,11 +73,13 @@ class SearchArguments:
     )
     json: bool = field(default=False, metadata={"help": "Print a line of JSON for each query, with whole texts."})
     device: str | None = field(default=None, metadata={"help": "Such as cpu or cuda:1. By default the accelerator."})
+    dtype: str = field(default=AUTO, metadata={"help": DTYPE_HELP})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run code that comes with the model. Trine's own needs none."}
     )
 
     def __post_init__(self):
+        check_choice("dtype", self.dtype, DTYPES)
         check_count("k", self.k)
         if (self.index is None) == (self.store is None):
             raise ValueError("Name either index, a folder, or store, a database.")
@@ -116,6 +119,7 @@ def load_named_reranker(arguments: SearchArguments) -> Reranker | None:
         arguments.rerank,
         arguments.device,
         arguments.trust_remote_code,
+        arguments.dtype,
         window=window,
         step=window // 2,
         method=arguments.rerank_method,
@@ -126,7 +130,7 @@ def load_named_reranker(arguments: SearchArguments) -> Reranker | None:
 def opened_index(arguments: SearchArguments) -> Iterator[HybridSearch]:
     """The index in a folder or a database, with the models that made it."""
     options: Any = {name: getattr(arguments, name) for name in ("dense_weight", "lexical_weight", "fusion")}
-    where: Any = {"device": arguments.device, "trust_remote_code": arguments.trust_remote_code}
+    where: Any = {name: getattr(arguments, name) for name in ("device", "trust_remote_code", "dtype")}
     load, load_sparse = partial(load_encoder, **where), partial(load_sparse_encoder, **where)
     options["sparse_model"] = load_sparse(arguments.sparse_model) if arguments.sparse_model else load_sparse
     with ExitStack() as stack:

@@ -174,8 +174,8 @@ def make(arguments: ServeArguments, metrics: Any) -> tuple[Any, list[str], Calla
         (arguments.rerank_model, load_cross_encoder, RerankModel),
     ):
         if name is not None:
-            other: Any = loader(name, device_of(arguments), arguments.trust_remote_code)
-            identity = "" if responses is None else identify_vectors(other)
+            other: Any = loader(name, device_of(arguments), arguments.trust_remote_code, arguments.vectors_dtype)
+            identity = "" if responses is None else identify_vectors(other, arguments.vectors_dtype)
             served.append(kind(name, other, limits, metrics, responses, identity))
     clear = {"prefix": prefixes and prefixes.clear, "response": responses and responses.clear}
     caches = {name: empty for name, empty in clear.items() if empty is not None}

@@ -8,6 +8,7 @@ from typing import Any
 from transformers.utils.hub import convert_file_size_to_int
 
 from trine.configuration.patterns import check_choice
+from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE
 
 
@@ -85,6 +86,7 @@ class ServeArguments:
     attn_implementation: str | None = option(None, "Such as sdpa or flash_attention_2.")
     device: str = option("auto", "Such as cpu or cuda:1.")
     dtype: str = option("auto", "Such as bfloat16. By default that of the weights.")
+    vectors_dtype: str = option(AUTO, f"The same of embedding_model and rerank_model. {DTYPE_HELP}")
     default_seed: int | None = option(None, "Random seed for requests without one.")
     enable_cors: bool = option(False, "Let pages of other sites ask, too.")
     log_level: str = option("warning", "Of transformers: debug, info, warning or error.")
@@ -93,6 +95,9 @@ class ServeArguments:
     def __post_init__(self):
         check_choice("log_level", self.log_level, LOG_LEVELS)
         check_choice("access_log", self.access_log, ACCESS_LOGS)
+        check_choice("vectors_dtype", self.vectors_dtype, DTYPES)
+        if self.vectors_dtype != AUTO and not (self.embedding_model or self.rerank_model):
+            raise ValueError(f"vectors_dtype='{self.vectors_dtype}' needs an --embedding_model or a --rerank_model.")
         if not (self.model or self.embedding_model or self.rerank_model):
             raise ValueError("Nothing is served: give --model, --embedding_model or --rerank_model.")
         if not 1 <= self.port <= 65535:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sentence_transformers import SparseEncoder
 
+from trine.retrieval.computing import AUTO, compute_in
 from trine.retrieval.sparse_models import check_trained
 from trine.retrieval.stores.addresses import open_store
 from trine.retrieval.stores.base import Store
@@ -53,12 +54,14 @@ def database_errors() -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
-def load_sparse_encoder(name: str, device: str | None = None, trust_remote_code: bool = False) -> SparseEncoder:
+def load_sparse_encoder(
+    name: str, device: str | None = None, trust_remote_code: bool = False, dtype: str = AUTO
+) -> SparseEncoder:
     """Loads a model that gives weights of tokens.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: Its head was never trained.
+        ValueError: Its head was never trained, or it cannot compute in this type.
     """
     try:
         with quiet_loading(name):
@@ -66,4 +69,4 @@ def load_sparse_encoder(name: str, device: str | None = None, trust_remote_code:
     except OSError as error:
         raise OSError(f"sparse_model='{name}' cannot be read: {error}") from error
     check_trained(model)
-    return model
+    return compute_in(model, dtype)

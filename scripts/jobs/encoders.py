@@ -10,16 +10,19 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
+from trine.retrieval.computing import AUTO, compute_in
 from trine.retrieval.reranking import cut_documents
 from trine.training.new_heads import without_load_report
 
 
-def load_encoder(name: str, device: str | None = None, trust_remote_code: bool = False) -> SentenceTransformer:
+def load_encoder(
+    name: str, device: str | None = None, trust_remote_code: bool = False, dtype: str = AUTO
+) -> SentenceTransformer:
     """Loads a model of sentence-transformers, or an encoder or decoder with its tokenizer.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: The checkpoint lacks weights.
+        ValueError: The checkpoint lacks weights, or cannot compute in this type.
     """
     code: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
@@ -30,7 +33,7 @@ def load_encoder(name: str, device: str | None = None, trust_remote_code: bool =
     if model.transformers_model is not None:
         with quiet_loading(name):
             check_weights(name, model.transformers_model, code)
-    return model
+    return compute_in(model, dtype)
 
 
 @contextmanager
@@ -47,7 +50,9 @@ def quiet_loading(name: str) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_cross_encoder(name: str, device: str | None = None, trust_remote_code: bool = False) -> CrossEncoder:
+def load_cross_encoder(
+    name: str, device: str | None = None, trust_remote_code: bool = False, dtype: str = AUTO
+) -> CrossEncoder:
     """Loads a model that gives a pair of texts one score.
 
     Raises:
@@ -65,7 +70,7 @@ def load_cross_encoder(name: str, device: str | None = None, trust_remote_code: 
             check_weights(name, model.transformers_model, code, type(model.transformers_model))
     if model.num_labels != 1:
         raise ValueError(f"rerank_model='{name}' has num_labels={model.num_labels}; to rank, a pair needs one score.")
-    return cut_documents(model)
+    return compute_in(cut_documents(model), dtype)
 
 
 def check_weights(name: str, model: Any, code: Mapping[str, bool], loader: Any = AutoModel) -> None:

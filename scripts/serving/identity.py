@@ -18,12 +18,12 @@ def identify_decoder(model: Any, tokenizer: Any) -> str:
     return key_of(hash_weights(model), adapters, plain(settings), words_of(tokenizer), versions(model)).hex()
 
 
-def identify_vectors(model: Any) -> str:
-    """SHA-256 over the weights, modules, prompts and tokenizer of a model of sentence-transformers."""
+def identify_vectors(model: Any, dtype: str = "auto") -> str:
+    """SHA-256 over weights, modules, prompts and tokenizer of a model that computes in `dtype`."""
     config = getattr(getattr(model, "transformers_model", None), "config", None)
     settings = [getattr(config, "to_json_string", str)(), str(model), model.max_seq_length]
     settings += [getattr(model, name, None) for name in ("prompts", "default_prompt_name", "truncate_dim")]
-    settings += [str(getattr(model, "activation_fn", ""))]
+    settings += [str(getattr(model, "activation_fn", "")), dtype]
     return key_of(hash_weights(model), plain(settings), words_of(model.tokenizer), versions(model)).hex()
 
 

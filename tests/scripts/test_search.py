@@ -110,6 +110,27 @@ def test_progress_and_interruption(folder, capsys, monkeypatch):
     assert "16 added, 0 replaced, 20 unchanged" in told.err and "36 documents in" in told.out
 
 
+def test_an_index_in_bfloat16_is_searched_in_float32(folder, capsys):
+    """Scores are those of vectors that the model has made in bfloat16, and the index is that of the same model."""
+    assert run(folder, "rounded", "--model", str(folder / "encoder"), "--dtype", "bfloat16") == 0
+    capsys.readouterr()
+    document = next(iter(DOCUMENTS))
+    where = ["--index", str(folder / "rounded"), "--lexical_weight", "0", "--dense_weight", "1", "--json", "--explain"]
+    close, plain = (
+        load_encoder(str(folder / "encoder"), "cpu", dtype="bfloat16"),
+        load_encoder(str(folder / "encoder")),
+    )
+    vector = close.encode_document(DOCUMENTS[document])
+    for dtype, model in (("auto", plain), ("bfloat16", close)):
+        found = json.loads(find(capsys, "a red house", "-k", "36", *where, "--dtype", dtype))["hits"]
+        (cosine,) = [hit["dense"] for hit in found if hit["id"] == document]
+        assert cosine == pytest.approx(model.similarity(model.encode_query("a red house"), vector).item(), abs=2e-4)
+    for command, words in ((index, ["--files", "x", "--output_dir", "y"]), (search, ["red", "--index", "y"])):
+        with pytest.raises(SystemExit):
+            command.main([*words, "--dtype", "int4"])
+        assert "dtype='int4' is not one of ['auto', 'float32', 'bfloat16']" in capsys.readouterr().err
+
+
 def test_an_index_of_chunks(folder, capsys):
     """Hits name document and characters; what is unchanged stays, and a document is replaced or removed whole."""
     write(folder / "long.jsonl", LONG)
