@@ -39,6 +39,7 @@ from .modeling.heads.seq2seq_classification import (
     TrineSeq2SeqForSequenceClassification,
     TrineSeq2SeqForTokenClassification,
 )
+from .modeling.heads.series import TrineForTimeSeriesPrediction
 from .modeling.heads.sounds import TrineForAudioClassification
 from .modeling.heads.table import HEADS, OTHER_HEADS, PATCH_HEADS, SEQ2SEQ_HEADS
 from .modeling.masks.visibility import Visibility
@@ -100,6 +101,7 @@ CLASS_NAMES = {
     "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForTextEncoding": modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+    "AutoModelForTimeSeriesPrediction": modeling_auto.MODEL_FOR_TIME_SERIES_PREDICTION_MAPPING_NAMES,
     "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForZeroShotImageClassification": (modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES),
 }
@@ -149,6 +151,7 @@ __all__ = [
     "TrineForQuestionAnswering",
     "TrineForRetrieval",
     "TrineForSequenceClassification",
+    "TrineForTimeSeriesPrediction",
     "TrineForTokenClassification",
     "TrineModel",
     "TrinePreTrainedModel",

@@ -44,8 +44,8 @@ class TrineConfig(HubExportMixin, AdapterTargetsMixin, LayerFieldsMixin, StrictK
     layers stay.
 
     Args:
-        input_type: What is read: `tokens`, or in patches `image` or `audio`. Each but `tokens` has fields of its own,
-            which the page on images lists.
+        input_type: What is read: `tokens`, or in patches `image`, `audio` or `series`. Each but `tokens` has fields of
+            its own, which the pages on images, sounds and series list.
         vocab_size: Number of token ids.
         hidden_size: Width of the residual stream.
         intermediate_size: Width of a dense feed-forward. Default: 8/3 of `hidden_size` rounded up to a multiple of 64

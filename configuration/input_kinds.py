@@ -68,6 +68,29 @@ INPUT_KINDS = Choices(
                 source="Gong et al. 2021, AST, arXiv 2104.01778",
             ),
         ),
+        "series": InputKind(
+            reads=("past_values", "past_observed_mask"),
+            card=("series", "{0.context_length} steps, {0.num_input_channels} channels, patches of {0.patch_length}"),
+            fields=(
+                ("context_length", KindField(96, "Steps of the past that are read.", minimum=1)),
+                ("prediction_length", KindField(24, "Steps of the future that are predicted.", minimum=1)),
+                ("num_input_channels", KindField(1, "Series that are read side by side.", minimum=1)),
+                ("patch_length", KindField(16, "Steps of a patch.", minimum=1)),
+                ("patch_stride", KindField(8, "Steps from one patch to the next.", minimum=1)),
+                ("scaling", KindField("std", "How each window is normalised.", choices=("std", "mean", "none"))),
+                ("minimum_scale", KindField(1e-5, "The least variance, or mean size, of a window.", above=0)),
+                ("loss", KindField("mse", "What training minimises.", choices=("mse", "mae", "quantile"))),
+                (
+                    "num_quantiles",
+                    KindField(9, "Odd number n of levels i / (n + 1) of `quantile`.", minimum=1),
+                ),
+            ),
+            about=AboutInput(
+                description="windows of series, each by itself, in patches of `patch_length` steps",
+                patch="some steps of one series",
+                source="Nie et al. 2023, PatchTST, arXiv 2211.14730",
+            ),
+        ),
     },
 )
 
@@ -86,6 +109,10 @@ INPUT_HEADS = Choices(
         "audio": (
             "num_mel_bins",
             {**TEXT_HEADS, "AutoModelForAudioClassification": "TrineForAudioClassification"},
+        ),
+        "series": (
+            "context_length",
+            {**TEXT_HEADS, "AutoModelForTimeSeriesPrediction": "TrineForTimeSeriesPrediction"},
         ),
     },
 )

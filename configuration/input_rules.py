@@ -24,8 +24,6 @@ def check_inputs(config: Any) -> None:
                 f"{name}={getattr(config, name)!r} {reason}, but input_type={config.input_type!r}: it must be "
                 f"{neutral!r}."
             )
-    if config.position_type == "rope":
-        check_grid_rotation(config)
     for kind, rule in PATCH_RULES.items():
         if kind == config.input_type:
             rule(config)
@@ -68,8 +66,25 @@ def check_audio(config: Any) -> None:
     check_grid(config)
 
 
+def check_series(config: Any) -> None:
+    """Raises a `ValueError` for lengths of windows and patches that do not fit, and for a pooler or no median."""
+    if config.patch_length > config.context_length:
+        raise ValueError(f"patch_length={config.patch_length} is above context_length={config.context_length}.")
+    if config.add_pooling_layer:
+        raise ValueError("add_pooling_layer=True reads a first token, but with input_type='series' there is none.")
+    if config.num_quantiles % 2 == 0:
+        raise ValueError(f"num_quantiles={config.num_quantiles} must be odd: the middle one is the median.")
+    patches = (config.context_length - config.patch_length) // config.patch_stride + 1
+    if config.position_type == "learned" and config.max_position_embeddings < patches:
+        raise ValueError(
+            f"max_position_embeddings={config.max_position_embeddings} is below the {patches} patches of a window."
+        )
+
+
 def check_grid(config: Any) -> None:
     """Raises a `ValueError` where positions of two coordinates do not fit, or a pooler has nothing to read."""
+    if config.position_type == "rope":
+        check_grid_rotation(config)
     if config.position_type == "sinusoidal" and config.hidden_size % 4:
         raise ValueError(
             f"hidden_size={config.hidden_size} must be a multiple of 4: with position_type='sinusoidal' rows and "
@@ -88,4 +103,4 @@ def check_whole_patches(name: str, size: int, patch_name: str, patch: int) -> No
         )
 
 
-PATCH_RULES = Choices("input_type", {"image": check_image, "audio": check_audio})
+PATCH_RULES = Choices("input_type", {"image": check_image, "audio": check_audio, "series": check_series})

@@ -27,11 +27,10 @@ A `{class_name}` with {num_parameters:,} parameters, made with Trine.
 ## How to load it
 
 ```python
-from transformers import {auto_class}, {preparer}
+from transformers import {imported}
 
 model = {auto_class}.from_pretrained("PATH_OR_REPOSITORY", trust_remote_code=True)
-{variable} = {preparer}.from_pretrained("PATH_OR_REPOSITORY")
-```
+{prepared}```
 
 Where the package `trine` is installed, `import trine` makes the same lines work without `trust_remote_code`.
 
@@ -80,6 +79,8 @@ def reading_row(config) -> tuple[str, str]:
 
 def length_limit(config) -> str:
     """The sentence of the model card about input that is longer than `config` is made for."""
+    if config.input_type == "series":
+        return f"It reads {config.context_length} steps, no more and no fewer; steps that are missing are marked."
     if config.input_type != "tokens":
         return "Inputs of other sizes than it was trained on run, and quality may fall."
     if config.position_type == "learned":
@@ -154,6 +155,7 @@ TASKS = {
     "AutoModelForPreTraining": "fill-mask",
     "AutoModelForSeq2SeqLM": "text-generation",
     "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTimeSeriesPrediction": "time-series-forecasting",
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMultipleChoice": "multiple-choice",
@@ -165,6 +167,7 @@ TASKS = {
 PREPARERS = {
     "image": ("AutoImageProcessor", "processor"),
     "audio": ("AutoFeatureExtractor", "feature_extractor"),
+    "series": ("", ""),
 }
 # The same of models of several inputs, by their type.
 PROCESSORS = {"trine_dual_encoder": ("AutoProcessor", "processor")}
@@ -175,13 +178,15 @@ def model_card(config, class_name: str, auto_class: str, num_parameters: int) ->
     describe, limit = DESCRIPTIONS[config.model_type]
     prepared = PREPARERS.get(getattr(config, "input_type", "tokens"), ("AutoTokenizer", "tokenizer"))
     preparer, variable = PROCESSORS.get(config.model_type, prepared)
+    imported = f"{auto_class}, {preparer}" if preparer else auto_class
+    prepared = f'{variable} = {preparer}.from_pretrained("PATH_OR_REPOSITORY")\n' if preparer else ""
     return CARD.format(
         task=TASKS.get(auto_class, "feature-extraction"),
         title=class_name,
         class_name=class_name,
         auto_class=auto_class,
-        preparer=preparer,
-        variable=variable,
+        imported=imported,
+        prepared=prepared,
         num_parameters=num_parameters,
         rows="\n".join(f"| {part} | {choice} |" for part, choice in describe(config)),
         length_limits="\n".join(f"* {line}" for line in limit(config)),

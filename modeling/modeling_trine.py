@@ -186,6 +186,7 @@ INPUTS = LazyChoices(
         "tokens": make_token_inputs,
         "image": later(".inputs.images", "make_image_inputs"),
         "audio": later(".inputs.sounds", "make_audio_inputs"),
+        "series": later(".inputs.series", "make_series_inputs"),
     },
     package=__package__,
 )
@@ -258,7 +259,9 @@ class TrineModel(TrinePreTrainedModel):
             kwargs: With another `config.input_type`, what is read in place of ids: `pixel_values`, images (batch,
                 channels, height, width), or a list of images of any sizes, which becomes one packed row, and
                 `bool_masked_pos`, True for hidden patches, (batch, patches); or `input_values`, also called
-                `input_features`, spectrograms (batch, frames, mel bands), or a list of such. Else
+                `input_features`, spectrograms (batch, frames, mel bands), or a list of such; or `past_values`,
+                windows (batch, steps, channels), with `past_observed_mask`, each channel of which is a row of its own
+                in what is returned (batch * channels, patches, hidden). Else
                 `output_hidden_states`, `output_attentions` (with `attn_implementation="eager"`),
                 `output_router_logits`, and what the attention functions of transformers read.
 

@@ -125,6 +125,28 @@ class TrineMaskedImageModelingOutput(TrineHeadOutput, MaskedImageModelingOutput)
 
 
 @dataclass
+class TrinePredictionOutput(ModelOutput):
+    """The first fields of forecasts, named as those of transformers' PatchTST."""
+
+    loss: torch.Tensor | None = None
+    prediction_outputs: torch.Tensor | None = None
+    quantile_predictions: torch.Tensor | None = None
+    loc: torch.Tensor | None = None
+    scale: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class TrineTimeSeriesPredictionOutput(TrineHeadOutput, TrinePredictionOutput):
+    """Output of the head that predicts series.
+
+    `prediction_outputs` (batch, steps, channels), means or medians; `quantile_predictions` (batch, steps, channels,
+    levels), with `config.loss="quantile"`; `loc` and `scale` (batch, 1, channels), by which windows were normalised.
+    """
+
+
+@dataclass
 class TrineSeq2SeqModelOutput(TrineOutput, Seq2SeqModelOutput):
     """Output of both stacks; router logits and second attentions are named as transformers names attentions."""
 

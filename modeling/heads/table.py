@@ -16,6 +16,7 @@ from .seq2seq_classification import (
     TrineSeq2SeqForSequenceClassification,
     TrineSeq2SeqForTokenClassification,
 )
+from .series import TrineForTimeSeriesPrediction
 from .sounds import TrineForAudioClassification
 
 
@@ -42,6 +43,7 @@ PATCH_HEADS = {
     "AutoModelForImageClassification": TrineForImageClassification,
     "AutoModelForMaskedImageModeling": TrineForMaskedImageModeling,
     "AutoModelForAudioClassification": TrineForAudioClassification,
+    "AutoModelForTimeSeriesPrediction": TrineForTimeSeriesPrediction,
 }
 
 # transformers has no Auto class for these; sentence-transformers finds them by name.

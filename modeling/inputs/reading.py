@@ -56,5 +56,5 @@ def check_other_inputs(config: Any, kwargs: dict[str, Any]) -> None:
                 )
 
 
-READERS = Choices("input_type", {"image": read_patches, "audio": read_patches})
+READERS = Choices("input_type", {"image": read_patches, "audio": read_patches, "series": read_patches})
 OTHER_INPUTS = in_package((check_other_inputs,))

@@ -33,6 +33,8 @@ CONFIGS = {
         input_type="image", image_size=16, patch_size=4, is_causal=False, position_type="learned"
     ),
     "images, rotary": lambda: tiny_config(input_type="image", image_size=16, patch_size=4, is_causal=False),
+    "series": lambda: tiny_config(input_type="series", is_causal=False),
+    "sounds": lambda: tiny_config(input_type="audio", is_causal=False, num_mel_bins=16, patch_size=8, num_frames=32),
     "bert": lambda: TrineConfig.from_preset("bert-base"),
     "everything": lambda: tiny_config(**EVERYTHING),
     "everything, encoder": lambda: tiny_config(is_causal=False, **EVERYTHING),

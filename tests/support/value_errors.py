@@ -45,6 +45,28 @@ VALUE_ERRORS = {
         {"input_type": "image", "use_cls_token": False, "add_pooling_layer": True, "is_causal": False},
         "add_pooling_layer=True reads the class token, but use_cls_token=False.",
     ),
+    "window of a patch": (
+        TrineConfig,
+        {"input_type": "series", "patch_length": 97},
+        "patch_length=97 is above context_length=96.",
+    ),
+    "pooler of series": (
+        TrineConfig,
+        {"input_type": "series", "add_pooling_layer": True, "is_causal": False},
+        "add_pooling_layer=True reads a first token, but with input_type='series' there is none.",
+    ),
+    "quantiles without a median": (
+        TrineConfig,
+        {"input_type": "series", "num_quantiles": 4},
+        "num_quantiles=4 must be odd: the middle one is the median.",
+    ),
+    "places of a window": (
+        TrineConfig,
+        {"input_type": "series", "position_type": "learned", "max_position_embeddings": 10},
+        "max_position_embeddings=10 is below the 11 patches of a window.",
+    ),
+    "scaling": (TrineConfig, {"input_type": "series", "scaling": "max"}, "scaling='max' is not one of ['std', 'mean'"),
+    "steps of texts": (TrineConfig, {"context_length": 96}, "context_length=96 is read with input_type='series' only"),
     "count": (
         TrineConfig,
         {"attention_types": "full*1000000000"},
