@@ -78,7 +78,7 @@ async function results(page, query) {
 QUERIES = {
     "perplexity": ("index.html", "/concepts/glossary.html"),
     "困惑度": ("zh/index.html", "/zh/concepts/glossary.html"),
-    "学习率": ("zh/index.html", "/zh/how-to/pretrain.html"),
+    "学习率": ("zh/index.html", "/zh/concepts/glossary.html"),
     "填充在哪一边": ("zh/index.html", "/zh/how-to/questions.html"),
     "混合检索": ("zh/index.html", "/zh/how-to/search.html"),
 }
