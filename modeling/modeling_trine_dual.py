@@ -82,6 +82,7 @@ class TrineDualEncoder(TrinePreTrainedModel):
     config_class = TrineDualEncoderConfig
     config: TrineDualEncoderConfig  # pyright: ignore[reportIncompatibleVariableOverride] another family of configs
     input_modalities = ("image", "text")
+    accepts_loss_kwargs = False  # the loss of a micro-batch is a mean over its own pairs
     _can_record_outputs = None  # each trunk records its own
     _can_compile_fullgraph = False  # pyright: ignore[reportAssignmentType] there is no `generate` to compile
 

@@ -1,0 +1,57 @@
+"""Pictures with captions for training: of the captions that a picture has, one is drawn each time it is seen."""
+
+# Shapes: B pictures of a batch, N tokens of the longest caption.
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from .pictures import Augmentation, PictureCollator
+
+
+class CaptionCollator:
+    """Makes what a dual encoder is trained on: `pixel_values`, `input_ids` (B, N), `attention_mask`, `return_loss`.
+
+    Examples are those of `Pictures`, whose targets are lists of captions.
+
+    Args:
+        tokenizer: Pads, and cuts captions after `max_length` tokens.
+        mean: Mean of each channel, of values from 0 to 1.
+        std: Standard deviation of each channel, likewise.
+        augment: Changes the pictures of a batch, or None.
+        seed: Of the captions that are drawn. Default: always the first.
+        max_length: The most tokens of a caption.
+        padding: As of a tokenizer: True for the longest caption, or `"max_length"`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augmentation | None = None,
+        seed: int | None = None,
+        max_length: int = 64,
+        padding: bool | str = True,
+    ):
+        self.tokenizer, self.max_length, self.padding = tokenizer, max_length, padding
+        self.pictures = PictureCollator(mean, std, augment)
+        self.random = None if seed is None else np.random.default_rng(seed)
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self.pictures([{**example, "labels": 0} for example in examples])
+        del batch["labels"]
+        texts = [self.choose(example["labels"]) for example in examples]
+        return {**batch, **self.encode(texts), "return_loss": True}
+
+    def choose(self, captions: Sequence[str]) -> str:
+        """One of the captions of a picture."""
+        return captions[0 if self.random is None else int(self.random.integers(len(captions)))]
+
+    def encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The ids and the mask of texts, without segments."""
+        options: dict[str, Any] = {"truncation": True, "max_length": self.max_length, "padding": self.padding}
+        read = self.tokenizer([*texts], return_tensors="pt", return_token_type_ids=False, **options)
+        return {name: read[name] for name in ("input_ids", "attention_mask") if name in read}
