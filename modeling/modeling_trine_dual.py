@@ -134,6 +134,19 @@ class TrineDualEncoder(TrinePreTrainedModel):
         Raises:
             ValueError: What the trunk raises, or a text without the token that `text_pooling` reads.
         """
+        outputs = self.read_texts(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        outputs.pooler_output = self.text_projection(outputs.pooler_output)
+        return outputs
+
+    def read_texts(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> TrineModelOutput:
+        """As `get_text_features`, but `pooler_output` (T, hidden) are the states that are projected."""
         if position_ids is None and self.config.text_pooling == "end" and input_ids is not None:
             position_ids = torch.arange(input_ids.shape[-1], device=input_ids.device)[None]  # padding is read, too
         outputs = self.text_model(
@@ -148,7 +161,7 @@ class TrineDualEncoder(TrinePreTrainedModel):
             masks = sequence_masks(states, attention_mask, position_ids)
             pool = TEXT_POOLINGS[self.config.text_pooling]
             pooled = pool(states, masks, input_ids, self.config.text_config)
-        outputs.pooler_output = self.text_projection(pooled)
+        outputs.pooler_output = pooled
         return outputs
 
     @can_return_tuple
@@ -183,6 +196,7 @@ class TrineDualEncoder(TrinePreTrainedModel):
         position_ids: torch.Tensor | None = None,
         return_loss: bool | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> TrineDualEncoderOutput:
         """Compares all texts with all images.
@@ -194,13 +208,21 @@ class TrineDualEncoder(TrinePreTrainedModel):
             position_ids: (T, N).
             return_loss: Whether to return `config.contrastive_loss`: text number i belongs to image number i.
             inputs_embeds: (T, N, hidden), in place of `input_ids`.
+            text_states: (T, hidden), what `read_texts` pooled before, in place of texts: training that leaves the
+                stack as it is reads each text once.
 
         Raises:
-            ValueError: With `return_loss`, other numbers of texts and images; or what the trunks raise.
+            ValueError: Texts and their states are given; with `return_loss`, other numbers of texts and images; or
+                what the trunks raise.
         """
         kwargs["return_dict"] = True
         image_output: Any = self.get_image_features(pixel_values=pixel_values, **kwargs)
-        text_output: Any = self.get_text_features(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        if text_states is None:
+            text_output: Any = self.get_text_features(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        elif input_ids is not None or inputs_embeds is not None:
+            raise ValueError("text_states are given beside input_ids or inputs_embeds: give one of them.")
+        else:
+            text_output = TrineModelOutput(pooler_output=self.text_projection(text_states))
         texts, images = (
             nn.functional.normalize(output.pooler_output, dim=-1) for output in (text_output, image_output)
         )

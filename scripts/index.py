@@ -24,6 +24,7 @@ from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_ar
 from trine.scripts.cli import INTERRUPTED
 from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP, load_sparse_encoder, opened_store
 from trine.scripts.jobs.encoders import load_encoder
+from trine.scripts.jobs.picture_files import picture_path
 from trine.tokenization.records import BadRecords, read_examples
 from trine.training.run.resuming import check_writable
 
@@ -49,6 +50,13 @@ class IndexArguments:
         },
     )
     text_field: str = field(default="text", metadata={"help": "Name of the text in a record."})
+    image_field: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a picture in a record, in place of a text: a path from the folder of the file. A model "
+            "of texts and pictures encodes it, as trine train-dual makes; hits are paths."
+        },
+    )
     id_field: str | None = field(
         default=None,
         metadata={
@@ -175,21 +183,24 @@ def read_documents(arguments: IndexArguments) -> dict[str, str]:
         OSError: Files that cannot be read.
         ValueError: Records that cannot be used: an id that is there twice, an empty text or id.
     """
-    fields: dict[str, Any] = {arguments.text_field: str}
+    text_field = arguments.image_field or arguments.text_field
+    fields: dict[str, Any] = {text_field: str}
     if arguments.id_field is not None:
         fields[arguments.id_field] = (str, int)
     documents: dict[str, str] = {}
 
-    def read(record: Mapping[str, Any]) -> None:
+    def read(record: Mapping[str, Any], file: str) -> None:
         id_ = str(len(documents) if arguments.id_field is None else record[arguments.id_field])
-        if not id_.strip() or not record[arguments.text_field].strip():
-            raise ValueError(f"the field '{arguments.text_field if id_.strip() else arguments.id_field}' is empty")
+        if not id_.strip() or not record[text_field].strip():
+            raise ValueError(f"the field '{text_field if id_.strip() else arguments.id_field}' is empty")
         if id_ in documents:
             raise ValueError(f"the field '{arguments.id_field}' holds {id_!r}, which an earlier record has")
-        documents[id_] = record[arguments.text_field]
+        text = record[text_field]
+        documents[id_] = text if arguments.image_field is None else picture_path(file, text_field, text)
 
     bad = BadRecords(arguments.skip_bad_records)
-    read_examples(arguments.files, fields, read, bad)
+    for file in arguments.files:
+        read_examples([file], fields, partial(read, file=file), bad)
     bad.check()
     if not documents:
         raise ValueError(f"files={arguments.files} hold no documents.")
@@ -204,7 +215,10 @@ def load_model(arguments: IndexArguments, name: str | None = None) -> SentenceTr
         if arguments.store is not None:
             place = f"store_name={arguments.store_name!r} of store='{without_password(arguments.store)}'"
         raise ValueError(f"model: {place} holds no index yet, so name a model.")
-    return load_encoder(name, arguments.device, arguments.trust_remote_code, arguments.dtype)
+    model = load_encoder(name, arguments.device, arguments.trust_remote_code, arguments.dtype)
+    if arguments.image_field is not None and not model.supports("image"):
+        raise ValueError(f"image_field={arguments.image_field!r} is a picture, but model='{name}' reads texts alone.")
+    return model
 
 
 def find_sparse_model(arguments: IndexArguments) -> Any:

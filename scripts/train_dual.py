@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import set_seed
 
+from trine import TrineDualEncoder
 from trine.scripts.arguments.dual import DualArguments, DualTrainingArguments
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.pretraining import parse_overrides
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     trainer = ImageTrainer(
         task.model,
         training,
-        training_collator=collator(task, arguments, augment, training.seed),
+        training_collator=collator(task, arguments, augment, training.seed, read_once(task, arguments)),
         train_dataset=task.train_data,
         eval_dataset=task.validation_data,
         data_collator=collator(task, arguments),
@@ -70,13 +71,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def collator(task: Task, arguments: DualArguments, augment: Any = None, seed: int | None = None) -> CaptionCollator:
+def read_once(task: Task, arguments: DualArguments) -> dict[str, torch.Tensor] | None:
+    """What a stack that stays as it is makes of each training caption; None where it is trained, or not Trine's."""
+    model: Any = task.model
+    if not arguments.freeze_text or not isinstance(model, TrineDualEncoder):
+        return None
+    collate = collator(task, arguments)
+    texts = list(dict.fromkeys(text for each in task.train for text in each.captions))
+    with torch.no_grad():
+        states = torch.cat([model.eval().read_texts(**collate.encode(block)).pooler_output for block in blocks(texts)])
+    return dict(zip(texts, states, strict=True))
+
+
+def collator(
+    task: Task, arguments: DualArguments, augment: Any = None, seed: int | None = None, states: Any = None
+) -> CaptionCollator:
     """What makes batches: of changed pictures and drawn captions, or as scores are computed."""
     processor = task.processor.image_processor
     pooling = getattr(task.model.config, "text_pooling", "end" if "siglip" in task.model.config.model_type else "")
     options = {"max_length": arguments.max_length, "padding": "max_length" if pooling == "end" else True}
     return CaptionCollator(
-        task.processor.tokenizer, processor.image_mean, processor.image_std, augment, seed, **options
+        task.processor.tokenizer, processor.image_mean, processor.image_std, augment, seed, states=states, **options
     )
 
 

@@ -9,6 +9,7 @@ from trine.training.data.pictures import PictureSource
 
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+ENCODED = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tiff")  # what sentence-transformers takes for pictures
 
 
 class Picture(NamedTuple):
@@ -49,6 +50,25 @@ def read_pictures(files: Sequence[str], image_field: str, label_field: str, bad:
 
         found += read_examples([name], {image_field: object, label_field: object}, read, bad)
     return found
+
+
+def picture_path(file: str, field: str, name: str) -> str:
+    """The path of a picture that a record names, seen from the folder of its file, by which models read it.
+
+    Raises:
+        ValueError: It is no picture that is there.
+    """
+    from PIL import Image
+
+    path = (Path(file) if Path(file).is_dir() else Path(file).parent) / name
+    if not path.is_file() or path.suffix.lower() not in ENCODED:
+        raise ValueError(f"the field '{field}' names '{path}', which is no file that ends with one of {[*ENCODED]}")
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the field '{field}' names '{path}', which cannot be read: {error}") from error
+    return str(path)
 
 
 def folders_of_classes(folder: Path) -> dict[str, list[Path]]:

@@ -202,7 +202,19 @@ def test_a_note_in_a_stack_is_kept(tmp_path, caplog):
     assert again.text_config.a_note == 1
 
 
+@torch.no_grad()
+def test_states_that_were_pooled_before_take_the_place_of_texts():
+    model, inputs = dual_encoder(text_projection="affine"), batch()
+    states = model.read_texts(inputs.pop("input_ids")).pooler_output
+    outputs = model(**inputs, text_states=states, return_loss=True)
+    expected = model(**batch(), return_loss=True)
+    assert torch.equal(outputs.logits_per_text, expected.logits_per_text) and outputs.loss == expected.loss
+
+
 MESSAGES = {
+    "text_states are given beside input_ids or inputs_embeds: give one of them.": lambda: dual_encoder()(
+        **batch(), text_states=torch.zeros(3, 32)
+    ),
     "text_config.input_type='image', but a TrineDualEncoderConfig needs 'tokens'.": lambda: TrineDualEncoderConfig(
         text_config={"input_type": "image"}
     ),

@@ -24,6 +24,8 @@ class CaptionCollator:
         seed: Of the captions that are drawn. Default: always the first.
         max_length: The most tokens of a caption.
         padding: As of a tokenizer: True for the longest caption, or `"max_length"`.
+        states: What a stack made of each caption that may be drawn, (hidden,): batches then have `text_states` in
+            place of ids.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class CaptionCollator:
         seed: int | None = None,
         max_length: int = 64,
         padding: bool | str = True,
+        states: Mapping[str, torch.Tensor] | None = None,
     ):
         self.tokenizer, self.max_length, self.padding = tokenizer, max_length, padding
+        self.states = states
         self.pictures = PictureCollator(mean, std, augment)
         self.random = None if seed is None else np.random.default_rng(seed)
 
@@ -44,6 +48,8 @@ class CaptionCollator:
         batch: dict[str, Any] = self.pictures([{**example, "labels": 0} for example in examples])
         del batch["labels"]
         texts = [self.choose(example["labels"]) for example in examples]
+        if self.states is not None:
+            return {**batch, "text_states": torch.stack([self.states[text] for text in texts]), "return_loss": True}
         return {**batch, **self.encode(texts), "return_loss": True}
 
     def choose(self, captions: Sequence[str]) -> str:
