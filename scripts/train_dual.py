@@ -44,6 +44,7 @@ class Task:
     validation_data: Pictures
     checkpoint: str | None
     bad_records: int
+    states: dict[str, torch.Tensor] | None = None  # of captions, where the stack that reads them stays as it is
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,12 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, training = parse_arguments(types, argv, command="train-dual", description=__doc__)
     with bad_input_ends(StrictDataclassError):
         task = prepare(arguments, training)
+    task.states = read_once(task, arguments)
     changes = AUGMENTATIONS[arguments.augmentation]
     augment = None if changes is None else Augmentation(**changes, seed=training.seed)
     trainer = ImageTrainer(
         task.model,
         training,
-        training_collator=collator(task, arguments, augment, training.seed, read_once(task, arguments)),
+        training_collator=collator(task, arguments, augment, training.seed, task.states),
         train_dataset=task.train_data,
         eval_dataset=task.validation_data,
         data_collator=collator(task, arguments),
@@ -78,9 +80,7 @@ def read_once(task: Task, arguments: DualArguments) -> dict[str, torch.Tensor] |
         return None
     collate = collator(task, arguments)
     texts = list(dict.fromkeys(text for each in task.train for text in each.captions))
-    with torch.no_grad():
-        states = torch.cat([model.eval().read_texts(**collate.encode(block)).pooler_output for block in blocks(texts)])
-    return dict(zip(texts, states, strict=True))
+    return states_of(model, collate, texts)
 
 
 def collator(
@@ -149,8 +149,24 @@ def blocks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def text_vectors(task: Task, collate: CaptionCollator, texts: Sequence[str]) -> torch.Tensor:
-    """Vectors of length 1 of texts."""
-    return unit_vectors(task.model.get_text_features, map(collate.encode, blocks(texts)))
+    """Vectors of length 1 of texts, which are read once where the stack stays as it is."""
+    if task.states is None:
+        return unit_vectors(task.model.get_text_features, map(collate.encode, blocks(texts)))
+    new = [text for text in dict.fromkeys(texts) if text not in task.states]
+    task.states |= states_of(task.model, collate, new)
+    with torch.no_grad():
+        vectors = task.model.text_projection(torch.stack([task.states[text] for text in texts]))
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)
+
+
+def states_of(model: TrineDualEncoder, collate: CaptionCollator, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+    """What a stack makes of texts before their projection, (hidden,) each."""
+    found: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for block in blocks(texts):
+            states: Any = model.eval().read_texts(**collate.encode(block)).pooler_output
+            found |= zip(block, states, strict=True)
+    return found
 
 
 def image_vectors(task: Task, collate: CaptionCollator, data: Pictures) -> torch.Tensor:

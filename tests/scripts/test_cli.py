@@ -13,6 +13,7 @@ import trine
 from trine.scripts import cli
 from trine.scripts.arguments import parsing as arguments
 from trine.scripts.arguments.distillation import DistillArguments, DistillTrainingArguments
+from trine.scripts.arguments.dual import DualArguments, DualTrainingArguments
 from trine.scripts.arguments.embeddings import EmbeddingArguments, EmbeddingTrainingArguments
 from trine.scripts.arguments.instructions import InstructionArguments, InstructionTrainingArguments
 from trine.scripts.arguments.lora import LoraArguments, OptionalLoraArguments
@@ -239,6 +240,7 @@ TUNING = {
     "finetune-classifier": CLASSIFY,
     "finetune-lora": TUNE,
     "finetune-tagger": TAG,
+    "name-emoji": (DualArguments, DualTrainingArguments),
     "summarize-descriptions": (SummarizerArguments, PartialTrainingArguments, SummarizerTrainingArguments),
     "rerank-descriptions": RERANK,
     "tag-entities": TAG,
@@ -262,7 +264,7 @@ def test_packaged_recipes_are_valid(name, tmp_path):
 
 @pytest.mark.parametrize("name", TUNING)
 def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
-    model = {"distill-descriptions": ["--teacher", "m"], "classify-clothes": []}.get(name, ["--model", "m"])
+    model = {"distill-descriptions": ["--teacher", "m"], "classify-clothes": [], "name-emoji": []}.get(name, ["--model", "m"])
     words = ["--recipe", name, "--output_dir", str(tmp_path), *model, "--files", "a"]
     filled = arguments.parse_arguments(TUNING[name], words, command="test", description=None)
     for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():
