@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_once(task: Task, arguments: DualArguments) -> dict[str, torch.Tensor] | None:
-    """What a stack that stays as it is makes of each training caption; None where it is trained, or not Trine's."""
+    """The pooled states of training captions where their stack stays as it is; None where it is trained or another's."""
     model: Any = task.model
     if not arguments.freeze_text or not isinstance(model, TrineDualEncoder):
         return None
@@ -86,7 +86,7 @@ def read_once(task: Task, arguments: DualArguments) -> dict[str, torch.Tensor] |
 def collator(
     task: Task, arguments: DualArguments, augment: Any = None, seed: int | None = None, states: Any = None
 ) -> CaptionCollator:
-    """What makes batches: of changed pictures and drawn captions, or as scores are computed."""
+    """The collator of training, with changed pictures and drawn captions, or that of scores."""
     processor = task.processor.image_processor
     pooling = getattr(task.model.config, "text_pooling", "end" if "siglip" in task.model.config.model_type else "")
     options = {"max_length": arguments.max_length, "padding": "max_length" if pooling == "end" else True}
@@ -125,7 +125,7 @@ def prepare(arguments: DualArguments, training: DualTrainingArguments) -> Task:
             pictures[index]  # what cannot be read should not wait
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     print(f"{len(data[0]):,} pictures to train on, {len(data[1]):,} to validate with; {trained:,} weights to train.")
-    return Task(model, processor, *map(list, parts), *data, checkpoint, bad.count)
+    return Task(model, processor, [*parts[0]], [*parts[1]], data[0], data[1], checkpoint, bad.count)
 
 
 def make_model(arguments: DualArguments, captions: Sequence[str]) -> tuple[Any, Any]:
@@ -160,7 +160,7 @@ def text_vectors(task: Task, collate: CaptionCollator, texts: Sequence[str]) -> 
 
 
 def states_of(model: TrineDualEncoder, collate: CaptionCollator, texts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """What a stack makes of texts before their projection, (hidden,) each."""
+    """The pooled states of texts before their projection, (hidden,) each."""
     found: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for block in blocks(texts):

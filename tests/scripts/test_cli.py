@@ -264,7 +264,9 @@ def test_packaged_recipes_are_valid(name, tmp_path):
 
 @pytest.mark.parametrize("name", TUNING)
 def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
-    model = {"distill-descriptions": ["--teacher", "m"], "classify-clothes": [], "name-emoji": []}.get(name, ["--model", "m"])
+    model = {"distill-descriptions": ["--teacher", "m"], "classify-clothes": [], "name-emoji": []}.get(
+        name, ["--model", "m"]
+    )
     words = ["--recipe", name, "--output_dir", str(tmp_path), *model, "--files", "a"]
     filled = arguments.parse_arguments(TUNING[name], words, command="test", description=None)
     for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():
