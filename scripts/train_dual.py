@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_once(task: Task, arguments: DualArguments) -> dict[str, torch.Tensor] | None:
-    """The pooled states of training captions where their stack stays as it is; None where it is trained or another's."""
+    """The pooled states of training captions where a stack of Trine stays as it is, else None."""
     model: Any = task.model
     if not arguments.freeze_text or not isinstance(model, TrineDualEncoder):
         return None
