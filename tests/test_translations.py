@@ -4,8 +4,11 @@ import re
 
 import mechanisms
 import pytest
+from chinese import CELLS, cell_in_chinese, in_chinese
 from support.translations import drift
-from tables import ROOT
+from tables import ROOT, TABLES
+
+from trine.configuration.kinds import ATTENTION_KINDS
 
 
 DOCS = ROOT / "docs"
@@ -88,6 +91,39 @@ def test_a_page_that_drifts_is_told_with_its_heading(breach):
     before, after, said = BREACHES[breach]
     assert CHINESE.count(before) == 1
     assert said in "\n".join(drift(PAGE, CHINESE.replace(before, after)))
+
+
+def cells_of_tables() -> set[str]:
+    """The cells of the tables that Chinese pages ask for, as they are in English."""
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in TRANSLATED]
+    asked = {name for text in texts for name in re.findall(r"<!-- table: ([\w-]+) -->", text)}
+    lines = (line for name in asked for line in TABLES[name]().splitlines())
+    return {cell.strip() for line in lines for cell in re.split(r"(?<!\\)\|", line)[1:-1]}
+
+
+def test_the_tables_of_chinese_pages_are_chinese():
+    cells = cells_of_tables()
+    # Sources, names and code stay; so does what is no sentence.
+    sentences = {cell for cell in cells if re.search(r"[a-z]{2,}", re.sub(r"`[^`]*`", "", cell))}
+    sources = {cell for cell in sentences if re.search(r"\[.*\]\(https|\b(19|20)\d\d\b", cell)}
+    names = {"eager, sdpa, flex", "eager, sdpa, flex, flash", "Trine"}
+    untranslated = {cell for cell in sentences - sources - names if cell_in_chinese(cell) == cell}
+    assert untranslated == set(), "docs/builder/chinese.py has no text for them"
+    facts = {
+        str(fact) for row in ATTENTION_KINDS.values() for fact in (row.about.sees, row.about.cost, row.about.cache)
+    }
+    assert CELLS.keys() - cells - facts == set(), "no table has these any more"
+
+
+def test_a_table_keeps_its_shape_code_and_figures_in_chinese():
+    english = TABLES["attention"]()
+    chinese = in_chinese(english)
+    assert "| 一个词元看得见 |" in chinese and "| `full` | 自己和之前的全部词元 | O(n²) |" in chinese
+    shapes = [[line.count("|") for line in text.splitlines()] for text in (english, chinese)]
+    assert shapes[0] == shapes[1]
+    assert re.findall("`[^`]+`", english) == re.findall("`[^`]+`", chinese)
+    assert cell_in_chinese("sees nothing known; O(n)") == "sees nothing known; O(n)"
+    assert cell_in_chinese("sees all tokens; O(n)") == "看得见全部词元；O(n)"
 
 
 @pytest.mark.parametrize(("field", "name"), [*mechanisms.kinds()])

@@ -129,7 +129,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return f"]({'../' * depth}{ROOT_PAGES[name]}{anchor})"
         return match[0]
 
-    text = FILE.sub(shown, tables.expand(markdown + "\n"))
+    text = FILE.sub(shown, tables.expand(markdown + "\n", config.theme["language"]))
     text = mechanisms.expand(text, page.file.src_uri, config.theme["language"])
     if "<!-- commands -->" in text:
         text = text.replace("<!-- commands -->", commands.command_sections())

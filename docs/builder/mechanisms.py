@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from chinese import cell_in_chinese
 from tables import ROOT, code, linked
 
 from trine import TrineConfig, TrineModel
@@ -94,10 +95,11 @@ def place(field: str, name: str) -> str:
 def head(field: str, name: str, language: str = "en") -> str:
     """What a page says of a kind by its row, class and module."""
     labels, about, module = LABELS[language], KIND_TABLES[field][name].about, module_of(field, name)
+    said = cell_in_chinese if language == "zh" else str
     path = Path(inspect.getsourcefile(module) or "").relative_to(ROOT)
     value = name if field in ("position_type", "router_type") else f"{name}*4"
     rows = [(labels["chosen"], code(f'TrineConfig({field}="{value}")'))]
-    rows += [(labels[fact], str(getattr(about, fact))) for fact in FACTS if getattr(about, fact, None)]
+    rows += [(labels[fact], said(getattr(about, fact))) for fact in FACTS if getattr(about, fact, None)]
     if about.fields:
         fields = ", ".join(f"[{code(each)}](../../../reference/configuration.md)" for each in about.fields)
         rows.append((labels["fields"], fields))

@@ -11,6 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from chinese import in_chinese
+
 from trine import TrineConfig, TrineDualEncoderConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
 from trine.configuration import kinds
 from trine.configuration.input_kinds import INPUT_KINDS
@@ -24,6 +26,7 @@ from trine.tokenization.training import TOKENIZERS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+READMES = {README: "en", ROOT / "README.zh-CN.md": "zh"}
 MARK = re.compile(r"<!-- table: ([\w-]+) -->\n(?:(?!<!-- ).*\n)*?<!-- end -->\n")
 REQUEST = re.compile(r"<!-- table: ([\w-]+) -->\n")
 ARXIV = re.compile(r"([^\s;:][^;:]*?), arXiv (\d{4}\.\d{5})")
@@ -265,19 +268,25 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def expand(text: str) -> str:
+def made(name: str, language: str = "en") -> str:
+    """A table by its name, in a language."""
+    return in_chinese(TABLES[name]()) if language == "zh" else TABLES[name]()
+
+
+def expand(text: str, language: str = "en") -> str:
     """A page with its tables in place of the comments that ask for them.
 
     Raises:
         KeyError: There is no table of that name.
     """
-    return REQUEST.sub(lambda match: TABLES[match[1]](), text)
+    return REQUEST.sub(lambda match: made(match[1], language), text)
 
 
-def renew(text: str) -> str:
+def renew(text: str, language: str = "en") -> str:
     """The README with its tables made anew, between the comments that stand around them."""
-    return MARK.sub(lambda match: f"<!-- table: {match[1]} -->\n{TABLES[match[1]]()}<!-- end -->\n", text)
+    return MARK.sub(lambda match: f"<!-- table: {match[1]} -->\n{made(match[1], language)}<!-- end -->\n", text)
 
 
 if __name__ == "__main__":
-    README.write_text(renew(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, language in READMES.items():
+        path.write_text(renew(path.read_text(encoding="utf-8"), language), encoding="utf-8")
