@@ -94,9 +94,9 @@ def test_a_page_that_drifts_is_told_with_its_heading(breach):
 
 
 def cells_of_tables() -> set[str]:
-    """The cells of the tables that Chinese pages ask for, as they are in English."""
+    """The cells of the tables that Chinese pages ask for, and of the README's, as they are in English."""
     texts = [(ROOT / page).read_text(encoding="utf-8") for page in TRANSLATED]
-    asked = {name for text in texts for name in re.findall(r"<!-- table: ([\w-]+) -->", text)}
+    asked = {name for text in texts for name in re.findall(r"<!-- table: ([\w-]+) -->", text)} | {"choices"}
     lines = (line for name in asked for line in TABLES[name]().splitlines())
     return {cell.strip() for line in lines for cell in re.split(r"(?<!\\)\|", line)[1:-1]}
 
@@ -135,6 +135,8 @@ def test_every_mechanism_has_a_page_with_what_is_fact(field, name):
         shown = mechanisms.expand(text, mechanisms.place(field, name), language)
         assert mechanisms.MARK not in shown and f"class {mechanisms.class_of(field, name).__name__}" in shown
         assert mechanisms.LABELS[language]["source"] in shown
+        labels = mechanisms.LABELS[language]
+        assert (f"| {labels['weights']} |" in shown) == (field == "router_type")
 
 
 def test_the_pictures_show_what_a_token_sees():

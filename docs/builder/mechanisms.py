@@ -99,7 +99,9 @@ def head(field: str, name: str, language: str = "en") -> str:
     path = Path(inspect.getsourcefile(module) or "").relative_to(ROOT)
     value = name if field in ("position_type", "router_type") else f"{name}*4"
     rows = [(labels["chosen"], code(f'TrineConfig({field}="{value}")'))]
-    rows += [(labels[fact], said(getattr(about, fact))) for fact in FACTS if getattr(about, fact, None)]
+    facts = {fact: getattr(about, fact, None) for fact in FACTS}
+    # Of an attention, `weights` are the fields that its weights depend on, and no sentence.
+    rows += [(labels[fact], said(text)) for fact, text in facts.items() if isinstance(text, str)]
     if about.fields:
         fields = ", ".join(f"[{code(each)}](../../../reference/configuration.md)" for each in about.fields)
         rows.append((labels["fields"], fields))
