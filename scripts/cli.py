@@ -17,6 +17,14 @@ from pathlib import Path
 RENAMED = {"inspect_model": "inspect"}
 # Groups of sub-commands, as in `trine benchmark models`, and their folders.
 GROUPS = {"benchmark": "benchmarks", "data": "datasets", "study": "studies"}
+GREETING = """\
+Trine {version}: one transformer family whose every part can be chosen, as ordinary Hugging Face models.
+
+  trine demo                       train a small model here in minutes, look at it, load it anywhere
+  trine convert NAME FOLDER        begin with a trained one: BERT, GPT-2, Llama, Mixtral, T5, ViT, CLIP and others
+  trine new attention my_idea.py   write a mechanism of your own; trine check my_idea.py tests it
+
+All {count} sub-commands: trine --help. Completion of them by the Tab key: trine completion --help."""
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C has ended
 
 
@@ -45,9 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     scripts = find_scripts()
     length = 2 if arguments and arguments[0] in GROUPS else 1
-    command = " ".join(arguments[:length]) or "--help"
+    command = " ".join(arguments[:length])
+    if not command:
+        print(GREETING.format(version=_version(), count=len(scripts)))
+        return 0
     if command == "--version":
-        print(runpy.run_path(str(Path(__file__).parents[1] / "_version.py"))["__version__"])
+        print(_version())
         return 0
     if command.split()[-1] in ("-h", "--help") or command in GROUPS:
         group = command.split()[0] if command.split()[0] in GROUPS else ""
@@ -72,6 +83,10 @@ def load_plugins_of(arguments: Sequence[str]) -> None:
 
     with contextlib.suppress(ValueError, ImportError, OSError):
         load_plugins(named_plugins(arguments))
+
+
+def _version() -> str:
+    return runpy.run_path(str(Path(__file__).parents[1] / "_version.py"))["__version__"]
 
 
 def _help(scripts: dict[str, str]) -> str:

@@ -12,18 +12,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from trine.inspection.attention import attention_maps, read
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.arguments.pretraining import PretrainArguments, PretrainTrainingArguments
 from trine.scripts.datasets.python_corpus import collect_python_documents
 from trine.scripts.generate import continue_prompts
 from trine.scripts.jobs.job import bad_input_ends, begin
 from trine.scripts.pretrain import pretrain
+from trine.scripts.reports.plots import draw_overview
 from trine.training.run.resuming import check_writable
 
 
 TEMPERATURES = (0.3, 0.7, 1.0)
+SENTENCE = "If the argument is None, the value of the argument is returned."  # whose attention is drawn
 
 # What a fresh interpreter runs, in which `trine` cannot be imported: the code in the folder has to do.
 LOAD_WITHOUT_PACKAGE = """
@@ -70,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if metrics is None:
             return 130
         print_samples(folder, arguments.text, arguments.sample_length)
+        draw_run(folder)
         check_without_package(folder, arguments.text, Path(cache))
     print(describe_results(folder, metrics["training_seconds"], time.perf_counter() - start))
     return 0
@@ -102,6 +106,28 @@ def print_samples(folder: Path, prompt: str, length: int) -> None:
         print(f"\n--- sample at temperature {temperature} ---\n{text}", flush=True)
 
 
+def draw_run(folder: Path) -> None:
+    """Draws the run in one picture, `overview.png`, of what the folder holds.
+
+    Its heads are those two of the last layer of pairwise attention that look least at the first token.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    options = {"attn_implementation": "eager", "dtype": "float32"}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    reading = read(model, AutoTokenizer.from_pretrained(folder), SENTENCE)
+    last = max(layer for layer, kind in enumerate(config.attention_types) if kind in ("full", "sliding"))
+    (item,) = attention_maps(model, reading, [last])
+    heads = item.weights[:, 1:, 0].mean(1).argsort()[:2].tolist()
+    losses = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["loss"]
+    draw_overview(
+        json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"],
+        {name: loss for name, loss in losses.items() if name != "model"},
+        {f"layer {last}, head {head}": item.weights[head].numpy() for head in heads},
+        item.columns,
+        folder / "overview.png",
+    )
+
+
 def check_without_package(folder: Path, text: str, cache: Path) -> None:
     """Load the folder in a fresh process that cannot import this package; its logits must equal those computed here.
 
@@ -131,6 +157,7 @@ def describe_results(folder: Path, training_seconds: float, seconds: float) -> s
 Done in {seconds:.0f} seconds, {training_seconds:.0f} of them training. In '{folder}':
   model.safetensors, config.json, *.py   the model, with the code that loads it anywhere
   tokenizer.json                         the tokenizer, which needs no code
+  overview.png                           training, experts and attention in one picture
   loss.png, expert-load.png              how training went
   metrics.json, trainer_state.json       its figures
   corpus.jsonl                           the text it was trained on

@@ -1,39 +1,21 @@
 """The options of every command, read from its parser when the site is built."""
 
-import contextlib
 import inspect
-import io
 import re
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
-from unittest.mock import patch
 
 from tables import code, table
 from transformers import Seq2SeqTrainingArguments
 
 from trine.conversion import LIFTS
 from trine.scripts import cli
-from trine.scripts.arguments import parsing as arguments
+from trine.scripts.arguments.parsing import parser_of
 
 
 TRAINING = {field.name: field for field in fields(Seq2SeqTrainingArguments)}
-
-
-def parser_of(*words: str) -> ArgumentParser:
-    """The parser of a sub-command with these first arguments, with all of its options. Nothing is run."""
-    made = []
-
-    class Recorded(arguments.HfArgumentParser):
-        def __init__(self, *args: Any, **kwargs: Any):
-            super().__init__(*args, **kwargs)
-            made.append(self)
-
-    silence = contextlib.redirect_stdout(io.StringIO())
-    with patch.object(arguments, "HfArgumentParser", Recorded), silence, contextlib.suppress(SystemExit):
-        cli.main([*words, "--help"])
-    return made[0]
 
 
 def command_sections() -> str:

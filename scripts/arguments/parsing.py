@@ -1,9 +1,11 @@
 """Arguments of the scripts: dataclasses filled from the command line, over a recipe in YAML."""
 
+import contextlib
 import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
@@ -26,6 +28,10 @@ INPUT_ERRORS = (OSError, ValueError, StrictDataclassError)
 RECORDS_HELP = (
     "Records: .jsonl, .csv (both also .gz), .parquet, .json, folders of them, or a data set, hf:NAME:CONFIG:SPLIT."
 )
+
+
+# Where `parser_of` waits for the parser of a command, which then does not run.
+_WANTED: ContextVar[list[HfArgumentParser] | None] = ContextVar("_WANTED", default=None)
 
 
 @dataclass
@@ -66,6 +72,9 @@ def parse_arguments(
     }
     recipe_type: Any = RecipeArguments
     parser = HfArgumentParser([recipe_type, *types], description=description, **options)
+    if (wanted := _WANTED.get()) is not None:
+        wanted.append(parser)
+        sys.exit()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not {"-h", "--help"} & {*argv}:
         require(command, NEEDS.get(command, ()))
@@ -94,6 +103,20 @@ def parse_arguments(
         except (ValueError, ImportError) as error:
             parser.error(str(error))
     return tuple(filled)
+
+
+def parser_of(*words: str) -> HfArgumentParser:
+    """The parser of the sub-command with these first words, with all of its options. Nothing is run."""
+    from trine.scripts import cli
+
+    wanted: list[HfArgumentParser] = []
+    before = _WANTED.set(wanted)
+    try:
+        with contextlib.suppress(SystemExit):
+            cli.main(words)
+    finally:
+        _WANTED.reset(before)
+    return wanted[0]
 
 
 def named_plugins(argv: Sequence[str]) -> list[str]:

@@ -88,6 +88,47 @@ def draw_expert_load(history: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def draw_overview(
+    history: list[dict[str, Any]],
+    baselines: dict[str, float],
+    heads: Mapping[str, np.ndarray],
+    tokens: Sequence[str],
+    path: Path,
+) -> None:
+    """Draws a run in one row, as PNG: its loss, the load of its first layer of experts, and heads of attention.
+
+    `heads` are the weights (Q, K) of named heads for a text of these tokens; without experts there is no such panel.
+    """
+    from matplotlib.figure import Figure
+
+    load = [(entry["step"], entry["expert_load"][0]) for entry in history if "expert_load" in entry]
+    widths = [1.25, *[1.1] * bool(load), *[1.0] * len(heads)]
+    figure = Figure(figsize=(2.8 * len(widths), 3), layout="constrained")
+    axes, *others = figure.subplots(1, len(widths), width_ratios=widths)
+    for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), style, label=label)
+    for number, (name, loss) in enumerate(baselines.items()):
+        axes.axhline(loss, color=f"C{number + 2}", linestyle="--", linewidth=1, label=name)
+    axes.set(title="loss, nats per token", xlabel="optimizer step", ylim=(0, None))
+    axes.legend(fontsize=7)
+    if load:
+        axes, *others = others
+        steps, shares = zip(*load, strict=True)
+        axes.stackplot(steps, *zip(*shares, strict=True))
+        axes.set(title="share of each expert", xlabel="optimizer step", ylim=(0, 1))
+        axes.set_xlim(steps[0], max(steps[-1], steps[0] + 1))
+    for number, (axes, (name, weights)) in enumerate(zip(others, heads.items(), strict=True)):
+        axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto")
+        axes.set_title(f"attention: {name}")
+        axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
+        places = [] if number else range(len(tokens))  # the tokens are the same for all
+        axes.set_yticks(places, [tokens[place] for place in places], fontsize=7)
+        axes.tick_params(length=0)
+    figure.savefig(path, dpi=100)
+
+
 def draw_curves(
     curves: Mapping[str, Mapping[float, float]], path: Path, *, xlabel: str, ylabel: str, is_logarithmic: bool = False
 ) -> None:

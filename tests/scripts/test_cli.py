@@ -1,6 +1,7 @@
 """The `trine` command, its arguments and its recipes."""
 
 import math
+import re
 import runpy
 import sys
 from dataclasses import dataclass, field
@@ -119,6 +120,14 @@ def test_an_interrupted_command_ends_without_a_traceback(monkeypatch):
 
     monkeypatch.setattr("trine.scripts.train_tokenizer.main", interrupted)
     assert cli.main(["train-tokenizer"]) == 130
+
+
+def test_without_arguments_it_says_what_to_do_first(capsys):
+    assert cli.main([]) == 0
+    greeting = capsys.readouterr().out
+    assert greeting.startswith(f"Trine {trine.__version__}: ") and f"All {len(cli.find_scripts())} sub-" in greeting
+    named = re.findall(r"^  trine ([a-z-]+) ", greeting, flags=re.MULTILINE)
+    assert named == ["demo", "convert", "new"] and {*named} < {*cli.find_scripts()}
 
 
 def test_version(capsys):

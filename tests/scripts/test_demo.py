@@ -60,6 +60,7 @@ def test_missing_documentation_is_an_error(monkeypatch, tmp_path):
 def test_what_an_interrupted_demo_advises_works(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "collect_python_documents", lambda: [f"Line {n} of the text.\n" * 9 for n in range(40)])
     monkeypatch.setattr(demo, "print_samples", lambda *_: None)
+    monkeypatch.setattr(demo, "draw_run", lambda *_: None)
     monkeypatch.setattr(demo, "check_without_package", lambda *_: None)
     interrupt = callbacks.InterruptCallback.on_step_end
 
@@ -98,6 +99,8 @@ def test_the_whole_demo(tmp_path, capsys, monkeypatch):
         assert line in text
     names = {path.name for path in output.iterdir()}
     assert {"corpus.jsonl", "loss.png", "expert-load.png", "metrics.json", "model.safetensors"} <= names
+    picture = (output / "overview.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) < 200_000
     assert len((output / "corpus.jsonl").read_text().splitlines()) == 40
     config = json.loads((output / "config.json").read_text())
     assert config["attention_types"] == ["sliding", "sliding", "simplicial", "full"]
