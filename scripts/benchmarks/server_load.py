@@ -137,7 +137,7 @@ async def ask_stream(client: httpx.AsyncClient, path: str, body: dict) -> Answer
             if not line.startswith("data: {"):
                 continue
             event = json.loads(line.removeprefix("data: "))
-            text += "".join(choice["text"] for choice in event.get("choices", []))
+            text += "".join(map(text_of, event.get("choices", [])))
             first = first or time.perf_counter() - begun
             tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
         return Answer(response.status_code, text, tokens, first, time.perf_counter() - begun)
@@ -151,5 +151,21 @@ async def ask_whole(client: httpx.AsyncClient, path: str, body: dict) -> Answer:
     content = response.json()
     if response.status_code == 200:
         tokens = content["usage"].get("completion_tokens", 0)
-        content = content["data"] if "data" in content else content["choices"][0]["text"]
+        content = content["data"] if "data" in content else text_of(content["choices"][0])
     return Answer(response.status_code, content, tokens, taken, taken)
+
+
+def text_of(choice: dict) -> str:
+    """The text of a completion, a chat, or a piece of either."""
+    return (
+        choice["text"]
+        if "text" in choice
+        else (choice.get("delta") or choice.get("message") or {}).get("content") or ""
+    )
+
+
+def figures(server: ServerProcess) -> dict[str, float]:
+    """What `/metrics` of `trine serve` says, by name and labels as it writes them."""
+    lines = httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()
+    pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}

@@ -5,8 +5,8 @@ import random
 import shlex
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trine import TrineConfig, TrineForCausalLM, train_byte_level_bpe
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.benchmarks.server_load import Load, arrivals, running, send
+from trine.scripts.benchmarks.server_soak import chats, soak
 from trine.scripts.reports.markdown import processor, write_part
 
 
@@ -55,7 +56,15 @@ class ServersArguments:
         metadata={"help": "Model of sentence-transformers, to embed one by one and together."},
     )
     embeddings_only: bool = field(default=False, metadata={"help": "Measure no decoders."})
-    soak_seconds: float = field(default=0.0, metadata={"help": "Length of a run that watches memory."})
+    rounds: int = field(
+        default=1,
+        metadata={"help": "How often all is asked; the servers of a model take turns, and ratios are medians."},
+    )
+    chat_turns: int = field(default=0, metadata={"help": "Turns of eight chats with a prefix cache; 0 for none."})
+    soak_seconds: float = field(
+        default=0.0,
+        metadata={"help": "Length of a run of requests of all kinds, with both caches, that watches memory."},
+    )
     threads: int = field(default=1, metadata={"help": "Threads of PyTorch in each server."})
     seed: int = field(default=0, metadata={"help": "Random seed of weights, requests and times."})
     report: str | None = field(default=None, metadata={"help": "Markdown file whose part is replaced."})
@@ -65,11 +74,14 @@ class ServersArguments:
             low, high = (*getattr(self, name), 0, 0)[:2]
             if len(getattr(self, name)) != 2 or not 1 <= low <= high:
                 raise ValueError(f"{name}={getattr(self, name)} is not a least and a most number, as 8 128.")
-        for name in ("requests", "hidden_size", "num_hidden_layers", "batch_requests", "threads"):
+        for name in ("requests", "hidden_size", "num_hidden_layers", "batch_requests", "threads", "rounds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if not self.rates or min(self.rates) < 0 or self.soak_seconds < 0:
-            raise ValueError(f"rates={self.rates}, soak_seconds={self.soak_seconds} must be at least 0.")
+        if not self.rates or min(*self.rates, self.soak_seconds, self.chat_turns) < 0:
+            raise ValueError(
+                f"rates={self.rates}, soak_seconds={self.soak_seconds}, chat_turns={self.chat_turns} must be at "
+                "least 0."
+            )
 
 
 def save_models(folder: Path, arguments: ServersArguments) -> dict[str, Path]:
@@ -126,36 +138,63 @@ def make_bodies(arguments: ServersArguments) -> list[dict]:
 
 
 def measure(arguments: ServersArguments, folder: Path) -> list[str]:
-    """Rows of the table: each server of each model at each rate, beside transformers' own."""
+    """Rows of the table: each server of each model at each rate, beside transformers' own, in turns."""
     bodies, rows = make_bodies(arguments), []
     if arguments.embeddings_only:
         return rows
     for name, path in save_models(folder, arguments).items():
-        loads: dict[tuple[str, float], Load] = {}
-        for server, command in tqdm(commands(path, name == "Llama", arguments).items(), desc=name):
-            with running(command, arguments.threads) as process:
+        loads: dict[tuple[str, float], list[Load]] = {}
+        with ExitStack() as stack:
+            processes = {
+                server: stack.enter_context(running(command, arguments.threads))
+                for server, command in commands(path, name == "Llama", arguments).items()
+            }
+            for process in processes.values():
                 send(process, "/v1/completions", bodies[:4], [0.0] * 4)  # warms up
-                for rate in arguments.rates:
+            for rate in tqdm(arguments.rates * arguments.rounds, desc=name):
+                for server, process in processes.items():
                     times = arrivals(len(bodies), rate, arguments.seed)
-                    loads[server, rate] = send(process, "/v1/completions", bodies, times)
-        for (server, rate), load in loads.items():
-            rows.append(row(name, server, rate, load, loads[THEIRS, rate]))
-            tqdm.write(rows[-1])
+                    loads.setdefault((server, rate), []).append(send(process, "/v1/completions", bodies, times))
+        for server in processes:
+            for rate in dict.fromkeys(arguments.rates):
+                rows.append(row(name, server, rate, loads[server, rate], loads[THEIRS, rate]))
+                tqdm.write(rows[-1])
     return rows
 
 
-def row(model: str, server: str, rate: float, load: Load, base: Load) -> str:
-    """A row of the table."""
-    times = " | ".join(f"{load.percentile(percent):.2f}" for percent in (50, 95, 99))
-    first = f"{load.percentile(50, 'first'):.2f}, {load.percentile(95, 'first'):.2f}"
-    equal = sum(one.content == other.content for one, other in zip(load.answers, base.answers, strict=True))
-    good = sum(answer.status == 200 for answer in load.answers)
-    speed, base_speed = load.tokens / load.seconds, base.tokens / base.seconds
-    each, base_each = load.tokens / load.cpu_seconds, base.tokens / base.cpu_seconds
+def row(model: str, server: str, rate: float, loads: Sequence[Load], bases: Sequence[Load]) -> str:
+    """A row of the table: medians of the rounds, and of their ratios, with the least and the most of the clock's."""
+
+    def median(value: Callable[[Load], float]) -> float:
+        return float(np.median([value(load) for load in loads]))
+
+    def beside(value: Callable[[Load], float]) -> list[float]:
+        return [value(load) / value(base) for load, base in zip(loads, bases, strict=True)]
+
+    def speed(load: Load) -> float:
+        return load.tokens / load.seconds
+
+    def each(load: Load) -> float:
+        return load.tokens / load.cpu_seconds
+
+    ratios = beside(speed)
+    spread = f"; {min(ratios):.2f} to {max(ratios):.2f}" if len(loads) > 1 else ""
+    times = " | ".join(
+        f"{median(lambda load, percent=percent: load.percentile(percent)):.2f}" for percent in (50, 95, 99)
+    )
+    first = ", ".join(
+        f"{median(lambda load, percent=percent: load.percentile(percent, 'first')):.2f}" for percent in (50, 95)
+    )
+    late = np.median(beside(lambda load: load.percentile(95)))
+    pairs = [
+        (one, other)
+        for load, base in zip(loads, bases, strict=True)
+        for one, other in zip(load.answers, base.answers, strict=True)
+    ]
+    good, equal = sum(one.status == 200 for one, _ in pairs), sum(one.content == other.content for one, other in pairs)
     return (
-        f"| {model} | {server} | {rate or 'at once'} | {speed:.0f} ({speed / base_speed:.2f} x) | "
-        f"{each:.0f} ({each / base_each:.2f} x) | {times} | "
-        f"{load.percentile(95) / base.percentile(95):.2f} x | {first} | {good}, {equal} |"
+        f"| {model} | {server} | {rate or 'at once'} | {median(speed):.0f} ({np.median(ratios):.2f} x{spread}) | "
+        f"{median(each):.0f} ({np.median(beside(each)):.2f} x) | {times} | {late:.2f} x | {first} | {good}, {equal} |"
     )
 
 
@@ -185,25 +224,23 @@ def measure_embeddings(arguments: ServersArguments) -> list[str]:
     return rows
 
 
-def soak(arguments: ServersArguments, folder: Path) -> list[str]:
-    """A line about the memory of a server with both caches that answers different requests for some time."""
-    if not arguments.soak_seconds:
+def watch(arguments: ServersArguments, folder: Path) -> list[str]:
+    """Lines about a server with both caches: chats, and its memory under requests of all kinds."""
+    if not arguments.soak_seconds and not arguments.chat_turns:
         return []
     model = save_models(folder, arguments)[f"Trine, {arguments.attention_types}"]
-    command = commands(model, False, arguments)[OURS]
-    command += ["--prefix_cache", "64MiB", "--response_cache", "16MiB"]
-    sizes, count = [], 0
-    with running(command, arguments.threads) as process:
-        begun = time.monotonic()
-        while not sizes or time.monotonic() - begun < arguments.soak_seconds:
-            bodies = [{**body, "prompt": f"{count} {body['prompt']}"} for body in make_bodies(arguments)[:50]]
-            load = send(process, "/v1/completions", bodies, [0.0] * 50)
-            assert all(answer.status == 200 for answer in load.answers)
-            count += 50
-            sizes.append((time.monotonic() - begun, process.memory() / 2**20))
-    parts = [sizes[min(len(sizes) - 1, len(sizes) * quarter // 4)] for quarter in range(5)]
-    told = ", ".join(f"{size:.0f} MiB after {seconds:.0f} s" for seconds, size in parts)
-    return [f"Memory of a server with 64 MiB for prefixes and 16 MiB for answers, {count:,} requests: {told}."]
+    command = commands(model, False, arguments)[OURS] + ["--chat_template", "plain", "--prefix_cache", "64MiB"]
+    bodies, lines = make_bodies(arguments)[:50], []
+    if arguments.chat_turns:
+        with running(command, arguments.threads) as process:
+            lines.append(chats(process, bodies[:8], arguments.chat_turns))
+    if arguments.soak_seconds:
+        command += ["--response_cache", "4MiB"]
+        has_vectors = arguments.embedding_model is not None
+        command += ["--embedding_model", str(arguments.embedding_model)] if has_vectors else []
+        with running(command, arguments.threads) as process:
+            lines.append(soak(process, bodies, arguments.soak_seconds, has_vectors))
+    return lines
 
 
 def report(
@@ -221,8 +258,9 @@ Made on {date.today()} by `{command}`: {processor()}, {arguments.threads} thread
 
 {arguments.requests} completions, streamed and greedy, with prompts of {arguments.prompt_lengths[0]} to \
 {arguments.prompt_lengths[1]} letters that ask for {arguments.new_tokens[0]} to {arguments.new_tokens[1]} tokens, from
-models of {arguments.num_hidden_layers} layers, {arguments.hidden_size} wide; Poisson arrivals, or all at once. In \
-parentheses: beside transformers' own server with the same model. First: seconds to
+models of {arguments.num_hidden_layers} layers, {arguments.hidden_size} wide; Poisson arrivals, or all at once;
+{arguments.rounds} round(s), in which \
+the servers take turns. In parentheses: beside transformers' own server with the same model. First: seconds to
 the first piece, p50 and p95. Good: answers with status 200; =: those equal to transformers'.
 
 | model | server | requests/s | tokens/s | tokens per CPU s | p50 s | p95 s | p99 s | p95 beside | first s | good, = |
@@ -241,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         try:
             rows = measure(arguments, Path(folder))
-            embeddings, memory = measure_embeddings(arguments), soak(arguments, Path(folder))
+            embeddings, memory = measure_embeddings(arguments), watch(arguments, Path(folder))
         except RuntimeError as error:
             sys.exit(f"trine benchmark servers: {error}")
     text = report(rows, embeddings, memory, arguments, shlex.join(["trine", "benchmark", "servers", *words]))

@@ -53,6 +53,7 @@ class Metrics:
         )
         self._queues = Gauge("trine_queue_length", "Requests that wait for a place in a batch.", ("kind",), **at)
         self._active = Gauge("trine_active_requests", "Requests that are being answered.", **at)
+        self._sizes = Gauge("trine_cache_bytes", "Memory of what a cache holds.", ("cache",), **at)
         self._caches = Counter("trine_cache_requests", "What a cache was asked for.", ("cache", "result"), **at)
         self._tokens = Counter("trine_tokens", "Tokens of prompts, generated, and not read again.", ("kind",), **at)
         if self._meter is not None:
@@ -69,6 +70,10 @@ class Metrics:
     def watch_active(self, count: Callable[[], int]) -> None:
         """Asks `count` for the number of requests that are being answered."""
         self._active.set_function(count)
+
+    def watch_cache(self, name: str, size: Callable[[], int]) -> None:
+        """Asks `size` for the bytes of a cache, whenever somebody reads the figures."""
+        self._sizes.labels(name).set_function(size)
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Counts an answer."""

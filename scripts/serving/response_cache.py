@@ -43,6 +43,8 @@ class ResponseCache:
     def __init__(self, max_bytes: int, metrics: Metrics | None = None, folder: str | Path | None = None):
         self.max_bytes, self.metrics = max_bytes, metrics
         self._lock = threading.Lock()
+        if metrics is not None:
+            metrics.watch_cache("response", lambda: self.bytes)
         path = ":memory:"
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
