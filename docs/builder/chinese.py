@@ -19,6 +19,7 @@ CELLS = {
     "default": "默认值",
     "features, in head sizes": "特征数，以头的尺寸计",
     "field": "字段",
+    "function": "函数",
     "kernels": "内核",
     "kind": "种类",
     "logit, over features": "logit，对特征求和",
@@ -33,6 +34,7 @@ CELLS = {
     "what": "是什么",
     "what it does": "做什么",
     "what it is": "是什么",
+    "what it makes": "得到什么",
     # inputs
     "Channels of an image: 3 of colours, 1 of grey.": "图片的通道数：彩色为 3，灰度为 1。",
     "Frames of a spectrogram that positions are made for.": "位置编码所针对的频谱图帧数。",
@@ -130,6 +132,16 @@ CELLS = {
     "independent sigmoids": "互相独立的 sigmoid",
     "softmax over the experts": "对各专家的 softmax",
     "the loss `router_aux_loss_coef`": "损失 `router_aux_loss_coef`",
+    # tokenizers
+    "Byte-level BPE: every text can be written, and comes back as it was. The usual tokenizer of decoders.": (
+        "字节级 BPE：任何文本都能写出，并原样还原。解码器常用的分词器。"
+    ),
+    "Unigram: the likeliest cut of a text into pieces, rare characters as bytes. The usual tokenizer of T5 and XLM-R.": (
+        "Unigram：把文本切成子词的最可能切法，罕见的字写成字节。T5 和 XLM-R 常用的分词器。"
+    ),
+    "WordPiece as BERT has it: words and parts of words, Chinese characters one by one.": (
+        "BERT 那样的 WordPiece：词和词的一部分，汉字逐个切开。"
+    ),
     # shapes and presets
     "LSTM baseline": "LSTM 基线",
     "decoder": "解码器",
