@@ -136,7 +136,8 @@ CELLS = {
     "Byte-level BPE: every text can be written, and comes back as it was. The usual tokenizer of decoders.": (
         "字节级 BPE：任何文本都能写出，并原样还原。解码器常用的分词器。"
     ),
-    "Unigram: the likeliest cut of a text into pieces, rare characters as bytes. The usual tokenizer of T5 and XLM-R.": (
+    "Unigram: the likeliest cut of a text into pieces, rare characters as bytes."
+    " The usual tokenizer of T5 and XLM-R.": (
         "Unigram：把文本切成子词的最可能切法，罕见的字写成字节。T5 和 XLM-R 常用的分词器。"
     ),
     "WordPiece as BERT has it: words and parts of words, Chinese characters one by one.": (
