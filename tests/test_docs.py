@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from support import forks
-from tables import README, REQUEST, ROOT, TABLES, described_fields, own_fields, renew
+from tables import README, READMES, REQUEST, ROOT, TABLES, described_fields, own_fields, renew
 
 from trine import TrineConfig
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
@@ -49,6 +49,8 @@ def test_the_readme_is_short_and_its_tables_are_current():
     text = README.read_text(encoding="utf-8")
     assert len(text.encode()) <= LONGEST_README
     assert renew(text) == text, "python docs/builder/tables.py renews them"
+    chinese = ROOT / "README.zh-CN.md"
+    assert renew(chinese.read_text(encoding="utf-8"), READMES[chinese]) == chinese.read_text(encoding="utf-8")
 
 
 def test_every_page_is_listed():

@@ -15,7 +15,7 @@ DOCS = ROOT / "docs"
 TRANSLATED = {
     path.relative_to(ROOT).as_posix(): path.with_suffix("").with_suffix(".md") for path in DOCS.rglob("*.zh.md")
 }
-TRANSLATED |= {"README.zh-CN.md": ROOT / "README.md"} if (ROOT / "README.zh-CN.md").exists() else {}
+TRANSLATED["README.zh-CN.md"] = ROOT / "README.md"
 
 
 @pytest.mark.parametrize("page", sorted(TRANSLATED))
@@ -27,6 +27,15 @@ def test_a_chinese_page_says_what_the_english_one_says(page):
     )
     paragraphs = [part for part in prose.split("\n\n") if re.search(r"[A-Za-z]{2,}(?: [A-Za-z]+){9}", part)]
     assert all(re.search(r"[\u4e00-\u9fff]", part) for part in paragraphs), "a paragraph is not translated"
+
+
+def test_the_chinese_readme_leads_to_chinese_pages_where_there_are_some():
+    links = re.findall(r"\]\(([\w/.-]+\.md)", (ROOT / "README.zh-CN.md").read_text(encoding="utf-8"))
+    assert "README.md" in links and "](README.zh-CN.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in links:
+        assert (ROOT / link).is_file(), link
+        if not link.endswith(".zh.md"):
+            assert not (ROOT / link).with_suffix(".zh.md").exists(), f"{link} has a Chinese text"
 
 
 PAGE = """# Widths
