@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils._http import default_client_factory
 from huggingface_hub.utils._validators import validate_repo_id
 
@@ -22,7 +23,8 @@ CHECKPOINTS = (
 def ask_once(given: Mapping[str, Any]) -> None:
     """Turns the Hub's offline mode on at the first connection that fails, for the rest of this process.
 
-    Files in the cache still load; for others, transformers and datasets raise the errors of that mode.
+    Files in the cache still load; for others, transformers and datasets raise the errors of that mode. Where that mode
+    is on from the start, a line names what is neither a folder nor in the cache, for those errors do not.
 
     Args:
         given: The arguments of the command.
@@ -30,7 +32,19 @@ def ask_once(given: Mapping[str, Any]) -> None:
     Raises:
         ValueError: An argument names a folder that is not there, and can be no id of the Hub.
     """
-    set_client_factory(partial(make_client, no_folders(given)))
+    absent = no_folders(given)
+    if constants.is_offline_mode() and (unknown := [name for name in absent if not is_cached(name)]):
+        print(
+            f"{' and '.join(map(repr, unknown))}: there is no such folder, nor such a checkpoint in the cache of the "
+            "Hub, which HF_HUB_OFFLINE says not to ask.",
+            file=sys.stderr,
+        )
+    set_client_factory(partial(make_client, absent))
+
+
+def is_cached(name: str) -> bool:
+    """Whether anything of a repository is in the cache of the Hub."""
+    return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="model")).is_dir()
 
 
 def no_folders(given: Mapping[str, Any]) -> list[str]:

@@ -98,9 +98,16 @@ def write_report(
     baselines: Mapping[str, float] | None = None,
     unit: str = "nats per token",
 ) -> None:
-    """Writes metrics.json, the picture of the loss in that unit beside the baselines, and the scores in the card."""
+    """Writes metrics.json, the picture of the loss in that unit beside the baselines, and the card's table of scores.
+
+    Where nothing else was scored, the card tells the losses of `metrics["loss"]`: one, or those of several by name.
+    """
     text = json.dumps(metrics, indent=2, ensure_ascii=False)
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     draw_losses(trainer.state.log_history, {**(baselines or {})}, folder / "loss.png", unit=unit)
     if "scores" in metrics:
         write_scores(folder / "README.md", metrics["scores"])
+    elif "loss" in metrics:
+        loss = metrics["loss"]
+        rows = loss if isinstance(loss, Mapping) else {"model": loss}
+        write_scores(folder / "README.md", {name: {f"loss [{unit}]": value} for name, value in rows.items()})

@@ -271,8 +271,8 @@ def finish(
         }
         how = f"mask-predict in {arguments.iterations}" if not best else f"{beams} beams" if beams > 1 else "greedy"
         print(f"\n{len(pairs):,} validation pairs, {how}:\n{describe_scores(metrics['scores'])}")
-    write_report(trainer, folder, metrics)
     if lora.merge:
         save_merged(task.model, task.tokenizers, folder)
-    smoothing = trainer.label_smoothing
-    print(f"\nValidation loss {metrics['loss']:.3f} nats per token, with label smoothing {smoothing:g}.")
+    unit = f"nats per token, with label smoothing {trainer.label_smoothing:g}"
+    write_report(trainer, folder, metrics, unit=unit)  # after the card is there
+    print(f"\nValidation loss {metrics['loss']:.3f} {unit}.")

@@ -23,7 +23,8 @@ def draw_losses(
         axes.axhline(loss, color=f"C{number + 2}", linestyle="--", label=name)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:  # a run that ends before its first logging step has no line
+        axes.legend()
     figure.savefig(path, dpi=120)
 
 

@@ -7,10 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import OfflineModeIsEnabled
+from huggingface_hub.utils._http import default_client_factory
 
-from trine.scripts.jobs.hub_access import make_client
+from trine.scripts.jobs.hub_access import ask_once, make_client
 from trine.scripts.train_translation import main as train_translation
 
 
@@ -53,3 +54,21 @@ def test_a_folder_that_is_not_there(option, source, tmp_path, monkeypatch):
     message = f"trine train-translation: {option}={source!r}: there is no such folder"
     with pytest.raises(SystemExit, match=re.escape(message)):
         train_translation([*argv, "--output_dir", "out"])
+
+
+def test_offline_a_name_that_is_nowhere_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    (tmp_path / "hub" / "models--somebody--cached").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    given = {"model": "somebody/cached", "encoder": "here", "tokenizer": "my-modle"}
+    try:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        ask_once(given)
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        ask_once(given)
+    finally:
+        set_client_factory(default_client_factory)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("'my-modle': there is no such folder, nor such a checkpoint in the cache")

@@ -205,6 +205,9 @@ def test_adapters_of_an_encoder_decoder_are_merged(folder, tmp_path, capsys):
     assert kinds == {"self_attn", "cross_attn", "mlp"}
     metrics = json.loads((tmp_path / "merged" / "metrics.json").read_text())
     assert metrics["trained_parameters"] == sum(tensor.numel() for tensor in adapters[0].values())
+    for place in ("apart", "merged"):  # merging writes a card of its own
+        card = (tmp_path / place / "README.md").read_text(encoding="utf-8")
+        assert f"| first 8 words | {metrics['scores']['first 8 words']['ROUGE-1']:.4f} |" in card
     texts = ["one and then two, of course", "six and"]
     written = [
         Translator.from_pretrained(place, device="cpu")(texts, max_new_tokens=6)
