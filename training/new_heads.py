@@ -34,3 +34,20 @@ def describe_new_weights(model: Any, info: Mapping[str, Any]) -> str | None:
     if trunk:
         return f"These weights of the trunk are not in the checkpoint, and random: {', '.join(trunk)}."
     return f"The head is new: {', '.join(sorted(names))}."
+
+
+def check_shapes(info: Mapping[str, Any], name: str) -> None:
+    """Checks that all tensors of a checkpoint fit into the model, loaded with `ignore_mismatched_sizes`.
+
+    Args:
+        info: As for `describe_new_weights`.
+        name: The checkpoint, for the message.
+
+    Raises:
+        ValueError: One has another shape than the model's config, with what overrides it, asks for.
+    """
+    for key, saved, asked in sorted(info["mismatched_keys"]):
+        raise ValueError(
+            f"config_overrides do not fit the weights of model='{name}': its '{key}' has the shape {tuple(saved)}, "
+            f"where the config now asks for {tuple(asked)}."
+        )

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from ...tokenization.loading import check_target_tokenizer, load_target_tokenizer
 from ...tokenization.special_tokens import language_tag
@@ -240,6 +240,11 @@ def _load(name: str | Path, device: str | torch.device | None, options: dict[str
         model = AutoModelForSeq2SeqLM.from_pretrained(name, **options)
     except OSError as error:
         raise OSError(f"'{name}' holds no encoder-decoder with its tokenizer: {error}") from error
+    except ValueError as error:
+        config = AutoConfig.from_pretrained(name, **code)
+        if config.is_encoder_decoder:
+            raise
+        raise ValueError(f"'{name}' is no encoder-decoder: its model_type is {config.model_type!r}.") from error
     shares = getattr(model.config, "share_embeddings", True)
     target = None if shares else load_target_tokenizer(name, **code)
     return model.to(device or torch.accelerator.current_accelerator() or "cpu").eval(), tokenizer, target

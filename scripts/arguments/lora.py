@@ -65,7 +65,9 @@ class OptionalLoraArguments(LoraArguments):
 def count_parameters(model: nn.Module) -> Mapping[str, int | float]:
     """Counts the parameters without adapters and those that are trained, and divides."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    base = sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" not in name)
+    beside = (".lora_", ".modules_to_save.")  # adapters, and copies of what is trained whole
+    own = (parameter for name, parameter in model.named_parameters() if not any(mark in name for mark in beside))
+    base = sum(parameter.numel() for parameter in own)
     return {"parameters": base, "trained_parameters": trained, "trained_share": trained / base}
 
 

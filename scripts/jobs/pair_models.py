@@ -1,6 +1,7 @@
 """Models and tokenizers of training on pairs of texts: new ones, or those of a checkpoint to go on from."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import (
@@ -22,7 +23,7 @@ from trine.scripts.arguments.text_pairs import PairArguments
 from trine.tokenization.loading import load_target_tokenizer, load_tokenizer
 from trine.tokenization.special_tokens import language_tag
 from trine.tokenization.text_ends import decoder_start, end_ids
-from trine.training.new_heads import describe_new_weights, without_load_report
+from trine.training.new_heads import check_shapes, describe_new_weights, without_load_report
 
 
 PRESET = "transformer-base"
@@ -141,13 +142,19 @@ def make_config(
 
 
 def load_model(arguments: PairArguments, name: str) -> Any:
-    """The model of a checkpoint in float32, with the fields of its config that the arguments override."""
+    """The model of a checkpoint in float32, with the fields of its config that the arguments override.
+
+    Raises:
+        ValueError: With these fields tensors of the checkpoint do not fit.
+    """
     config = find_config(name)
     fields, is_causal = parse_overrides(arguments.config_overrides), arguments.objective != "masked"
     if getattr(config, "decoder_is_causal", True) != is_causal:
         fields["decoder_is_causal"] = is_causal
+    options = {"dtype": "float32", "output_loading_info": True, "ignore_mismatched_sizes": True}  # are refused below
     with without_load_report():
-        model, info = AutoModelForSeq2SeqLM.from_pretrained(name, dtype="float32", output_loading_info=True, **fields)
+        model, info = AutoModelForSeq2SeqLM.from_pretrained(name, **options, **fields)
+    check_shapes(info, name)
     if news := describe_new_weights(model, info):
         print(news)
     return model
@@ -176,6 +183,12 @@ def read_config(option: str, name: str) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(name)
     except OSError as error:
         raise OSError(f"{option}='{name}' cannot be read: {error}") from error
+    except ValueError as error:
+        if not Path(name, "adapter_config.json").is_file():
+            raise
+        raise ValueError(
+            f"{option}='{name}' is an adapter, no model: make one of it by training with --merge."
+        ) from error
 
 
 def check_encoder(name: str) -> None:

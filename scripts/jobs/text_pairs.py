@@ -132,8 +132,9 @@ def prepare(
         train_pairs = leave_unread_out(train_pairs, training)
     set_seed(training.seed)
     model = make_model(arguments, tokenizers)
-    if lora.lora:
-        model = get_peft_model(model, lora.make_config(model, task_type="SEQ_2_SEQ_LM"))
+    if lora.lora:  # a pointer, which may be new, is trained whole
+        whole = ["pointer"] if getattr(model.config, "pointer_size", None) else None
+        model = get_peft_model(model, lora.make_config(model, task_type="SEQ_2_SEQ_LM", modules_to_save=whole))
     partial.apply(model, processes=training.world_size)
     collator = make_collator(arguments, tokenizers, model)
     return Task(train_pairs, validation_pairs, bad.count, tokenizers, model, collator, checkpoint)

@@ -201,8 +201,12 @@ def test_one_string_is_no_list(model, tokenizer):
         Translator(model, tokenizer).translate("one")
 
 
-def test_unsuitable_models(tokenizer):
+def test_unsuitable_models(tokenizer, tmp_path):
     decoder = TrineForCausalLM(TrineConfig.from_preset("tiny", vocab_size=400))
+    for part in (decoder, tokenizer):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"'{tmp_path}' is no encoder-decoder: its model_type is 'trine'."):
+        Translator.from_pretrained(str(tmp_path))
     with pytest.raises(ValueError, match="TrineForCausalLM is no encoder-decoder"):
         Translator(decoder, tokenizer)
     silent = build(tokenizer, attn="sdpa")

@@ -92,8 +92,6 @@ def test_what_a_run_leaves(folder):
     assert config["use_cache"] is True
     assert config["vocab_size"] == 280 and config["eos_token_id"] == 0 and config["pad_token_id"] == 1
     assert len(losses(folder, "straight")) == 4
-    metrics, card = ((output / name).read_text(encoding="utf-8") for name in ("metrics.json", "README.md"))
-    assert f"| model | {json.loads(metrics)['loss']['model']:.4f} |" in card and "| bigram | " in card
     history = json.loads((output / "trainer_state.json").read_text())["log_history"]
     assert all(entry["tokens_per_second"] > 0 and entry["mfu"] > 0 for entry in history if "loss" in entry)
 

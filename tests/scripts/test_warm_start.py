@@ -220,6 +220,16 @@ def test_adapters_of_an_encoder_decoder_are_merged(folder, tmp_path, capsys):
     }
 
 
+def test_a_new_pointer_is_trained_beside_adapters(folder, tmp_path):
+    """It begins with random weights, of which adapters alone would change nothing."""
+    words = ["--model", str(folder / "lifted"), "--lora", "--merge", "--config_overrides", "pointer_size=8"]
+    gates = []
+    for name, rate in (("before", "0"), ("after", "1e-2")):
+        assert run_pairs(folder, tmp_path / name, *words, "--learning_rate", rate) == 0
+        gates.append({key: value for key, value in weights_of(tmp_path / name).items() if "pointer" in key})
+    assert gates[0] and all(not torch.equal(gates[1][key], value) for key, value in gates[0].items())
+
+
 def test_adapters_learn_alike_in_large_and_in_small_batches(folder, tmp_path):
     """The loss of a step is divided by the tokens of all its micro-batches, also through PEFT's model."""
     found = []
@@ -262,6 +272,8 @@ def test_pretraining_goes_on_from_a_decoder(folder, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "model").get_vocab() == (
         AutoTokenizer.from_pretrained(folder / "decoder").get_vocab()
     )
+    metrics, card = ((tmp_path / "model" / name).read_text(encoding="utf-8") for name in ("metrics.json", "README.md"))
+    assert all(f"| {name} | {loss:.4f} |" in card for name, loss in json.loads(metrics)["loss"].items())
 
 
 def test_a_classifier_trains_its_head_alone(folder, tmp_path):
@@ -297,6 +309,11 @@ def test_all_commands_have_the_same_words(command, capsys):
         ),
         (["--model", "LLAMA"], r"model='.*llama' has model_type='llama', .* first, with `trine convert`"),
         (["--model", "nowhere/at-all"], "model='nowhere/at-all' cannot be read: "),
+        (["--model", "ADAPTER"], "model='.*adapter' is an adapter, no model: make one of it by training with --merge"),
+        (
+            ["--model", "LIFTED", "--config_overrides", "intermediate_size=7"],
+            r"config_overrides do not fit the weights of model='.*lifted': .* shape \(\d+, \d+\), where .* \(32, 7\)",
+        ),
         (["--model", "LIFTED", "--freeze", "encodr"], r"freeze has 'encodr', which is no part .*'encoder.layers.0-1'"),
         (["--model", "LIFTED", "--max_length", "100"], "max_length=100 is above encoder.max_position_embeddings=96"),
         (["--model", "LIFTED", "--tokenizer", "LARGE"], "The tokenizer of the encoder has .* tokens, more than the"),
@@ -310,6 +327,8 @@ def test_what_cannot_be_gone_on_from(folder, tmp_path, argv, message):
         )
         LlamaForCausalLM(config).save_pretrained(folder / "llama")
         train_byte_level_bpe(["many other words"], 270, show_progress=False).save_pretrained(folder / "large")
+    (folder / "adapter").mkdir(exist_ok=True)
+    (folder / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
     words = [str(folder / word.lower()) if word.isupper() else word for word in argv]
     with pytest.raises(SystemExit, match=message):
         run_pairs(folder, tmp_path, *words)
@@ -339,3 +358,7 @@ def test_pretraining_refuses_a_checkpoint_of_another_kind(folder, tmp_path):
         run(folder, tmp_path, *words, "--model", str(folder / "encoder"), script=pretrain)
     with pytest.raises(SystemExit, match="has model_type='trine_seq2seq', but this objective needs 'trine'. `trine "):
         run(folder, tmp_path, *words, "--model", str(folder / "lifted"), script=pretrain)
+    words += ["--model", str(folder / "encoder"), "--objective", "masked", "--block_length", "16"]
+    words += ["--config_overrides", "intermediate_size=7"]
+    with pytest.raises(SystemExit, match=r"do not fit the weights of .* where the config now asks for \(32, 7\)"):
+        run(folder, tmp_path, *words, script=pretrain)

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.distributed.configuration_utils import DistributedConfig
 
-from ..new_heads import describe_new_weights, without_load_report
+from ..new_heads import check_shapes, describe_new_weights, without_load_report
 
 
 # Before, the trainer did not know models that were spread out when they were loaded.
@@ -169,10 +169,16 @@ def make_model(
 
 
 def load_start(model_class: type[PreTrainedModel], config: PreTrainedConfig, source: str) -> PreTrainedModel:
-    """Loads a checkpoint in float32 with another config, and prints which weights it lacks."""
+    """Loads a checkpoint in float32 with another config, and prints which weights it lacks.
+
+    Raises:
+        ValueError: Tensors of the checkpoint do not fit that config.
+    """
+    options = {"dtype": "float32", "output_loading_info": True, "ignore_mismatched_sizes": True}  # are refused below
     with without_load_report():
-        loaded: Any = model_class.from_pretrained(source, config=config, dtype="float32", output_loading_info=True)
+        loaded: Any = model_class.from_pretrained(source, config=config, **options)
     model, info = loaded
+    check_shapes(info, source)
     if news := describe_new_weights(model, info):
         print(news)
     return model
