@@ -16,6 +16,7 @@ from trine.conversion.quantization.fast import fast_on_cpu
 from trine.generation.presets import SAMPLING_PRESETS, SamplingPreset
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
+from trine.scripts.jobs.assistants import DRAFTED_TOKENS, load_assistant, set_drafts
 from trine.scripts.jobs.memory import keep_freed_memory
 from trine.training.run.resuming import list_checkpoints
 
@@ -60,6 +61,16 @@ class GenerateArguments:
         default=1.0, metadata={"help": "Above 1, tokens that occurred become less likely."}
     )
     num_beams: int = field(default=1, metadata={"help": "Beams of beam search; 1 is none."})
+    assistant_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Smaller model of the same vocabulary, such as a distilled student, that drafts tokens, of which "
+            "the model keeps those that it would have written. One text at a time."
+        },
+    )
+    num_assistant_tokens: int = field(
+        default=DRAFTED_TOKENS, metadata={"help": "Tokens that the assistant drafts each time."}
+    )
     json_schema: str | None = field(
         default=None, metadata={"help": "File with a JSON schema that what is added must match (needs xgrammar)."}
     )
@@ -101,6 +112,13 @@ class GenerateArguments:
             raise ValueError(f"temperature={min(self.all_temperatures)} is below 0.")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1.")
+        if self.assistant_model is not None and (self.num_beams != 1 or len(self.text) > 1):
+            raise ValueError(
+                f"assistant_model='{self.assistant_model}' drafts for one text and one beam at a time, not "
+                f"num_beams={self.num_beams} and {len(self.text)} texts."
+            )
+        if self.num_assistant_tokens < 1:
+            raise ValueError(f"num_assistant_tokens={self.num_assistant_tokens} must be at least 1.")
         self.constraints = {name: value for name in CONSTRAINTS if (value := getattr(self, name)) is not None}
         if len(self.constraints) > 1:
             raise ValueError(f"Only one of {list(CONSTRAINTS)} can be given, not {list(self.constraints)}.")
@@ -122,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments.model, dtype=arguments.dtype, trust_remote_code=arguments.trust_remote_code
         )
         model.to(arguments.device or torch.accelerator.current_accelerator() or "cpu").eval()
+        assistant = draft_for(model, tokenizer, arguments)
         if arguments.fast_on_cpu:
             fast_on_cpu(model)
     except INPUT_ERRORS as error:
@@ -132,11 +151,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"--- temperature {temperature:g} ---")
         set_seed(arguments.seed)
         try:
-            options = {"chat": arguments.chat, **_generation_options(arguments, temperature)}
+            options = {"chat": arguments.chat, **assistant, **_generation_options(arguments, temperature)}
             _print_samples(arguments, model, tokenizer, prompts, options)
         except (ImportError, ValueError) as error:
             sys.exit(f"trine generate: {error}")
         print()
+
+
+def draft_for(model: Any, tokenizer: PreTrainedTokenizerBase, arguments: GenerateArguments) -> dict[str, Any]:
+    """The option of `generate` that has the assistant; none without one."""
+    if arguments.assistant_model is None:
+        return {}
+    settings = {"dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
+    assistant = load_assistant(arguments.assistant_model, tokenizer, model, **settings)
+    set_drafts(assistant, arguments.num_assistant_tokens)
+    return {"assistant_model": assistant}
 
 
 def _print_samples(

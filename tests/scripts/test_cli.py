@@ -238,11 +238,13 @@ TAG = TaggerArguments, PartialTrainingArguments, TaggerTrainingArguments
 EMBED = EmbeddingArguments, OptionalLoraArguments, EmbeddingTrainingArguments
 RERANK = RerankerArguments, RerankerNegativeArguments, RerankerTrainingArguments
 TUNE = InstructionArguments, LoraArguments, InstructionTrainingArguments
+DISTILL = DistillArguments, PartialTrainingArguments, DistillTrainingArguments
 TUNING = {
     "chat-assistant": TUNE,
     "classify-clothes": (ImageArguments, PartialTrainingArguments, ImageTrainingArguments),
     "classify-sections": CLASSIFY,
-    "distill-descriptions": (DistillArguments, PartialTrainingArguments, DistillTrainingArguments),
+    "distill-decoder": DISTILL,
+    "distill-descriptions": DISTILL,
     "embed-descriptions": EMBED,
     "embed-three-vectors": EMBED,
     "embed-zh-en": EMBED,
@@ -273,9 +275,8 @@ def test_packaged_recipes_are_valid(name, tmp_path):
 
 @pytest.mark.parametrize("name", TUNING)
 def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
-    model = {"distill-descriptions": ["--teacher", "m"], "classify-clothes": [], "name-emoji": []}.get(
-        name, ["--model", "m"]
-    )
+    others = {"distill-decoder": ["--teacher", "m"], "distill-descriptions": ["--teacher", "m"]}
+    model = {**others, "classify-clothes": [], "name-emoji": []}.get(name, ["--model", "m"])
     words = ["--recipe", name, "--output_dir", str(tmp_path), *model, "--files", "a"]
     filled = arguments.parse_arguments(TUNING[name], words, command="test", description=None)
     for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():

@@ -17,6 +17,7 @@ from trine.scripts.arguments.parsing import RECIPES
 
 COMMANDS = {
     "chat-assistant": ("finetune-lora", finetune_lora),
+    "distill-decoder": ("distill", distill),
     "distill-descriptions": ("distill", distill),
     "embed-descriptions": ("train-embeddings", train_embeddings),
     "embed-three-vectors": ("train-embeddings", train_embeddings),
