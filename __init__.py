@@ -18,6 +18,7 @@ from ._lazy import lazy_names
 from ._version import __version__
 from .configuration.configuration_trine import TrineConfig
 from .configuration.configuration_trine_dual import TrineDualEncoderConfig
+from .configuration.configuration_trine_image_text import TrineImageTextConfig
 from .configuration.configuration_trine_recurrent import TrineRecurrentConfig
 from .configuration.configuration_trine_seq2seq import TrineSeq2SeqConfig
 from .modeling.caches.kernelized import KernelizedCacheLayer
@@ -45,6 +46,7 @@ from .modeling.heads.table import HEADS, OTHER_HEADS, PATCH_HEADS, SEQ2SEQ_HEADS
 from .modeling.masks.visibility import Visibility
 from .modeling.modeling_trine import TrineModel, TrinePreTrainedModel
 from .modeling.modeling_trine_dual import TrineDualEncoder
+from .modeling.modeling_trine_image_text import TrineForImageTextToText
 from .modeling.modeling_trine_recurrent import (
     RECURRENT_HEADS,
     TrineRecurrentForConditionalGeneration,
@@ -84,7 +86,10 @@ FAMILIES = (
     (TrineRecurrentConfig, TrineRecurrentModel, RECURRENT_HEADS),
 )
 # Models of several stacks, and the Auto classes that make them.
-COMPOSED = ((TrineDualEncoderConfig, TrineDualEncoder, ("AutoModel", "AutoModelForZeroShotImageClassification")),)
+COMPOSED = (
+    (TrineDualEncoderConfig, TrineDualEncoder, ("AutoModel", "AutoModelForZeroShotImageClassification")),
+    (TrineImageTextConfig, TrineForImageTextToText, ("AutoModelForImageTextToText",)),
+)
 # Transformers' static tables of class names, by Auto class. `Trainer` looks a class up there before it shifts labels
 # for label smoothing; a class that is missing is smoothed against the wrong tokens without a warning.
 CLASS_NAMES = {
@@ -92,6 +97,7 @@ CLASS_NAMES = {
     "AutoModelForAudioClassification": modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
     "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForImageClassification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForImageTextToText": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     "AutoModelForMaskedImageModeling": modeling_auto.MODEL_FOR_MASKED_IMAGE_MODELING_MAPPING_NAMES,
     "AutoModelForMaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     "AutoModelForMultipleChoice": modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
@@ -143,6 +149,7 @@ __all__ = [
     "TrineForCausalLM",
     "TrineForConditionalGeneration",
     "TrineForImageClassification",
+    "TrineForImageTextToText",
     "TrineForMaskedImageModeling",
     "TrineForMaskedLM",
     "TrineForMultipleChoice",
@@ -153,6 +160,7 @@ __all__ = [
     "TrineForSequenceClassification",
     "TrineForTimeSeriesPrediction",
     "TrineForTokenClassification",
+    "TrineImageTextConfig",
     "TrineModel",
     "TrinePreTrainedModel",
     "TrineRecurrentConfig",

@@ -127,6 +127,13 @@ def dual_rows(config) -> list[tuple[str, str]]:
     ]
 
 
+def image_text_rows(config) -> list[tuple[str, str]]:
+    """Part and choice for the decoder, the encoder of images, and what stands between them."""
+    stacks = {"decoder": config.text_config, "images": config.vision_config}
+    rows = [(f"{name}: {part}", choice) for name, stack in stacks.items() for part, choice in architecture_rows(stack)]
+    return [*rows, ("projector", f"two layers, {config.projector_hidden_act}; token {config.image_token_id} a patch")]
+
+
 def dual_limits(config) -> list[str]:
     """The sentences about long texts and images of other sizes."""
     return [f"Of texts: {length_limit(config.text_config)}", f"Of images: {length_limit(config.vision_config)}"]
@@ -143,6 +150,7 @@ DESCRIPTIONS = {
     "trine_seq2seq": (pair_rows, pair_limits),
     "trine_recurrent": (recurrent_rows, recurrent_limits),
     "trine_dual_encoder": (dual_rows, dual_limits),
+    "trine_image_text": (image_text_rows, dual_limits),
 }
 # The `pipeline_tag` of what a model of an Auto class does. The Hub has none for encoder-decoders: where one translates
 # or summarises, its author may write `translation` or `summarization`.
@@ -159,6 +167,7 @@ TASKS = {
     "AutoModelForTokenClassification": "token-classification",
     "AutoModelForQuestionAnswering": "question-answering",
     "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModelForImageTextToText": "image-text-to-text",
     "AutoModelForZeroShotImageClassification": "zero-shot-image-classification",
 }
 
@@ -170,7 +179,7 @@ PREPARERS = {
     "series": ("", ""),
 }
 # The same of models of several inputs, by their type.
-PROCESSORS = {"trine_dual_encoder": ("AutoProcessor", "processor")}
+PROCESSORS = dict.fromkeys(("trine_dual_encoder", "trine_image_text"), ("AutoProcessor", "processor"))
 
 
 def model_card(config, class_name: str, auto_class: str, num_parameters: int) -> str:

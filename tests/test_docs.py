@@ -16,7 +16,7 @@ from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESE
 
 LONGEST_README = 12 * 1024
 DOCS = ROOT / "docs"
-BLOCKS = 52  # Python blocks of all pages
+BLOCKS = 53  # Python blocks of all pages
 COMMANDS = 36
 TUTORIALS = {f"tutorials/{path.stem}.md" for path in (DOCS / "tutorials").glob("*.py")}
 # Pages of the site that are made when it is built, or are files of the root.

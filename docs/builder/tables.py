@@ -13,7 +13,13 @@ from typing import Any
 
 from chinese import in_chinese
 
-from trine import TrineConfig, TrineDualEncoderConfig, TrineRecurrentConfig, TrineSeq2SeqConfig
+from trine import (
+    TrineConfig,
+    TrineDualEncoderConfig,
+    TrineImageTextConfig,
+    TrineRecurrentConfig,
+    TrineSeq2SeqConfig,
+)
 from trine.configuration import kinds
 from trine.configuration.input_kinds import INPUT_KINDS
 from trine.configuration.presets import PRESET_SUMMARIES, PRESETS, SEQ2SEQ_PRESETS
@@ -263,7 +269,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     **{
         f"fields-{config.__name__}": lambda config=config: field_table(config)
-        for config in (TrineConfig, TrineSeq2SeqConfig, TrineDualEncoderConfig, TrineRecurrentConfig)
+        for config in (
+            TrineConfig,
+            TrineSeq2SeqConfig,
+            TrineDualEncoderConfig,
+            TrineImageTextConfig,
+            TrineRecurrentConfig,
+        )
     },
 }
 

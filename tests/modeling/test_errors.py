@@ -32,7 +32,7 @@ from trine.modeling.kernels.simplicial.triton.operators import simplicial_triton
 
 PARTS = ("checkpoints", "checks/checkpoints", "loading", "registration", "returned", "quantized", "tower_pooling")
 HEADS = ("modeling_trine_dual", "heads/images", "heads/patches", "heads/pointer", "heads/retrieval", "heads/series")
-HEADS = (*HEADS, "inputs/")
+HEADS = (*HEADS, "inputs/", "modeling_trine_image_text")
 ELSEWHERE = tuple(f"modeling/{part}" for part in PARTS + HEADS)  # whose errors have files of their own
 
 

@@ -17,6 +17,7 @@ import torch
 from commands import is_inherited, parser_of, usual
 from public_names import rooms
 from support.bundles import HEAD_CONFIGS
+from support.captioners import caption_config
 from support.duals import dual_config
 from support.tiny import SPARSE, tiny_config
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -146,6 +147,7 @@ def models() -> Iterator[tuple[str, type, PreTrainedConfig]]:
             yield head.__name__, head, tiny_config() if head is trine.TrineForCausalLM else HEAD_CONFIGS[config]()
     dual = {"contrastive_loss": "sigmoid", "vision_pooling": "attention", "text_projection": "affine"}
     yield "TrineDualEncoder", trine.TrineDualEncoder, dual_config(**dual)
+    yield "TrineForImageTextToText", trine.TrineForImageTextToText, caption_config()
     decoders = {f"attention {kind}": {"attention_types": kind, "qk_norm": True} for kind in ATTENTION_KINDS}
     decoders |= {f"position {kind}": {"position_type": kind} for kind in POSITION_KINDS}
     decoders |= {f"router {kind}": {"router_type": kind, **SPARSE} for kind in ROUTER_KINDS}
