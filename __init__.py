@@ -4,7 +4,7 @@
 """
 
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import transformers
 
@@ -118,7 +118,9 @@ def register() -> None:
 
     It runs on `import trine`, and is the entry point of vLLM's plugin group `vllm.general_plugins`.
     """
-    families = [(config, dict.fromkeys(names, model)) for config, model, names in COMPOSED]
+    families: list[tuple[Any, dict[str, Any]]] = [
+        (config, dict.fromkeys(names, model)) for config, model, names in COMPOSED
+    ]
     for config, base_model, heads in FAMILIES:
         encodes = {} if config is TrineRecurrentConfig else {"AutoModelForTextEncoding": base_model}
         patch_heads = PATCH_HEADS if config is TrineConfig else {}

@@ -5,8 +5,6 @@
 import torch
 from torch import nn
 
-from ..configuration.choices import Choices
-
 
 def softmax_loss(logits: torch.Tensor) -> torch.Tensor:
     """The mean cross-entropy in nats of each text among the texts and each image among the images, of logits (B, B).
@@ -26,6 +24,3 @@ def sigmoid_loss(logits: torch.Tensor) -> torch.Tensor:
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     signs = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
     return -nn.functional.logsigmoid(signs * logits).sum(dim=-1).mean()
-
-
-CONTRASTIVE_LOSSES = Choices("contrastive_loss", {"softmax": softmax_loss, "sigmoid": sigmoid_loss})

@@ -12,12 +12,11 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from ..configuration.choices import Choices
 from ..configuration.configuration_trine_dual import TrineDualEncoderConfig
-from .contrastive import CONTRASTIVE_LOSSES
+from ..configuration.lazy_choices import LazyChoices, later
 from .initialization import fill_
 from .modeling_trine import TrineModel, TrinePreTrainedModel, supports_flash
 from .outputs import TrineModelOutput
 from .pooling import sequence_masks
-from .tower_pooling import TEXT_POOLINGS, VISION_POOLINGS
 
 
 @dataclass
@@ -67,6 +66,33 @@ def make_none(stack: Any, size: int) -> nn.Module:
 
 TEXT_PROJECTIONS = Choices("text_projection", {"linear": make_linear, "affine": make_affine, "none": make_none})
 VISION_PROJECTIONS = Choices("vision_projection", {"linear": make_linear, "affine": make_affine, "none": make_none})
+# Each maps states (B, N, H), the masks (T, N) of the tokens of texts, ids (B, N) or None, and the config to (T, H).
+TEXT_POOLINGS = LazyChoices(
+    "text_pooling",
+    {
+        "cls": later(".tower_pooling", "pool_first"),
+        "mean": later(".tower_pooling", "pool_mean"),
+        "last": later(".tower_pooling", "pool_last"),
+        "eos": later(".tower_pooling", "pool_eos"),
+        "highest_id": later(".tower_pooling", "pool_highest"),
+        "end": later(".tower_pooling", "pool_end"),
+    },
+    package=__package__,
+)
+VISION_POOLINGS = LazyChoices(
+    "vision_pooling",
+    {
+        "cls": later(".tower_pooling", "ClassTokenPooling"),
+        "mean": later(".tower_pooling", "MeanPooling"),
+        "attention": later(".attention_pooling", "AttentionPooling"),
+    },
+    package=__package__,
+)
+LOSSES = LazyChoices(
+    "contrastive_loss",
+    {"softmax": later(".contrastive", "softmax_loss"), "sigmoid": later(".contrastive", "sigmoid_loss")},
+    package=__package__,
+)
 LOGIT_BIASES = Choices("contrastive_loss", {"sigmoid": lambda: nn.Parameter(torch.empty(()))})
 
 
@@ -236,7 +262,7 @@ class TrineDualEncoder(TrinePreTrainedModel):
                     f"return_loss=True pairs each text with an image, but there are {logits.shape[0]} texts and "
                     f"{logits.shape[1]} images."
                 )
-            loss = CONTRASTIVE_LOSSES[self.config.contrastive_loss](logits)
+            loss = LOSSES[self.config.contrastive_loss](logits)
         return TrineDualEncoderOutput(
             loss=loss,
             logits_per_image=logits.T,

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..configuration.choices import Choices
 from ..configuration.configuration_trine import TrineConfig
-from ..configuration.lazy_choices import LazyChoices, later
 from .checks.ids import can_look
 from .pooling import first_token, last_token, mean_token
 
@@ -69,21 +67,6 @@ def require_ids(ids: torch.Tensor | None, pooling: str) -> torch.Tensor:
     return ids
 
 
-# Each maps states (B, N, H), the masks (S, N) of the tokens of each text, ids (B, N) or None, and the config to
-# (S, H).
-TEXT_POOLINGS = Choices(
-    "text_pooling",
-    {
-        "cls": pool_first,
-        "mean": pool_mean,
-        "last": pool_last,
-        "eos": pool_eos,
-        "highest_id": pool_highest,
-        "end": pool_end,
-    },
-)
-
-
 class ClassTokenPooling(nn.Module):
     """The state of the class token, (S, H), which stands first."""
 
@@ -100,10 +83,3 @@ class MeanPooling(ClassTokenPooling):
 
     def forward(self, states: torch.Tensor, masks: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         return mean_token(states, masks * (places >= 0).to(masks))
-
-
-VISION_POOLINGS = LazyChoices(
-    "vision_pooling",
-    {"cls": ClassTokenPooling, "mean": MeanPooling, "attention": later(".attention_pooling", "AttentionPooling")},
-    package=__package__,
-)
