@@ -6,7 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 import trine
@@ -22,6 +28,7 @@ from trine.scripts.serving.engines import OTHERS, find_engine
 
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::", "")
+WRITERS = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -54,12 +61,15 @@ def check_model(arguments: ServeArguments) -> None:
     """
     config = AutoConfig.from_pretrained(str(arguments.model), trust_remote_code=arguments.trust_remote_code)
     own = {family.model_type for family, _, _ in trine.FAMILIES}
-    served = trine.TrineForCausalLM.__name__
-    if config.model_type in own and config.architectures != [served]:
+    served = {heads[name].__name__ for _, _, heads in trine.FAMILIES for name in WRITERS if name in heads}
+    if config.model_type in own and not {*(config.architectures or [])} & served:
         raise ValueError(
-            f"architectures={config.architectures} of '{arguments.model}' is not ['{served}']: the server continues "
-            "texts, which needs a decoder."
+            f"architectures={config.architectures} of '{arguments.model}' is not one of {sorted(served)}: the server "
+            "writes texts, which needs a decoder."
         )
+    if config.is_encoder_decoder and (arguments.continuous_batching or arguments.chat_template is not None):
+        name = "continuous_batching" if arguments.continuous_batching else "chat_template"
+        raise ValueError(f"{name} is for decoders, and '{arguments.model}' is an encoder-decoder.")
     if config.model_type in own and arguments.continuous_batching:
         check_continuous_batching(config)
 
@@ -76,7 +86,7 @@ def check_address(host: str, port: int) -> None:
 
 
 def load(arguments: ServeArguments) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The decoder and its tokenizer.
+    """The decoder, or encoder-decoder, and its tokenizer.
 
     Raises:
         OSError, ValueError: They cannot be read, or there is no such chat template.
@@ -85,7 +95,9 @@ def load(arguments: ServeArguments) -> tuple[Any, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(str(arguments.model), **trust)
     if arguments.chat_template is not None:
         set_chat_template(tokenizer, arguments.chat_template)
-    if tokenizer.chat_template is None:
+    config = AutoConfig.from_pretrained(str(arguments.model), **trust)
+    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    if tokenizer.chat_template is None and not config.is_encoder_decoder:
         print(
             "The tokenizer has no chat template: /v1/completions is served, /v1/chat/completions needs "
             "--chat_template.",
@@ -93,7 +105,7 @@ def load(arguments: ServeArguments) -> tuple[Any, PreTrainedTokenizerBase]:
         )
     device = int(arguments.device) if arguments.device.isdigit() else arguments.device
     options = {"attn_implementation": arguments.attn_implementation, "dtype": arguments.dtype, "device_map": device}
-    return AutoModelForCausalLM.from_pretrained(str(arguments.model), **options, **trust).eval(), tokenizer
+    return auto.from_pretrained(str(arguments.model), **options, **trust).eval(), tokenizer
 
 
 def serve(arguments: ServeArguments) -> None:

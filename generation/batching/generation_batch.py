@@ -116,6 +116,8 @@ class GenerationBatch:
             value = getattr(config, name, None)
             if value not in values:
                 return f"{name}={value!r}"
+        if self.model.config.is_encoder_decoder:
+            return "the model is an encoder-decoder"
         if config.stop_strings and not getattr(generation_config, "stop_strings", None):
             return f"stop_strings={config.stop_strings!r} of the model's own settings"
         if not can_be_joined(DynamicCache(config=self.model.config.get_text_config(decoder=True))):

@@ -29,7 +29,9 @@ class ServeArguments:
     """Options of `trine serve`."""
 
     model: str | None = option(
-        None, "Folder or Hub id of a decoder, for chats and completions; chats need a chat template."
+        None,
+        "Folder or Hub id of a decoder, for chats and completions; chats need a chat template. Or of an "
+        "encoder-decoder, for completions, whose prompt is the source.",
     )
     embedding_model: str | None = option(
         None, "Folder or Hub id of a model of sentence-transformers, for /v1/embeddings."

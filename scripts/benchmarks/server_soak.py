@@ -12,6 +12,8 @@ from trine.scripts.benchmarks.server_load import Load, ServerProcess, figures, s
 TEXTS, CHATS, VECTORS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
 BEAMS = {"generation_config": '{"num_beams": 2, "do_sample": false, "pad_token_id": 0}', "stream": False}
 SAMPLED = {"temperature": 1.0}
+CACHES = {"prefix": "8MiB", "response": "1MiB"}  # small, so that they are full for most of the time
+SYSTEM = "You answer in short sentences, and say so where you do not know the answer. " * 4
 # Ways in which requests follow one another; each is a path and what is set beside prompt and length.
 KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
     (TEXTS, {}),
@@ -74,7 +76,7 @@ def soak(process: ServerProcess, bodies: Sequence[dict], seconds: float, has_vec
     told = ", ".join(f"{size:.0f} MiB after {number:,}" for number, size in parts)
     interval = f"95 %: {slope - error:.2f} to {slope + error:.2f}"
     return (
-        f"Requests of all kinds for {time.monotonic() - begun:.0f} s, with 64 MiB for prefixes and 4 MiB for answers: "
+        f"Requests of all kinds for {time.monotonic() - begun:.0f} s, caches of {' and '.join(CACHES.values())}: "
         f"memory {told} requests. In the second half it grew by {slope:.2f} MiB per 1,000 requests ({interval}). "
         f"The most in the caches: {sizes}. {hits(now)}"
     )
@@ -112,7 +114,7 @@ def hits(now: dict[str, float]) -> str:
 
 def chats(process: ServerProcess, bodies: Sequence[dict], turns: int) -> str:
     """Holds chats at once, each of which goes on with the server's answers, and tells what was not read again."""
-    talks: list[list[dict]] = [[] for _ in bodies]
+    talks: list[list[dict]] = [[{"role": "system", "content": SYSTEM}] for _ in bodies]
     load = Load()
     for turn in range(turns):
         for talk, body in zip(talks, bodies, strict=True):
@@ -126,4 +128,4 @@ def chats(process: ServerProcess, bodies: Sequence[dict], turns: int) -> str:
             raise RuntimeError(f"{CHATS} answered with {sorted({answer.status for answer in load.answers})}.")
         for talk, answer in zip(talks, load.answers, strict=True):
             talk.append({"role": "assistant", "content": answer.content})
-    return f"{len(talks)} chats of {turns} turns at once. {hits(figures(process))}"
+    return f"{len(talks)} chats of {turns} turns at once, with one system prompt. {hits(figures(process))}"

@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trine import TrineConfig, TrineForCausalLM, train_byte_level_bpe
 from trine.scripts.arguments.parsing import parse_arguments
 from trine.scripts.benchmarks.server_load import Load, arrivals, running, send
-from trine.scripts.benchmarks.server_soak import chats, soak
+from trine.scripts.benchmarks.server_soak import CACHES, chats, soak
 from trine.scripts.reports.markdown import processor, write_part
 
 
@@ -229,13 +229,13 @@ def watch(arguments: ServersArguments, folder: Path) -> list[str]:
     if not arguments.soak_seconds and not arguments.chat_turns:
         return []
     model = save_models(folder, arguments)[f"Trine, {arguments.attention_types}"]
-    command = commands(model, False, arguments)[OURS] + ["--chat_template", "plain", "--prefix_cache", "64MiB"]
+    command = commands(model, False, arguments)[OURS] + ["--chat_template", "plain"]
     bodies, lines = make_bodies(arguments)[:50], []
     if arguments.chat_turns:
-        with running(command, arguments.threads) as process:
+        with running([*command, "--prefix_cache", "1GiB"], arguments.threads) as process:
             lines.append(chats(process, bodies[:8], arguments.chat_turns))
     if arguments.soak_seconds:
-        command += ["--response_cache", "4MiB"]
+        command += [word for name, size in CACHES.items() for word in (f"--{name}_cache", size)]
         has_vectors = arguments.embedding_model is not None
         command += ["--embedding_model", str(arguments.embedding_model)] if has_vectors else []
         with running(command, arguments.threads) as process:

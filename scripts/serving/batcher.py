@@ -5,7 +5,6 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from threading import Event
 from typing import Any
@@ -13,55 +12,23 @@ from typing import Any
 import torch
 from transformers.cli.serving.utils import BaseGenerateManager, DirectStreamer, _StreamError
 
-from trine.generation.batching.generation_batch import GenerationBatch, GenerationRow
+from trine.generation.batching.generation_batch import GenerationBatch
 from trine.generation.prefixes.prefix_cache import PrefixCache
 from trine.scripts.serving.aside import Aside
-from trine.scripts.serving.asked import Asked, current
+from trine.scripts.serving.asked import current
 from trine.scripts.serving.errors import closing, queue_is_full
+from trine.scripts.serving.jobs import Job, generate_alone, generate_sources
 from trine.scripts.serving.limits import Limits
 from trine.scripts.serving.metrics import Metrics
 from trine.scripts.serving.streams import settle, tell
-
-
-@dataclass(eq=False)
-class Job:
-    """A request to generate.
-
-    Attributes:
-        inputs: Arguments of `generate`, `input_ids` (1, tokens) among them.
-        done: Gets the new tokens, or the error, in the thread that generates.
-        gone: Set when nobody waits for the answer any more.
-        row: Its row in the batch, as long as it has one.
-        is_alone: Whether it cannot be a row; None until somebody has looked.
-    """
-
-    model: Any
-    inputs: dict[str, Any]
-    settings: Any
-    asked: Asked
-    done: Callable[[torch.Tensor | None, Exception | None], None]
-    streamer: DirectStreamer | None = None
-    gone: Event = field(default_factory=Event)
-    row: GenerationRow | None = None
-    is_alone: bool | None = None
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the client has gone away."""
-        return self.gone.is_set() or (self.streamer is not None and self.streamer._cancelled.is_set())
-
-    @property
-    def tokens(self) -> int:
-        """Length of the prompt."""
-        return self.inputs["input_ids"].shape[-1]
 
 
 class Batcher(BaseGenerateManager):
     """Generates for any number of requests at once, in a thread of its own.
 
     Those that wait join the batch in their order, before any token. What cannot be generated in a batch, such as
-    beams, takes turns with the batch, token by token, one such request at a time. A request that is abandoned leaves
-    its place.
+    beams, takes turns with the batch, token by token, one such request at a time; of an encoder-decoder, those that
+    wait with the same settings, without chance or streams, are written together. Who is abandoned leaves its place.
 
     Args:
         limits: Of the batch and of the queue.
@@ -83,7 +50,7 @@ class Batcher(BaseGenerateManager):
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
         self._batch: GenerationBatch | None = None
-        self._aside: tuple[Job, Aside] | None = None
+        self._aside: tuple[list[Job], Aside] | None = None
         self._change = threading.Condition()
         metrics.watch_queue("generation", lambda: len(self._waiting))
         if prefix_cache is not None:
@@ -177,9 +144,8 @@ class Batcher(BaseGenerateManager):
         """Begins with the requests that wait, as many as there is room for."""
         while (job := self._next()) is not None:
             seed = self._seeds.getrandbits(62) if job.asked.seed is None else job.asked.seed
-            if job.is_alone:
-                generate = partial(self._generate, job, seed)
-                self._aside = job, Aside(generate, lambda job=job: job.is_gone or self.closing.is_set())
+            if job.look().is_alone:
+                self._begin_aside(job, seed)
                 continue
             batch = self._batch_of(job)
             try:
@@ -209,25 +175,25 @@ class Batcher(BaseGenerateManager):
             for job in [job for job in self._waiting if job.is_gone]:
                 self._waiting.remove(job)
                 job.done(None, None)
-            if len(self._running) + (self._aside is not None) >= self.limits.batch_requests:
+            aside = 0 if self._aside is None else len(self._aside[0])
+            if len(self._running) + aside >= self.limits.batch_requests:
                 return None
             is_open = True
+            self._look_at_all()
             for job in [*self._waiting]:
-                if job.is_alone is None and not self._look(job):
-                    continue
-                if (self._aside is None) if job.is_alone else (is_open := is_open and self._has_room(job)):
+                if (self._aside is None) if job.look().is_alone else (is_open := is_open and self._has_room(job)):
                     self._waiting.remove(job)
                     return job
             return None
 
-    def _look(self, job: Job) -> bool:
-        """Notes whether a request has to be generated by itself. A request with settings that are wrong is refused."""
-        try:
-            job.is_alone = GenerationBatch(job.model).why_alone(job.settings) is not None
-        except Exception as error:
-            self._waiting.remove(job)
-            job.done(None, error)
-        return job.is_alone is not None
+    def _look_at_all(self) -> None:
+        """Finds out how each request that waits is generated. Those whose settings are refused leave."""
+        for job in [job for job in self._waiting if job.way is None]:
+            try:
+                job.look()
+            except Exception as error:
+                self._waiting.remove(job)
+                job.done(None, error)
 
     def _has_room(self, job: Job) -> bool:
         """Whether the tokens of the batch, padding included, allow another row."""
@@ -236,42 +202,60 @@ class Batcher(BaseGenerateManager):
             return True
         return batch.model is job.model and (len(batch) + 1) * max(batch.width, job.tokens) <= self.limits.batch_tokens
 
-    def _generate(self, job: Job, seed: int, stop: Callable[..., torch.Tensor]) -> torch.Tensor:
-        """The new tokens of a request by itself."""
-        torch.manual_seed(seed)
-        given = {
-            "generation_config": job.settings,
-            "streamer": job.streamer,
-            "stopping_criteria": [stop],
-            **job.inputs,
-        }
-        cache = self.prefix_cache
-        made = job.model.generate(**given) if cache is None else cache.generate(job.model, **given)
-        job.asked.cached_tokens = 0 if cache is None else cache.cached_tokens
-        return made[0, job.tokens :]
+    def _begin_aside(self, job: Job, seed: int) -> None:
+        """Begins with a request that is generated by itself, and with those that can be written beside it."""
+        jobs = [job]
+        if job.look().takes_company and self.prefix_cache is None:
+            with self._change:
+                jobs += self._company(job)
+        generate: Callable[..., Any] = partial(generate_sources, jobs)
+        if len(jobs) == 1:
+            generate = partial(generate_alone, job, seed, self.prefix_cache)
+        self._aside = (
+            jobs,
+            Aside(generate, lambda: all(each.is_gone for each in jobs) or self.closing.is_set()),
+        )
+
+    def _company(self, job: Job) -> list[Job]:
+        """Takes those requests out of the queue that can be written beside one."""
+        company, most = [], job.tokens
+        for other in [*self._waiting]:
+            if 1 + len(company) + len(self._running) >= self.limits.batch_requests:
+                break
+            if other.model is not job.model or other.is_gone or other.way != job.way:
+                continue
+            most = max(most, other.tokens)
+            if (2 + len(company)) * most > self.limits.batch_tokens:
+                break
+            self._waiting.remove(other)
+            company.append(other)
+        return company
 
     def _step_aside(self) -> None:
-        """Adds a token to the request that is generated by itself."""
+        """Adds a token to the requests that are generated beside the batch."""
         if self._aside is None:
             return
-        job, aside = self._aside
-        self.metrics.batch("generation", 1)
+        jobs, aside = self._aside
+        self.metrics.batch("generation", len(jobs))
         if not aside.advance():
             return
         self._aside = None
         error = closing() if self.closing.is_set() else aside.error
         if error is not None:
-            job.done(None, error)
-        else:
-            self._finish(job, aside.made)
+            for job in jobs:
+                job.done(None, error)
+            return
+        for job, tokens in zip(jobs, [aside.made] if len(jobs) == 1 else aside.made, strict=True):
+            self._finish(job, tokens)
 
     def _end_aside(self) -> None:
-        """Ends the request that is generated by itself, when the server closes."""
+        """Ends the requests that are generated beside the batch, when the server closes."""
         if self._aside is not None:
-            job, aside = self._aside
+            jobs, aside = self._aside
             while not aside.advance():
                 pass
-            job.done(None, closing())
+            for job in jobs:
+                job.done(None, closing())
             self._aside = None
 
     def _step(self) -> None:

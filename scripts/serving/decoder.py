@@ -128,13 +128,22 @@ class Decoder:
         check_fields(given)
         default = max(1024, self.model.generation_config.max_new_tokens or 0)  # that of the handlers
         asked = next((given[name] for name in (way.field, "max_tokens") if given.get(name) is not None), None)
-        limits = getattr(self.model, "position_limits", lambda: (None, None))()
-        room = find_room(way.count(body), asked, limits[1], self.state.limits.max_tokens)
+        room = self.find_room(way.count(body), asked)
         if asked is None and room is not None:
             body[way.field] = min(default, room)
         body.setdefault("stream", False)  # the handler of responses would stream
         if isinstance(self.state.manager, Batcher):
             current().seed = body.pop("seed", None)  # the handlers would set the one seed that all share
+
+    def find_room(self, tokens: int, asked: int | None) -> int | None:
+        """The number of tokens that can be written after a prompt, or for a source; raises a BadRequest."""
+        source, target = getattr(self.model, "position_limits", lambda: (None, None))()
+        most = self.state.limits.max_tokens
+        if not self.model.config.is_encoder_decoder:
+            return find_room(tokens, asked, target, most)
+        find_room(tokens, None, source, most)
+        rooms = [find_room(1, asked, target), find_room(tokens, asked, None, most)]
+        return min((room for room in rooms if room is not None), default=None)
 
     def key(self, body: Mapping[str, Any], way: Way) -> bytes | None:
         """All that a request's answer depends on; None where chance does, too."""
