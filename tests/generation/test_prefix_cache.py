@@ -1,6 +1,7 @@
 """A prefix cache changes no output, reads nothing twice, and forgets what no longer holds."""
 
 import copy
+import random
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -108,6 +109,30 @@ def test_memory_has_a_bound(layers):
     assert cache.cached_tokens == 8  # what all of them begin with has been used last
     cache.clear()
     assert (cache.state.bytes, cache.state.entries) == (0, 0)
+
+
+@pytest.mark.parametrize("layers", ["full", "sliding, linear"])
+def test_a_thousand_requests(layers):
+    """The count of bytes is that of the tensors that live, which have a bound whatever comes."""
+    model, cache = tiny_model(attention_types=layers, num_hidden_layers=2), PrefixCache(40_000, block_size=8)
+    chooser, sizes = random.Random(0), []
+    for number in range(1000):
+        beginning = random_ids(1, 16, seed=chooser.randrange(5))
+        ids = torch.cat([beginning, random_ids(1, chooser.randint(1, 12), seed=number)], dim=1)
+        write(model, ids, prefix_cache=cache, max_new_tokens=2)
+        if number % 50 == 49:
+            tensors = {}  # by their memory, which a part of a larger tensor would keep whole
+            waiting = [vars(layer) for node in cache._tree.nodes() for layer in node.held.layers]
+            while waiting:
+                value = waiting.pop()
+                if isinstance(value, torch.Tensor):
+                    memory = value.untyped_storage()
+                    tensors[memory.data_ptr()] = memory.nbytes()
+                elif isinstance(value, (dict, list, tuple)):
+                    waiting += value.values() if isinstance(value, dict) else value
+            sizes.append(cache.state.bytes)
+            assert sum(tensors.values()) == sizes[-1] <= cache.max_bytes
+    assert min(sizes[2:]) > cache.max_bytes / 2 and cache.state.cached_tokens > 0.4 * cache.state.prompt_tokens
 
 
 def test_memory_that_holds_nothing():
