@@ -89,7 +89,7 @@ def test_what_an_answer_depends_on(decoder):
     for body in (SAMPLED, {**SAMPLED, "generation_config": '{"do_sample": true, "max_new_tokens": 4}'}):
         answers = [ask_all(app, [(PATH, body)])[0] for _ in range(2)]
         assert HEADER not in answers[0].headers and HEADER not in answers[1].headers
-    for body in ({**GREEDY, "prompt": ""}, {**GREEDY, "generation_config": COLD, "stream": True, "seed": 1}):
+    for body in ({**GREEDY, "prompt": ""}, {**SAMPLED, "generation_config": COLD, "stream": True, "seed": 1}):
         ask_all(app, [(PATH, body)] * 2)
     assert len(cache) == len(different)  # no error is kept
     (cleared,) = ask_all(app, [("/cache/clear", {})])
