@@ -165,7 +165,7 @@ def text_of(choice: dict) -> str:
 
 
 def figures(server: ServerProcess) -> dict[str, float]:
-    """What `/metrics` of `trine serve` says, by name and labels as it writes them."""
+    """The values of `/metrics` of `trine serve`, by name and labels as it writes them."""
     lines = httpx.get(f"{server.url}/metrics", timeout=60).text.splitlines()
     pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
     return {name: float(value) for name, _, value in pairs}

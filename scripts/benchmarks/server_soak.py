@@ -98,7 +98,7 @@ def growth(samples: Sequence[tuple[int, float]]) -> tuple[float, float]:
 
 
 def hits(now: dict[str, float]) -> str:
-    """What the caches had of what they were asked for, and the mean size of a batch, by the server's own figures."""
+    """Hit rates of the caches and the mean size of a batch, by the server's own figures, as a sentence."""
     told = []
     for name in ("prefix", "response"):
         hit, miss = (
