@@ -96,6 +96,8 @@ def run(name: str, small: bool) -> Any:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = (shrink if small else without_notes)(cell.source)
+    # The commands of this environment, which cells call, also where it is not activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     NotebookClient(notebook, timeout=3600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     for cell, source in zip(notebook.cells, shown, strict=True):
         cell.source = without_notes(source)
