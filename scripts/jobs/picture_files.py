@@ -1,4 +1,4 @@
-"""Pictures with their labels, from folders of classes and from records that name files."""
+"""Pictures and sounds with their labels, from folders of classes and from records that name files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,16 +13,19 @@ ENCODED = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tiff")  # what se
 
 
 class Picture(NamedTuple):
-    """A picture that is not read yet, with its label."""
+    """A picture or a sound that is not read yet, with its label."""
 
     source: PictureSource
     label: Any
 
 
-def read_pictures(files: Sequence[str], image_field: str, label_field: str, bad: BadRecords) -> list[Picture]:
+def read_pictures(
+    files: Sequence[str], image_field: str, label_field: str, bad: BadRecords, endings: Sequence[str] = ENDINGS
+) -> list[Picture]:
     """The pictures of all sources: a folder of classes, each a folder of files, or records with a field for the image.
 
-    The field holds a path, seen from the folder of the file of records, or what `datasets` makes of a picture.
+    The field holds a path, seen from the folder of the file of records, or what `datasets` makes of a picture. Sounds
+    are read likewise, with `endings` of theirs.
 
     Raises:
         OSError: A source does not exist, or a file of records cannot be read.
@@ -31,7 +34,7 @@ def read_pictures(files: Sequence[str], image_field: str, label_field: str, bad:
     found: list[Picture] = []
     for name in files:
         folder = Path(name)
-        classes = folders_of_classes(folder)
+        classes = folders_of_classes(folder, endings)
         if classes:
             found += [Picture(file, label) for label, members in classes.items() for file in members]
             continue
@@ -71,12 +74,12 @@ def picture_path(file: str, field: str, name: str) -> str:
     return str(path)
 
 
-def folders_of_classes(folder: Path) -> dict[str, list[Path]]:
-    """The pictures in each sub-folder, by its name; empty where there are none."""
+def folders_of_classes(folder: Path, endings: Sequence[str] = ENDINGS) -> dict[str, list[Path]]:
+    """The files with these endings in each sub-folder, by its name; empty where there are none."""
     if not folder.is_dir():
         return {}
     members = {
-        each.name: sorted(file for file in each.rglob("*") if file.suffix.lower() in ENDINGS)
+        each.name: sorted(file for file in each.rglob("*") if file.suffix.lower() in endings)
         for each in sorted(folder.iterdir())
         if each.is_dir()
     }

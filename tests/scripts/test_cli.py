@@ -27,6 +27,8 @@ from trine.scripts.finetune_classifier import ClassifierArguments, ClassifierTra
 from trine.scripts.finetune_tagger import TaggerArguments, TaggerTrainingArguments
 from trine.scripts.push_to_hub import PushArguments
 from trine.scripts.train_images import ImageArguments, ImageTrainingArguments
+from trine.scripts.train_series import SeriesArguments, SeriesTrainingArguments
+from trine.scripts.train_sounds import SoundArguments, SoundTrainingArguments
 from trine.scripts.train_summarizer import SummarizerArguments, SummarizerTrainingArguments
 from trine.scripts.train_translation import TranslationTrainingArguments
 
@@ -242,6 +244,8 @@ DISTILL = DistillArguments, PartialTrainingArguments, DistillTrainingArguments
 TUNING = {
     "chat-assistant": TUNE,
     "classify-clothes": (ImageArguments, PartialTrainingArguments, ImageTrainingArguments),
+    "forecast-demand": (SeriesArguments, PartialTrainingArguments, SeriesTrainingArguments),
+    "spoken-words": (SoundArguments, PartialTrainingArguments, SoundTrainingArguments),
     "classify-sections": CLASSIFY,
     "distill-decoder": DISTILL,
     "distill-descriptions": DISTILL,

