@@ -61,7 +61,7 @@ class SeriesArguments:
     time_field: str | None = field(
         default=None,
         metadata={
-            "help": "Name of the date (ISO 8601) or number of a step: steps are sorted, and those left out are missing "
+            "help": "Name of the date (ISO 8601) or number of a step: steps are sorted, those left out are missing "
             "values. By default records are in order."
         },
     )
@@ -81,7 +81,7 @@ class SeriesArguments:
     config_overrides: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Fields of TrineConfig of a new model as key=value: attention_types=linear loss=mse. In a recipe a "
+            "help": "Fields of TrineConfig of a new model as key=value: attention_types=linear loss=mse. In recipes a "
             "mapping, to which the command line adds.",
             "action": "extend",
         },

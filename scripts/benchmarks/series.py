@@ -105,7 +105,7 @@ def batches(windows: Windows, size: int, seed: int) -> Iterator[dict[str, torch.
 
 
 def train(model: Any, name: str, windows: Windows, arguments: SeriesBenchmarkArguments, seed: int) -> float:
-    """Trains a model by the squared error of standardised series; returns its CPU seconds, without those of windows."""
+    """Trains a model by the squared error of standardised series; returns its CPU seconds without those of windows."""
     steps, source, seconds = arguments.steps, batches(windows, arguments.batch_size, seed), 0.0
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=arguments.learning_rate, weight_decay=0.01)
     for step in tqdm(range(1, steps + 1), desc=f"{name}, seed {seed}", mininterval=10):

@@ -290,8 +290,8 @@ DATA_SETS |= {
         split="none",
     ),
     "spoken-words": DataSet(
-        summary="20 English words that espeak-ng speaks, by 12 speakers, in 7 accents and at 2 speeds; no speaker is in "
-        "two splits.",
+        summary="20 English words that espeak-ng speaks, by 12 speakers, in 7 accents and at 2 speeds; no speaker is "
+        "in two splits.",
         packages={},
         download="none: the program espeak-ng speaks (`apt install espeak-ng`)",
         licence="Made by espeak-ng, which is under GPL-3.0-or-later; what it speaks is not.",

@@ -15,7 +15,10 @@ from trine.scripts.datasets.parsers import Record
 from trine.training.data.sounds import resample
 
 
-WORDS = tuple(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"])
+WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"),
+)
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
 # A variant is a speaker; each speaks in one split only.
 SPEAKERS = {

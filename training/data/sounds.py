@@ -39,7 +39,9 @@ def resample(waveform: torch.Tensor, rate: int, wanted: int) -> torch.Tensor:
     if rate == wanted:
         return waveform
     length = max(1, round(waveform.shape[-1] * wanted / rate))
-    spectrum = torch.fft.rfft(waveform)
+    spectrum, fewest = torch.fft.rfft(waveform), min(length, waveform.shape[-1])
+    if fewest % 2 == 0 and length != waveform.shape[-1]:  # the highest wave stands once in one, twice in the other
+        spectrum[..., fewest // 2] *= 2.0 if length == fewest else 0.5
     return torch.fft.irfft(spectrum, n=length) * (length / waveform.shape[-1])
 
 
@@ -89,7 +91,7 @@ def log_mel(
 
 
 def read_sound(file: str | Path) -> torch.Tensor:
-    """Samples (T,) of a WAV file at 16 kHz, from -1 to 1: the mean of its channels, resampled where it has another rate.
+    """Samples (T,) of a WAV file at 16 kHz, from -1 to 1: the mean of its channels, resampled from another rate.
 
     Raises:
         ValueError: It is no WAV of whole numbers of 8, 16 or 32 bits, or is empty.
