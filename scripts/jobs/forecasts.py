@@ -64,7 +64,7 @@ def summarise(scores: dict[str, np.ndarray]) -> dict[str, float]:
 
 @torch.no_grad()
 def forecast(model: Any, series: Series) -> np.ndarray:
-    """What follows a series, (P, C, Q)."""
+    """The next steps of a series as the model forecasts them, (P, C, Q)."""
     past, seen = context(series.values, model.config.context_length)
     outputs = model.eval()(past_values=past[None].to(model.device), past_observed_mask=seen[None].to(model.device))
     quantiles = outputs.quantile_predictions

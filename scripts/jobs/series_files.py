@@ -142,7 +142,7 @@ def make_series(name: str, rows: list[tuple[Any, list[float]]], time_field: str 
 
 
 def following_times(times: Sequence[Any] | None, count: int) -> list[Any]:
-    """What the next steps are called: further dates or numbers, or counts from 1 on where there are no times."""
+    """Names of the next steps: further dates or numbers, or counts from 1 on where there are no times."""
     if times is None or len(times) < 2:
         return [*range(1, count + 1)]
     gaps = sorted(later - earlier for earlier, later in zip(times, times[1:], strict=False))
