@@ -249,6 +249,7 @@ TUNING = {
     "classify-sections": CLASSIFY,
     "distill-decoder": DISTILL,
     "distill-descriptions": DISTILL,
+    "distill-zh-en": DISTILL,
     "embed-descriptions": EMBED,
     "embed-three-vectors": EMBED,
     "embed-zh-en": EMBED,
@@ -280,8 +281,8 @@ def test_packaged_recipes_are_valid(name, tmp_path):
 
 @pytest.mark.parametrize("name", TUNING)
 def test_packaged_recipes_of_tuning_are_valid(name, tmp_path):
-    others = {"distill-decoder": ["--teacher", "m"], "distill-descriptions": ["--teacher", "m"]}
-    model = {**others, **dict.fromkeys(NEW, [])}.get(name, ["--model", "m"])
+    taught = [known for known, types in TUNING.items() if types is DISTILL]
+    model = {**dict.fromkeys(taught, ["--teacher", "m"]), **dict.fromkeys(NEW, [])}.get(name, ["--model", "m"])
     words = ["--recipe", name, "--output_dir", str(tmp_path), *model, "--files", "a"]
     filled = arguments.parse_arguments(TUNING[name], words, command="test", description=None)
     for key, value in yaml.safe_load((arguments.RECIPES / f"{name}.yaml").read_text()).items():

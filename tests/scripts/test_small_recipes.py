@@ -19,6 +19,7 @@ COMMANDS = {
     "chat-assistant": ("finetune-lora", finetune_lora),
     "distill-decoder": ("distill", distill),
     "distill-descriptions": ("distill", distill),
+    "distill-zh-en": ("distill", distill),
     "embed-descriptions": ("train-embeddings", train_embeddings),
     "embed-three-vectors": ("train-embeddings", train_embeddings),
     "embed-zh-en": ("train-embeddings", train_embeddings),
