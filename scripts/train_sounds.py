@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -136,7 +137,8 @@ def prepare(arguments: SoundArguments, training: SoundTrainingArguments) -> Task
     sizes = config.num_mel_bins, getattr(config, "num_frames", getattr(config, "max_length", arguments.num_frames))
     extractor = ASTFeatureExtractor(num_mel_bins=sizes[0], max_length=sizes[1])
     data: list[Any] = [
-        Sounds([source for source, _ in part], [problem.target(label) for _, label in part], *sizes) for part in parts
+        Sounds([Path(str(source)) for source, _ in part], [problem.target(label) for _, label in part], *sizes)
+        for part in parts
     ]
     print(f"{len(data[0]):,} sounds to train on, {len(data[1]):,} to validate with, {len(problem.names)} classes.")
     counts = {"training_records": len(data[0]), "validation_records": len(data[1]), "bad_records": bad.count}
