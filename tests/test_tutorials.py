@@ -145,6 +145,14 @@ def test_the_address_is_that_of_the_project(monkeypatch, tmp_path):
     assert tutorials.repository() == "https://github.com/somebody/trine"
 
 
+def test_a_run_begins_in_an_empty_folder(adding):
+    left = tutorials.RUNS / "adding" / "left.txt"
+    left.parent.mkdir(parents=True)
+    left.write_text("of a run that was interrupted")
+    tutorials.run("adding", small=True)
+    assert left.parent.is_dir() and not left.exists()
+
+
 def test_a_tutorial_that_fails_stops_the_build(adding):
     adding.write_text(SOURCE.replace("sum(", "total("))
     with pytest.raises(Exception, match="NameError.*total"):

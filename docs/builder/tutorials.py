@@ -13,6 +13,7 @@ import base64
 import hashlib
 import os
 import re
+import shutil
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -91,7 +92,8 @@ def run(name: str, small: bool) -> Any:
     """Runs a tutorial in a folder of its own and keeps the run; an error names the cell."""
     begin = monotonic()
     notebook, folder = read(name), RUNS / name
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what a run that was interrupted left
+    folder.mkdir(parents=True)
     shown = [cell.source for cell in notebook.cells]
     for cell in notebook.cells:
         if cell.cell_type == "code":
