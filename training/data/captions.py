@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...modeling.losses import IGNORE_INDEX
 from .pictures import Augmentation, PictureCollator
 
 
@@ -61,3 +62,34 @@ class CaptionCollator:
         options: dict[str, Any] = {"truncation": True, "max_length": self.max_length, "padding": self.padding}
         read = self.tokenizer([*texts], return_tensors="pt", return_token_type_ids=False, **options)
         return {name: read[name] for name in ("input_ids", "attention_mask") if name in read}
+
+
+class WrittenCaptionCollator(CaptionCollator):
+    """Makes what a captioner is trained on: the tokens of each picture, a caption after them, and the token of the end.
+
+    Batches have `pixel_values`, `input_ids` (B, N), `attention_mask`, and `labels`, which are those of the captions and
+    of the ends alone. Other arguments are those of `CaptionCollator`; `max_length` is that of the caption with its end.
+
+    Args:
+        prompt: The ids that a processor makes of a picture without words, (tokens,).
+    """
+
+    def __init__(self, tokenizer: Any, *args: Any, prompt: Sequence[int], **kwargs: Any):
+        super().__init__(tokenizer, *args, **kwargs)
+        self.prompt = [*prompt]
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = self.pictures([{**example, "labels": 0} for example in examples])
+        return {**batch, **self.encode([self.choose(example["labels"]) for example in examples])}
+
+    def encode(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """The ids, the mask and the labels of pictures with these captions, padded on the right."""
+        read = self.tokenizer([*texts], add_special_tokens=False, truncation=True, max_length=self.max_length - 1)
+        rows = [torch.tensor([*ids, self.tokenizer.eos_token_id]) for ids in read["input_ids"]]
+        written = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+        prompts = torch.tensor(self.prompt).expand(len(rows), -1)
+        is_padding = torch.cat([torch.zeros_like(prompts, dtype=torch.bool), written == -1], dim=1)
+        ids = torch.cat([prompts, written], dim=1).masked_fill(is_padding, self.tokenizer.pad_token_id)
+        labels = torch.cat([torch.full_like(prompts, IGNORE_INDEX), written], dim=1)
+        labels = labels.masked_fill(is_padding, IGNORE_INDEX)
+        return {"input_ids": ids, "attention_mask": (~is_padding).long(), "labels": labels}

@@ -2,7 +2,7 @@
 
 # Shapes: I images, T texts, C classes.
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,3 +49,19 @@ def nearest_classes(images: torch.Tensor, texts: torch.Tensor, classes: Sequence
     """
     means = torch.zeros((count, texts.shape[1])).index_add(0, torch.as_tensor([*classes]), texts)
     return (images @ torch.nn.functional.normalize(means, dim=-1).T).argmax(1).numpy()
+
+
+def nearest_rows(rows: torch.Tensor, blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The number of the nearest of many others, by the distance of Euclid, for each row (I, size): (I,).
+
+    Args:
+        rows: What is looked for, (I, size).
+        blocks: The others, some at a time, (any number, size) each.
+    """
+    best = torch.full((len(rows),), torch.inf, dtype=rows.dtype)
+    found, start = torch.zeros(len(rows), dtype=torch.long), 0
+    for block in blocks:
+        distances, places = torch.cdist(rows, block).min(1)
+        found = torch.where(distances < best, places + start, found)
+        best, start = distances.minimum(best), start + len(block)
+    return found
