@@ -120,7 +120,9 @@ def prepare(arguments: CaptionArguments, training: CaptionTrainingArguments) -> 
     for pictures in data:
         for index in range(len(pictures)) if pictures.keeps else ():
             pictures[index]  # what cannot be read should not wait
-    print(f"{len(data[0]):,} pictures to train on, {len(data[1]):,} to score with; {model.num_parameters():,} weights.")
+    print(
+        f"{len(data[0]):,} pictures to train on, {len(data[1]):,} to score with; {model.num_parameters():,} weights."
+    )
     return Task(model, processor, data[0], data[1], checkpoint, bad.count)
 
 
@@ -152,7 +154,9 @@ def captions_by_pixels(known: Pictures, asked: Pictures) -> list[str]:
 
     found: list[int] = []
     for block in blocks(range(len(asked))):
-        found += nearest_rows(pixels(asked, block), (pixels(known, each) for each in blocks(range(len(known))))).tolist()
+        found += nearest_rows(
+            pixels(asked, block), (pixels(known, each) for each in blocks(range(len(known))))
+        ).tolist()
     return [known.targets[index][0] for index in found]
 
 
@@ -170,7 +174,9 @@ def report(task: Task, trainer: ImageTrainer, arguments: CaptionArguments) -> No
     differences = {score: each - values[BASELINE][score] for score, each in values["model"].items()}
     intervals["difference"] = {score: bootstrap_interval(each) for score, each in differences.items()}
     metrics = {
-        "scores": {name: {score: float(each.mean()) for score, each in found.items()} for name, found in values.items()},
+        "scores": {
+            name: {score: float(each.mean()) for score, each in found.items()} for name, found in values.items()
+        },
         "intervals": intervals,
         "training_records": len(task.train),
         "validation_records": len(task.validation),
@@ -183,7 +189,9 @@ def report(task: Task, trainer: ImageTrainer, arguments: CaptionArguments) -> No
         return
     write_report(trainer, folder, metrics)
     rows = zip(expected, texts["model"], texts[BASELINE], strict=True)
-    lines = [json.dumps(dict(zip(("caption", "written", "nearest"), row, strict=True)), ensure_ascii=False) for row in rows]
+    lines = [
+        json.dumps(dict(zip(("caption", "written", "nearest"), row, strict=True)), ensure_ascii=False) for row in rows
+    ]
     (Path(folder) / "captions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(described(metrics, texts["model"], expected))
 
@@ -203,10 +211,10 @@ def described(metrics: dict[str, Any], written: Sequence[str], expected: Sequenc
     lines = [f"{expected[place]!r}: {written[place]!r}" for place in range(0, count, max(1, count // SHOWN))][:SHOWN]
     lines = ["", "What was expected, and what is written:", *lines, "", f"{count:,} held-out pictures:"]
     for name, scores in metrics["scores"].items():
-        parts = (
-            f"{score} {value:.3f} ({metrics['intervals'][name][score][0]:.3f} to {metrics['intervals'][name][score][1]:.3f})"
-            for score, value in scores.items()
-        )
+        parts = []
+        for score, value in scores.items():
+            low, high = metrics["intervals"][name][score]
+            parts.append(f"{score} {value:.3f} ({low:.3f} to {high:.3f})")
         lines.append(f"{name}: {', '.join(parts)}")
     return "\n".join(lines)
 

@@ -33,7 +33,8 @@ class CaptionArguments:
         },
     )
     model: str | None = field(
-        default=None, metadata={"help": "Folder or Hub id of a captioner of Trine to go on with. By default a new one."}
+        default=None,
+        metadata={"help": "Folder or Hub id of a captioner of Trine to go on with. By default a new one."},
     )
     text_model: str | None = field(
         default=None,

@@ -57,9 +57,7 @@ def make_captioner(
     """
     parts, trunk = split_overrides(overrides), None
     if text_model is None:
-        tokenizer = train_byte_level_bpe(
-            captions, vocab_size, show_progress=False, extra_special_tokens=[IMAGE_TOKEN]
-        )
+        tokenizer = train_byte_level_bpe(captions, vocab_size, show_progress=False, extra_special_tokens=[IMAGE_TOKEN])
         ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         text: Any = {**SMALL["text"], **parts["text"], "vocab_size": len(tokenizer), **ids}
     else:
@@ -67,7 +65,9 @@ def make_captioner(
         text = trunk.config
     vision = {**SMALL["vision"], **sizes, **parts["vision"]}
     image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    config = TrineImageTextConfig(**{"text_config": text, "vision_config": vision, "image_token_id": image, **parts[""]})
+    config = TrineImageTextConfig(
+        **{"text_config": text, "vision_config": vision, "image_token_id": image, **parts[""]}
+    )
     model = TrineForImageTextToText(config)
     if trunk is not None:
         model.language_model.load_state_dict(trunk.state_dict())

@@ -13,6 +13,7 @@ import yaml
 import trine
 from trine.scripts import cli
 from trine.scripts.arguments import parsing as arguments
+from trine.scripts.arguments.captions import CaptionArguments, CaptionTrainingArguments
 from trine.scripts.arguments.distillation import DistillArguments, DistillTrainingArguments
 from trine.scripts.arguments.dual import DualArguments, DualTrainingArguments
 from trine.scripts.arguments.embeddings import EmbeddingArguments, EmbeddingTrainingArguments
@@ -244,6 +245,7 @@ DISTILL = DistillArguments, PartialTrainingArguments, DistillTrainingArguments
 TUNING = {
     "chat-assistant": TUNE,
     "classify-clothes": (ImageArguments, PartialTrainingArguments, ImageTrainingArguments),
+    "caption-emoji": (CaptionArguments, CaptionTrainingArguments),
     "forecast-demand": (SeriesArguments, PartialTrainingArguments, SeriesTrainingArguments),
     "spoken-words": (SoundArguments, PartialTrainingArguments, SoundTrainingArguments),
     "classify-sections": CLASSIFY,
@@ -262,7 +264,7 @@ TUNING = {
     "tag-entities": TAG,
     "train-embeddings": EMBED,
 }
-NEW = ("classify-clothes", "forecast-demand", "name-emoji", "spoken-words")  # which make a model
+NEW = ("caption-emoji", "classify-clothes", "forecast-demand", "name-emoji", "spoken-words")  # which make a model
 
 
 def test_every_packaged_recipe_is_checked():

@@ -65,10 +65,10 @@ class CaptionCollator:
 
 
 class WrittenCaptionCollator(CaptionCollator):
-    """Makes what a captioner is trained on: the tokens of each picture, a caption after them, and the token of the end.
+    """Makes what a captioner is trained on: the tokens of a picture, a caption after them, and the token of the end.
 
-    Batches have `pixel_values`, `input_ids` (B, N), `attention_mask`, and `labels`, which are those of the captions and
-    of the ends alone. Other arguments are those of `CaptionCollator`; `max_length` is that of the caption with its end.
+    Batches have `pixel_values`, `input_ids` (B, N), `attention_mask`, and `labels`, which are those of the captions
+    and of the ends alone. Other arguments are those of `CaptionCollator`; `max_length` counts a caption and its end.
 
     Args:
         prompt: The ids that a processor makes of a picture without words, (tokens,).
