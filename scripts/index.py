@@ -146,7 +146,7 @@ def index_folder(arguments: IndexArguments) -> tuple[str, bool]:
     """Brings the index in a folder up to date; returns how many documents it has, and whether all files are in it."""
     folder = Path(str(arguments.output_dir))
     check_writable(folder)
-    documents = read_documents(arguments)
+    documents = read_documents(arguments, arguments.image_field)
     is_named = arguments.model is not None or not (folder / INDEX).exists()
     model = load_model(arguments) if is_named else None
     sparse_model = find_sparse_model(arguments)
@@ -159,7 +159,7 @@ def index_folder(arguments: IndexArguments) -> tuple[str, bool]:
 
 def index_store(arguments: IndexArguments) -> tuple[str, bool]:
     """As `index_folder`, in a database, where every part is written at once."""
-    documents = read_documents(arguments)
+    documents = read_documents(arguments, arguments.image_field)
     options: Any = {"chinese": arguments.chinese, "exact": False if arguments.approximate else None}
     with opened_store(str(arguments.store), arguments.store_name, **options) as store:
         model = load_model(arguments, (store.encoder or {}).get("name"))
@@ -176,14 +176,14 @@ def described(arguments: IndexArguments) -> str:
     return f"{arguments.output_dir}, {size / 1e6:,.1f} MB"
 
 
-def read_documents(arguments: IndexArguments) -> dict[str, str]:
-    """Texts by their ids.
+def read_documents(arguments: IndexArguments, image_field: str | None = None) -> dict[str, str]:
+    """Texts by their ids, or paths of pictures where a field of them is named.
 
     Raises:
         OSError: Files that cannot be read.
         ValueError: Records that cannot be used: an id that is there twice, an empty text or id.
     """
-    text_field = arguments.image_field or arguments.text_field
+    text_field = image_field or arguments.text_field
     fields: dict[str, Any] = {text_field: str}
     if arguments.id_field is not None:
         fields[arguments.id_field] = (str, int)
@@ -196,7 +196,7 @@ def read_documents(arguments: IndexArguments) -> dict[str, str]:
         if id_ in documents:
             raise ValueError(f"the field '{arguments.id_field}' holds {id_!r}, which an earlier record has")
         text = record[text_field]
-        documents[id_] = text if arguments.image_field is None else picture_path(file, text_field, text)
+        documents[id_] = text if image_field is None else picture_path(file, text_field, text)
 
     bad = BadRecords(arguments.skip_bad_records)
     for file in arguments.files:
