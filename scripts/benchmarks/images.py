@@ -95,15 +95,15 @@ def batches(data: Pictures, arguments: ImageBenchmarkArguments, seed: int) -> It
             yield collate([data[index] for index in order[start : start + arguments.batch_size]])
 
 
-def train(models: dict[str, Any], data: Pictures, arguments: ImageBenchmarkArguments, seed: int) -> dict[str, float]:
-    """Trains the models on equal batches in turn; returns the CPU seconds of each, without those of the pictures."""
+def train(models: dict[str, Any], source: Iterator[Any], arguments: Any, seed: int) -> dict[str, float]:
+    """Trains the models on equal batches in turn; returns the CPU seconds of each, without the source's."""
     steps = arguments.steps
     optimizers = {
         name: torch.optim.AdamW(model.train().parameters(), lr=arguments.learning_rate, weight_decay=0.05, fused=True)
         for name, model in models.items()
     }
     rates = [min(step / max(1, steps // 10), 0.5 + 0.5 * np.cos(np.pi * step / steps)) for step in range(1, steps + 1)]
-    seconds, source = dict.fromkeys(models, 0.0), batches(data, arguments, seed)
+    seconds = dict.fromkeys(models, 0.0)
     for rate in tqdm(rates, desc=f"{', '.join(models)}, seed {seed}", mininterval=10):
         batch = next(source)
         for name, model in models.items():
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for kind in arguments.attention_types:
         for seed in arguments.seeds:
             models = make_models(arguments, kind, len(names), seed)
-            seconds = train(models, data, arguments, seed)
+            seconds = train(models, batches(data, arguments, seed), arguments, seed)
             for name, model in models.items():
                 found = {"accuracy": accuracy(model, test), "cpu_seconds": seconds[name]}
                 rows.append({"model": name, "seed": seed, **found, "parameters": model.num_parameters()})
