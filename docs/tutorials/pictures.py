@@ -81,9 +81,9 @@ for step in range(steps):
 # %% [markdown]
 # ## Classes without training for them
 #
-# A class is a caption, and a picture belongs to the class whose caption is nearest. All sixteen captions may be chosen,
-# also the four that were not seen, so that guessing is right once in sixteen times. *Colour* and *shape* count what is
-# right of the chosen caption.
+# A class is a caption, and a picture belongs to the class whose caption is nearest. All sixteen captions may be
+# chosen, also the four that were not seen, so that guessing is right once in sixteen times. *Colour* and *shape* count
+# what is right of the chosen caption.
 
 # %%
 model.eval()
@@ -121,9 +121,9 @@ plt.show()
 
 # %% [markdown]
 # Colour is learned within a few steps, and also for combinations that were never seen. Shape takes longer: after 100
-# steps 0.40 of the shapes of seen combinations are right, and 0.42 of the others, where guessing among four gives 0.25.
-# After 400 steps it is 0.67 and 0.35. So what training adds here goes to the combinations that it shows: the model
-# learns captions as wholes, and nothing in the loss asks for parts. This is one seed and 80 pictures.
+# steps 0.40 of the shapes of seen combinations are right, and 0.42 of the others, where guessing among four gives
+# 0.25. After 400 steps it is 0.67 and 0.35. So what more training adds here goes to the combinations that it shows:
+# nothing in the loss asks that a shape be known apart from its colour. This is one seed, with 80 pictures held out.
 #
 # With photographs and captions of your own, `trine train-dual` does the same, and `trine search` finds pictures by
 # words: [Pictures and words](../how-to/pictures-and-words.md) has the figures for emoji and their names.
