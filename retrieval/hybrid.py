@@ -311,17 +311,21 @@ class HybridSearch:
         )
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, overwrite: bool = False) -> None:
         """Writes documents, vectors, BM25 and settings to a folder; a kill leaves the old index or the new one.
 
+        Args:
+            folder: Is made where it is not there.
+            overwrite: Whether to replace an index that this one was not loaded from.
+
         Raises:
-            ValueError: Another process has saved there since this index was loaded or saved, or the store is a
-                database, which keeps all by itself.
+            ValueError: Another process has saved there since this index was loaded or saved, there is another index,
+                or the store is a database, which keeps all by itself.
             OSError: The folder cannot be written. It is as it was.
         """
         if not isinstance(self.store, EmbeddedStore):
             raise ValueError(f"save: store={type(self.store).__name__} keeps its documents by itself.")
-        self.store.save(folder, {name: getattr(self, name) for name in SETTINGS})
+        self.store.save(folder, {name: getattr(self, name) for name in SETTINGS}, overwrite)
 
     @classmethod
     def load(

@@ -6,6 +6,7 @@ Nothing of the package is imported before a sub-command is known: help and versi
 import ast
 import contextlib
 import importlib
+import os
 import runpy
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ Trine {version}: one transformer family whose every part can be chosen, as ordin
 
 All {count} sub-commands: trine --help. Completion of them by the Tab key: trine completion --help."""
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C has ended
+UNREAD = 141  # and of one whose output nobody reads any more
 
 
 def find_scripts() -> dict[str, str]:
@@ -50,7 +52,19 @@ def summary_of(module: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Run the script that the first argument names, or the first two, with the others; return its exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = run(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:  # Ctrl-C before, or without, a command's own way to stop
+        return INTERRUPTED
+    except BrokenPipeError:  # who reads the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tells of it when it ends
+        return UNREAD
+
+
+def run(arguments: list[str]) -> int | None:
+    """Does what `main` does, but for what may end it early."""
     scripts = find_scripts()
     length = 2 if arguments and arguments[0] in GROUPS else 1
     command = " ".join(arguments[:length])
@@ -69,12 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int | None:
 
         print(f"trine: {unknown_name('sub-command', command, scripts)}", file=sys.stderr)
         return 2
-    try:
-        if any(argument.partition("=")[0] in ("--plugin", "--recipe") for argument in arguments):
-            load_plugins_of(arguments)
-        return importlib.import_module(f"trine.scripts.{scripts[command]}").main(arguments[length:])
-    except KeyboardInterrupt:  # Ctrl-C before, or without, a command's own way to stop
-        return INTERRUPTED
+    if any(argument.partition("=")[0] in ("--plugin", "--recipe") for argument in arguments):
+        load_plugins_of(arguments)
+    return importlib.import_module(f"trine.scripts.{scripts[command]}").main(arguments[length:])
 
 
 def load_plugins_of(arguments: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.retrieval.hybrid import LEXICAL, HybridSearch
 from trine.retrieval.stores.base import Store
 from trine.retrieval.stores.embedded import EmbeddedStore
-from trine.retrieval.stores.index_folder import INDEX
+from trine.retrieval.stores.index_folder import INDEX, index_size
 from trine.retrieval.stores.passwords import without_password
 from trine.retrieval.words import CHINESE
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
@@ -29,7 +29,8 @@ from trine.tokenization.records import BadRecords, read_examples
 from trine.training.run.resuming import check_writable
 
 
-BLOCK = 2_000  # documents between two lines of progress
+BLOCK, SECONDS = 256, 5.0  # documents that are encoded first, then twice as many, up to about so long
+SAVING = 60.0  # seconds after which a folder is saved again; after ten times as long as saving takes, if that is more
 
 
 @dataclass
@@ -122,6 +123,8 @@ class IndexArguments:
                 check_choice(name, getattr(self, name), choices)
         if (self.output_dir is None) == (self.store is None):
             raise ValueError("Name either output_dir, a folder, or store, a database.")
+        if self.output_dir is not None and not self.output_dir.strip():
+            raise ValueError(f"output_dir={self.output_dir!r} names no folder.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,7 +155,8 @@ def index_folder(arguments: IndexArguments) -> tuple[str, bool]:
     sparse_model = find_sparse_model(arguments)
     with one_at_a_time(folder):
         search = open_or_begin(arguments, folder, model, sparse_model)
-        whole = bring_up_to_date(search, documents, arguments.remove_missing)
+        check_places(search, documents, arguments)
+        whole = bring_up_to_date(search, documents, arguments.remove_missing, keep=partial(search.save, folder))
         search.save(folder)
     return counted(search), whole
 
@@ -164,6 +168,7 @@ def index_store(arguments: IndexArguments) -> tuple[str, bool]:
     with opened_store(str(arguments.store), arguments.store_name, **options) as store:
         model = load_model(arguments, (store.encoder or {}).get("name"))
         search = begin(arguments, model, store, find_sparse_model(arguments))
+        check_places(search, documents, arguments)
         whole = bring_up_to_date(search, documents, arguments.remove_missing)
         return counted(search), whole
 
@@ -172,16 +177,20 @@ def described(arguments: IndexArguments) -> str:
     """Where the documents are now."""
     if arguments.store is not None:
         return f"'{arguments.store_name}' of {without_password(arguments.store)}"
-    size = sum(path.stat().st_size for path in Path(str(arguments.output_dir)).rglob("*") if path.is_file())
+    size = index_size(Path(str(arguments.output_dir)))
     return f"{arguments.output_dir}, {size / 1e6:,.1f} MB"
 
 
-def read_documents(arguments: IndexArguments, image_field: str | None = None) -> dict[str, str]:
-    """Texts by their ids, or paths of pictures where a field of them is named.
+def read_documents(arguments: Any, image_field: str | None = None) -> dict[str, str]:
+    """Texts by their ids, or paths of pictures.
+
+    Args:
+        arguments: Their `files`, `text_field`, `id_field` and `skip_bad_records` are read.
+        image_field: Name of a picture in a record, in place of a text.
 
     Raises:
         OSError: Files that cannot be read.
-        ValueError: Records that cannot be used: an id that is there twice, an empty text or id.
+        ValueError: Records that cannot be used: an id that is there twice, or a text or id with nothing to see.
     """
     text_field = image_field or arguments.text_field
     fields: dict[str, Any] = {text_field: str}
@@ -191,8 +200,11 @@ def read_documents(arguments: IndexArguments, image_field: str | None = None) ->
 
     def read(record: Mapping[str, Any], file: str) -> None:
         id_ = str(len(documents) if arguments.id_field is None else record[arguments.id_field])
-        if not id_.strip() or not record[text_field].strip():
-            raise ValueError(f"the field '{text_field if id_.strip() else arguments.id_field}' is empty")
+        for name, value in ((arguments.id_field, id_), (text_field, record[text_field])):
+            if not any(character.isprintable() and not character.isspace() for character in value):
+                raise ValueError(f"the field '{name}' is empty")
+            if "\0" in value:
+                raise ValueError(f"the field '{name}' holds the character of code 0, which is no text")
         if id_ in documents:
             raise ValueError(f"the field '{arguments.id_field}' holds {id_!r}, which an earlier record has")
         text = record[text_field]
@@ -275,17 +287,58 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         yield
 
 
-def bring_up_to_date(search: HybridSearch, documents: Mapping[str, str], remove_missing: bool) -> bool:
-    """Encodes what is new or changed, and tells how far it is; Ctrl-C ends it, and what is done is kept."""
+def check_places(search: HybridSearch, documents: Mapping[str, str], arguments: IndexArguments) -> None:
+    """Raises a `ValueError` where records without ids would take the places of other documents, or stand beside them.
+
+    With `remove_missing` they may: the index becomes what the files are.
+    """
+    if arguments.id_field is not None or arguments.remove_missing or not len(search):
+        return
+    if named := [id_ for id_ in search.ids if not id_.isdigit()]:
+        raise ValueError(
+            f"id_field is not named, so that the places of records are their ids, but the index has ids such as "
+            f"{named[0]!r}. Name the field of the ids."
+        )
+    others = [id_ for id_, text in search.texts(documents).items() if text != documents[id_]]
+    if others:
+        raise ValueError(
+            f"id_field is not named, so that the places of records are their ids, and {len(others):,} documents of "
+            f"the index would be replaced by others, the first at place {others[0]}. Name a field of ids, or make the "
+            "index what these files are by remove_missing."
+        )
+
+
+def bring_up_to_date(
+    search: HybridSearch,
+    documents: Mapping[str, str],
+    remove_missing: bool,
+    keep: Callable[[], None] | None = None,
+) -> bool:
+    """Encodes what is new or changed, and tells how far it is; Ctrl-C ends it, and what is done is kept.
+
+    Args:
+        search: Where.
+        documents: All texts by their ids.
+        remove_missing: Whether other documents go.
+        keep: Saves from time to time what a kill would lose.
+    """
     items, changes, begun = [*documents.items()], [0, 0, 0], time.perf_counter()
-    whole = True
+    whole, done, size, saved, pause = True, 0, BLOCK, begun, SAVING
     try:
-        for start in range(0, len(items), BLOCK):
-            changed = search.update(dict(items[start : start + BLOCK]))
+        while done < len(items):
+            start = time.perf_counter()
+            changed = search.update(dict(items[done : done + size]))
             changes = [total + new for total, new in zip(changes, changed, strict=True)]
-            done, rate = min(start + BLOCK, len(items)), (changes[0] + changes[1]) / (time.perf_counter() - begun)
+            done, now = min(done + size, len(items)), time.perf_counter()
             if done < len(items):
+                rate = (changes[0] + changes[1]) / (now - begun)
                 print(f"{done:,} of {len(items):,} documents, {rate:,.0f} a second", file=sys.stderr, flush=True)
+            if now - start < SECONDS / 2:
+                size *= 2
+            if keep is not None and now - saved > pause:
+                keep()
+                saved = time.perf_counter()
+                pause = max(SAVING, 10 * (saved - now))
     except KeyboardInterrupt:
         print("Interrupted. What is encoded is saved; the same command goes on.", file=sys.stderr)
         whole, remove_missing = False, False

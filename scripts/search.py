@@ -157,16 +157,10 @@ def as_record(query: str, hits: Sequence[Hit], words: Words, explain: bool) -> d
     records = []
     for hit in hits:
         record: dict[str, Any] = {"id": hit.id, "score": hit.score, "text": hit.text}
-        given = ("document", "span", "rerank", "mixed")
+        given = ("document", "span", "rerank", "rerank_part", "mixed")
         record |= {name: getattr(hit, name) for name in given if getattr(hit, name) is not None}
         if explain:
-            parts = (
-                "dense",
-                "lexical",
-                "dense_part",
-                "lexical_part",
-                *(["rerank_part"] if hit.mixed is not None else []),
-            )
+            parts = ("dense", "lexical", "dense_part", "lexical_part")
             record |= {name: getattr(hit, name) for name in parts}
             record["words"] = words_found(query, hit.text, words)
         records.append(record)

@@ -166,7 +166,7 @@ class EmbeddedStore(Store):
         dimension = (self.encoder or {})["sparse"]["dimension"]
         return self._weights or SparseWeights(csr_matrix((len(self), dimension), dtype=np.float32))
 
-    def save(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+    def save(self, folder: str | Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         """Writes all to a folder; errors and what a kill leaves are those of `write_index`."""
         folder, bm25 = Path(folder), self._get_bm25() if self.lexical == "bm25" else None
         scored = (bm25 or self._get_weights()).arrays
@@ -183,7 +183,7 @@ class EmbeddedStore(Store):
         own = {"encoder": self.encoder, "exact": self.wanted_exact, "chinese": self.words.chinese}
         is_same = self._folder is not None and self._folder[0] == folder.resolve()
         expected = self._folder[1] if self._folder is not None and is_same else None
-        self._folder = (folder.resolve(), write_index(folder, {**settings, **own}, writers, expected))
+        self._folder = (folder.resolve(), write_index(folder, {**settings, **own}, writers, expected, overwrite))
 
     @classmethod
     def load(cls, folder: str | Path) -> tuple["EmbeddedStore", dict[str, Any]]:

@@ -29,7 +29,11 @@ class Saved(NamedTuple):
 
 
 def write_index(
-    folder: Path, settings: Mapping[str, Any], writers: Mapping[str, Callable[[Path], None]], expected: str | None
+    folder: Path,
+    settings: Mapping[str, Any],
+    writers: Mapping[str, Callable[[Path], None]],
+    expected: str | None,
+    overwrite: bool = False,
 ) -> str:
     """Writes an index in the place of that which the folder holds.
 
@@ -37,19 +41,25 @@ def write_index(
         folder: Is made where it is not there.
         settings: What is to be found in `index.json`.
         writers: For the name of each file a function that writes it.
-        expected: Name of the folder of files that should be there, or None to replace whatever is.
+        expected: Name of the folder of files that should be there, or None if there should be no index.
+        overwrite: Whether to replace whatever is there.
 
     Returns:
         Name of the new folder of files.
 
     Raises:
-        ValueError: Another process has saved since then.
+        ValueError: Another process has saved since then, or there is another index.
         OSError: The folder cannot be written. It is as it was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as lock:
         lock.take(wait=True)
-        if expected is not None and expected != current_files(folder):
+        if expected is None and current_files(folder) is not None and not overwrite:
+            raise ValueError(
+                f"index='{folder}' holds another index, which was not loaded here; saving would lose that. Load it, "
+                "name another folder, or save with overwrite=True."
+            )
+        if expected is not None and expected != current_files(folder) and not overwrite:
             raise ValueError(
                 f"index='{folder}' was saved by another process since it was loaded here; saving would lose that. "
                 "Load it again, and repeat the change."
@@ -84,6 +94,12 @@ def flush(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def index_size(folder: Path) -> int:
+    """Bytes of an index: other files that the folder holds do not count."""
+    files = [folder / INDEX, *(folder / str(current_files(folder))).rglob("*")]
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def current_files(folder: Path) -> str | None:

@@ -68,8 +68,7 @@ for _ in range(10):
     if not child:
         while True:
             for store in stores:
-                store._folder = None
-                store.save(folder, {})
+                store.save(folder, {}, overwrite=True)
     time.sleep(generator.uniform(0.2, 4) * seconds)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -78,8 +77,7 @@ for _ in range(10):
     assert {id_[0] for id_ in left.documents} == {name} and set(np.unique(left._vectors)) == {ord(name)}
     assert len(left) == len(left._vectors) == left._bm25.size
     print(name)
-stores[1]._folder = None
-stores[1].save(folder, {})
+stores[1].save(folder, {}, overwrite=True)
 assert sorted(path.name[:5] for path in folder.iterdir()) == ["files", "index"]
 """
 
@@ -116,6 +114,15 @@ def test_a_second_writer_loses_nothing(saved, model):
     again.save(saved)
     again.save(saved)
     assert {"first", "second"} <= {*HybridSearch.load(saved, model).store.documents}
+
+
+def test_an_index_that_was_not_loaded_is_not_replaced(saved, model):
+    other = HybridSearch(model, {"other": "a tent"})
+    with pytest.raises(ValueError, match="holds another index, which was not loaded here.*overwrite=True"):
+        other.save(saved)
+    assert len(HybridSearch.load(saved, model)) == len(DOCUMENTS)
+    other.save(saved, overwrite=True)
+    assert HybridSearch.load(saved, model).ids == ["other"]
 
 
 def test_another_model_is_refused(saved, model, tmp_path):

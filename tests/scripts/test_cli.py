@@ -3,6 +3,7 @@
 import math
 import re
 import runpy
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,18 @@ def test_an_interrupted_command_ends_without_a_traceback(monkeypatch):
 
     monkeypatch.setattr("trine.scripts.train_tokenizer.main", interrupted)
     assert cli.main(["train-tokenizer"]) == 130
+
+
+def test_output_that_nobody_reads_ends_quietly():
+    """As in `trine --help | head -1`."""
+    command = [
+        sys.executable,
+        "-c",
+        "import sys, trine_command; sys.argv[1:] = ['--help']; sys.exit(trine_command.main())",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == cli.UNREAD
 
 
 def test_without_arguments_it_says_what_to_do_first(capsys):

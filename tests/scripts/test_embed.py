@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
     write(folder / "docs.jsonl", DOCUMENTS)
     write(folder / "long.jsonl", LONG)
     write(folder / "empty.jsonl", {})
-    write(folder / "control.jsonl", {"here": "a red house", "there": "\u200b\ufeff"})
+    write(folder / "control.jsonl", {"here": "a red house", "there": "\u0301"})
     model = TrineModel.from_pretrained(folder / "encoder")
     torch.nn.init.constant_(model.norm.weight, torch.nan)
     save_encoder(folder / "broken")

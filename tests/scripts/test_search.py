@@ -1,4 +1,4 @@
-"""`trine index` and `trine search`: what they print, what a second run encodes, and what they refuse."""
+"""`trine index` and `trine search`: what they print, and what they refuse."""
 
 import json
 
@@ -76,38 +76,6 @@ def test_marks_of_chinese_and_long_texts():
     shown = search.marked("river", text, words)
     assert shown.startswith("…") and "**river** after" in shown and shown.endswith("…") and len(shown) < 300
     assert search.marked("none", "a text", words) == "a text" and len(search.cut("a" * 500)) == search.SHOWN + 1
-
-
-def test_only_what_is_new_is_encoded(folder, tmp_path, capsys):
-    (folder / "changed.jsonl").unlink(missing_ok=True)
-    items = [*DOCUMENTS.items()]
-    write(folder / "changed.jsonl", {**dict(items[:30]), items[0][0]: "a tent", "new": "一只黑鸟"})
-    assert run(folder, "updated", "--model", str(folder / "encoder")) == 0
-    capsys.readouterr()
-    assert run(folder, "updated", "--remove_missing", files="changed.jsonl") == 0
-    told = capsys.readouterr()
-    assert "1 added, 1 replaced, 29 unchanged, 6 removed" in told.err and "31 documents in" in told.out
-    assert "new" in find(capsys, "黑鸟", "--index", str(folder / "updated"), "-k", "1")
-
-
-def test_progress_and_interruption(folder, capsys, monkeypatch):
-    monkeypatch.setattr(index, "BLOCK", 10)
-    update, calls = HybridSearch.update, []
-
-    def interrupted(self, documents, *rest):
-        calls.append(len(documents))
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return update(self, documents, *rest)
-
-    monkeypatch.setattr(HybridSearch, "update", interrupted)
-    assert run(folder, "halted", "--model", str(folder / "encoder")) == 130
-    told = capsys.readouterr()
-    assert "10 of 36 documents, " in told.err and "the same command goes on" in told.err
-    assert "20 documents in" in told.out
-    assert run(folder, "halted") == 0
-    told = capsys.readouterr()
-    assert "16 added, 0 replaced, 20 unchanged" in told.err and "36 documents in" in told.out
 
 
 def test_an_index_in_bfloat16_is_searched_in_float32(folder, capsys):
