@@ -134,6 +134,7 @@ def test_output_that_nobody_reads_ends_quietly():
         "import sys, trine_command; sys.argv[1:] = ['--help']; sys.exit(trine_command.main())",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout and process.stderr
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == cli.UNREAD
 
