@@ -17,6 +17,7 @@ from trine.retrieval.hits import Hit
 from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.sources import INSTRUCTION, SourcedPrompt, cited_numbers, prompt_with_sources
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE, set_chat_template
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
 from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP
@@ -73,6 +74,7 @@ class AnswerArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         check_choice("search_dtype", self.search_dtype, DTYPES)
         if (self.index is None) == (self.store is None):
             raise ValueError("Name either index, a folder, or store, a database.")

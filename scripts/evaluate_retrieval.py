@@ -17,6 +17,7 @@ from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.retrieval.fusion import FUSIONS, check_fusion
 from trine.retrieval.reranking import RERANK_WEIGHT, check_rerank_weight, load_reranker
 from trine.retrieval.words import CHINESE, Words
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP
 from trine.scripts.jobs.encoders import load_encoder
@@ -119,6 +120,7 @@ class RetrievalArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         check_choice("dtype", self.dtype, DTYPES)
         if bool(self.files) == (self.data_folder is not None):
             raise ValueError(f"files={self.files} and data_folder={self.data_folder!r}: give one of them.")

@@ -20,6 +20,7 @@ from trine.retrieval.stores.embedded import EmbeddedStore
 from trine.retrieval.stores.index_folder import INDEX, index_size
 from trine.retrieval.stores.passwords import without_password
 from trine.retrieval.words import CHINESE
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.cli import INTERRUPTED
 from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP, load_sparse_encoder, opened_store
@@ -113,6 +114,7 @@ class IndexArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         check_choice("dtype", self.dtype, DTYPES)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size} must be at least 1.")

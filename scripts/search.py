@@ -18,6 +18,7 @@ from trine.retrieval.hybrid import HybridSearch
 from trine.retrieval.listwise import METHODS
 from trine.retrieval.reranking import RERANK_WEIGHT, Reranker, check_rerank_weight, load_reranker
 from trine.retrieval.words import Words
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
 from trine.scripts.jobs.document_stores import STORE_HELP, STORE_NAME_HELP, load_sparse_encoder, opened_store
@@ -79,6 +80,7 @@ class SearchArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         check_choice("dtype", self.dtype, DTYPES)
         check_count("k", self.k)
         if (self.index is None) == (self.store is None):

@@ -36,3 +36,21 @@ def test_a_value_of_the_wrong_type_is_said_in_a_line(command, broken, tmp_path):
     argv = [places.get(word, word) for word in COMMANDS[command]]
     with pytest.raises(SystemExit, match=r"(?s)trine.*num_attention_heads.*four"):
         import_module(f"trine.scripts.{command}").main(argv)
+
+
+DEVICE_COMMANDS = {
+    "search": ["text", "--index", "folder"],
+    "index": ["--model", "model", "--files", "file", "--output_dir", "folder"],
+    "words": ["model", "king"],
+    "answer": ["text", "--model", "model", "--index", "folder"],
+    "evaluate_retrieval": ["--files", "file"],
+    "serve": ["--model", "model"],
+}
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+@pytest.mark.parametrize("command", DEVICE_COMMANDS)
+def test_a_device_that_is_not_there_is_said_before_anything_is_read(command, device, capsys):
+    with pytest.raises(SystemExit):
+        import_module(f"trine.scripts.{command}").main([*DEVICE_COMMANDS[command], "--device", device])
+    assert f"device='{device}' is not one of ['cpu'" in capsys.readouterr().err
