@@ -180,7 +180,7 @@ def parse_metrics(names: Sequence[str]) -> list[Any]:
     """The measures of ir-measures with these names.
 
     Raises:
-        ValueError: There is none of a name, or its numbers cannot be read.
+        ValueError: There is none of a name, its numbers cannot be read, or its cutoff is below 1.
     """
     import ir_measures
     from ir_measures.measures import registry
@@ -192,6 +192,8 @@ def parse_metrics(names: Sequence[str]) -> list[Any]:
         usual = known.get(name.lower(), name)
         try:
             measure = ir_measures.parse_measure(usual + mark + rest)
+            if measure.params.get("cutoff", 1) < 1:
+                raise ValueError(f"its cutoff {measure.params['cutoff']} must be at least 1")
             ir_measures.evaluator([measure], {"q": {"d": 1}})
         except (NameError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(

@@ -242,6 +242,8 @@ def test_names_of_columns():
         (["--files", "x", "--save_runs"], "save_runs=True needs an output_dir"),
         (["--files", "x", "--metrics", "foo@10"], "metrics.0.='foo@10' is no measure of ir-measures"),
         (["--files", "x", "--metrics", "alpha_nDCG@10"], "metrics.0.='alpha_nDCG@10' is no measure"),
+        (["--files", "x", "--metrics", "AP", "nDCG@0"], "metrics.1.='nDCG@0' .*: its cutoff 0 must be at least 1"),
+        (["--files", "x", "--metrics", "P@0"], "metrics.0.='P@0' .*: its cutoff 0 must be at least 1"),
         (["--files", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--files", "pairs.jsonl", "--models", "no/where/folder"], "there is no such folder"),
         (["--files", "empty.jsonl"], "hold no pairs"),
