@@ -130,8 +130,8 @@ class EmbeddingArguments(RetrievalPairArguments):
                 f"negative_field='{self.negative_field}' belongs to pairs; with text_field='{self.text_field}' the "
                 "other texts of a batch are what is not to be found."
             )
-        if self.scale <= 0:
-            raise ValueError(f"scale={self.scale} must be above 0.")
+        if not 0 < self.scale < float("inf"):
+            raise ValueError(f"scale={self.scale} must be a finite number above 0.")
         self.check_heads(is_splade)
         for name, least in (("mini_batch_size", 1), ("group_size", 2)):
             if getattr(self, name) < least:
