@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from .checks import check_count
 from .chunking import Span
 from .encoding import USUAL_BATCH, batch_of
 from .late_chunking import check_parts, late_chunks
@@ -56,8 +57,8 @@ class LateChunking:
 
     def __init__(self, model: SentenceTransformer, chunk_size: int | None, batch_size: int | None = None):
         check_parts(model)
-        if chunk_size is not None and (isinstance(chunk_size, bool) or chunk_size < 1):
-            raise ValueError(f"chunk_size={chunk_size!r} must be a whole number of at least 1.")
+        if chunk_size is not None:
+            check_count("chunk_size", chunk_size)
         self.model, self.chunk_size, self.batch_size = model, chunk_size, batch_size
 
     def cut(self, documents: Mapping[str, str]) -> tuple[dict[str, str], np.ndarray]:

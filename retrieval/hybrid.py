@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
-from ..configuration.patterns import check_choice
+from ..configuration.patterns import check_choice, named_type
 from .checks import check_count, check_documents, check_text
 from .document_chunks import KEY, LateChunking, ids_by_document
 from .encoder_identity import check_same, identify
@@ -62,6 +62,7 @@ class HybridSearch:
         chunk_size: Tokens of such a chunk. By default as the store, and a sentence each in a new one.
 
     Raises:
+        TypeError: `model` or `store` is of another type.
         ValueError: Weights, fusion or candidates that cannot be used, a sparse model without a trained head, late
             chunking of a model that does not take the mean over tokens, or a store with vectors of another model or
             with other chunks.
@@ -83,6 +84,10 @@ class HybridSearch:
         late_chunking: bool | None = None,
         chunk_size: int | None = None,
     ):
+        if not isinstance(model, SentenceTransformer):
+            raise TypeError(f"model={model!r:.80} is {named_type(model)}; pass a SentenceTransformer.")
+        if not isinstance(store, (Store, type(None))):
+            raise TypeError(f"store={store!r:.80} is {named_type(store)}; pass a store, such as open_store makes.")
         check_fusion(fusion, dense_weight, lexical_weight)
         if candidates is not None:
             check_count("candidates", candidates)

@@ -16,6 +16,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import truncate_embeddings
 from torch.nn.utils.rnn import pad_sequence
 
+from ..configuration.patterns import named_type
+from .checks import check_count
 from .chunking import Span, check_spans
 from .document_tokens import DocumentTokens, Window, assign, cut, read_document, windows
 
@@ -102,18 +104,23 @@ def late_chunks(
         the text; a sentence without a token (of control characters, say) is joined to the one before it.
 
     Raises:
-        TypeError: `chunks` and `chunk_size` are given both.
+        TypeError: `chunks` and `chunk_size` are given both, or a document is no text.
         ValueError: The model pools in another way, its tokenizer does not say where tokens stand, or it reads fewer
             tokens than the prompt has; a document or a chunk has no token; a value is out of its range.
     """
     if chunks is not None and chunk_size is not None:
         raise TypeError(f"Give chunks or chunk_size={chunk_size}, not both.")
     for name, value in (("chunk_size", chunk_size), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} is not a number from 1 on.")
+        if value is not None:
+            check_count(name, value)
     check_parts(model)
     single = isinstance(document, str)
+    if not single and not isinstance(document, (list, tuple)):
+        raise TypeError(f"document={document!r:.80} is {named_type(document)}, neither a text nor a list of texts.")
     texts = [document] if isinstance(document, str) else [*document]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"document[{number}]={text!r:.80} is {named_type(text)}, not a text.")
     given = [chunks] if single or chunks is None else [*chunks]
     if chunks is None:
         given = given * len(texts)

@@ -165,6 +165,13 @@ def test_options_that_are_refused(model):
     ):
         with pytest.raises(ValueError, match=message):
             HybridSearch(model, **options)
+    with pytest.raises(TypeError, match="model='name' is a str; pass a SentenceTransformer"):
+        HybridSearch("name", DOCUMENTS)
+    with pytest.raises(TypeError, match="store='x.db' is a str; pass a store, such as open_store makes"):
+        HybridSearch(model, store="x.db")
+    for size in (0, 1.5, "a"):
+        with pytest.raises(ValueError, match=f"chunk_size={size!r} must be a whole number of at least 1"):
+            HybridSearch(model, late_chunking=True, chunk_size=size)
 
 
 def test_vectors_that_are_not_finite(tmp_path):

@@ -172,8 +172,10 @@ class Slow:
 
 REFUSED = [
     ({"chunks": [(0, 3)], "chunk_size": 3}, TypeError, r"chunks or chunk_size=3, not both"),
-    ({"chunk_size": 0}, ValueError, r"chunk_size=0 is not a number from 1"),
-    ({"batch_size": -1}, ValueError, r"batch_size=-1 is not a number from 1"),
+    ({"chunk_size": 0}, ValueError, r"chunk_size=0 must be a whole number of at least 1"),
+    ({"chunk_size": 1.5}, ValueError, r"chunk_size=1.5 must be a whole number"),
+    ({"chunk_size": "a"}, ValueError, r"chunk_size='a' must be a whole number"),
+    ({"batch_size": -1}, ValueError, r"batch_size=-1 must be a whole number"),
     ({"prompt_name": "title"}, ValueError, r"prompt_name='title' is not one of \['query', 'document'\]"),
     ({"chunks": []}, ValueError, r"chunks=\[\] has no span"),
     ({"chunks": [3]}, ValueError, r"chunks\[0\]=3 is not a pair"),
@@ -198,6 +200,10 @@ def test_refused_documents(models):
         late_chunks(models["wordpiece"], ["red", " \n"])
     with pytest.raises(ValueError, match="chunks has 1 lists of spans for 2 documents"):
         late_chunks(models["wordpiece"], ["red", "blue"], chunks=[[(0, 1)]])
+    with pytest.raises(TypeError, match="document=None is a NoneType, neither a text nor a list of texts"):
+        late_chunks(models["wordpiece"], None)
+    with pytest.raises(TypeError, match=r"document\[1\]=3 is an int, not a text"):
+        late_chunks(models["wordpiece"], ["red", 3])
 
 
 @pytest.mark.parametrize("pooling", ["cls", "max", "lasttoken", "weightedmean", ("mean", "max")])
