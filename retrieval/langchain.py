@@ -5,7 +5,7 @@ from typing import Any
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 
 from .found_documents import Metadata, check_retriever, find
 from .hybrid import HybridSearch
@@ -27,8 +27,10 @@ class HybridRetriever(BaseRetriever):
         rerank_weight: Of its score, the search's has the rest of 1.
 
     Raises:
-        ValueError: `k` is no number of at least 1, or `search` no `HybridSearch`.
+        ValueError: `k` is no number of at least 1, `search` no `HybridSearch`, or an argument is unknown.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     search: HybridSearch
     k: int = 10

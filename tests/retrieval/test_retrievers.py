@@ -166,6 +166,8 @@ def test_what_retrievers_refuse(search, make):
         make("search")
     with pytest.raises(ValueError, match="k=0 must be a whole number of at least 1"):
         make(search, k=0)
+    with pytest.raises((TypeError, ValueError), match="bogus"):
+        make(search, bogus=1)
     name = "document_metadata" if make is not LlamaIndexRetriever else "metadata"
     retriever = make(search, **{name: lambda id_: {"score": 1}})
     ask = getattr(retriever, "invoke", None) or retriever.retrieve
