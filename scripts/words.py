@@ -11,6 +11,7 @@ from trine.inspection.word_lookup import Expression, parse_equation, parse_expre
 from trine.inspection.word_map import WordMap, draw_words, write_word_page
 from trine.inspection.word_pieces import Spelling
 from trine.inspection.words import SENTENCE, layer_index, trunk_of
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.jobs.word_reports import tell_analogies, tell_nearest, tell_similarity, tell_sum, tell_uses
 from trine.scripts.jobs.word_sources import Source, file_source, load_model, model_source, read_words
@@ -37,7 +38,9 @@ class WordsArguments:
             "--context one word. It may stand second, without the name."
         },
     )
-    nearest: list[str] = field(default_factory=list, metadata={"help": "Words whose neighbours are shown."})
+    nearest: list[str] = field(
+        default_factory=list, metadata={"help": "Words whose neighbours are shown.", "action": "extend"}
+    )
     analogies: str | None = field(
         default=None, metadata={"help": f"File of questions, or {', '.join(ANALOGIES)}, which comes with gensim."}
     )
@@ -49,7 +52,8 @@ class WordsArguments:
         metadata={"help": "A sentence that holds the word; give two or more.", "action": "extend"},
     )
     compare: list[str] = field(
-        default_factory=list, metadata={"help": "Words that the word in each --context is compared with."}
+        default_factory=list,
+        metadata={"help": "Words that the word in each --context is compared with.", "action": "extend"},
     )
     layer: str | None = field(
         default=None,
@@ -85,6 +89,7 @@ class WordsArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         asked = [self.expression, self.nearest, self.analogies, self.similarity]
         if self.context and (self.layer == SENTENCE or any(asked[1:]) or self.vectors):
             raise ValueError("context is asked alone: without nearest, analogies, similarity, vectors and sentences.")

@@ -93,6 +93,11 @@ def tell_similarity(source: Source, path: Path) -> None:
         f"{scores.pairs[0]:,} of {scores.pairs[1]:,} pairs, {scores.unknown:.1f} % out of "
         "vocabulary"
     )
+    if scores.skipped:
+        print(
+            f"{len(scores.skipped):,} lines are no two words and a number with tabs between them, and are left out; "
+            f"the first is line {scores.skipped[0]:,}."
+        )
 
 
 def tell_uses(

@@ -110,6 +110,8 @@ def read_words(name: str) -> list[str]:
     """
     try:
         lines = Path(name).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise OSError(f"words='{name}' cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"words='{name}' is not UTF-8 text: {error}") from error
     words = [*dict.fromkeys(" ".join(line.split()) for line in lines if line.strip())]

@@ -39,6 +39,7 @@ class SimilarityScores(NamedTuple):
         pearson: Correlation.
         pairs: Numbers of pairs that are known, and of all.
         unknown: Percent of the pairs that have an unknown word.
+        skipped: Numbers of the lines that are neither pairs nor comments.
     """
 
     spearman: float
@@ -46,6 +47,7 @@ class SimilarityScores(NamedTuple):
     pearson: float
     pairs: tuple[int, int]
     unknown: float
+    skipped: list[int]
 
 
 def file_of(name: str, choices: dict[str, str], option: str) -> Path:
@@ -87,20 +89,35 @@ def judgements(path: Path) -> Iterator[tuple[str, str, float]]:
     """The pairs of a file with their judgements, which tabs part.
 
     Raises:
-        ValueError: It has none.
+        ValueError: It has none, or a judgement that is not finite.
     """
     found = 0
-    for line in lines_of(path):
-        first, *rest = line.split("\t")
-        if line.startswith("#") or len(rest) != 2:
+    for number, line in enumerate(lines_of(path), 1):
+        if (pair := judgement_of(line)) is None:
             continue
-        try:
-            yield first, rest[0], float(rest[1])
-        except ValueError:  # of the number
-            continue
+        if not np.isfinite(pair[2]):
+            raise ValueError(f"similarity='{path}', line {number}: the judgement {pair[2]} is not finite.")
         found += 1
+        yield pair
     if not found:
         raise ValueError(f"similarity='{path}' has no pairs, lines of two words and a number with tabs between them.")
+
+
+def judgement_of(line: str) -> tuple[str, str, float] | None:
+    """The pair of a line with its judgement; None of a comment and of what is no pair, which gensim skips as well."""
+    first, *rest = line.split("\t")
+    if line.startswith("#") or len(rest) != 2:
+        return None
+    try:
+        return first, rest[0], float(rest[1])
+    except ValueError:
+        return None
+
+
+def lines_without_pair(path: Path) -> list[int]:
+    """The numbers of the lines of a file of judgements that are neither empty nor comments, and no pairs."""
+    lines = [(number, line) for number, line in enumerate(lines_of(path), 1) if line.strip() and line[0] != "#"]
+    return [number for number, line in lines if judgement_of(line) is None]
 
 
 def lines_of(path: Path) -> list[str]:
@@ -144,7 +161,8 @@ def score_similarity(vectors: Any, path: Path) -> SimilarityScores:
         return float(spearmanr(np.repeat(table, counts, axis=0)).statistic)  # pyright: ignore[reportAttributeAccessIssue]
 
     interval = resampled_interval(drawn, len(table)) if len(table) >= FEWEST_PAIRS else None
-    return SimilarityScores(float(spearman[0]), interval, float(pearson[0]), (len(table), len(pairs)), float(unknown))
+    counts, skipped = (len(table), len(pairs)), lines_without_pair(path)
+    return SimilarityScores(float(spearman[0]), interval, float(pearson[0]), counts, float(unknown), skipped)
 
 
 def words_of(path: Path, read: Any) -> Sequence[str]:

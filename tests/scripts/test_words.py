@@ -41,7 +41,12 @@ def folder(tmp_path_factory):
     tokenizer.save_pretrained(folder / "model")
     files = {"questions.txt": QUESTIONS, "pairs.tsv": PAIRS, "list.txt": "\n".join(NAMES)}
     files |= {"glove.txt": "king 1 0\nqueen 0.9 0.1\nman 0 1\n", "empty.txt": "", "noheader.txt": "a b c d\n"}
-    files |= {"bad.txt": ": s\na b c\n", "unknown.tsv": "☃\t☂\t1\n", "bad.tsv": "a\tb\tc\n"}
+    files |= {
+        "bad.txt": ": s\na b c\n",
+        "unknown.tsv": "☃\t☂\t1\n",
+        "bad.tsv": "a\tb\tc\n",
+        "nan.tsv": "king\tqueen\t8\na\tb\tnan\n",
+    }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder
@@ -157,6 +162,23 @@ def test_similarity_is_numpys(folder, capsys):
     assert "5 of 5 pairs, 0.0 % out of" in ask(
         folder, capsys, str(folder / "model"), "--similarity", "pairs.tsv", "--pieces"
     )
+    assert "left out" not in printed
+
+
+def test_lines_without_a_judgement_are_told(folder, capsys):
+    lines = ["# a comment", "king\tqueen\t8.5", "", "man\twoman\teight", "apple banana 6", "river\tphone\t1"]
+    (folder / "broken.tsv").write_text("\n".join(lines))
+    printed = ask(folder, capsys, str(folder / "model"), "--similarity", "broken.tsv")
+    assert "2 of 2 pairs" in printed
+    assert (
+        "2 lines are no two words and a number with tabs between them, and are left out; the first is line 4"
+        in printed
+    )
+
+
+def test_nearest_may_be_repeated(folder, capsys):
+    printed = ask(folder, capsys, str(folder / "model"), "--nearest", "king", "--nearest", "queen", "-k", "1")
+    assert "Nearest to king" in printed and "Nearest to queen" in printed
 
 
 def test_the_files_that_come_with_gensim(folder, capsys):
@@ -206,7 +228,8 @@ def test_a_map_of_a_sum(folder, tmp_path, capsys):
         (["☃"], "The word '☃' is unknown"),
         (["king", "--layer", "9"], "layer=9 must be 0 for the input embeddings, 1 to 2"),
         (["king", "--words", "empty.txt"], "words='.*' holds no words"),
-        (["king", "--words", "{folder}/none.txt"], "none.txt"),
+        (["king", "--words", "{folder}/none.txt"], "words='.*none.txt' cannot be read"),
+        (["--similarity", "nan.tsv"], "similarity='.*', line 2: the judgement nan is not finite"),
         (["--analogies", "bad.txt"], "analogies='.*' has no questions, lines of four words"),
         (["--analogies", "noheader.txt"], "line 1: a line ': SECTION' has to come before"),
         (["--analogies", "none"], r"analogies='none' is neither a file nor one of \['questions-words'\]"),
@@ -254,6 +277,7 @@ def test_a_head_is_no_news_and_lacking_weights_are(folder, capsys, caplog, monke
         ({"nearest": ["a", " "]}, r"nearest=\['a', ' '\] holds an empty word"),
         ({"analogies": "a", "map_dir": "d"}, "map_dir needs an expression"),
         ({"expression": "a", "layer": "x"}, "layer='x' is neither a number nor 'sentence'"),
+        ({"expression": "a", "device": "foo"}, r"device='foo' is not one of \['cpu'"),
         ({"expression": "a", "k": 0}, "k=0 must be at least 1"),
         ({"expression": "a", "most_words": -1}, "most_words=-1 must be at least 0"),
     ],
