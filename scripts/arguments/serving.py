@@ -10,6 +10,7 @@ from transformers.utils.hub import convert_file_size_to_int
 from trine.configuration.patterns import check_choice
 from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.scripts.arguments.chat_template import CHAT_TEMPLATE
+from trine.scripts.arguments.devices import check_device
 
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -17,6 +18,7 @@ ACCESS_LOGS = ("none", "json", "uvicorn")
 KEY_VARIABLE = "TRINE_API_KEY"
 OWN_ENGINE = "transformers"  # whose handlers answer
 ENGINES = (OWN_ENGINE, "vllm")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")  # of accelerate, for several devices
 
 
 def option(default: Any, text: str) -> Any:
@@ -95,6 +97,7 @@ class ServeArguments:
     trust_remote_code: bool = option(False, "Run code that comes with the model. Trine's own needs none.")
 
     def __post_init__(self):
+        check_device(f"cuda:{self.device}" if self.device.isdigit() else self.device, DEVICE_MAPS)
         check_choice("log_level", self.log_level, LOG_LEVELS)
         check_choice("access_log", self.access_log, ACCESS_LOGS)
         check_choice("vectors_dtype", self.vectors_dtype, DTYPES)
@@ -136,7 +139,10 @@ class ServeArguments:
         """
         keys = [key for key in (self.api_key, os.environ.get(KEY_VARIABLE)) if key is not None]
         if self.api_key_file is not None:
-            lines = Path(self.api_key_file).read_text(encoding="utf-8").splitlines()
+            try:
+                lines = Path(self.api_key_file).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise OSError(f"api_key_file='{self.api_key_file}' cannot be read: {error}") from error
             found = [line.strip() for line in lines if line.strip()]
             if not found:
                 raise ValueError(f"api_key_file='{self.api_key_file}' has no key.")

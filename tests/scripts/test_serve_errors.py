@@ -204,6 +204,7 @@ def test_wrong_options_are_named(capsys):
         ("--port", "70000"): "port=70000 must be from 1 to 65535",
         ("--cb_num_blocks", "3"): "cb_num_blocks=3 needs continuous_batching",
         ("--continuous_batching", "--cb_max_batch_tokens", "-1"): "cb_max_batch_tokens=-1 must be at least 1",
+        ("--device", "foo"): "device='foo' is not one of ['cpu'",
         ("--log_level", "loud"): "log_level='loud' is not one of",
         ("--vectors_dtype", "int4"): "vectors_dtype='int4' is not one of",
         ("--vectors_dtype", "bfloat16"): "vectors_dtype='bfloat16' needs an --embedding_model or a --rerank_model",
@@ -211,6 +212,8 @@ def test_wrong_options_are_named(capsys):
         with pytest.raises(SystemExit):
             serve.main(["--model", "x", *options])
         assert message in capsys.readouterr().err
+    with pytest.raises(OSError, match="api_key_file='nothere' cannot be read: .*No such file"):
+        serve.ServeArguments(model="x", api_key_file="nothere").keys()
 
 
 @pytest.fixture
