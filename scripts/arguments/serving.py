@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.utils.hub import convert_file_size_to_int
 
 from trine.configuration.patterns import check_choice
@@ -97,7 +98,7 @@ class ServeArguments:
     trust_remote_code: bool = option(False, "Run code that comes with the model. Trine's own needs none.")
 
     def __post_init__(self):
-        check_device(f"cuda:{self.device}" if self.device.isdigit() else self.device, DEVICE_MAPS)
+        check_device(self.device, [*DEVICE_MAPS, *map(str, range(torch.accelerator.device_count()))])
         check_choice("log_level", self.log_level, LOG_LEVELS)
         check_choice("access_log", self.access_log, ACCESS_LOGS)
         check_choice("vectors_dtype", self.vectors_dtype, DTYPES)

@@ -205,6 +205,7 @@ def test_wrong_options_are_named(capsys):
         ("--cb_num_blocks", "3"): "cb_num_blocks=3 needs continuous_batching",
         ("--continuous_batching", "--cb_max_batch_tokens", "-1"): "cb_max_batch_tokens=-1 must be at least 1",
         ("--device", "foo"): "device='foo' is not one of ['cpu'",
+        ("--device", "99"): "device='99' is not one of ['cpu'",
         ("--log_level", "loud"): "log_level='loud' is not one of",
         ("--vectors_dtype", "int4"): "vectors_dtype='int4' is not one of",
         ("--vectors_dtype", "bfloat16"): "vectors_dtype='bfloat16' needs an --embedding_model or a --rerank_model",
