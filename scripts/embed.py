@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from trine.configuration.patterns import check_choice
 from trine.retrieval.computing import AUTO, DTYPE_HELP, DTYPES
 from trine.retrieval.late_chunking import late_chunks
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.cli import INTERRUPTED
 from trine.scripts.index import read_documents
@@ -83,6 +84,7 @@ class EmbedArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("format", self.format, WRITERS)
         if self.batch_size < 1:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.tokenization.records import BadRecords, iterate_records
 
@@ -51,6 +52,7 @@ class PerplexityArguments:
     output: str | None = field(default=None, metadata={"help": "JSON file that gets the figures, too."})
 
     def __post_init__(self):
+        check_device(self.device)
         for name, least in (("texts", 1), ("batch_size", 1), ("ngram_order", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}.")

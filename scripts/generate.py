@@ -14,6 +14,7 @@ import trine  # noqa: F401 - registers the models of this package with the Auto 
 from trine.configuration.patterns import check_choice
 from trine.conversion.quantization.fast import fast_on_cpu
 from trine.generation.presets import SAMPLING_PRESETS, SamplingPreset
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
 from trine.scripts.jobs.assistants import DRAFTED_TOKENS, load_assistant, set_drafts
@@ -95,6 +96,7 @@ class GenerateArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         if self.preset is not None:
             check_choice("preset", self.preset, SAMPLING_PRESETS)
         numbers = SAMPLING_PRESETS[self.preset] if self.preset is not None else DEFAULT_SAMPLING

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import trine  # noqa: F401 - registers the models of this package with the Auto classes
 from trine.inspection.next_tokens import NextToken, next_token_probabilities
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
 
@@ -34,6 +35,7 @@ class NextTokensArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         if self.k < 1:
             raise ValueError(f"k={self.k} must be at least 1.")
 

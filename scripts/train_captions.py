@@ -128,7 +128,7 @@ def prepare(arguments: CaptionArguments, training: CaptionTrainingArguments) -> 
 
 @torch.no_grad()
 def write_captions(model: Any, collate: WrittenCaptionCollator, data: Pictures) -> list[str]:
-    """What the model writes of each picture, by greedy search."""
+    """The captions that the model writes, one a picture, by greedy search."""
     written: list[str] = []
     tokenizer = collate.tokenizer
     for block in blocks(range(len(data))):

@@ -9,6 +9,7 @@ from typing import Any
 
 from trine.generation.translation.metrics import check_metrics
 from trine.generation.translation.post_processing import check_language
+from trine.scripts.arguments.devices import check_device
 from trine.scripts.arguments.parsing import INPUT_ERRORS, RECORDS_HELP, parse_arguments
 from trine.scripts.arguments.text import read_standard_input, text_field
 from trine.scripts.jobs.memory import keep_freed_memory
@@ -81,6 +82,7 @@ class TranslateArguments:
     )
 
     def __post_init__(self):
+        check_device(self.device)
         if self.text and self.files:
             raise ValueError("Give either --text or --files: what is to be translated.")
         if self.references is not None and not self.files:

@@ -45,6 +45,11 @@ DEVICE_COMMANDS = {
     "answer": ["text", "--model", "model", "--index", "folder"],
     "evaluate_retrieval": ["--files", "file"],
     "serve": ["--model", "model"],
+    "embed": ["--model", "model", "--files", "file", "--output_dir", "folder"],
+    "generate": ["--model", "model", "--text", "a"],
+    "translate": ["--model", "model", "--text", "a"],
+    "next_tokens": ["--model", "model", "--text", "a"],
+    "evaluate_perplexity": ["--model", "model", "--files", "file"],
 }
 
 
