@@ -49,7 +49,7 @@ DEVICE_COMMANDS = {
     "generate": ["--model", "model", "--text", "a"],
     "translate": ["--model", "model", "--text", "a"],
     "next_tokens": ["--model", "model", "--text", "a"],
-    "evaluate_perplexity": ["--model", "model", "--files", "file"],
+    "evaluate_perplexity": ["--models", "model", "--files", "file"],
 }
 
 
