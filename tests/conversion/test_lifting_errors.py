@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from trine import TrineForMaskedLM, lift, train_wordpiece
 from trine.conversion.lifts.checkpoint import load_checkpoint
 from trine.conversion.lifts.encoder import EncoderLift
+from trine.conversion.plan import CONFIGS
 
 
 def adapted():
@@ -388,7 +389,7 @@ def test_every_error_of_the_lifts_is_tested(tmp_path):
         with pytest.raises(ValueError) as refused:
             load_checkpoint(tmp_path / name)
         messages.append(str(refused.value))
-    assert "is not one of ['trine', 'trine_seq2seq']: make a Trine checkpoint" in messages[-2]
+    assert f"is not one of {[*CONFIGS]}: make a Trine checkpoint" in messages[-2]
     assert messages[-1].startswith("architectures=['Other'] of ")
     messages += [*own_kinds.all_messages(tmp_path), taken_mask(tmp_path)]
     # Files of their own, such as tests/conversion/test_student.py, have their errors.

@@ -1,5 +1,8 @@
 """Models of sounds: spectrograms as transformers makes them, and patches of bands and frames in the stream."""
 
+import wave
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +15,7 @@ from transformers import ASTFeatureExtractor, AutoModelForAudioClassification, p
 
 from trine import TrineForAudioClassification, TrineModel
 from trine.configuration.kinds import ATTENTION_KINDS
-from trine.training.data.sounds import log_mel
+from trine.training.data.sounds import log_mel, read_sound, resample
 
 
 AUDIO = {"input_type": "audio", "is_causal": False, "num_mel_bins": 8, "num_frames": 12, "patch_size": 4}
@@ -140,7 +143,22 @@ def test_bad_input_is_named(case):
     assert ERRORS[case][1] in message_of(case)
 
 
-def test_every_error_of_sounds_is_tested():
-    messages = [message_of(case) for case in ERRORS]
+def messages_of_files(folder):
+    """The messages for files that cannot be read, and for sounds that cannot be resampled."""
+    (folder / "broken.wav").write_bytes(b"RIFF")
+    for name, width, samples in (("wide", 3, bytes(300)), ("silent", 2, b"")):
+        with wave.open(str(folder / f"{name}.wav"), "wb") as file:
+            file.setparams((1, width, 16_000, 0, "NONE", ""))
+            file.writeframes(samples)
+    calls = [partial(read_sound, folder / f"{name}.wav") for name in ("broken", "wide", "silent")]
+    calls += [partial(resample, torch.zeros(size), rate, 16_000) for size, rate in ((9, 0), (0, 8_000))]
+    for call in calls:
+        with pytest.raises(ValueError) as caught:
+            call()
+        yield str(caught.value)
+
+
+def test_every_error_of_sounds_is_tested(tmp_path):
+    messages = [*[message_of(case) for case in ERRORS], *messages_of_files(tmp_path)]
     places = unseen("modeling/inputs", messages) + unseen("training/data", messages)
     assert [place for place in places if "sounds.py" in place] == []
