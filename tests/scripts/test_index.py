@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.indexing import run_index, write_records
 from support.searches import DOCUMENTS, save_encoder
 
 from trine.retrieval import HybridSearch
@@ -14,28 +15,18 @@ from trine.scripts.jobs.encoders import load_encoder
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("index")
     save_encoder(folder / "encoder")
-    write(folder / "docs.jsonl", DOCUMENTS)
-    assert run(folder, "made", "--model", str(folder / "encoder")) == 0
+    write_records(folder / "docs.jsonl", DOCUMENTS)
+    assert run_index(folder, "made", "--model", str(folder / "encoder")) == 0
     return folder
-
-
-def write(path, documents):
-    lines = [json.dumps({"name": id_, "words": text}, ensure_ascii=False) + "\n" for id_, text in documents.items()]
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def run(folder, output, *argv, files="docs.jsonl"):
-    words = ["--files", str(folder / files), "--output_dir", str(folder / output), "--device", "cpu"]
-    return index.main([*words, "--text_field", "words", "--id_field", "name", *argv])
 
 
 def test_only_what_is_new_is_encoded(folder, tmp_path, capsys):
     (folder / "changed.jsonl").unlink(missing_ok=True)
     items = [*DOCUMENTS.items()]
-    write(folder / "changed.jsonl", {**dict(items[:30]), items[0][0]: "a tent", "new": "一只黑鸟"})
-    assert run(folder, "updated", "--model", str(folder / "encoder")) == 0
+    write_records(folder / "changed.jsonl", {**dict(items[:30]), items[0][0]: "a tent", "new": "一只黑鸟"})
+    assert run_index(folder, "updated", "--model", str(folder / "encoder")) == 0
     capsys.readouterr()
-    assert run(folder, "updated", "--remove_missing", files="changed.jsonl") == 0
+    assert run_index(folder, "updated", "--remove_missing", files="changed.jsonl") == 0
     told = capsys.readouterr()
     assert "1 added, 1 replaced, 29 unchanged, 6 removed" in told.err and "31 documents in" in told.out
     search = HybridSearch.load(folder / "updated", load_encoder(str(folder / "encoder"), "cpu"))
@@ -54,11 +45,11 @@ def test_progress_and_interruption(folder, capsys, monkeypatch):
         return update(self, documents, *rest)
 
     monkeypatch.setattr(HybridSearch, "update", interrupted)
-    assert run(folder, "halted", "--model", str(folder / "encoder")) == 130
+    assert run_index(folder, "halted", "--model", str(folder / "encoder")) == 130
     told = capsys.readouterr()
     assert "10 of 36 documents, " in told.err and "the same command goes on" in told.err
     assert "20 documents in" in told.out
-    assert run(folder, "halted") == 0
+    assert run_index(folder, "halted") == 0
     told = capsys.readouterr()
     assert "16 added, 0 replaced, 20 unchanged" in told.err and "36 documents in" in told.out
 
@@ -79,14 +70,14 @@ def test_what_is_encoded_is_saved_from_time_to_time(folder, monkeypatch):
     monkeypatch.setattr(HybridSearch, "update", killed)
     monkeypatch.setattr(index, "max", lambda *_: -1.0, raising=False)  # of the pause between two savings
     with pytest.raises(MemoryError):
-        run(folder, "killed", "--model", str(folder / "encoder"))
+        run_index(folder, "killed", "--model", str(folder / "encoder"))
     assert len(HybridSearch.load(folder / "killed", load_encoder(str(folder / "encoder"), "cpu"))) == 20
 
 
 def test_blocks_grow_while_they_are_quick(folder, capsys, monkeypatch):
     monkeypatch.setattr(index, "BLOCK", 5)
     monkeypatch.setattr(index, "SECONDS", 1e9)
-    assert run(folder, "growing", "--model", str(folder / "encoder")) == 0
+    assert run_index(folder, "growing", "--model", str(folder / "encoder")) == 0
     told = capsys.readouterr().err
     assert "5 of 36 documents" in told and "15 of 36 documents" in told and "35 of 36 documents" in told
 
@@ -114,8 +105,11 @@ def test_a_text_without_anything_to_see_is_left_out(folder, capsys, text):
         "".join(json.dumps({"name": n, "words": w}) + "\n" for n, w in (("a", text), ("b", "a tent")))
     )
     with pytest.raises(SystemExit, match="the field 'words' is empty"):
-        run(folder, "unseen", "--model", str(folder / "encoder"), files="unseen.jsonl")
-    assert run(folder, "unseen", "--model", str(folder / "encoder"), "--skip_bad_records", files="unseen.jsonl") == 0
+        run_index(folder, "unseen", "--model", str(folder / "encoder"), files="unseen.jsonl")
+    assert (
+        run_index(folder, "unseen", "--model", str(folder / "encoder"), "--skip_bad_records", files="unseen.jsonl")
+        == 0
+    )
     assert "1 documents" in capsys.readouterr().out
 
 
@@ -123,7 +117,7 @@ def test_a_folder_of_other_things_is_not_counted(folder, capsys):
     """The size that is told is that of the index."""
     (folder / "full").mkdir()
     (folder / "full" / "big").write_bytes(bytes(5_000_000))
-    assert run(folder, "full", "--model", str(folder / "encoder")) == 0
+    assert run_index(folder, "full", "--model", str(folder / "encoder")) == 0
     assert ", 0.0 MB" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         index.main(["--files", "x", "--output_dir", " "])

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.indexing import run_index, write_records
 from support.searches import DOCUMENTS, LONG, save_encoder
 from transformers import AutoTokenizer
 
@@ -18,19 +19,9 @@ from trine.scripts.jobs.encoders import load_encoder
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("search")
     save_encoder(folder / "encoder")
-    write(folder / "docs.jsonl", DOCUMENTS)
-    assert run(folder, "made", "--model", str(folder / "encoder")) == 0
+    write_records(folder / "docs.jsonl", DOCUMENTS)
+    assert run_index(folder, "made", "--model", str(folder / "encoder")) == 0
     return folder
-
-
-def write(path, documents):
-    lines = [json.dumps({"name": id_, "words": text}, ensure_ascii=False) + "\n" for id_, text in documents.items()]
-    path.write_text("".join(lines), encoding="utf-8")
-
-
-def run(folder, output, *argv, files="docs.jsonl"):
-    words = ["--files", str(folder / files), "--output_dir", str(folder / output), "--device", "cpu"]
-    return index.main([*words, "--text_field", "words", "--id_field", "name", *argv])
 
 
 def find(capsys, *argv):
@@ -80,7 +71,7 @@ def test_marks_of_chinese_and_long_texts():
 
 def test_an_index_in_bfloat16_is_searched_in_float32(folder, capsys):
     """Scores are those of vectors that the model has made in bfloat16, and the index is that of the same model."""
-    assert run(folder, "rounded", "--model", str(folder / "encoder"), "--dtype", "bfloat16") == 0
+    assert run_index(folder, "rounded", "--model", str(folder / "encoder"), "--dtype", "bfloat16") == 0
     capsys.readouterr()
     document = next(iter(DOCUMENTS))
     where = ["--index", str(folder / "rounded"), "--lexical_weight", "0", "--dense_weight", "1", "--json", "--explain"]
@@ -101,9 +92,9 @@ def test_an_index_in_bfloat16_is_searched_in_float32(folder, capsys):
 
 def test_an_index_of_chunks(folder, capsys):
     """Hits name document and characters; what is unchanged stays, and a document is replaced or removed whole."""
-    write(folder / "long.jsonl", LONG)
+    write_records(folder / "long.jsonl", LONG)
     options = ["--model", str(folder / "encoder"), "--late_chunking"]
-    assert run(folder, "chunks", *options, files="long.jsonl") == 0
+    assert run_index(folder, "chunks", *options, files="long.jsonl") == 0
     told = capsys.readouterr()
     assert "14 chunks of 4 documents in" in told.out and "4 added, 0 replaced, 0 unchanged" in told.err
     expected = HybridSearch(load_encoder(str(folder / "encoder"), "cpu"), LONG, late_chunking=True)
@@ -113,17 +104,17 @@ def test_an_index_of_chunks(folder, capsys):
     named = [(hit["id"], hit["document"], tuple(hit["span"]), hit["text"]) for hit in found]
     assert named == [(hit.id, hit.document, hit.span, hit.text) for hit in hits]
     assert f"1. {hits[0].document}#{hits[0].span[0]}-{hits[0].span[1]}  " in find(capsys, "a red house", *where)
-    write(folder / "less.jsonl", {"first": "A lamp.\nA red house.", "one": LONG["one"], "new": "a zebra"})
-    assert run(folder, "chunks", "--remove_missing", files="less.jsonl") == 0
+    write_records(folder / "less.jsonl", {"first": "A lamp.\nA red house.", "one": LONG["one"], "new": "a zebra"})
+    assert run_index(folder, "chunks", "--remove_missing", files="less.jsonl") == 0
     told = capsys.readouterr()
     assert "1 added, 1 replaced, 1 unchanged, 2 removed" in told.err and "4 chunks of 3 documents in" in told.out
     with pytest.raises(
         SystemExit, match="trine: late_chunking=True, chunk_size=3: the index has chunks with chunk_size"
     ):
-        run(folder, "chunks", "--late_chunking", "--chunk_tokens", "3", files="less.jsonl")
+        run_index(folder, "chunks", "--late_chunking", "--chunk_tokens", "3", files="less.jsonl")
     for wrong in (["--chunk_tokens", "3"], ["--late_chunking", "--chunk_tokens", "0"]):
         with pytest.raises(SystemExit):
-            run(folder, "chunks", *wrong)
+            run_index(folder, "chunks", *wrong)
         assert f"chunk_tokens={wrong[-1]} must be at least 1, and needs late_chunking" in capsys.readouterr().err
 
 
@@ -140,7 +131,7 @@ def test_a_database_in_place_of_a_folder(folder, tmp_path, capsys):
         search.main(["red", *store])
     assert index.main([*words, *store, "--model", str(folder / "encoder"), "--approximate"]) == 0
     assert f"36 documents in 'words' of {store[1]}" in capsys.readouterr().out
-    write(folder / "fewer.jsonl", dict([*DOCUMENTS.items()][:30]))
+    write_records(folder / "fewer.jsonl", dict([*DOCUMENTS.items()][:30]))
     assert index.main([words[0], str(folder / "fewer.jsonl"), *words[2:], *store, "--remove_missing"]) == 0
     assert "0 added, 0 replaced, 30 unchanged, 6 removed" in capsys.readouterr().err
     search.main(["a red house", *store, "-k", "1", "--json", "--device", "cpu"])
@@ -167,15 +158,15 @@ def test_weights_of_tokens_by_command(folder, capsys):
     TrineForMaskedLM(TrineConfig.from_pretrained(folder / "encoder")).save_pretrained(folder / "splade")
     tokenizer.save_pretrained(folder / "splade")
     options = ["--model", str(folder / "encoder"), "--lexical", "sparse"]
-    assert run(folder, "weights", *options, "--sparse_model", str(folder / "splade")) == 0
+    assert run_index(folder, "weights", *options, "--sparse_model", str(folder / "splade")) == 0
     printed = find(capsys, "zebra", "--index", str(folder / "weights"), "-k", "1", "--explain")
     assert "by other tokens)" in printed
     with pytest.raises(SystemExit, match="lexical='bm25' differs from lexical='sparse' of the index"):
-        run(folder, "weights", "--lexical", "bm25")
+        run_index(folder, "weights", "--lexical", "bm25")
     with pytest.raises(SystemExit, match="sparse_model='.*nothing' cannot be read"):
-        run(folder, "new", *options, "--sparse_model", str(folder / "nothing"))
+        run_index(folder, "new", *options, "--sparse_model", str(folder / "nothing"))
     with pytest.raises(SystemExit, match="TrineModel has no head for masked tokens"):
-        run(folder, "other", *options, "--sparse_model", str(folder / "encoder"))
+        run_index(folder, "other", *options, "--sparse_model", str(folder / "encoder"))
 
 
 def test_numbers_and_places_as_ids(folder, tmp_path):
@@ -213,9 +204,9 @@ def test_a_second_indexing_waits(folder, capsys, monkeypatch):
     ],
 )
 def test_what_indexing_refuses(folder, tmp_path, records, options, message):
-    write(folder / "bad.jsonl", records)
+    write_records(folder / "bad.jsonl", records)
     with pytest.raises(SystemExit, match=f"(?s)trine: .*{message}"):
-        run(folder, "new", *options, files="bad.jsonl")
+        run_index(folder, "new", *options, files="bad.jsonl")
     assert not (folder / "new").exists()
 
 
@@ -223,17 +214,17 @@ def test_an_id_that_two_records_have(folder):
     (folder / "twice.jsonl").write_text((folder / "docs.jsonl").read_text() * 2)
     message = r"(?s)36 records.*record 37: the field 'name' holds 'red-house', which an earlier record has"
     with pytest.raises(SystemExit, match=message):
-        run(folder, "new", "--model", str(folder / "encoder"), files="twice.jsonl")
+        run_index(folder, "new", "--model", str(folder / "encoder"), files="twice.jsonl")
 
 
 def test_another_model_or_splitting(folder, tmp_path):
     other = save_encoder(tmp_path / "other", seed=1)
     with pytest.raises(SystemExit, match="The index was made by model="):
-        run(folder, "made", "--model", other)
+        run_index(folder, "made", "--model", other)
     with pytest.raises(SystemExit, match="The index was made by model="):
         search.main(["red", "--index", str(folder / "made"), "--model", other])
     with pytest.raises(SystemExit, match="chinese='jieba' differs from chinese='bigrams' of the index"):
-        run(folder, "made", "--chinese", "jieba")
+        run_index(folder, "made", "--chinese", "jieba")
 
 
 @pytest.mark.parametrize(
